@@ -1,0 +1,1 @@
+"""The contracts between the processes: formats and names, no input or output."""

@@ -1,0 +1,62 @@
+"""One swap as every part of the service sees it after decoding: normalised, checked, immutable.
+
+The wire format is DESIGN 3; `aggregator.ingest.decode` turns bytes into this. Knows nothing of
+Kafka, Redis or time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+MICROS_PER_USD = 1_000_000
+
+
+class Swap(msgspec.Struct, frozen=True, gc=False):
+    """A decoded swap, or (`removed`) the retraction of one.
+
+    Times are ms since the epoch, USD is int64 micro-USD (rounded half-even once, at decoding).
+    `amount` is the token amount as float64, `amount_text` the digits as they came, for the
+    archive. `price_usd` is the event's own price, or amount_usd / amount; None where neither is
+    known or the price would be 0. `marker` is the 16-byte key of the swap's marker in Redis.
+    """
+
+    token_id: str
+    chain: str
+    token: str
+    tx_hash: str
+    log_index: int
+    timestamp: int
+    is_buy: bool
+    amount: float
+    amount_text: str
+    usd_micros: int | None
+    price_usd: float | None
+    removed: bool
+    marker: bytes
+    symbol: str | None = None
+    trader: str | None = None
+    quote: str | None = None
+    venue: str | None = None
+    pool: str | None = None
+    block_number: int | None = None
+    block_hash: str | None = None
+
+    @property
+    def event_id(self) -> str:
+        """`chain:tx_hash:log_index`, the identity of the swap on its chain."""
+        return f"{self.chain}:{self.tx_hash}:{self.log_index}"
+
+
+def marker_of(chain: str, tx_hash: str, log_index: int, block_hash: str | None) -> bytes:
+    """The 16-byte BLAKE2b hash that names a swap's marker.
+
+    The block's hash is part of it where given: a swap that a reorganised chain includes again in
+    another block is a new swap (DESIGN 4 rule 1). No field can hold ":", so the join is unambiguous
+    up to the block hash, which comes last.
+    """
+    identity = f"{chain}:{tx_hash}:{log_index}"
+    if block_hash is not None:
+        identity = f"{identity}:{block_hash}"
+    return hashlib.blake2b(identity.encode(), digest_size=16).digest()

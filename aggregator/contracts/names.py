@@ -1,0 +1,54 @@
+"""Names that more than one process must spell alike: NATS subjects, Redis keys, consumer groups.
+
+Nothing a client sends becomes a name without passing through here. Subjects follow DESIGN 6,
+keys DESIGN 10; the grammar of a NATS subject is that of docs.nats.io, "Subject-Based Messaging".
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import quote, unquote
+
+TOKEN_SUBJECT_PREFIX: Final = "ws.broadcast.token."
+ALL_TOKENS_SUBJECT: Final = "ws.broadcast.token.*"
+ALL_HEARTBEATS_SUBJECT: Final = "swaps.heartbeat.*"
+
+MARKER_PREFIX: Final = b"dedupe:"
+
+AGGREGATOR_GROUP: Final = "aggregator"
+ARCHIVER_GROUP: Final = "archiver"
+
+
+def token_id_of(chain: str, token: str) -> str:
+    """`chain:token`, the id of a token in every part of the service."""
+    return f"{chain}:{token}"
+
+
+def token_subject(token_id: str) -> str:
+    """The NATS subject of one token's patches: one subject token, reserved characters as %XX.
+
+    >>> token_subject("cosmos:ibc/27394F.a b")
+    'ws.broadcast.token.cosmos:ibc/27394F%2Ea%20b'
+    """
+    # `quote` leaves letters, digits and _.-~ alone; "." separates NATS tokens and must go too.
+    return TOKEN_SUBJECT_PREFIX + quote(token_id, safe=":/@+=,").replace(".", "%2E")
+
+
+def token_of_subject(subject: str) -> str:
+    """The inverse of `token_subject`."""
+    return unquote(subject.removeprefix(TOKEN_SUBJECT_PREFIX))
+
+
+def heartbeat_subject(partition: int) -> str:
+    """Where a partition's owner says once a second how far it is."""
+    return f"swaps.heartbeat.{partition}"
+
+
+def resync_subject(partition: int) -> str:
+    """Where a web node asks a partition's owner for its state (request-reply)."""
+    return f"swaps.resync.{partition}"
+
+
+def marker_key(marker: bytes) -> bytes:
+    """The Redis key of an event's marker; `marker` is the 16-byte hash of its identity."""
+    return MARKER_PREFIX + marker

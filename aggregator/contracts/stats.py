@@ -1,0 +1,153 @@
+"""The numbers of a token as they travel: the same shape on NATS, REST and WebSocket (DESIGN 7).
+
+USD and prices are decimal strings, counts are integers, percentages are JSON numbers, times are
+ms since the epoch, unknown is null and never 0.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Final
+
+import msgspec
+
+from aggregator.contracts.event import MICROS_PER_USD
+
+PCT_DIGITS: Final = 4
+
+
+class WindowStats(msgspec.Struct, frozen=True, gc=False):
+    """One rolling window of one token: the minute buckets of [open_time, close_time).
+
+    `complete` is false until the history behind it reaches back to `open_time`. Prices (`*_usd` of
+    open, high, low, close, vwap) are null where no priced trade is in the window. `volume_usd`,
+    `buy_volume_usd`, `sell_volume_usd` and `net_volume_usd` (buys less sells) sum priced trades
+    exactly; `volume_token` sums the token amounts of priced trades; vwap_usd = volume_usd /
+    volume_token; price_change_pct = (close - open) / open * 100.
+    """
+
+    open_time: int
+    close_time: int
+    complete: bool
+    trades: int
+    buys: int
+    sells: int
+    volume_usd: str
+    buy_volume_usd: str
+    sell_volume_usd: str
+    net_volume_usd: str
+    volume_token: str
+    open_usd: str | None
+    high_usd: str | None
+    low_usd: str | None
+    close_usd: str | None
+    vwap_usd: str | None
+    price_change_pct: float | None
+
+
+class Quality(msgspec.Struct, frozen=True, gc=False):
+    """What happened to a token's events besides being counted, since the state began."""
+
+    unpriced: int = 0
+    duplicates: int = 0
+    late: int = 0
+    retracted: int = 0
+
+
+class TokenStats(msgspec.Struct, frozen=True, gc=False):
+    """Everything known of one token. On NATS this is one patch.
+
+    (epoch, seq) orders the states of a partition: a higher epoch is a newer owner, seq counts that
+    owner's patches without a gap. `next_offset` is the Kafka offset up to which the numbers count.
+    `as_of` is the instant that the windows end at, `watermark` the newest event time of the
+    partition. `stale` is set by the web node when the partition's owner is silent.
+    """
+
+    token_id: str
+    chain: str
+    token: str
+    symbol: str | None
+    partition: int
+    epoch: int
+    seq: int
+    next_offset: int
+    as_of: int
+    watermark: int | None
+    stale: bool
+    last_price_usd: str | None
+    last_trade_at: int | None
+    quality: Quality
+    windows: dict[str, WindowStats]
+
+
+class Heartbeat(msgspec.Struct, frozen=True, gc=False):
+    """What a partition's owner says every second on `swaps.heartbeat.<partition>`.
+
+    `partitions` is the number of partitions of the topic, so that a web node knows how many owners
+    to expect. `state` is "rebuilding" while a replay has not passed the high watermark seen at
+    assignment (`target_offset`; nothing is published until then, `seq` stays 0), then "live".
+    `lag` is offsets behind the log's end, null while the broker cannot be asked. `degraded` names
+    what is wrong with the owner, an empty list where nothing is.
+    """
+
+    partition: int
+    partitions: int
+    epoch: int
+    seq: int
+    next_offset: int
+    target_offset: int
+    state: str
+    as_of: int
+    watermark: int | None
+    lag: int | None
+    degraded: list[str]
+
+
+class ResyncRequest(msgspec.Struct, frozen=True, gc=False):
+    """A web node's question on `swaps.resync.<partition>`.
+
+    `since` is the last seq that it has of `epoch`; 0, or an epoch that is not the owner's, asks for
+    everything.
+    """
+
+    epoch: int
+    since: int
+
+
+class ResyncChunk(msgspec.Struct, frozen=True, gc=False):
+    """One message of the owner's answer, sent to the request's reply subject.
+
+    An answer is `chunks` messages with `chunk` = 0 … chunks-1, all of one (epoch, seq): every token
+    whose newest patch has since < seq. `full` tells that it is the whole partition. `state` other
+    than "live" means that the owner cannot answer yet: no tokens, ask again later.
+    """
+
+    partition: int
+    epoch: int
+    seq: int
+    next_offset: int
+    state: str
+    full: bool
+    chunk: int
+    chunks: int
+    tokens: list[msgspec.Raw]
+
+
+def usd_text(micros: int) -> str:
+    """Micro-USD as a decimal string of dollars with six digits, e.g. -1.500000."""
+    sign = "-" if micros < 0 else ""
+    whole, rest = divmod(abs(micros), MICROS_PER_USD)
+    return f"{sign}{whole}.{rest:06d}"
+
+
+def usd_micros(text: str) -> int:
+    """The inverse of `usd_text`, exact."""
+    return int(Decimal(text) * MICROS_PER_USD)
+
+
+def decimal_text(value: float) -> str:
+    """A float's shortest exact-round-trip digits in positional notation, never an exponent."""
+    text = repr(value)
+    if "e" in text:
+        text = format(Decimal(text), "f")
+    return text.removesuffix(".0")

@@ -1,0 +1,77 @@
+"""Every metric of the aggregator, each with one sentence that says what a bad value means.
+
+Names are `swaps_<area>_<thing>_<unit|total>`; labels are bounded: partitions, reason codes, engines.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+INGEST_EVENTS = Counter(
+    "swaps_ingest_events_total",
+    "Kafka messages taken in, good or bad; flat while the topic grows means a stalled consumer.",
+    ["partition"],
+)
+INGEST_DEAD_LETTERS = Counter(
+    "swaps_ingest_dead_letters_total",
+    "Messages sent to the dead-letter topic; a rise means that a producer sends what we refuse.",
+    ["reason"],
+)
+INGEST_DUPLICATES = Counter(
+    "swaps_ingest_duplicates_total",
+    "Repeats of a swap, not counted again; a jump means that a producer resends.",
+    ["partition"],
+)
+INGEST_LATE = Counter(
+    "swaps_ingest_late_total",
+    "Swaps too old for an open bucket, not in the windows; a rise means a slow producer.",
+    ["partition"],
+)
+INGEST_LAG = Gauge(
+    "swaps_ingest_lag_offsets",
+    "Offsets between what is counted and the log's end; growing means too few aggregators.",
+    ["partition"],
+)
+INGEST_WATERMARK = Gauge(
+    "swaps_ingest_watermark_seconds",
+    "Newest event time of a partition, epoch seconds; standing still means no new swaps.",
+    ["partition"],
+)
+STORE_CLAIM_SECONDS = Histogram(
+    "swaps_store_claim_seconds",
+    "Time of one batch of marker claims in Redis; above 0.05 Redis is the brake.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
+)
+WINDOW_APPLY_SECONDS = Histogram(
+    "swaps_window_apply_seconds",
+    "Time of applying one batch to the windows; above 0.05 the engine is the brake.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
+)
+WINDOW_TOKENS = Gauge(
+    "swaps_window_tokens", "Tokens held in the state of a partition; memory follows it.", ["partition"]
+)
+WINDOW_BUCKETS = Gauge(
+    "swaps_window_buckets",
+    "Minute buckets held in the state of a partition; memory follows it.",
+    ["partition"],
+)
+PUBSUB_PATCHES = Counter(
+    "swaps_pubsub_patches_total",
+    "Patches handed to NATS; flat while swaps come in means that publishing is muted or broken.",
+    ["partition"],
+)
+PUBSUB_DROPPED = Counter(
+    "swaps_pubsub_dropped_total",
+    "Patches that NATS could not take; web nodes notice the hole and ask again.",
+    ["partition"],
+)
+DEPENDENCY_UP = Gauge(
+    "swaps_dependency_up",
+    "1 while the last call to an engine worked; 0 means that it is being retried.",
+    ["engine"],
+)
+DEPENDENCY_RETRIES = Counter(
+    "swaps_dependency_retries_total",
+    "Calls to an engine that were tried again; a rise means that the engine is unwell.",
+    ["engine"],
+)

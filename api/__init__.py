@@ -1,0 +1,1 @@
+"""The web side: a board of the newest numbers, served over REST (and WebSocket)."""
