@@ -48,7 +48,9 @@ WINDOW_APPLY_SECONDS = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
 )
 WINDOW_TOKENS = Gauge(
-    "swaps_window_tokens", "Tokens held in the state of a partition; memory follows it.", ["partition"]
+    "swaps_window_tokens",
+    "Tokens held in the state of a partition; memory follows it.",
+    ["partition"],
 )
 WINDOW_BUCKETS = Gauge(
     "swaps_window_buckets",

@@ -11,15 +11,16 @@ import hashlib
 import msgspec
 
 MICROS_PER_USD = 1_000_000
+ATTOS_PER_TOKEN = 10**18
 
 
 class Swap(msgspec.Struct, frozen=True, gc=False):
     """A decoded swap, or (`removed`) the retraction of one.
 
-    Times are ms since the epoch, USD is int64 micro-USD (rounded half-even once, at decoding).
-    `amount` is the token amount as float64, `amount_text` the digits as they came, for the
-    archive. `price_usd` is the event's own price, or amount_usd / amount; None where neither is
-    known or the price would be 0. `marker` is the 16-byte key of the swap's marker in Redis.
+    Times are ms since the epoch. USD is int64 micro-USD, token amounts are integers of 10^-18
+    token (both rounded half-even once, at decoding), so sums of them are exact in any order.
+    `price_usd` is the event's own price, or amount_usd / amount; None where neither is known or
+    the price would be 0. `marker` is the 16-byte key of the swap's marker in Redis.
     """
 
     token_id: str
@@ -29,8 +30,7 @@ class Swap(msgspec.Struct, frozen=True, gc=False):
     log_index: int
     timestamp: int
     is_buy: bool
-    amount: float
-    amount_text: str
+    amount_attos: int
     usd_micros: int | None
     price_usd: float | None
     removed: bool

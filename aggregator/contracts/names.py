@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 from urllib.parse import quote, unquote
 
-TOKEN_SUBJECT_PREFIX: Final = "ws.broadcast.token."
+TOKEN_SUBJECT_PREFIX: Final = "ws.broadcast.token."  # noqa: S105 - a subject
 ALL_TOKENS_SUBJECT: Final = "ws.broadcast.token.*"
 ALL_HEARTBEATS_SUBJECT: Final = "swaps.heartbeat.*"
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from aggregator.contracts.event import MICROS_PER_USD
+from aggregator.contracts.event import ATTOS_PER_TOKEN, MICROS_PER_USD
 
 PCT_DIGITS: Final = 4
 
@@ -85,9 +85,10 @@ class Heartbeat(msgspec.Struct, frozen=True, gc=False):
 
     `partitions` is the number of partitions of the topic, so that a web node knows how many owners
     to expect. `state` is "rebuilding" while a replay has not passed the high watermark seen at
-    assignment (`target_offset`; nothing is published until then, `seq` stays 0), then "live".
-    `lag` is offsets behind the log's end, null while the broker cannot be asked. `degraded` names
-    what is wrong with the owner, an empty list where nothing is.
+    assignment (`target_offset`; nothing is published until then, `seq` stays 0), then "live";
+    "stalled" while an engine is unreachable and nothing can be counted. Numbers of a partition
+    that is not live are stale. `lag` is offsets behind the log's end, null while the broker cannot
+    be asked. `degraded` names what is wrong with the owner, an empty list where nothing is.
     """
 
     partition: int
@@ -143,6 +144,12 @@ def usd_text(micros: int) -> str:
 def usd_micros(text: str) -> int:
     """The inverse of `usd_text`, exact."""
     return int(Decimal(text) * MICROS_PER_USD)
+
+
+def token_text(attos: int) -> str:
+    """Units of 10^-18 token as a decimal string of tokens without trailing zeros, e.g. 0.25."""
+    whole, rest = divmod(attos, ATTOS_PER_TOKEN)
+    return f"{whole}.{rest:018d}".rstrip("0") if rest else str(whole)
 
 
 def decimal_text(value: float) -> str:

@@ -1,0 +1,1 @@
+"""The only places that assemble: consumer, markers, windows and publisher make a process."""

@@ -1,0 +1,1 @@
+"""From the aggregator to the web nodes, over NATS: patches, heartbeats, answers to resyncs."""

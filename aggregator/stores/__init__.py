@@ -1,0 +1,1 @@
+"""Adapters to the stores; one package an engine."""

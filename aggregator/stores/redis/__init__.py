@@ -1,0 +1,1 @@
+"""Redis: the markers that make each swap count once."""

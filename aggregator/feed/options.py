@@ -1,0 +1,177 @@
+"""The options of a feed: how they are read, and which of them mean nothing together.
+
+Reads command lines only; opens nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from aggregator.config import duration_ms
+
+EXAMPLES = """\
+examples:
+  feed day.ndjson.gz --shift-to-now --duplicates 0.01
+        the recorded day, moved so that its newest event is now, 1% of it sent twice
+  feed day.ndjson.gz --speed 60
+        a minute of the recording every second, with the recorded times
+  feed --live day.ndjson.gz --rate 20 --loop
+        the recorded trades as new ones that happen now, 20 a second, for ever
+  feed --synthetic --rate 500 --tokens 2000
+        invented trades, 500 a second, until Ctrl-C
+  feed --synthetic --events 1000000 --span 3h --tokens 2000
+        a million invented trades over the last 3 hours, as fast as possible
+
+Files hold one JSON event a line, plain or gzip. A line that is no event is sent unchanged with no
+key, and counted. The broker and the topic are KAFKA_BOOTSTRAP and KAFKA_TOPIC.
+"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Every option of the feed, grouped by source."""
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="recorded events")
+    _add_recorded(parser.add_argument_group("recorded events"))
+    _add_synthetic(parser.add_argument_group("synthetic events"))
+    _add_common(parser.add_argument_group("both"))
+
+
+def faults_of(options: dict[str, Any]) -> list[str]:
+    """Combinations of options that mean nothing, a sentence each."""
+    made, files = options["synthetic"], bool(options["files"])
+    endless = options["rate"] is None and options["events"] is None
+    rules = [
+        (made and files, "give either FILEs or --synthetic, not both"),
+        (not made and not files, "give FILEs of events, or --synthetic"),
+        (options["rate"] and options["speed"], "--rate and --speed are two paces: give one"),
+        (options["live"] and options["rate"] is None, "--live needs --rate"),
+        (options["live"] and options["speed"], "--live has new times: --rate, not --speed"),
+        (options["live"] and options["shift_to_now"], "--live and --shift-to-now: give one"),
+        (options["loop"] and not options["live"], "--loop needs --live, or all repeats would be "
+         "duplicates"),
+        (made and endless, "--synthetic needs --rate or --events"),
+        (made and options["span"] is not None and options["events"] is None,
+         "--span needs --events"),
+        (made and options["span"] is None and options["end"] is not None, "--end needs --span"),
+    ]  # fmt: skip
+    for name in ("live", "speed", "shift_to_now", "loop", "limit"):
+        rules.append((made and options[name], f"--{name.replace('_', '-')} is for FILEs"))
+    for name in ("events", "span", "end"):
+        unfit = not made and options[name] is not None
+        rules.append((unfit, f"--{name} is for --synthetic"))
+    return [sentence for broken, sentence in rules if broken]
+
+
+def _add_recorded(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--speed", type=_above_zero, metavar="N", help="keep the recorded spacing, N times as fast"
+    )
+    group.add_argument(
+        "--shift-to-now", action="store_true", help="move the newest event to now, keep the spacing"
+    )
+    group.add_argument(
+        "--live",
+        action="store_true",
+        help="replay the trades as new ones: time of sending, new transactions; needs --rate",
+    )
+    group.add_argument("--loop", action="store_true", help="with --live: begin again for ever")
+    group.add_argument("--limit", type=_count, metavar="N", help="stop after N events of the files")
+
+
+def _add_synthetic(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--synthetic", action="store_true", help="invent events")
+    group.add_argument("--tokens", type=_count, default=2_000, metavar="N", help="default 2000")
+    group.add_argument("--events", type=_count, metavar="N", help="how many (default: no end)")
+    group.add_argument(
+        "--zipf",
+        type=_not_below_zero,
+        default=1.1,
+        metavar="S",
+        help="skew; default 1.1, 0 is even",
+    )
+    group.add_argument(
+        "--span", type=_duration, metavar="3h", help="spread the event times over this long"
+    )
+    group.add_argument(
+        "--end", type=_instant, metavar="TIME", help="end of the span: now, ms, or ISO 8601"
+    )
+    group.add_argument(
+        "--jitter",
+        type=_duration,
+        default=20_000,
+        metavar="20s",
+        help="with --span: how far event times are out of order; default 20s",
+    )
+
+
+def _add_common(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--rate", type=_above_zero, metavar="N", help="events a second")
+    group.add_argument(
+        "--duplicates",
+        type=_probability,
+        default=0.0,
+        metavar="0.01",
+        help="send this share again, byte for byte, some events later",
+    )
+    group.add_argument(
+        "--seed", type=int, metavar="S", help="same seed, same events; default: another each run"
+    )
+    group.add_argument(
+        "--create-topic", action="store_true", help="make the topic, by the settings, if missing"
+    )
+
+
+def _number(text: str, fits: Callable[[float], bool], wanted: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not fits(number):
+        raise argparse.ArgumentTypeError(f"{text!r}: give {wanted}")
+    return number
+
+
+def _above_zero(text: str) -> float:
+    return _number(text, lambda number: 0 < number < float("inf"), "a number above 0")
+
+
+def _not_below_zero(text: str) -> float:
+    return _number(text, lambda number: 0 <= number < 100, "a number from 0 to 100")
+
+
+def _probability(text: str) -> float:
+    return _number(text, lambda number: 0 <= number <= 1, "a share from 0 to 1")
+
+
+def _count(text: str) -> int:
+    return int(
+        _number(text, lambda number: number >= 1 and number % 1 == 0, "a whole number from 1")
+    )
+
+
+def _duration(text: str) -> int:
+    try:
+        return duration_ms(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
+
+
+def _instant(text: str) -> int | None:
+    if text == "now":
+        return None
+    try:
+        return int(text) if text.isdigit() else round(_zoned(text).timestamp() * 1_000)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: give now, ms since the epoch, or ISO 8601 with a zone"
+        ) from error
+
+
+def _zoned(text: str) -> datetime:
+    instant = datetime.fromisoformat(text)
+    if instant.tzinfo is None:
+        raise ValueError("no zone")
+    return instant

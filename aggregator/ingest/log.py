@@ -1,0 +1,264 @@
+"""One consumer of the swap topic: batches, positions, and the group's decisions.
+
+Wraps confluent-kafka so that the pipeline sees offsets and partitions only. Every assigned
+partition starts paused; the pipeline starts it at an offset of its choice with `begin`. Offsets are
+committed by the pipeline alone, with metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import msgspec
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from aggregator.config import Config
+from aggregator.errors import Fatal, Fenced, Retry
+
+_TIMEOUT_S: Final = 5.0
+_FENCED: Final = {
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.FENCED_MEMBER_EPOCH,
+    KafkaError.STALE_MEMBER_EPOCH,
+    KafkaError._ASSIGNMENT_LOST,
+}
+_RESEEK: Final = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
+
+
+class Listener(Protocol):
+    """Told of the group's decisions, from inside `poll` and `close`."""
+
+    def on_assign(self, partitions: Sequence[int]) -> None:
+        """These partitions are ours now; they are paused until `begin`."""
+
+    def on_revoke(self, partitions: Sequence[int]) -> None:
+        """These go to another member after this call: drain them and commit."""
+
+    def on_lost(self, partitions: Sequence[int]) -> None:
+        """These are another member's already: discard them."""
+
+
+class LogExtent(msgspec.Struct, frozen=True):
+    """The log holds the offsets [start, end); `since` is the first at or after the time asked."""
+
+    start: int
+    end: int
+    since: int
+
+
+class LogRecord(msgspec.Struct, frozen=True, gc=False):
+    """One message as it came; `timestamp` is the record's, ms since the epoch."""
+
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+
+
+class Batch(msgspec.Struct):
+    """What one poll brought.
+
+    `records` are in log order within a partition, `ends` the log ends reached {partition: offset},
+    `out_of_range` the partitions whose next offset the broker does not hold.
+    """
+
+    records: list[LogRecord]
+    ends: dict[int, int]
+    out_of_range: list[int]
+
+
+class SwapLog:
+    """The swap topic as one member of the consumer group reads it."""
+
+    def __init__(self, config: Config, listener: Listener) -> None:
+        self._topic = config.kafka_topic
+        self._listener = listener
+        self.unreachable = ""
+        settings: dict[str, Any] = {
+            "bootstrap.servers": config.kafka_bootstrap,
+            "group.id": config.kafka_group,
+            "group.protocol": config.kafka_group_protocol,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "error",
+            # The default of 1000 costs three quarters of the throughput once the queue was full.
+            "fetch.queue.backoff.ms": 10,
+            # Commits and look-ups wait behind a waiting fetch on the same connection.
+            "fetch.wait.max.ms": 100,
+            "error_cb": self._on_error,
+            "log_level": 0,
+        }
+        if config.kafka_group_protocol == "classic":
+            settings["partition.assignment.strategy"] = "cooperative-sticky"
+            settings["session.timeout.ms"] = 10_000
+        self._consumer = Consumer(settings)
+
+    def subscribe(self) -> None:
+        """Join the group."""
+        self._consumer.subscribe(
+            [self._topic],
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_lost,
+        )
+
+    def poll(self, limit: int, timeout_s: float) -> Batch:
+        """Up to `limit` records that come within `timeout_s`. Raises Retry and Fatal."""
+        batch = Batch([], {}, [])
+        try:
+            received = self._consumer.consume(limit, timeout_s)
+        except KafkaException as error:
+            raise Retry(f"kafka: {error.args[0].str()}") from error
+        for message in received:
+            fault = message.error()
+            if fault is None:
+                batch.records.append(_record(message))
+            elif fault.code() == KafkaError._PARTITION_EOF:
+                end = _record(message)
+                batch.ends[end.partition] = end.offset
+            elif fault.code() in _RESEEK:
+                batch.out_of_range.append(_record(message).partition)
+            elif fault.fatal():
+                raise Fatal(f"kafka: {fault.str()}")
+            else:
+                self.unreachable = fault.str()
+        if batch.records or batch.ends:
+            self.unreachable = ""
+        return batch
+
+    def committed(self, partition: int) -> tuple[int | None, str]:
+        """The committed offset and its metadata; (None, "") where nothing is committed."""
+        try:
+            (found,) = self._consumer.committed([self._at(partition)], timeout=_TIMEOUT_S)
+        except KafkaException as error:
+            raise _named(error, "reading the committed offset") from error
+        if found.error is not None:
+            raise Retry(f"kafka: reading the committed offset: {found.error.str()}")
+        return (found.offset if found.offset >= 0 else None), found.metadata or ""
+
+    def commit(self, positions: Mapping[int, tuple[int, str]]) -> None:
+        """Commit {partition: (next_offset, metadata)} and wait for the answer.
+
+        Raises Fenced where the group has gone on without us and Retry where it cannot be asked.
+        """
+        if not positions:
+            return
+        offsets = [
+            TopicPartition(self._topic, partition, offset, metadata)
+            for partition, (offset, metadata) in positions.items()
+        ]
+        try:
+            results = self._consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:
+            raise _named(error, "committing") from error
+        for result in results or ():
+            if result.error is not None:
+                raise _named(KafkaException(result.error), "committing")
+
+    def extent(self, partition: int, since_ms: int | None) -> LogExtent:
+        """The offsets that the log holds, and the first whose record is of `since_ms` or later.
+
+        None asks for the log's start.
+        """
+        try:
+            start, end = self._consumer.get_watermark_offsets(
+                self._at(partition), timeout=_TIMEOUT_S, cached=False
+            )
+            if since_ms is None:
+                return LogExtent(start, end, start)
+            (found,) = self._consumer.offsets_for_times(
+                [TopicPartition(self._topic, partition, since_ms)], timeout=_TIMEOUT_S
+            )
+        except (KafkaException, TypeError) as error:
+            # get_watermark_offsets answers None when it times out.
+            raise Retry(f"kafka: asking for offsets: {error}") from error
+        if found.error is not None:
+            raise Retry(f"kafka: asking for offsets: {found.error.str()}")
+        return LogExtent(start, end, found.offset if found.offset >= 0 else end)
+
+    def begin(self, partition: int, offset: int) -> None:
+        """Start reading an assigned partition at `offset`. Raises Retry while it is settling."""
+        try:
+            self._consumer.seek(TopicPartition(self._topic, partition, offset))
+            self._consumer.resume([self._at(partition)])
+        except KafkaException as error:
+            raise Retry(f"kafka: seeking: {error.args[0].str()}") from error
+
+    def pause(self, partitions: Sequence[int]) -> None:
+        """Stop reading; a paused partition keeps its position and its owner."""
+        if partitions:
+            self._consumer.pause([self._at(partition) for partition in partitions])
+
+    def resume(self, partitions: Sequence[int]) -> None:
+        """Go on reading."""
+        if partitions:
+            self._consumer.resume([self._at(partition) for partition in partitions])
+
+    def newest_end(self, partition: int) -> int | None:
+        """The log's end as of the last fetch, without asking the broker."""
+        found = self._consumer.get_watermark_offsets(self._at(partition), cached=True)
+        return None if found is None or found[1] < 0 else int(found[1])
+
+    def partition_count(self) -> int:
+        """Partitions of the topic. Raises Retry."""
+        try:
+            metadata = self._consumer.list_topics(self._topic, timeout=_TIMEOUT_S)
+        except KafkaException as error:
+            raise Retry(f"kafka: {error.args[0].str()}") from error
+        self.unreachable = ""
+        return len(metadata.topics[self._topic].partitions)
+
+    def still_reachable(self) -> bool:
+        """Ask the broker anything, briefly; clears `unreachable` when it answers."""
+        try:
+            self._consumer.list_topics(self._topic, timeout=0.5)
+        except KafkaException:
+            return False
+        self.unreachable = ""
+        return True
+
+    def close(self) -> None:
+        """Leave the group; `on_revoke` is called for what is still owned."""
+        self._consumer.close()
+
+    def _at(self, partition: int) -> TopicPartition:
+        return TopicPartition(self._topic, partition)
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self.unreachable = error.str()
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        # Offset 0 is never fetched: the partition is paused until `begin` seeks.
+        consumer.incremental_assign([TopicPartition(p.topic, p.partition, 0) for p in partitions])
+        consumer.pause(partitions)
+        self._listener.on_assign([p.partition for p in partitions])
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._listener.on_revoke([p.partition for p in partitions])
+        consumer.incremental_unassign(partitions)
+
+    def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._listener.on_lost([p.partition for p in partitions])
+        consumer.incremental_unassign(partitions)
+
+
+def _record(message: Message) -> LogRecord:
+    # The client's stubs allow None where a consumed message always has a number.
+    return LogRecord(
+        message.partition(),  # type: ignore[arg-type]
+        message.offset(),  # type: ignore[arg-type]
+        message.timestamp()[1],
+        message.key(),
+        message.value(),
+    )
+
+
+def _named(error: KafkaException, doing: str) -> Fenced | Retry:
+    fault = error.args[0]
+    text = f"kafka: {doing}: {fault.str()}"
+    return Fenced(text) if fault.code() in _FENCED else Retry(text)

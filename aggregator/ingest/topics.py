@@ -1,0 +1,53 @@
+"""Makes the topics at start, as the settings say; never the broker's auto-creation."""
+
+from __future__ import annotations
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+
+from aggregator.config import Config
+from aggregator.errors import Fatal, Retry
+
+_TIMEOUT_S = 10
+
+
+def ensure_topics(config: Config) -> list[str]:
+    """Make the swap topic and the dead-letter topic where they are missing; the names made.
+
+    An existing topic is left as it is. Raises Retry while the broker cannot be reached and Fatal
+    where it refuses.
+    """
+    admin = AdminClient({"bootstrap.servers": config.kafka_bootstrap, "log_level": 0})
+    wanted = {
+        config.kafka_topic: (config.kafka_partitions, config.kafka_retention_ms),
+        config.kafka_dlq_topic: (1, config.kafka_dlq_retention_ms),
+    }
+    try:
+        existing = admin.list_topics(timeout=_TIMEOUT_S).topics
+    except KafkaException as error:
+        raise Retry(f"kafka at {config.kafka_bootstrap}: {error.args[0].str()}") from error
+    missing = [
+        NewTopic(
+            name,
+            num_partitions=partitions,
+            replication_factor=config.kafka_replication,
+            config={"retention.ms": str(retention_ms)},
+        )
+        for name, (partitions, retention_ms) in wanted.items()
+        if name not in existing
+    ]
+    if not missing:
+        return []
+    made = []
+    for name, future in admin.create_topics(missing, operation_timeout=_TIMEOUT_S).items():
+        try:
+            future.result(timeout=_TIMEOUT_S)
+            made.append(name)
+        except KafkaException as error:
+            fault = error.args[0]
+            if fault.code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                continue
+            if fault.retriable():
+                raise Retry(f"kafka: making topic {name}: {fault.str()}") from error
+            raise Fatal(f"kafka refuses to make topic {name}: {fault.str()}") from error
+    return made

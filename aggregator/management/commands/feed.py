@@ -1,0 +1,148 @@
+"""`manage.py feed`: publish recorded or synthetic swaps to Kafka, with progress.
+
+Only wiring: reads the options, builds the stream of records, runs it through the producer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import DjangoHelpFormatter as HelpFormatter
+
+from aggregator.errors import Fatal
+from aggregator.feed import synthetic, tape
+from aggregator.feed.options import EXAMPLES, add_options, faults_of
+from aggregator.feed.producer import Feeder, Publisher
+from aggregator.feed.progress import Progress
+from aggregator.feed.stream import Pacer, Record, at_rate, at_speed, with_repeats
+
+
+class _ExamplesKept(HelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Django's order of options, and the epilog as it is written."""
+
+
+class Command(BaseCommand):
+    """See the help text; the exit code is 0 only where every event was delivered."""
+
+    help = "Publish swaps to Kafka: recorded ones from files, or synthetic ones."
+    requires_system_checks: list[str] = []  # noqa: RUF012  (Django's own spelling of the attribute)
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """See `aggregator.feed.options`."""
+        parser.formatter_class = _ExamplesKept
+        parser.epilog = EXAMPLES
+        add_options(parser)
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        """Feed until the events end or a signal comes. Raises CommandError for what went wrong."""
+        if faults := faults_of(options):
+            raise CommandError("\n".join(faults))
+        try:
+            self._feed(options)
+        except Fatal as error:
+            raise CommandError(str(error)) from error
+
+    def _feed(self, options: dict[str, Any]) -> None:
+        if options["seed"] is None:
+            options["seed"] = secrets.randbits(32)
+        recording = None if options["synthetic"] else tape.Tape(options["files"])
+        publisher = Publisher(settings.SWAPS)
+        publisher.require_topic(create=options["create_topic"])
+        progress = Progress(
+            write=lambda text: self.stderr.write(text, style_func=str, ending=""),
+            terminal=self.stderr.isatty(),
+            clock=time.monotonic,
+            share=lambda: _share(options, recording, progress.events - progress.repeats),
+            queue=publisher.queued,
+        )
+        feeder = Feeder(publisher, progress)
+        source = _synthetic(options) if recording is None else _recorded(options, recording)
+        with _ended_by_signal(feeder.stop):
+            feeder.run(_paced(options, source, feeder))
+        progress.finish(publisher.failed)
+        if recording is None:
+            self.stderr.write(f"seed {options['seed']}", style_func=str)
+        if publisher.failed:
+            raise CommandError(
+                f"{publisher.failed:,} events were not delivered; the first: "
+                f"{publisher.first_failure}"
+            )
+
+
+def _recorded(options: dict[str, Any], recording: tape.Tape) -> Iterator[Record]:
+    if options["live"]:
+        run = secrets.token_hex(8)
+
+        def play(lines: Any, turn: int) -> Iterator[Record]:
+            return tape.relived(lines, f"{run}:{turn}", _now_ms)
+
+        records = tape.endless(recording, play) if options["loop"] else play(recording.lines(), 0)
+    elif options["shift_to_now"]:
+        records = tape.shifted(recording.lines(), _now_ms() - recording.newest())
+    else:
+        records = tape.recorded(recording.lines())
+    return islice(records, options["limit"])
+
+
+def _synthetic(options: dict[str, Any]) -> Iterator[Record]:
+    shape = synthetic.Shape(tokens=options["tokens"], zipf=options["zipf"], seed=options["seed"])
+    if options["span"] is None:
+        times = synthetic.present(options["events"], _now_ms)
+    else:
+        times = synthetic.spread(
+            options["events"],
+            _now_ms() if options["end"] is None else options["end"],
+            options["span"],
+            options["jitter"],
+            options["seed"],
+        )
+    return synthetic.swaps(shape, times)
+
+
+def _paced(options: dict[str, Any], records: Iterator[Record], pacer: Pacer) -> Iterator[Record]:
+    if options["duplicates"]:
+        records = with_repeats(records, options["duplicates"], options["seed"])
+    if options["rate"] is not None:
+        return at_rate(records, options["rate"], pacer)
+    if options["speed"] is not None:
+        return at_speed(records, options["speed"], pacer)
+    return records
+
+
+def _share(options: dict[str, Any], recording: tape.Tape | None, fresh: int) -> float | None:
+    total: int | None = options["events"] or options["limit"]
+    if total is not None:
+        return min(1.0, fresh / total)
+    return None if recording is None or options["loop"] else recording.share()
+
+
+@contextmanager
+def _ended_by_signal(stop: Callable[[], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM call `stop`; a second one ends the process at once."""
+    watched = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in watched}
+
+    def on_signal(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        stop()
+
+    for number in watched:
+        signal.signal(number, on_signal)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

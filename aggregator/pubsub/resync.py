@@ -1,0 +1,105 @@
+"""What an owner last published of each token, and the answers to web nodes that missed some of it.
+
+An answer is cut from what was published, never from the engine: so it is of one (epoch, seq), costs
+no serialisation, and cannot run ahead of the patches. Pure; the publisher gives it a thread and a
+connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from aggregator.contracts.stats import ResyncChunk, ResyncRequest
+
+CHUNK_BYTES: Final = 256 * 1024
+"""Most bytes of token rows in one message; NATS takes 1 MiB by default."""
+
+
+class Patch(msgspec.Struct, frozen=True, gc=False):
+    """One token's newest numbers, serialised once. `idle`: it has no trade in any window left."""
+
+    token_id: str
+    seq: int
+    payload: bytes
+    idle: bool = False
+
+
+class PublishedPartition:
+    """The rows of one partition under one epoch, as published up to `seq` and `next_offset`."""
+
+    def __init__(self, partition: int, epoch: int) -> None:
+        self.partition = partition
+        self.epoch = epoch
+        self.seq = 0
+        self.next_offset = 0
+        self.state = "rebuilding"
+        self._rows: dict[str, Patch] = {}
+        self._idle: dict[str, int] = {}
+        self._forgotten_seq = 0
+
+    def apply(self, patches: Sequence[Patch], seq: int, next_offset: int) -> None:
+        """Take the patches up to `seq`, which cover the offsets < next_offset."""
+        for patch in patches:
+            # Order of insertion is order of seq: a partial answer reads from the end.
+            self._rows.pop(patch.token_id, None)
+            self._rows[patch.token_id] = patch
+            if patch.idle:
+                self._idle[patch.token_id] = patch.seq
+            else:
+                self._idle.pop(patch.token_id, None)
+        self.seq = seq
+        self.next_offset = next_offset
+
+    def forget_idle(self) -> None:
+        """Drop the rows of idle tokens. Who has not seen them go is answered in full."""
+        for token_id, seq in self._idle.items():
+            self._forgotten_seq = max(self._forgotten_seq, seq)
+            self._rows.pop(token_id, None)
+        self._idle.clear()
+
+    def answer(self, request: ResyncRequest) -> list[bytes]:
+        """The messages that answer `request`, in order."""
+        since = request.since
+        if request.epoch != self.epoch or since < self._forgotten_seq or since > self.seq:
+            since = 0
+        chunks = [[]] if self.state == "rebuilding" else list(_chunks(self._newer(since)))
+        return [
+            msgspec.json.encode(
+                ResyncChunk(
+                    partition=self.partition,
+                    epoch=self.epoch,
+                    seq=self.seq,
+                    next_offset=self.next_offset,
+                    state=self.state,
+                    full=since == 0,
+                    chunk=index,
+                    chunks=len(chunks),
+                    tokens=[msgspec.Raw(payload) for payload in rows],
+                )
+            )
+            for index, rows in enumerate(chunks)
+        ]
+
+    def _newer(self, since: int) -> list[bytes]:
+        newer = []
+        for patch in reversed(self._rows.values()):
+            if patch.seq <= since:
+                break
+            newer.append(patch.payload)
+        return newer
+
+
+def _chunks(payloads: Iterable[bytes]) -> Iterable[list[bytes]]:
+    """Payloads in groups of at most CHUNK_BYTES; at least one group, which may be empty."""
+    rows: list[bytes] = []
+    size = 0
+    for payload in payloads:
+        if rows and size + len(payload) > CHUNK_BYTES:
+            yield rows
+            rows, size = [], 0
+        rows.append(payload)
+        size += len(payload)
+    yield rows

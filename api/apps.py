@@ -1,0 +1,11 @@
+"""The API as a Django app, so that manage.py finds its commands."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+
+
+class ApiConfig(AppConfig):
+    """Nothing happens at start: the feed starts in the server's event loop, see `swapsite.asgi`."""
+
+    name = "api"

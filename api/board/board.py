@@ -1,0 +1,258 @@
+"""The board: the newest stats of every token that this node knows, and how good they are.
+
+Pure, like `api.board.partition` which holds the rules: `api.board.feed` brings the messages and
+carries the questions, the views and the WebSocket hub read. Used from one event loop only, so it
+needs no lock.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from aggregator.contracts.stats import Heartbeat, ResyncChunk, ResyncRequest, TokenStats
+from api.board.partition import Partition
+
+MISPLACED_KEPT: Final = 1_000
+MISPLACED_NAMED: Final = 5
+
+_decode_row = msgspec.json.Decoder(TokenStats).decode
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """A question to put to a partition's owner; its answer comes back under `request_id`."""
+
+    request_id: int
+    partition: int
+    request: ResyncRequest
+
+
+class PartitionStatus(msgspec.Struct, frozen=True):
+    """One partition as `/api/status` and `/readyz` show it.
+
+    `epoch`, `seq`, `next_offset` and `as_of` are of what is shown; `owner_*`, `target_offset`,
+    `lag`, `watermark` and `state` are the owner's last word, null before it. `state` is the
+    owner's, "silent" when it has not spoken for too long, "unknown" before the first heartbeat.
+    `age_ms` is the time since the last heartbeat. `in_sync` tells that everything which the owner
+    is known to have published is shown.
+    """
+
+    partition: int
+    state: str
+    stale: bool
+    hydrated: bool
+    in_sync: bool
+    epoch: int
+    seq: int
+    next_offset: int
+    as_of: int | None
+    owner_epoch: int | None
+    owner_seq: int | None
+    owner_next_offset: int | None
+    target_offset: int | None
+    lag: int | None
+    watermark: int | None
+    age_ms: int | None
+    degraded: list[str]
+
+
+class Board:
+    """The rows of every partition. All `now_ms` are of one monotonic clock."""
+
+    def __init__(self, stale_after_ms: int, jitter: Callable[[], float] = random.random) -> None:
+        self._stale_after_ms = stale_after_ms
+        self._jitter = jitter
+        self._partitions: dict[int, Partition] = {}
+        self._expected = 0
+        self._rows: dict[str, TokenStats] = {}
+        self._misplaced: dict[str, int] = {}
+        self._misplaced_rows = 0
+        self._listeners: list[Callable[[str], object]] = []
+        self._asked: dict[int, int] = {}
+        self._last_request_id = 0
+
+    @property
+    def rows(self) -> Mapping[str, TokenStats]:
+        """The newest row of every token, `stale` not yet set (see `stale_partitions`)."""
+        return self._rows
+
+    def get(self, token_id: str, now_ms: int) -> TokenStats | None:
+        """The token's row with `stale` set as it is now."""
+        row = self._rows.get(token_id)
+        if row is None or not self._partitions[row.partition].stale(now_ms):
+            return row
+        return msgspec.structs.replace(row, stale=True)
+
+    def stale_partitions(self, now_ms: int) -> set[int]:
+        """Partitions whose rows may be old, those never heard of included."""
+        return {number for number, each in self._partitions.items() if each.stale(now_ms)}
+
+    def partitions_known(self) -> bool:
+        """Whether any heartbeat has told how many partitions there are."""
+        return self._expected > 0
+
+    def complete(self) -> bool:
+        """Whether every partition's state has been loaded, so that an unknown token is none."""
+        return self._expected > 0 and all(each.hydrated for each in self._partitions.values())
+
+    def as_of(self) -> int | None:
+        """The instant that the oldest partition shown is of; null while none is shown."""
+        times = [each.as_of for each in self._partitions.values() if each.as_of is not None]
+        return min(times, default=None)
+
+    def listen(self, listener: Callable[[str], object]) -> None:
+        """Have `listener(token_id)` called for each row that changes or goes.
+
+        It runs inside the message's handling, so it must be as cheap as `set.add`: a hub passes
+        the `add` of its set of changed tokens and empties the set at each flush.
+        """
+        self._listeners.append(listener)
+
+    def patch(self, stats: TokenStats, now_ms: int) -> None:
+        """A token's newer numbers."""
+        self._partition(stats.partition).patch(stats, now_ms)
+
+    def heartbeat(self, heartbeat: Heartbeat, now_ms: int) -> None:
+        """An owner's word of how far it is, and of how many partitions there are."""
+        if heartbeat.partitions > self._expected:
+            self._expected = heartbeat.partitions
+            for number in range(self._expected):
+                self._partition(number)
+        self._partition(heartbeat.partition).beat(heartbeat, now_ms)
+
+    def due(self, now_ms: int) -> list[Ask]:
+        """The questions to put to owners now; call it some times a second while connected."""
+        asks = []
+        for number, partition in self._partitions.items():
+            request_id = self._last_request_id + 1
+            open_before = partition.asked
+            request = partition.ask(request_id, now_ms)
+            if open_before is not None and partition.asked is not open_before:
+                self._asked.pop(open_before.request_id, None)
+            if request is not None:
+                self._last_request_id = request_id
+                self._asked[request_id] = number
+                asks.append(Ask(request_id, number, request))
+        return asks
+
+    def answer(self, request_id: int, chunk: ResyncChunk, now_ms: int) -> None:
+        """One message of an owner's answer; one to a question given up is dropped.
+
+        Raises msgspec.ValidationError where a row in it cannot be read.
+        """
+        number = self._asked.get(request_id)
+        if number is None or number != chunk.partition:
+            return
+        partition = self._partitions[number]
+        partition.chunk(chunk, [_decode_row(raw) for raw in chunk.tokens], now_ms)
+        if partition.asked is None:
+            del self._asked[request_id]
+
+    def refused(self, request_id: int, now_ms: int) -> None:
+        """There is no owner to answer this question."""
+        number = self._asked.pop(request_id, None)
+        if number is not None:
+            self._partitions[number].refused(now_ms)
+
+    def reconnected(self, now_ms: int) -> None:
+        """The connection was down, so anything may have been missed in any partition."""
+        self._asked.clear()
+        for partition in self._partitions.values():
+            partition.reconnected(now_ms)
+
+    def status(self, now_ms: int) -> list[PartitionStatus]:
+        """Every known partition, by number."""
+        return [self._status(self._partitions[n], now_ms) for n in sorted(self._partitions)]
+
+    def degraded(self) -> list[str]:
+        """What is wrong but does not keep the numbers from being shown, a sentence each."""
+        notes = [
+            f"partition {number}: {note}"
+            for number, each in sorted(self._partitions.items())
+            if each.heartbeat is not None
+            for note in each.heartbeat.degraded
+        ]
+        named = list(self._misplaced.items())[:MISPLACED_NAMED]
+        notes += [
+            f"token {token_id} also arrives on partition {number}: a producer's key is wrong"
+            for token_id, number in named
+        ]
+        if len(self._misplaced) > MISPLACED_NAMED:
+            notes.append(
+                f"{len(self._misplaced)} tokens arrive on two partitions "
+                f"({self._misplaced_rows} rows refused)"
+            )
+        return notes
+
+    def show(self, stats: TokenStats) -> None:
+        """Take a token's newer row, unless another partition has the token."""
+        token_id = stats.token_id
+        shown = self._rows.get(token_id)
+        if shown is not None and shown.partition != stats.partition:
+            self._misplaced_rows += 1
+            if len(self._misplaced) < MISPLACED_KEPT:
+                self._misplaced[token_id] = stats.partition
+            return
+        self._rows[token_id] = stats
+        for listener in self._listeners:
+            listener(token_id)
+
+    def replace(self, partition: int, rows: Iterable[TokenStats]) -> None:
+        """Take these as all the rows of the partition."""
+        gone = {token_id for token_id, row in self._rows.items() if row.partition == partition}
+        self._misplaced = {t: p for t, p in self._misplaced.items() if p != partition}
+        for row in rows:
+            gone.discard(row.token_id)
+            self.show(row)
+        self._remove(gone)
+
+    def forget_idle(self) -> None:
+        """Let go of tokens without a trade in any window, as their owners do; now and then."""
+        idle = [
+            token_id
+            for token_id, row in self._rows.items()
+            if all(window.trades == 0 for window in row.windows.values())
+        ]
+        self._remove(idle)
+
+    def _remove(self, token_ids: Iterable[str]) -> None:
+        for token_id in token_ids:
+            del self._rows[token_id]
+            for listener in self._listeners:
+                listener(token_id)
+
+    def _partition(self, number: int) -> Partition:
+        partition = self._partitions.get(number)
+        if partition is None:
+            partition = Partition(number, self, self._stale_after_ms, self._jitter)
+            self._partitions[number] = partition
+        return partition
+
+    @staticmethod
+    def _status(partition: Partition, now_ms: int) -> PartitionStatus:
+        beat = partition.heartbeat
+        silent = partition.silent(now_ms)
+        heard_at = partition.heard_at
+        state = "unknown" if beat is None else "silent" if silent else beat.state
+        return PartitionStatus(
+            partition=partition.number,
+            state=state,
+            stale=partition.stale(now_ms),
+            hydrated=partition.hydrated,
+            in_sync=partition.in_sync,
+            epoch=partition.epoch,
+            seq=partition.seq,
+            next_offset=partition.next_offset,
+            as_of=partition.as_of,
+            owner_epoch=beat.epoch if beat else None,
+            owner_seq=beat.seq if beat else None,
+            owner_next_offset=beat.next_offset if beat else None,
+            target_offset=beat.target_offset if beat else None,
+            lag=beat.lag if beat else None,
+            watermark=beat.watermark if beat else None,
+            age_ms=None if heard_at is None else now_ms - heard_at,
+            degraded=list(beat.degraded) if beat else [],
+        )

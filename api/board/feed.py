@@ -1,0 +1,196 @@
+"""The board's connection to NATS: brings patches and heartbeats, puts the board's questions.
+
+One task for as long as the process lives. It never gives up and never blocks the start: an
+unreachable NATS is tried again with backoff and jitter, and each new connection begins as the
+first one did (subscribe, then ask), so there is one path and not two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+import nats
+import structlog
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from aggregator.contracts.names import (
+    ALL_HEARTBEATS_SUBJECT,
+    ALL_TOKENS_SUBJECT,
+    resync_subject,
+)
+from aggregator.contracts.stats import Heartbeat, ResyncChunk, TokenStats
+from api.board.board import Board
+
+TICK_S: Final = 0.05
+FORGET_EVERY_MS: Final = 60_000
+CONNECT_TIMEOUT_S: Final = 2
+PING_INTERVAL_S: Final = 5
+FIRST_BACKOFF_S: Final = 0.1
+LONGEST_BACKOFF_S: Final = 2.0
+# What may wait in the process while the loop is busy; past it NATS's client drops, which the board
+# notices as a hole.
+PENDING_BYTES: Final = 64 * 1024 * 1024
+
+log = structlog.get_logger(__name__)
+
+
+class Feed:
+    """Keeps `board` equal to what the owners publish on the NATS at `url`."""
+
+    def __init__(self, board: Board, url: str, now_ms: Callable[[], int]) -> None:
+        self._board = board
+        self._url = url
+        self._now_ms = now_ms
+        self._address = urlsplit(url).netloc.rpartition("@")[2]
+        self._task: asyncio.Task[None] | None = None
+        self._client: Client | None = None
+        self._backoff_s = FIRST_BACKOFF_S
+        self._fault = "not tried yet"
+        self._unreadable = 0
+        self._decode_patch = msgspec.json.Decoder(TokenStats).decode
+        self._decode_heartbeat = msgspec.json.Decoder(Heartbeat).decode
+        self._decode_chunk = msgspec.json.Decoder(ResyncChunk).decode
+        self._encode = msgspec.json.Encoder().encode
+
+    @property
+    def started(self) -> bool:
+        """Whether the task is running."""
+        return self._task is not None and not self._task.done()
+
+    @property
+    def fault(self) -> str | None:
+        """Why NATS cannot be used now; None while it can."""
+        if self._client is not None and self._client.is_connected:
+            return None
+        return f"NATS at {self._address} is unreachable: {self._fault}"
+
+    @property
+    def unreadable(self) -> int:
+        """Messages that could not be decoded, since the start."""
+        return self._unreadable
+
+    def start(self) -> None:
+        """Begin, in the running event loop; a second call does nothing."""
+        if not self.started:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="board-feed")
+
+    async def stop(self) -> None:
+        """End the task and the connection."""
+        if self._task is None:
+            return
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        self._task = None
+        self._fault = "stopped"
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._session()
+            except (OSError, nats.errors.Error) as error:
+                self._fault = str(error) or type(error).__name__
+            log.warning("nats_unreachable", address=self._address, fault=self._fault)
+            await asyncio.sleep(self._backoff_s * random.uniform(0.5, 1))  # noqa: S311
+            self._backoff_s = min(self._backoff_s * 2, LONGEST_BACKOFF_S)
+
+    async def _session(self) -> None:
+        client = Client()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S * 3):
+                await self._connect(client)
+            self._backoff_s = FIRST_BACKOFF_S
+            await self._follow(client)
+        finally:
+            self._client = None
+            await _close(client)
+
+    async def _connect(self, client: Client) -> None:
+        async def note(error: Exception) -> None:
+            self._fault = str(error) or type(error).__name__
+
+        # The client's own reconnecting is off: `_run` does it, with backoff and jitter. One retry
+        # at once is the least that the client can be told.
+        await client.connect(
+            self._url,
+            name="swaps-web",
+            allow_reconnect=False,
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            ping_interval=PING_INTERVAL_S,
+            max_outstanding_pings=2,
+            error_cb=note,
+        )
+
+    async def _follow(self, client: Client) -> None:
+        inbox = client.new_inbox()
+        for subject, handler in (
+            (ALL_TOKENS_SUBJECT, self._on_patch),
+            (ALL_HEARTBEATS_SUBJECT, self._on_heartbeat),
+            (f"{inbox}.*", self._on_answer),
+        ):
+            await client.subscribe(
+                subject, cb=handler, pending_msgs_limit=0, pending_bytes_limit=PENDING_BYTES
+            )
+        # The server takes commands in order, so a question sent from here on cannot be answered
+        # before the subscriptions above are in force.
+        self._client = client
+        self._board.reconnected(self._now_ms())
+        log.info("nats_connected", address=self._address)
+        forget_at = self._now_ms() + FORGET_EVERY_MS
+        while client.is_connected:
+            now_ms = self._now_ms()
+            if now_ms >= forget_at:
+                self._board.forget_idle()
+                forget_at = now_ms + FORGET_EVERY_MS
+            for ask in self._board.due(now_ms):
+                await client.publish(
+                    resync_subject(ask.partition),
+                    self._encode(ask.request),
+                    reply=f"{inbox}.{ask.request_id}",
+                )
+            await asyncio.sleep(TICK_S)
+
+    async def _on_patch(self, message: Msg) -> None:
+        try:
+            self._board.patch(self._decode_patch(message.data), self._now_ms())
+        except msgspec.MsgspecError as error:
+            self._note_unreadable(message.subject, error)
+
+    async def _on_heartbeat(self, message: Msg) -> None:
+        try:
+            self._board.heartbeat(self._decode_heartbeat(message.data), self._now_ms())
+        except msgspec.MsgspecError as error:
+            self._note_unreadable(message.subject, error)
+
+    async def _on_answer(self, message: Msg) -> None:
+        request_id = int(message.subject.rpartition(".")[2])
+        if not message.data:
+            # The server's "no responders": nobody listens on the question's subject.
+            self._board.refused(request_id, self._now_ms())
+            return
+        try:
+            self._board.answer(request_id, self._decode_chunk(message.data), self._now_ms())
+        except msgspec.MsgspecError as error:
+            self._note_unreadable(message.subject, error)
+
+    def _note_unreadable(self, subject: str, error: msgspec.MsgspecError) -> None:
+        self._unreadable += 1
+        # The first of a run tells what is wrong; a line for each would drown the log.
+        if self._unreadable.bit_count() == 1:
+            log.error(
+                "message_unreadable", subject=subject, error=str(error), count=self._unreadable
+            )
+
+
+async def _close(client: Client) -> None:
+    with contextlib.suppress(OSError, nats.errors.Error):
+        await client.close()

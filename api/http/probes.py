@@ -1,0 +1,73 @@
+"""The probes: is the process alive, and can it serve."""
+
+from __future__ import annotations
+
+import msgspec
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.http import require_safe
+
+from api.board.board import PartitionStatus
+from api.services import Services, services
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """The answer of `/readyz`.
+
+    `reasons` are why the node should get no traffic, empty where it is ready; `degraded` is what
+    is wrong beside that.
+    """
+
+    ready: bool
+    reasons: list[str]
+    degraded: list[str]
+    partitions: list[PartitionStatus]
+
+
+@require_safe
+async def healthz(_request: HttpRequest) -> HttpResponse:
+    """The process is alive and its event loop turns."""
+    return HttpResponse(b'{"alive":true}', content_type="application/json")
+
+
+@require_safe
+async def readyz(_request: HttpRequest) -> HttpResponse:
+    """200 where the node can serve fresh numbers, 503 with the reasons where it cannot."""
+    readiness = readiness_of(services())
+    return HttpResponse(
+        msgspec.json.encode(readiness),
+        status=200 if readiness.ready else 503,
+        content_type="application/json",
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+def readiness_of(parts: Services) -> Readiness:
+    """What `/readyz` says of these parts now."""
+    partitions = parts.board.status(parts.now_ms())
+    reasons = [fault for fault in (parts.feed.fault, parts.auth_fault) if fault]
+    if not parts.board.partitions_known():
+        reasons.append("no partition is known yet: no aggregator has been heard")
+    reasons += [reason for status in partitions for reason in _reasons(status)]
+    degraded = parts.board.degraded()
+    if parts.feed.unreadable:
+        degraded.append(f"{parts.feed.unreadable} messages from NATS could not be read")
+    return Readiness(not reasons, reasons, degraded, partitions)
+
+
+def _reasons(status: PartitionStatus) -> list[str]:
+    name = f"partition {status.partition}"
+    reasons = []
+    if status.state == "rebuilding":
+        reasons.append(
+            f"{name} is rebuilding: offset {status.owner_next_offset} of {status.target_offset}"
+        )
+    elif status.state == "stalled":
+        reasons.append(f"{name} is stalled: its owner cannot reach an engine")
+    elif status.state in {"silent", "unknown"}:
+        age = "ever" if status.age_ms is None else f"for {status.age_ms / 1000:.1f} s"
+        reasons.append(f"{name} is stale: no heartbeat {age}")
+    elif status.stale and status.hydrated:
+        reasons.append(f"{name} is stale: behind its owner")
+    if not status.hydrated:
+        reasons.append(f"{name} is not hydrated")
+    return reasons

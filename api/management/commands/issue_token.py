@@ -1,0 +1,67 @@
+"""`manage.py issue_token`: a token of the demo issuer, alone on stdout."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from aggregator.config import duration_ms
+from aggregator.errors import Fatal
+from api.security.demo_issuer import ensure_keys, issue
+
+DEFAULT_SCOPE = "stats:read history:read ws:connect ops:read"
+
+
+def _ttl(text: str) -> int:
+    try:
+        ttl_ms = duration_ms(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if ttl_ms < 1_000:
+        raise argparse.ArgumentTypeError("give at least 1s")
+    return ttl_ms
+
+
+class Command(BaseCommand):
+    """Signs with the key in ISSUER_DIR, making it first where there is none."""
+
+    help = "Print a JWT signed by the demo issuer, and nothing else."
+    # A token must come out even where some part of the site is not configured.
+    requires_system_checks: list[str] = []  # noqa: RUF012
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """The command line."""
+        parser.add_argument("--sub", help="subject: who the token is for")
+        parser.add_argument("--ttl", type=_ttl, default="1h", help="lifetime, such as 30m or 1h")
+        parser.add_argument("--scope", default=DEFAULT_SCOPE, help="scopes, spaces between")
+        parser.add_argument("--aud", default=settings.SWAPS.jwt_audience, help="audience")
+        parser.add_argument("--iss", default=settings.SWAPS.jwt_issuer, help="issuer")
+        parser.add_argument(
+            "--init-only", action="store_true", help="only make the key pair, print nothing"
+        )
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        """Print the token."""
+        if not options["init_only"] and not (options["sub"] or "").strip():
+            raise CommandError("--sub: name who the token is for")
+        try:
+            key = ensure_keys(settings.ISSUER_DIR)
+        except Fatal as error:
+            raise CommandError(str(error)) from error
+        if options["init_only"]:
+            return
+        self.stdout.write(
+            issue(
+                key,
+                subject=options["sub"],
+                issuer=options["iss"],
+                audience=options["aud"],
+                scope=options["scope"],
+                issued_at=int(time.time()),
+                ttl_ms=options["ttl"],
+            )
+        )

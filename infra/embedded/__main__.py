@@ -1,0 +1,83 @@
+"""`python -m infra.embedded`: run, up, down and status of the embedded stack."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from infra.embedded import background
+from infra.embedded.demo import REPOSITORY
+from infra.embedded.errors import EmbeddedError
+from infra.embedded.run import Options, default_ports, run
+
+
+def main(arguments: list[str]) -> int:
+    """Do what the command line says; returns the exit status."""
+    given = _parser().parse_args(arguments)
+    directory = given.dir.absolute()
+    try:
+        if given.command == "down":
+            return background.down(directory)
+        if given.command == "status":
+            return background.status(directory)
+        if given.command == "up":
+            return background.up(directory, arguments[1:])
+    except EmbeddedError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    asked = {name: getattr(given, f"{name}_port") for name in default_ports()}
+    return run(Options(directory, asked, given.service or given.feed, given.feed))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m infra.embedded",
+        description="Kafka, Redis, NATS and S3 from Python wheels: no Docker, no root.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (
+        ("run", "start and stay in the foreground until Ctrl-C"),
+        ("up", "start in the background; returns when everything serves"),
+        ("down", "stop what `up` or `run` started"),
+        ("status", "processes and addresses"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument(
+            "--dir",
+            type=Path,
+            default=REPOSITORY / "var",
+            help="data, logs and stack.env (default: var in the repository)",
+        )
+        if name in {"run", "up"}:
+            _add_start_options(command)
+    return parser
+
+
+def _add_start_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--service", action="store_true", help="aggregator and web on top")
+    command.add_argument(
+        "--feed", action="store_true", help="real trades too: a day's history, then live ones"
+    )
+    for name, default in default_ports().items():
+        variable = f"{name.upper()}_PORT"
+        command.add_argument(
+            f"--{name}-port",
+            type=_port,
+            default=os.environ.get(variable),
+            metavar="PORT",
+            help=f"default: {variable}, else {default} or the next free one; 0: any free one",
+        )
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port: give 0 to 65535")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

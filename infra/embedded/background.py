@@ -1,0 +1,102 @@
+"""A stack in the background: `up` starts one and waits until it serves, `down` ends it.
+
+The background process is the same program as in the foreground; stack.lock in its directory says
+whether it runs, so nothing here guesses from process lists.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from infra.embedded import stack
+from infra.embedded.errors import EmbeddedError
+
+_POLL_S = 0.05
+_DOWN_WITHIN_S = 30
+_LOG = "log/stack.log"
+
+
+def up(directory: Path, arguments: Sequence[str]) -> int:
+    """Run `run ARGUMENTS` in the background; returns when it serves (0) or has failed (1).
+
+    What it prints is shown here and kept in log/stack.log.
+    """
+    if stack.holder(directory) is not None:
+        print(f"A stack runs already on {directory}.")
+        return status(directory)
+    log = directory / _LOG
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "infra.embedded", "run", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # neither Ctrl-C nor the end of the terminal reaches it
+        )
+    try:
+        with log.open(errors="replace") as lines:
+            while True:
+                ended = process.poll() is not None
+                ready = (directory / stack.ENV_FILE).exists()
+                print(lines.read(), end="", flush=True)
+                if ended:
+                    return 1
+                if ready and stack.holder(directory) == process.pid:
+                    print("\nIt runs in the background now; `make down` stops it.")
+                    process.returncode = 0  # it stays: not a child that was forgotten
+                    return 0
+                time.sleep(_POLL_S)
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+
+
+def down(directory: Path) -> int:
+    """Stop the stack on `directory` and wait for its end."""
+    deadline = time.monotonic() + _DOWN_WITHIN_S
+    told = False
+    while (pid := stack.holder(directory)) is not None:
+        if pid and not told:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+            told = True
+        if time.monotonic() > deadline:
+            raise EmbeddedError(f"the stack (process {pid}) did not end in {_DOWN_WITHIN_S} s")
+        time.sleep(_POLL_S)
+    print("stopped" if told else f"no stack runs on {directory}")
+    return 0
+
+
+def status(directory: Path) -> int:
+    """Print processes and addresses; returns 0 where a stack serves, 3 where none does."""
+    if stack.holder(directory) is None:
+        print(f"no stack runs on {directory}")
+        return 3
+    published = directory / stack.ENV_FILE
+    if not published.exists():
+        print(f"the stack on {directory} is starting or stopping")
+        return 3
+    for line in (directory / stack.PIDS_FILE).read_text().splitlines():
+        name, pid = line.split()
+        print(f"{name:12} pid {pid:8} {'running' if _exists(int(pid)) else 'ENDED'}")
+    for line in published.read_text().splitlines():
+        if "SECRET" not in line:
+            print(line)
+    return 0
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,232 @@
+"""The service on top of a running stack: aggregator, web, and a feed of real trades.
+
+Runs the repository's own commands as child processes in the stack's group and talks to them as any
+client would. Imports nothing of the service: what it knows is its command lines and addresses.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from infra.embedded import ports
+from infra.embedded.engine import Process
+from infra.embedded.errors import EmbeddedError, PortInUse
+from infra.embedded.stack import Stack
+
+REPOSITORY: Final = Path(__file__).parents[2]
+WEB_PORT: Final = 8000
+METRICS_PORT: Final = 9108
+OVERVIEW: Final = "/api/overview?window=24h"
+
+_DAY: Final = "data/ethereum_dex_day.ndjson.gz"
+_TAPE: Final = "data/binance_trades.ndjson.gz"
+_LIVE_RATE: Final = "20"
+_STOP_WITHIN_S: Final = 6
+_FEED_WITHIN_S: Final = 120
+_COUNTED_WITHIN_S: Final = 30
+_POLL_S: Final = 0.1
+
+
+class Service:
+    """One aggregator and one web node, and the feeds where asked for.
+
+    `issue_keys` needs no engine and may run while they start; then `start`, once they are up.
+    """
+
+    def __init__(self, stack: Stack, web_port: int, metrics_port: int) -> None:
+        self._stack = stack
+        self.web_port = web_port
+        self.metrics_port = metrics_port
+        self.token = ""
+        self._issuer = stack.directory / "issuer"
+        self._children: list[Process] = []
+
+    @property
+    def web_url(self) -> str:
+        """Where REST and WebSocket are served."""
+        return f"http://{ports.HOST}:{self.web_port}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Where the aggregator shows its metrics."""
+        return f"http://{ports.HOST}:{self.metrics_port}/metrics"
+
+    def addresses(self) -> dict[str, str]:
+        """What stack.env holds of the service."""
+        return {
+            "WEB_URL": self.web_url,
+            "METRICS_URL": self.metrics_url,
+            "JWT_PUBLIC_KEY_FILE": str(self._issuer / "public.pem"),
+            "ISSUER_DIR": str(self._issuer),
+        }
+
+    def issue_keys(self) -> None:
+        """Make the demo issuer's keys where missing, and a token of it."""
+        command = ["issue_token", "--sub", "demo", "--ttl", "12h"]
+        command += ["--scope", "stats:read ws:connect"]
+        environment = {**os.environ, "ISSUER_DIR": str(self._issuer)}
+        made = subprocess.run(
+            _manage(*command),
+            cwd=REPOSITORY,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if made.returncode != 0:
+            raise EmbeddedError(f"manage.py issue_token failed:\n{made.stderr.strip()}")
+        self.token = made.stdout.strip()
+
+    def start(self, report: Callable[[str], None]) -> None:
+        """Start aggregator and web and return when the web node can serve."""
+        for name, port in (("web", self.web_port), ("metrics", self.metrics_port)):
+            if not ports.is_free(port):
+                raise PortInUse(name, port)
+        begun = time.monotonic()
+        environment = self._environment()
+        self._launch("aggregator", _manage("run_aggregator"), environment)
+        serve = ["-b", ports.HOST, "-p", str(self.web_port), "swapsite.asgi:application"]
+        self._launch("web", [sys.executable, "-m", "daphne", *serve], environment)
+        self._wait(self._readyz, 60, "the web node")
+        report(f"aggregator and web ready at {self.web_url}, {time.monotonic() - begun:.1f} s")
+
+    def _readyz(self) -> bool:
+        return self._get("/readyz")[0] == http.HTTPStatus.OK
+
+    def feed_history(self, report: Callable[[str], None]) -> None:
+        """Feed the recorded day, its newest trade moved to now, and wait until it is sent."""
+        begun = time.monotonic()
+        command = _manage("feed", "--create-topic", "--shift-to-now", _DAY)
+        feed = self._launch("feed", command, self._environment(), stays=False)
+        self._wait(lambda: not feed.running, _FEED_WITHIN_S, "the feed")
+        if feed.wait() != 0:
+            feed.check()
+        report(f"the Ethereum day sent, {time.monotonic() - begun:.1f} s")
+
+    def feed_live(self) -> None:
+        """Keep new trades arriving until the end."""
+        command = _manage("feed", "--live", _DAY, _TAPE, "--rate", _LIVE_RATE, "--loop")
+        self._launch("live-feed", command, self._environment())
+
+    def counted(self) -> dict[str, Any]:
+        """The overview, once all that was sent is in it: trades, and no more of them than before.
+
+        An answer without trades is returned too, after a while: what was fed in an earlier run is
+        not counted again, and may have left the window.
+        """
+        answer: dict[str, Any] = {}
+        before = -1
+
+        def settled() -> bool:
+            nonlocal answer, before
+            status, body = self._get(OVERVIEW)
+            if status != http.HTTPStatus.OK:
+                raise EmbeddedError(f"GET {OVERVIEW} answered {status}: {body.decode()[:500]}")
+            answer = json.loads(body)
+            trades = answer["totals"]["trades"]
+            same, before = trades == before and trades > 0, trades
+            return same
+
+        self._wait(settled, _COUNTED_WITHIN_S, "the overview", poll_s=0.5, must=False)
+        return answer
+
+    def curl(self) -> str:
+        """A command line that asks for the overview."""
+        return f"curl -s -H 'Authorization: Bearer {self.token}' '{self.web_url}{OVERVIEW}'"
+
+    def check(self) -> None:
+        """Raise EngineDied where a child has ended."""
+        for child in self._children:
+            child.check()
+
+    def stop(self) -> None:
+        """Stop the feeds, web and aggregator; harmless where they do not run."""
+        for child in reversed(self._children):
+            child.terminate()
+        for child in reversed(self._children):
+            child.stop(_STOP_WITHIN_S)
+
+    def pids(self) -> dict[str, int]:
+        """The children by name."""
+        return {child.name: child.pid for child in self._children}
+
+    def _launch(
+        self, name: str, command: list[str], environment: dict[str, str], stays: bool = True
+    ) -> Process:
+        child = Process(name, self._stack.directory / "log" / f"{name}.log", self._stack.guard)
+        child.launch(command, environment, REPOSITORY)
+        if stays:
+            self._children.append(child)
+        return child
+
+    def _wait(
+        self,
+        done: Callable[[], bool],
+        within_s: float,
+        what: str,
+        poll_s: float = _POLL_S,
+        must: bool = True,
+    ) -> None:
+        deadline = time.monotonic() + within_s
+        while not _asked(done):
+            self.check()
+            self._stack.check()
+            if time.monotonic() > deadline:
+                if not must:
+                    return
+                raise EmbeddedError(f"{what} was not ready within {within_s:.0f} s: {self._why()}")
+            time.sleep(poll_s)
+
+    def _why(self) -> str:
+        try:
+            status, body = self._get("/readyz")
+        except OSError as error:
+            return f"/readyz: {error}"
+        return f"/readyz answers {status} {body.decode(errors='replace')[:500]}"
+
+    def _environment(self) -> dict[str, str]:
+        own = {
+            "METRICS_PORT": str(self.metrics_port),
+            "DJANGO_SECRET_KEY": _secret(self._stack.directory / "django-secret"),
+            "DEBUG": "0",
+        }
+        return {**os.environ, **self._stack.env(), **self.addresses(), **own}
+
+    def _get(self, path: str) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(ports.HOST, self.web_port, timeout=5)
+        try:
+            connection.request("GET", path, headers={"Authorization": f"Bearer {self.token}"})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        except http.client.HTTPException as error:
+            raise OSError(str(error)) from error
+        finally:
+            connection.close()
+
+
+def _asked(done: Callable[[], bool]) -> bool:
+    try:
+        return done()
+    except OSError:
+        return False
+
+
+def _manage(*arguments: str) -> list[str]:
+    return [sys.executable, "manage.py", *arguments]
+
+
+def _secret(path: Path) -> str:
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_urlsafe(50))
+    return path.read_text()

@@ -1,0 +1,223 @@
+"""What all engines share: a process in the stack's group, a log, a port, ready or dead.
+
+A subclass says what to run and how to ask it whether it serves. Knows no engine.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from infra.embedded import ports
+from infra.embedded.errors import EmbeddedError, EngineDied, NotReady, PortInUse, Stopped
+from infra.embedded.guard import Guard
+
+_POLL_S = 0.02
+_TAIL_LINES = 15
+_PORT_WITHIN_S = 1
+
+
+class Process:
+    """One child process with its log file; `start` returns when `ready` says so.
+
+    `ready` is asked again and again until it is true; an OSError counts as no.
+    """
+
+    def __init__(self, name: str, log: Path, guard: Guard, ready_within_s: float = 60) -> None:
+        self.name = name
+        self.log = log
+        self._guard = guard
+        self._ready_within_s = ready_within_s
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_start = 0
+
+    @property
+    def pid(self) -> int:
+        """The process id; raises EmbeddedError where it was never started."""
+        if self._process is None:
+            raise EmbeddedError(f"{self.name} was not started")
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the process is there now."""
+        return self._process is not None and self._process.poll() is None
+
+    def launch(
+        self,
+        command: Sequence[str | Path],
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        """Start the process without waiting until it serves."""
+        if self.running:
+            raise EmbeddedError(f"{self.name} runs already (pid {self.pid})")
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            self._log_start = log.tell()
+            self._process = self._guard.spawn(command, log, env, cwd)
+
+    def wait_ready(self, ready: Callable[[], bool]) -> None:
+        """Wait until `ready`; raises EngineDied, NotReady or Stopped."""
+        deadline = time.monotonic() + self._ready_within_s
+        while not _asked(ready):
+            if self._guard.stopping.is_set():
+                raise Stopped(f"stopped while {self.name} started")
+            self.check()
+            if time.monotonic() > deadline:
+                raise NotReady(self.name, self._ready_within_s, self.log, self.tail())
+            time.sleep(_POLL_S)
+        self.check()
+
+    def check(self) -> None:
+        """Raise EngineDied where the process has ended."""
+        status = None if self._process is None else self._process.poll()
+        if status is not None:
+            raise EngineDied(self.name, status, self.log, self.tail())
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        """Wait for the end and return the exit status (negative: the signal that ended it)."""
+        if self._process is None:
+            raise EmbeddedError(f"{self.name} was not started")
+        return self._process.wait(timeout_s)
+
+    def terminate(self) -> None:
+        """Ask the process to end, if it runs, without waiting."""
+        if self._process is not None:
+            self._process.terminate()
+
+    def stop(self, grace_s: float) -> None:
+        """Ask the process to end, kill it after `grace_s`; nothing where it does not run."""
+        if self._process is None:
+            return
+        self.terminate()
+        try:
+            self._process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        """kill -9, and wait for the end."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def tail(self, lines: int = _TAIL_LINES) -> str:
+        """The last lines that this run of the process wrote."""
+        if not self.log.exists():
+            return ""
+        with self.log.open("rb") as log:
+            end = log.seek(0, os.SEEK_END)
+            log.seek(max(self._log_start, end - 16_384))
+            return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
+
+
+def _asked(ready: Callable[[], bool]) -> bool:
+    try:
+        return ready()
+    except OSError:
+        return False
+
+
+class Engine(ABC):
+    """One engine on one port of the loopback address, with its data in one directory.
+
+    After `kill` or `stop`, `start` brings it back on the same port and the same data.
+    """
+
+    name: ClassVar[str]
+    default_port: ClassVar[int]
+    stop_within_s: ClassVar[float] = 10
+
+    def __init__(self, directory: Path, guard: Guard, port: int = 0) -> None:
+        """Data goes to `directory`/NAME, output to `directory`/log/NAME.log; port 0: any free."""
+        self.data = directory / self.name
+        self.port = port or ports.free_port()
+        self._guard = guard
+        self._process = Process(self.name, directory / "log" / f"{self.name}.log", guard)
+
+    @property
+    def address(self) -> str:
+        """host:port."""
+        return f"{ports.HOST}:{self.port}"
+
+    @property
+    def log(self) -> Path:
+        """The file that the engine writes to, of all its runs."""
+        return self._process.log
+
+    @property
+    def pid(self) -> int:
+        """The engine's process id."""
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the engine's process is there now."""
+        return self._process.running
+
+    def start(self) -> None:
+        """Start and return when the engine answers its own protocol.
+
+        Raises PortInUse, MissingWheel, EngineDied, NotReady or Stopped.
+        """
+        if self.running:
+            raise EmbeddedError(f"{self.name} runs already (pid {self.pid})")
+        self.prepare()
+        self._await_port()
+        self._process.launch(self.command(), self.environment())
+        try:
+            self._process.wait_ready(self.ready)
+        except BaseException:
+            self._process.kill()
+            raise
+
+    def _await_port(self) -> None:
+        # an engine of a stack whose process was just killed may need a moment to die
+        deadline = time.monotonic() + _PORT_WITHIN_S
+        while not ports.is_free(self.port):
+            if time.monotonic() > deadline:
+                raise PortInUse(self.name, self.port)
+            time.sleep(_POLL_S)
+
+    def stop(self) -> None:
+        """Ask the engine to end; kill it when it does not in time."""
+        self._process.stop(self.stop_within_s)
+
+    def kill(self) -> None:
+        """kill -9, as a crash would end it."""
+        self._process.kill()
+
+    def check(self) -> None:
+        """Raise EngineDied where the engine has ended."""
+        self._process.check()
+
+    def prepare(self) -> None:
+        """What must be there before each start; cheap where it is."""
+        self.data.mkdir(parents=True, exist_ok=True)
+
+    @abstractmethod
+    def command(self) -> list[str | Path]:
+        """The program and its arguments."""
+
+    def environment(self) -> dict[str, str] | None:
+        """The environment of the program; None is our own."""
+        return None
+
+    @abstractmethod
+    def ready(self) -> bool:
+        """One question in the engine's own protocol; OSError means no, as False does."""
+
+    @abstractmethod
+    def env(self) -> dict[str, str]:
+        """The variables by which others find the engine."""
+
+    def connect(self) -> socket.socket:
+        """A connection to the engine, for `ready`."""
+        return socket.create_connection((ports.HOST, self.port), timeout=2)

@@ -1,0 +1,146 @@
+"""Run a stack, with or without the service on it, in the foreground until it is told to stop.
+
+The one place that assembles engines, service and feeds. Prints each step with its time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from infra.embedded import demo, ports
+from infra.embedded.errors import EmbeddedError
+from infra.embedded.stack import ENGINES, Stack
+
+_CHECK_EVERY_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What to run. `ports`: by name, None for the default or the next free one, 0 for any free."""
+
+    directory: Path
+    ports: Mapping[str, int | None]
+    service: bool = False
+    feed: bool = False
+
+
+class Steps:
+    """Prints a line a step, with the seconds since the start, the caller's included."""
+
+    def __init__(self) -> None:
+        # make says when it began, so that the times count what it did before us
+        began = float(os.environ.get("DEMO_STARTED") or time.time())
+        self._zero = time.monotonic() - max(0.0, time.time() - began)
+
+    def __call__(self, text: str) -> None:
+        """Print one step."""
+        print(f"{time.monotonic() - self._zero:6.1f} s  {text}", flush=True)
+
+
+def default_ports() -> dict[str, int]:
+    """The port of each part where nothing else is asked for."""
+    engines = {engine.name: engine.default_port for engine in ENGINES}
+    return {**engines, "web": demo.WEB_PORT, "metrics": demo.METRICS_PORT}
+
+
+def run(options: Options) -> int:
+    """Start everything, stay until SIGINT, SIGTERM or SIGHUP; returns the exit status.
+
+    0 where it was told to stop, 1 where something failed or ended by itself.
+    """
+    _stop_on_signals()
+    say = Steps()
+    try:
+        _serve(options, say)
+    except EmbeddedError as error:
+        print(f"\n{error}", flush=True)
+        return 1
+    except KeyboardInterrupt:
+        say("stopped; nothing is left running")
+    return 0
+
+
+def _serve(options: Options, say: Steps) -> None:
+    chosen = _choose(options, say)
+    stack = Stack(options.directory, ports=chosen, report=say)
+    service = demo.Service(stack, chosen["web"], chosen["metrics"]) if options.service else None
+    try:
+        with ThreadPoolExecutor(1, "issuer") as pool:
+            keys = pool.submit(service.issue_keys) if service else None
+            stack.start()
+            if keys:
+                keys.result()
+        if service is None:
+            stack.publish()
+        else:
+            _start_service(stack, service, options.feed, say)
+        print(f"\nAddresses: {stack.directory / 'stack.env'}. Ctrl-C stops everything.", flush=True)
+        while True:
+            stack.check()
+            if service:
+                service.check()
+            time.sleep(_CHECK_EVERY_S)
+    finally:
+        if service:
+            service.stop()
+        stack.stop()
+
+
+def _start_service(stack: Stack, service: demo.Service, feed: bool, say: Steps) -> None:
+    say("demo issuer's keys and a token made")
+    service.start(say)
+    if feed:
+        service.feed_history(say)
+        answer = service.counted()
+        totals, tokens = answer["totals"], answer["tokens"]
+        say(f"first answer of {demo.OVERVIEW}: {totals['trades']:,} trades")
+        for token in tokens[:3]:
+            window = token["windows"]["24h"]
+            print(f"            {token['token_id']:24} {window['trades']:7,} trades  "
+                  f"{window['volume_usd']} USD")  # fmt: skip
+        service.feed_live()
+        say("live feed of new trades started")
+    stack.publish(service.addresses(), service.pids())
+    print(
+        f"\nREST      {service.web_url}{demo.OVERVIEW}\n"
+        f"Metrics   {service.metrics_url}\n"
+        f"Logs      {stack.directory / 'log'}\n\n{service.curl()}",
+        flush=True,
+    )
+
+
+def _choose(options: Options, say: Steps) -> dict[str, int]:
+    """A port for each part: the one asked for, else the default, else the next free one."""
+    chosen = {}
+    for name, default in default_ports().items():
+        asked = options.ports.get(name)
+        if asked is not None:
+            chosen[name] = asked or ports.free_port()
+            continue
+        chosen[name] = ports.next_free(default)
+        if chosen[name] != default and (options.service or name not in {"web", "metrics"}):
+            say(f"{name}: port {default} is in use, so {chosen[name]} is taken")
+    return chosen
+
+
+def _stop_on_signals() -> None:
+    """The first signal begins an orderly stop; the second ends at once, and the watchdog kills."""
+    watched = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def at_once(number: int, _: FrameType | None) -> None:
+        os._exit(128 + number)
+
+    def orderly(_number: int, _: FrameType | None) -> None:
+        for number in watched:
+            signal.signal(number, at_once)
+        raise KeyboardInterrupt
+
+    for number in watched:
+        signal.signal(number, orderly)

@@ -1,0 +1,32 @@
+"""Where the wheels put the engines' programs."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from pathlib import Path
+from types import ModuleType
+
+from infra.embedded.errors import MissingWheel
+
+
+def module(name: str, package: str) -> ModuleType:
+    """The module `name` of the wheel `package`, imported only when an engine needs it."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise MissingWheel(package) from error
+
+
+def program(package: str, name: str) -> Path:
+    """The program `name` that the wheel `package` installed."""
+    try:
+        distribution = importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise MissingWheel(package) from error
+    for file in distribution.files or []:
+        if file.name == name:
+            path = Path(str(distribution.locate_file(file))).resolve()
+            if path.is_file():
+                return path
+    raise MissingWheel(package)

@@ -1,0 +1,84 @@
+"""Logs: one JSON object a line on stdout, or lines for a person where stdout is a terminal.
+
+structlog renders what the program and its libraries log, so both look alike. A text that looks
+like a JSON Web Token is blanked before it is written: no token ever reaches a log.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+_TOKEN = re.compile(r"eyJ[\w-]{8,}\.[\w-]*\.?[\w-]*")
+
+
+def _blank_tokens(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    for name, value in event.items():
+        if isinstance(value, str) and "eyJ" in value:
+            event[name] = _TOKEN.sub("[token]", value)
+    return event
+
+
+_SHARED: list[Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_logger_name,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.PositionalArgumentsFormatter(),
+    structlog.stdlib.ExtraAdder(allow=[]),
+    structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
+]
+
+
+def configure_structlog() -> None:
+    """Make structlog's loggers hand their events to the standard library's handlers."""
+    structlog.configure(
+        processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+def logging_config(log_format: str, level: str) -> dict[str, Any]:
+    """The `LOGGING` of Django; `log_format` is auto, json or console."""
+    as_json = log_format == "json" or (log_format == "auto" and not sys.stdout.isatty())
+    rendering: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
+    if as_json:
+        rendering += [
+            structlog.processors.format_exc_info,
+            _blank_tokens,
+            structlog.processors.JSONRenderer(),
+        ]
+    else:
+        rendering += [_blank_tokens, structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())]
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "structlog": {
+                "()": structlog.stdlib.ProcessorFormatter,
+                "processors": rendering,
+                "foreign_pre_chain": _SHARED,
+            }
+        },
+        "handlers": {
+            "stdout": {
+                "class": "logging.StreamHandler",
+                "stream": "ext://sys.stdout",
+                "formatter": "structlog",
+            }
+        },
+        "root": {"handlers": ["stdout"], "level": level.upper()},
+        "loggers": {
+            # A client's mistakes are answered, not logged: a line for each would fill the disk.
+            "django.request": {"level": "ERROR"},
+            "django.security": {"level": "ERROR"},
+            # Replaces the handlers that Django's defaults put here.
+            "django": {"handlers": [], "propagate": True},
+            "django.server": {"handlers": [], "propagate": True},
+        },
+    }
