@@ -6,6 +6,7 @@ like a JSON Web Token is blanked before it is written: no token ever reaches a l
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from typing import Any
@@ -33,6 +34,14 @@ _SHARED: list[Processor] = [
 ]
 
 
+class OnlyExceptions(logging.Filter):
+    """Lets through what has a traceback: an answer such as 503 is for its client, not the log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record tells of an exception."""
+        return record.exc_info is not None
+
+
 def configure_structlog() -> None:
     """Make structlog's loggers hand their events to the standard library's handlers."""
     structlog.configure(
@@ -58,6 +67,7 @@ def logging_config(log_format: str, level: str) -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
+        "filters": {"only_exceptions": {"()": OnlyExceptions}},
         "formatters": {
             "structlog": {
                 "()": structlog.stdlib.ProcessorFormatter,
@@ -75,7 +85,7 @@ def logging_config(log_format: str, level: str) -> dict[str, Any]:
         "root": {"handlers": ["stdout"], "level": level.upper()},
         "loggers": {
             # A client's mistakes are answered, not logged: a line for each would fill the disk.
-            "django.request": {"level": "ERROR"},
+            "django.request": {"level": "ERROR", "filters": ["only_exceptions"]},
             "django.security": {"level": "ERROR"},
             # Replaces the handlers that Django's defaults put here.
             "django": {"handlers": [], "propagate": True},

@@ -53,7 +53,10 @@ class WindowNumbers:
 
 @dataclass
 class TokenNumbers:
-    """One token at one instant. The last price and trade are of all swaps ever counted."""
+    """One token at one instant. The last price and trade are of all swaps ever counted.
+
+    `minutes` are those in which a swap was ever counted, retracted or not.
+    """
 
     unpriced: int = 0
     duplicates: int = 0
@@ -61,6 +64,7 @@ class TokenNumbers:
     retracted: int = 0
     last_price_usd: Fraction | None = None
     last_trade_at: int | None = None
+    minutes: set[int] = field(default_factory=set)
     windows: dict[str, WindowNumbers] = field(default_factory=dict)
 
 
@@ -101,6 +105,7 @@ def recompute(
         shown.late = len(_of(token, fate.late))
         shown.retracted = len(undone)
         shown.last_trade_at = max((one.event["timestamp"] for one in counted), default=None)
+        shown.minutes = {one.event["timestamp"] // MINUTE for one in counted}
         prices = _prices(counted)
         shown.last_price_usd = prices[-1] if prices else None
         for name, minutes in windows:

@@ -11,8 +11,6 @@ from collections.abc import Iterable
 from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewTopic
 
 from aggregator.config import Config
 from aggregator.errors import Fatal
@@ -33,16 +31,13 @@ class Publisher:
     """
 
     def __init__(self, config: Config) -> None:
-        self._config = config
+        self._bootstrap = config.kafka_bootstrap
         self._topic = config.kafka_topic
-        self._client: dict[str, str | int | float | bool] = {
-            "bootstrap.servers": config.kafka_bootstrap,
-            # What goes wrong is told by this program, once, and not by the library's own log.
-            "log_level": 0,
-        }
         self._producer = Producer(
             {
-                **self._client,
+                "bootstrap.servers": config.kafka_bootstrap,
+                # What goes wrong is told by this program, once, and not by the library's own log.
+                "log_level": 0,
                 "enable.idempotence": True,
                 "acks": "all",
                 # The partitioner of Kafka's own clients, so that other producers agree.
@@ -57,39 +52,15 @@ class Publisher:
         self.failed = 0
         self.first_failure = ""
 
-    def require_topic(self, *, create: bool) -> None:
-        """Raises Fatal where the broker cannot be reached, or the topic is missing and not to be
-        made; with `create` it is made with the partitions and retention of the settings."""
+    def topic_exists(self) -> bool:
+        """Whether the topic is there. Raises Fatal where the broker cannot be reached."""
         try:
             # All topics: a question about one would make a broker with auto-creation create it.
-            topics = self._producer.list_topics(timeout=_CONNECT_S).topics
+            return self._topic in self._producer.list_topics(timeout=_CONNECT_S).topics
         except KafkaException as error:
             raise Fatal(
-                f"no Kafka broker answers at {self._config.kafka_bootstrap} (KAFKA_BOOTSTRAP): "
-                f"{_why(error)}"
+                f"no Kafka broker answers at {self._bootstrap} (KAFKA_BOOTSTRAP): {_why(error)}"
             ) from error
-        if self._topic in topics:
-            return
-        if not create:
-            raise Fatal(
-                f"topic {self._topic} (KAFKA_TOPIC) does not exist at "
-                f"{self._config.kafka_bootstrap}: run the aggregator first, which makes it, "
-                "or give --create-topic"
-            )
-        self._create_topic()
-
-    def _create_topic(self) -> None:
-        topic = NewTopic(
-            self._topic,
-            num_partitions=self._config.kafka_partitions,
-            replication_factor=self._config.kafka_replication,
-            config={"retention.ms": str(self._config.kafka_retention_ms)},
-        )
-        try:
-            AdminClient(self._client).create_topics([topic])[self._topic].result(_CONNECT_S)
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                raise Fatal(f"topic {self._topic} cannot be made: {_why(error)}") from error
 
     def send(self, record: Record) -> bool:
         """Hand one record to the local queue; False where the queue is full, True otherwise.
@@ -160,18 +131,21 @@ class Feeder:
         return not self._stopping
 
     def run(self, records: Iterable[Record]) -> None:
-        """Send everything, or until told to stop; returns with the local queue empty.
+        """Send everything, or until told to stop; ends with the local queue empty, also where the
+        records end in an error.
 
         What the broker has not taken within 30 s of the last record is given up as failed.
         """
-        for record in records:
-            if self._stopping or not self._send(record):
-                break
-            self._progress.events += 1
-            self._progress.repeats += record.repeat
-            self._progress.unreadable += record.key is None
-            self._progress.tick()
-        self._drain()
+        try:
+            for record in records:
+                if self._stopping or not self._send(record):
+                    break
+                self._progress.events += 1
+                self._progress.repeats += record.repeat
+                self._progress.unreadable += record.key is None
+                self._progress.tick()
+        finally:
+            self._drain()
 
     def _send(self, record: Record) -> bool:
         while not self._publisher.send(record):

@@ -50,8 +50,8 @@ class Progress:
         self.write(f"{_REWRITE}{line}" if self.terminal else f"{line}\n")
         self._told_at, self._told_events = now, self.events
 
-    def finish(self, failed: int) -> None:
-        """The last line: what was sent in all, and what the broker did not take."""
+    def finish(self, failed: int, note: str = "") -> None:
+        """The last line: what was sent in all, what the broker did not take, and a note."""
         seconds = self.clock() - self._start
         rate = self.events / seconds if seconds > 0 else 0.0
         parts = [f"fed {self.events:,} events in {seconds:.1f} s ({rate:,.0f}/s)"]
@@ -60,4 +60,6 @@ class Progress:
         if self.unreadable:
             parts.append(f"{self.unreadable:,} unreadable, sent as they are")
         parts.append(f"{failed:,} not delivered")
+        if note:
+            parts.append(note)
         self.write(f"{_REWRITE if self.terminal else ''}{', '.join(parts)}\n")

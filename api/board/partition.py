@@ -150,9 +150,7 @@ class Partition:
         self.heartbeat = heartbeat
         self.heard_at = now_ms
         self._target = max(self._target, heartbeat.seq)
-        if self.in_sync:
-            self.as_of = max(self.as_of or 0, heartbeat.as_of)
-        elif self._due_at is None:
+        if not self.in_sync and self._due_at is None:
             self._due_at = now_ms + SETTLE_MS
         self._note_if_in_sync()
 
@@ -257,7 +255,12 @@ class Partition:
             return
         self._due_at = None
         beat, heard = self.heartbeat, self.heard_at
-        if beat is None or heard is None or beat.state != "live" or beat.epoch != self.epoch:
+        if beat is None or heard is None or beat.epoch != self.epoch:
+            return
+        # The owner was at this instant with nothing that is not shown here by now.
+        if beat.seq <= self.seq:
+            self.as_of = max(self.as_of or 0, beat.as_of)
+        if beat.state != "live":
             return
         if self._fresh_at is None or heard > self._fresh_at:
             self._fresh_at = heard

@@ -67,7 +67,7 @@ def _add_start_options(command: argparse.ArgumentParser) -> None:
         command.add_argument(
             f"--{name}-port",
             type=_port,
-            default=os.environ.get(variable),
+            default=os.environ.get(variable) or None,
             metavar="PORT",
             help=f"default: {variable}, else {default} or the next free one; 0: any free one",
         )

@@ -133,8 +133,8 @@ class Service:
             if status != http.HTTPStatus.OK:
                 raise EmbeddedError(f"GET {OVERVIEW} answered {status}: {body.decode()[:500]}")
             answer = json.loads(body)
-            trades = answer["totals"]["trades"]
-            same, before = trades == before and trades > 0, trades
+            trades: int = answer["totals"]["trades"]
+            same, before = 0 < trades == before, trades
             return same
 
         self._wait(settled, _COUNTED_WITHIN_S, "the overview", poll_s=0.5, must=False)

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,13 +84,16 @@ def maven_fetch(stopping: threading.Event) -> Fetch:
 
 
 def ensure(
-    directory: Path, stopping: threading.Event, report: Report, fetch: Fetch | None = None
+    jars: Sequence[Jar],
+    directory: Path,
+    stopping: threading.Event,
+    report: Report,
+    fetch: Fetch | None = None,
 ) -> list[Path]:
-    """Every jar of the lock in `directory`, fetching what is missing; nothing where all are there.
+    """The `jars` in `directory`, fetching what is missing; asks nobody where all are there.
 
     Raises BadJar, DownloadFailed, DiskFull or Stopped.
     """
-    jars = read_lock()
     for jar in jars:
         _check_kept(directory / jar.filename, jar)
     if any(not (directory / jar.filename).exists() for jar in jars):

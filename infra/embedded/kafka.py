@@ -39,7 +39,7 @@ class Kafka(Engine):
     def prepare(self) -> None:
         super().prepare()
         self._classpath = jars.ensure(
-            jars.cache_directory() / "jars", self._guard.stopping, self.report
+            jars.read_lock(), jars.cache_directory() / "jars", self._guard.stopping, self.report
         )
         # the controller's port is nobody else's business: free at every start
         self._settings.write_text(_properties(self.data / "log", self.port, ports.free_port()))

@@ -38,9 +38,8 @@ class S3(Engine):
             connection.request("GET", "/")
             answer = connection.getresponse()
             # no signature: S3 refuses, in its own XML
-            return (
-                answer.status >= http.HTTPStatus.BAD_REQUEST and b"<Error><Code>" in answer.read()
-            )
+            refused = answer.status >= http.HTTPStatus.BAD_REQUEST
+            return refused and b"<Error><Code>" in answer.read()
         except http.client.HTTPException:
             return False
         finally:

@@ -18,12 +18,14 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.management.base import DjangoHelpFormatter as HelpFormatter
 
-from aggregator.errors import Fatal
+from aggregator.config import Config
+from aggregator.errors import Fatal, SwapsError
 from aggregator.feed import synthetic, tape
 from aggregator.feed.options import EXAMPLES, add_options, faults_of
 from aggregator.feed.producer import Feeder, Publisher
 from aggregator.feed.progress import Progress
 from aggregator.feed.stream import Pacer, Record, at_rate, at_speed, with_repeats
+from aggregator.ingest.topics import ensure_topics
 
 
 class _ExamplesKept(HelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -48,15 +50,17 @@ class Command(BaseCommand):
             raise CommandError("\n".join(faults))
         try:
             self._feed(options)
-        except Fatal as error:
+        except SwapsError as error:
             raise CommandError(str(error)) from error
+        except KeyboardInterrupt:
+            raise CommandError("interrupted before anything was sent") from None
 
     def _feed(self, options: dict[str, Any]) -> None:
         if options["seed"] is None:
             options["seed"] = secrets.randbits(32)
         recording = None if options["synthetic"] else tape.Tape(options["files"])
         publisher = Publisher(settings.SWAPS)
-        publisher.require_topic(create=options["create_topic"])
+        _require_topic(publisher, settings.SWAPS, create=options["create_topic"])
         progress = Progress(
             write=lambda text: self.stderr.write(text, style_func=str, ending=""),
             terminal=self.stderr.isatty(),
@@ -66,16 +70,29 @@ class Command(BaseCommand):
         )
         feeder = Feeder(publisher, progress)
         source = _synthetic(options) if recording is None else _recorded(options, recording)
-        with _ended_by_signal(feeder.stop):
-            feeder.run(_paced(options, source, feeder))
-        progress.finish(publisher.failed)
-        if recording is None:
-            self.stderr.write(f"seed {options['seed']}", style_func=str)
+        try:
+            with _ended_by_signal(feeder.stop):
+                feeder.run(_paced(options, source, feeder))
+        finally:
+            note = f"seed {options['seed']}" if recording is None else ""
+            progress.finish(publisher.failed, note)
         if publisher.failed:
             raise CommandError(
                 f"{publisher.failed:,} events were not delivered; the first: "
                 f"{publisher.first_failure}"
             )
+
+
+def _require_topic(publisher: Publisher, config: Config, *, create: bool) -> None:
+    if publisher.topic_exists():
+        return
+    if not create:
+        raise Fatal(
+            f"topic {config.kafka_topic} (KAFKA_TOPIC) does not exist at "
+            f"{config.kafka_bootstrap}: run the aggregator first, which makes it, "
+            "or give --create-topic"
+        )
+    ensure_topics(config)
 
 
 def _recorded(options: dict[str, Any], recording: tape.Tape) -> Iterator[Record]:

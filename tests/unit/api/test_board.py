@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import msgspec
 import pytest
 
@@ -249,7 +251,7 @@ def test_a_rebuilding_owner_is_asked_again_with_backoff_then_at_once_when_live(n
             node.reply(ask, owner)
         if node.now % 1_000 == 0:
             node.beat(owner)
-    pauses = [later - sooner for sooner, later in zip(asked_at, asked_at[1:], strict=False)]
+    pauses = [later - sooner for sooner, later in pairwise(asked_at)]
     assert pauses == sorted(pauses)
     assert pauses[-1] >= LONGEST_BACKOFF_MS
     assert node.board.status(node.now)[0].hydrated is False

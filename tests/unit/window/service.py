@@ -104,8 +104,11 @@ class Service:
         )
 
     def assert_right(self, *, counters: bool = True) -> None:
-        """Every token of the board shows what the log says."""
+        """Every token of the board shows what the log says, and no bucket is kept for nothing."""
         truth = self.truth()
+        oldest = self.now // MINUTE - max(minutes for _, minutes in self._windows) + 1
+        needed = sum(minute >= oldest for token in truth.values() for minute in token.minutes)
+        assert sum(engine.bucket_count for engine in self._engines.values()) == needed
         assert self.board.keys() == truth.keys()
         for token, expected in truth.items():
             shown = self.board[token]
@@ -156,6 +159,9 @@ def assert_window(shown: WindowStats, expected: WindowNumbers) -> None:
 
 def assert_prices_enclose(shown: WindowStats, expected: WindowNumbers) -> None:
     """After a retraction the range may be wider than what is left, never narrower."""
+    if expected.trades == 0:
+        shown_prices = (shown.open_usd, shown.high_usd, shown.low_usd, shown.close_usd)
+        assert shown_prices == (None, None, None, None)
     if expected.high_usd is None or expected.low_usd is None:
         return
     assert shown.high_usd is not None

@@ -114,6 +114,17 @@ def test_open_and_close_go_by_event_time_then_by_offset() -> None:
     service.assert_right()
 
 
+def test_a_future_minute_that_enters_below_the_high_leaves_the_high() -> None:
+    service = Service(now=T0)
+    for number, (at, price) in enumerate([(0, "10"), (MINUTE, "5"), (2 * MINUTE, "7")]):
+        service.read(swap_event(T0 + at, number, price_usd=price))
+    for minute, low_and_close in enumerate([("10", "10"), ("5", "5"), ("5", "7")]):
+        service.publish(T0 + minute * MINUTE)
+        window = service.board["ethereum:TKN"].windows["3m"]
+        assert (window.high_usd, window.low_usd, window.close_usd) == ("10", *low_and_close)
+        service.assert_right()
+
+
 def test_an_unpriced_swap_is_a_trade_and_no_volume_and_its_own_price_counts() -> None:
     service = Service(now=T0 + 10_000)
     service.read(swap_event(T0, 0, amount_usd="10", amount="4"))
@@ -140,6 +151,17 @@ def test_a_retraction_takes_its_swap_out_of_its_minute_exactly() -> None:
     shown = service.board["ethereum:TKN"]
     assert (shown.quality.retracted, shown.quality.duplicates) == (1, 1)
     assert (shown.windows["3m"].trades, shown.windows["3m"].volume_usd) == (1, "0.200000")
+    service.assert_right()
+
+
+def test_a_minute_whose_only_swap_was_retracted_keeps_no_price() -> None:
+    service = Service(now=T0)
+    service.read(swap_event(T0, 0, price_usd="100"))
+    service.read(swap_event(T0, 0, price_usd="100", removed=True))
+    service.read(swap_event(T0 - MINUTE, 1, price_usd="3"))
+    service.publish(T0)
+    window = service.board["ethereum:TKN"].windows["3m"]
+    assert (window.high_usd, window.low_usd, window.close_usd) == ("3", "3", "3")
     service.assert_right()
 
 

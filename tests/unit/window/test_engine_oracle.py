@@ -40,7 +40,7 @@ class Publish:
     ms: int
 
 
-TOKENS = ("AAA", "BBB", "0xABCDEFabcdefABCDEFabcdefABCDEFabcdefABCD")
+TOKENS = ("AAA", "0xABCDEFabcdefABCDEFabcdefABCDEFabcdefABCD")
 usd = st.one_of(
     st.none(),
     st.sampled_from(["0", "0.0000005", "0.0000015", "1e3", "123456789012.345678"]),
@@ -75,7 +75,7 @@ publishes = st.builds(
         st.integers(0, 90_000), st.sampled_from([1, MINUTE, 3 * MINUTE, 8 * MINUTE, 20 * MINUTE])
     ),
 )
-scenarios = st.lists(st.one_of(reads, reads, again, publishes), min_size=1, max_size=40)
+scenarios = st.lists(st.one_of(reads, reads, again, publishes), min_size=3, max_size=40)
 
 
 def play(service: Service, steps: list[Read | Again | Publish]) -> None:
@@ -98,7 +98,7 @@ def _partition(event: dict[str, Any]) -> int:
     return TOKENS.index(event["token"]) % 2
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(scenarios)
 def test_every_number_equals_the_recomputation_whenever_it_is_published(
     steps: list[Read | Again | Publish],

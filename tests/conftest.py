@@ -1,0 +1,56 @@
+"""What all tests share: the embedded stack, and the wall that keeps unit tests off the network."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.embedded.stack import Stack
+
+_UNIT = Path(__file__).parent / "unit"
+_INET = {socket.AF_INET, socket.AF_INET6}
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Kafka, Redis, NATS and S3 on free ports, started when the first test asks for them.
+
+    Shared by the whole session: take topics, keys, subjects and buckets of your own, and do not
+    stop an engine (start a `Stack` of your own for that).
+    """
+    with Stack(tmp_path_factory.mktemp("stack")) as running:
+        yield running
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs the engines, so that `-m 'not engines'` runs without them."""
+    for item in items:
+        if "stack" in getattr(item, "fixturenames", ()):
+            item.add_marker("engines")
+
+
+@pytest.fixture(autouse=True)
+def _no_network_in_unit_tests(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A unit test that connects or binds an internet socket fails, whatever it catches."""
+    if not request.path.is_relative_to(_UNIT):
+        return
+
+    def refuse(name: str) -> None:
+        allowed = getattr(socket.socket, name)
+
+        def checked(self: socket.socket, *args: Any) -> Any:
+            if self.family in _INET:
+                # not an Exception: code that handles network errors must not swallow it
+                pytest.fail(f"a unit test called socket.{name}{args}")
+            return allowed(self, *args)
+
+        monkeypatch.setattr(socket.socket, name, checked)
+
+    for name in ("connect", "connect_ex", "bind", "sendto"):
+        refuse(name)

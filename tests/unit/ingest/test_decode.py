@@ -1,0 +1,221 @@
+"""The event table (DESIGN 3) as two tables: what is accepted and how, what is refused and why."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from aggregator.contracts.event import marker_of
+from aggregator.errors import DeadLetter
+from aggregator.ingest.decode import REASONS, decode_swap
+
+RECORD_AT = 1_700_000_000_000
+MAX_FUTURE = 300_000
+ADDRESS = "0x56178A0D5F301BAF6CF3E1CD53D9863437345BF9"
+
+GOOD: dict[str, Any] = {
+    "chain": "ethereum",
+    "tx_hash": "0x913b404f",
+    "log_index": 7,
+    "timestamp": RECORD_AT - 1000,
+    "token": "APE",
+    "side": "buy",
+    "amount": "2",
+    "amount_usd": "26.8",
+}
+
+
+def decode(change: dict[str, Any], drop: str = "") -> Any:
+    event = {name: value for name, value in (GOOD | change).items() if name != drop}
+    return decode_swap(json.dumps(event).encode(), RECORD_AT, MAX_FUTURE)
+
+
+ACCEPTED = [
+    ("as it is", {}, "token_id", "ethereum:APE"),
+    ("token keeps its case", {"token": "aPe"}, "token", "aPe"),
+    ("token address lower-cased", {"token": ADDRESS}, "token", ADDRESS.lower()),
+    ("40 hex without 0x keep their case", {"token": ADDRESS[2:]}, "token", ADDRESS[2:]),
+    ("token with / and :", {"token": "ibc/27:39"}, "token_id", "ethereum:ibc/27:39"),
+    ("token of 128 characters", {"token": "t" * 128}, "token", "t" * 128),
+    ("0x hash lower-cased", {"tx_hash": "0xABCD"}, "tx_hash", "0xabcd"),
+    ("other hash keeps its case", {"tx_hash": "5VERYBase58"}, "tx_hash", "5VERYBase58"),
+    ("hash of 128 characters", {"tx_hash": "h" * 128}, "tx_hash", "h" * 128),
+    ("log_index 0", {"log_index": 0}, "log_index", 0),
+    ("log_index 2^63-1", {"log_index": 2**63 - 1}, "log_index", 2**63 - 1),
+    ("chain of 32 characters", {"chain": "a" * 32}, "chain", "a" * 32),
+    ("chain of a digit", {"chain": "1"}, "chain", "1"),
+    ("timestamp 0", {"timestamp": 0}, "timestamp", 0),
+    ("timestamp ISO Z", {"timestamp": "2023-11-14T22:13:19.500Z"}, "timestamp", RECORD_AT - 500),
+    (
+        "timestamp ISO +02:00",
+        {"timestamp": "2023-11-15T00:13:19+02:00"},
+        "timestamp",
+        1699999999000,
+    ),
+    (
+        "timestamp ISO microseconds cut",
+        {"timestamp": "2023-11-14T22:13:19.500999+00:00"},
+        "timestamp",
+        RECORD_AT - 500,
+    ),
+    (
+        "timestamp exactly MAX_FUTURE ahead",
+        {"timestamp": RECORD_AT + MAX_FUTURE},
+        "timestamp",
+        RECORD_AT + MAX_FUTURE,
+    ),
+    ("side sell", {"side": "sell"}, "is_buy", False),
+    ("side buy", {}, "is_buy", True),
+    ("amount in 10^-18", {"amount": "0.000000000000000001"}, "amount_attos", 1),
+    ("amount half-even down", {"amount": "0.0000000000000000025"}, "amount_attos", 2),
+    ("amount half-even up", {"amount": "0.0000000000000000035"}, "amount_attos", 4),
+    (
+        "amount with 30 digits exact",
+        {"amount": "216700078292.681000000000000001"},
+        "amount_attos",
+        216700078292681000000000000001,
+    ),
+    ("usd in micro-USD", {"amount_usd": "1.000001"}, "usd_micros", 1_000_001),
+    ("usd half-even down", {"amount_usd": "0.0000005"}, "usd_micros", 0),
+    ("usd half-even up", {"amount_usd": "0.0000015"}, "usd_micros", 2),
+    ("usd 0", {"amount_usd": "0"}, "usd_micros", 0),
+    ("usd null is unpriced", {"amount_usd": None}, "usd_micros", None),
+    ("price derived", {}, "price_usd", 13.4),
+    ("price given wins", {"price_usd": "13.5"}, "price_usd", 13.5),
+    ("price of an unpriced swap", {"amount_usd": None, "price_usd": "3"}, "price_usd", 3.0),
+    ("no price without usd", {"amount_usd": None}, "price_usd", None),
+    ("a price of 0 is no price", {"amount_usd": "0"}, "price_usd", None),
+    ("removed", {"removed": True}, "removed", True),
+    ("trader lower-cased", {"trader": ADDRESS}, "trader", ADDRESS.lower()),
+    ("pool lower-cased", {"pool": ADDRESS}, "pool", ADDRESS.lower()),
+    ("symbol null", {"symbol": None}, "symbol", None),
+    ("block_hash lower-cased", {"block_hash": "0xAB"}, "block_hash", "0xab"),
+    ("unknown fields ignored", {"gas": 1}, "log_index", 7),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "field", "value"), ACCEPTED, ids=[r[0] for r in ACCEPTED]
+)
+def test_accepted(name: str, change: dict[str, Any], field: str, value: Any) -> None:
+    assert getattr(decode(change), field) == value
+
+
+def test_a_json_number_is_read_by_its_digits() -> None:
+    raw = json.dumps(GOOD).replace('"26.8"', "0.1000000000000000055511151231257827")
+    raw = raw.replace('"2"', "123456789012.123456789012345678")
+    swap = decode_swap(raw.encode(), RECORD_AT, MAX_FUTURE)
+    assert swap.amount_attos == 123456789012123456789012345678
+    assert swap.usd_micros == 100_000
+
+
+def test_identity_includes_the_block_hash_where_given() -> None:
+    plain, in_a, in_b = decode({}), decode({"block_hash": "0xA"}), decode({"block_hash": "0xB"})
+    assert plain.event_id == "ethereum:0x913b404f:7"
+    assert len({plain.marker, in_a.marker, in_b.marker}) == 3
+    assert plain.marker == marker_of("ethereum", "0x913b404f", 7, None)
+    assert len(plain.marker) == 16
+
+
+REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
+    ("chain in upper case", {"chain": "Ethereum"}, "rule", "chain"),
+    ("chain empty", {"chain": ""}, "rule", "chain"),
+    ("chain begins with -", {"chain": "-eth"}, "rule", "chain"),
+    ("chain of 33", {"chain": "a" * 33}, "rule", "chain"),
+    ("chain with a newline at its end", {"chain": "eth\n"}, "rule", "chain"),
+    ("chain a number", {"chain": 1}, "type", "chain"),
+    ("hash empty", {"tx_hash": ""}, "rule", "tx_hash"),
+    ("hash of 129", {"tx_hash": "h" * 129}, "rule", "tx_hash"),
+    ("hash with a space", {"tx_hash": "a b"}, "rule", "tx_hash"),
+    ("hash with :", {"tx_hash": "a:b"}, "rule", "tx_hash"),
+    ("log_index negative", {"log_index": -1}, "rule", "log_index"),
+    ("log_index 2^63", {"log_index": 2**63}, "rule", "log_index"),
+    ("log_index a string", {"log_index": "7"}, "type", "log_index"),
+    ("log_index a bool", {"log_index": True}, "type", "log_index"),
+    ("log_index a fraction", {"log_index": 1.5}, "type", "log_index"),
+    ("timestamp a fraction", {"timestamp": 1.5}, "type", "timestamp"),
+    ("timestamp negative", {"timestamp": -1}, "rule", "timestamp"),
+    ("timestamp without a zone", {"timestamp": "2023-11-14T22:13:19"}, "rule", "timestamp"),
+    ("timestamp a date", {"timestamp": "2023-11-14"}, "rule", "timestamp"),
+    ("timestamp digits in a string", {"timestamp": "1699999999000"}, "rule", "timestamp"),
+    ("timestamp before 1970", {"timestamp": "1969-12-31T23:59:59Z"}, "rule", "timestamp"),
+    (
+        "timestamp beyond MAX_FUTURE",
+        {"timestamp": RECORD_AT + MAX_FUTURE + 1},
+        "future",
+        "timestamp",
+    ),
+    ("token empty", {"token": ""}, "rule", "token"),
+    ("token of 129", {"token": "t" * 129}, "rule", "token"),
+    ("token with a tab", {"token": "a\tb"}, "rule", "token"),
+    ("token null", {"token": None}, "type", "token"),
+    ("side hold", {"side": "hold"}, "rule", "side"),
+    ("side in upper case", {"side": "BUY"}, "rule", "side"),
+    ("amount 0", {"amount": "0"}, "rule", "amount"),
+    ("amount negative", {"amount": "-1"}, "rule", "amount"),
+    ("amount NaN", {"amount": "NaN"}, "rule", "amount"),
+    ("amount infinite", {"amount": "Infinity"}, "rule", "amount"),
+    ("amount absurd", {"amount": "1e999999"}, "rule", "amount"),
+    ("amount words", {"amount": "two"}, "rule", "amount"),
+    ("amount a bool", {"amount": True}, "type", "amount"),
+    ("amount null", {"amount": None}, "type", "amount"),
+    ("usd negative", {"amount_usd": "-0.01"}, "rule", "amount_usd"),
+    ("usd beyond int64", {"amount_usd": "9223372036854.775807"}, "rule", "amount_usd"),
+    ("usd NaN", {"amount_usd": "NaN"}, "rule", "amount_usd"),
+    ("price 0", {"price_usd": "0"}, "rule", "price_usd"),
+    ("price negative", {"price_usd": "-1"}, "rule", "price_usd"),
+    ("price beyond a float", {"price_usd": "1e400"}, "rule", "price_usd"),
+    ("removed a string", {"removed": "true"}, "type", "removed"),
+    ("symbol a number", {"symbol": 1}, "type", "symbol"),
+    ("symbol of 257", {"symbol": "s" * 257}, "rule", "symbol"),
+    ("block_number negative", {"block_number": -1}, "rule", "block_number"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason", "field"), REFUSED, ids=[r[0] for r in REFUSED]
+)
+def test_refused(name: str, change: dict[str, Any], reason: str, field: str) -> None:
+    with pytest.raises(DeadLetter) as caught:
+        decode(change)
+    assert (caught.value.reason, caught.value.field) == (reason, field)
+    assert caught.value.detail
+    assert reason in REASONS
+
+
+@pytest.mark.parametrize(
+    "field", ["chain", "tx_hash", "log_index", "timestamp", "token", "side", "amount"]
+)
+def test_a_required_field_is_named_when_missing(field: str) -> None:
+    with pytest.raises(DeadLetter) as caught:
+        decode({}, drop=field)
+    assert (caught.value.reason, caught.value.field) == ("missing", field)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (None, "empty"),
+        (b"", "empty"),
+        (b"{", "not_json"),
+        (b"[]", "not_json"),
+        (b"null", "not_json"),
+        (b"\x00\x01", "not_json"),
+        (b"{} {}", "missing"),
+        (b'{"chain":"\xff"}', "not_json"),
+        (b"[" * 100_000, "not_json"),
+        (json.dumps(GOOD).encode() + b" x", "not_json"),
+    ],
+)
+def test_what_is_no_object_is_refused(value: bytes | None, reason: str) -> None:
+    with pytest.raises(DeadLetter) as caught:
+        decode_swap(value, RECORD_AT, MAX_FUTURE)
+    assert caught.value.reason == reason
+
+
+def test_a_message_with_a_million_digits_makes_a_short_detail() -> None:
+    with pytest.raises(DeadLetter) as caught:
+        decode({"amount": "9" * 1_000_000})
+    assert len(caught.value.detail) < 200
