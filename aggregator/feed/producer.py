@@ -17,7 +17,7 @@ from aggregator.errors import Fatal
 from aggregator.feed.progress import Progress
 from aggregator.feed.stream import Record
 
-_CONNECT_S: Final = 8.0
+_CONNECT_S: Final = 5.0
 _POLL_S: Final = 0.1
 _FLUSH_S: Final = 30.0
 # A pause shorter than this costs more than it evens out.

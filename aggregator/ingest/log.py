@@ -94,7 +94,7 @@ class SwapLog:
         }
         if config.kafka_group_protocol == "classic":
             settings["partition.assignment.strategy"] = "cooperative-sticky"
-            settings["session.timeout.ms"] = 10_000
+            settings["session.timeout.ms"] = 6_000
         self._consumer = Consumer(settings)
 
     def subscribe(self) -> None:
@@ -209,8 +209,12 @@ class SwapLog:
             metadata = self._consumer.list_topics(self._topic, timeout=_TIMEOUT_S)
         except KafkaException as error:
             raise Retry(f"kafka: {error.args[0].str()}") from error
+        count = len(metadata.topics[self._topic].partitions)
+        if count == 0:
+            # A topic made a moment ago may not be known to every broker yet.
+            raise Retry(f"kafka: topic {self._topic} has no partitions yet")
         self.unreachable = ""
-        return len(metadata.topics[self._topic].partitions)
+        return count
 
     def still_reachable(self) -> bool:
         """Ask the broker anything, briefly; clears `unreachable` when it answers."""

@@ -33,6 +33,8 @@ def up(directory: Path, arguments: Sequence[str]) -> int:
         return status(directory)
     log = directory / _LOG
     log.parent.mkdir(parents=True, exist_ok=True)
+    log.unlink(missing_ok=True)
+    log.touch(mode=0o600)  # it holds the line with the demo's token
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "infra.embedded", "run", *arguments],

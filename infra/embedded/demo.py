@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from infra.embedded import ports
 from infra.embedded.engine import Process
-from infra.embedded.errors import EmbeddedError, PortInUse
+from infra.embedded.errors import EmbeddedError
 from infra.embedded.stack import Stack
 
 REPOSITORY: Final = Path(__file__).parents[2]
@@ -89,9 +89,6 @@ class Service:
 
     def start(self, report: Callable[[str], None]) -> None:
         """Start aggregator and web and return when the web node can serve."""
-        for name, port in (("web", self.web_port), ("metrics", self.metrics_port)):
-            if not ports.is_free(port):
-                raise PortInUse(name, port)
         begun = time.monotonic()
         environment = self._environment()
         self._launch("aggregator", _manage("run_aggregator"), environment)

@@ -15,10 +15,11 @@ from pathlib import Path
 from types import FrameType
 
 from infra.embedded import demo, ports
-from infra.embedded.errors import EmbeddedError
+from infra.embedded.errors import EmbeddedError, PortInUse
 from infra.embedded.stack import ENGINES, Stack
 
 _CHECK_EVERY_S = 0.2
+_OF_SERVICE = {"web", "metrics"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,11 @@ def _serve(options: Options, say: Steps) -> None:
             stack.publish()
         else:
             _start_service(stack, service, options.feed, say)
-        print(f"\nAddresses: {stack.directory / 'stack.env'}. Ctrl-C stops everything.", flush=True)
+        print(
+            f"\nAddresses: {stack.directory / 'stack.env'}\n"
+            "To stop:   Ctrl-C, or `make down` from anywhere",
+            flush=True,
+        )
         while True:
             stack.check()
             if service:
@@ -123,9 +128,12 @@ def _choose(options: Options, say: Steps) -> dict[str, int]:
         asked = options.ports.get(name)
         if asked is not None:
             chosen[name] = asked or ports.free_port()
+            # the engines look for themselves, when they start
+            if options.service and name in _OF_SERVICE and not ports.is_free(chosen[name]):
+                raise PortInUse(name, chosen[name])
             continue
         chosen[name] = ports.next_free(default)
-        if chosen[name] != default and (options.service or name not in {"web", "metrics"}):
+        if chosen[name] != default and (options.service or name not in _OF_SERVICE):
             say(f"{name}: port {default} is in use, so {chosen[name]} is taken")
     return chosen
 

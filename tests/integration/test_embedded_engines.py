@@ -13,6 +13,7 @@ import nats
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+from nats.aio.msg import Msg
 from redis import Redis as RedisClient
 
 from infra.embedded.s3 import S3
@@ -85,7 +86,7 @@ async def test_nats_answers_requests(stack: Stack) -> None:
     client = await nats.connect(stack.nats.url)
     subject = f"embedded.{uuid4().hex}"
 
-    async def answer(message: nats.aio.msg.Msg) -> None:
+    async def answer(message: Msg) -> None:
         await message.respond(message.data[::-1])
 
     await client.subscribe(subject, cb=answer)
@@ -107,7 +108,7 @@ def test_s3_keeps_an_object_for_who_has_the_keys_only(stack: Stack) -> None:
 def signed(
     s3: S3, method: str, path: str, body: bytes = b"", secret: str | None = None
 ) -> tuple[int, bytes]:
-    """One request under AWS Signature Version 4 (docs.aws.amazon.com, "Create a signed request")."""
+    """One request under AWS Signature Version 4 ("Create a signed AWS API request")."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     scope = f"{stamp[:8]}/us-east-1/s3/aws4_request"
     digest = hashlib.sha256(body).hexdigest()

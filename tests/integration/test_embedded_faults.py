@@ -27,11 +27,6 @@ from tests.processes import alive, wait_gone, wait_until
 REPOSITORY = Path(__file__).parents[2]
 
 
-def listening(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 def keys(stack: Stack, count: int) -> None:
     with RedisClient.from_url(stack.redis.url) as client:
         client.mset({f"key:{number}": number for number in range(count)})
@@ -104,6 +99,23 @@ def test_an_engine_that_dies_at_start_shows_its_last_words(tmp_path: Path) -> No
         Stack(tmp_path, only=(Redis,)).start()
     assert "manifest" in str(error.value)
     assert str(tmp_path / "log" / "redis.log") in str(error.value)
+
+
+def test_a_web_port_in_use_is_named_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        run = subprocess.run(
+            command("run", "--service", "--dir", str(tmp_path), *free_ports(), "--web-port", port),
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert run.returncode == 1
+    assert f"web: port {port} is in use" in run.stdout
+    assert "WEB_PORT=<port> or --web-port" in run.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_all_faults_are_told_together(tmp_path: Path) -> None:
@@ -186,6 +198,7 @@ def test_kill_9_of_the_owner_leaves_nothing_and_the_directory_serves_again(tmp_p
     up = cli("up", *free_ports())
     assert up.returncode == 0, up.stdout + up.stderr
     engines = pids_of(tmp_path)
+    assert (tmp_path / "log" / "stack.log").stat().st_mode & 0o077 == 0
     down = cli("down")
     assert (down.returncode, down.stdout) == (0, "stopped\n")
     wait_gone(engines.values(), 0.5)

@@ -78,8 +78,7 @@ class Command(BaseCommand):
             progress.finish(publisher.failed, note)
         if publisher.failed:
             raise CommandError(
-                f"{publisher.failed:,} events were not delivered; the first: "
-                f"{publisher.first_failure}"
+                f"not delivered: {publisher.failed:,}; the first: {publisher.first_failure}"
             )
 
 

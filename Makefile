@@ -1,0 +1,71 @@
+# What a person or a CI machine runs. `make help` lists it.
+
+PYTHON ?= python3
+FEED ?=
+ARGS ?=
+
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --require-hashes --no-deps
+LOCK := $(BIN)/pip-compile -q --generate-hashes --no-emit-index-url --no-emit-find-links \
+	--no-emit-trusted-host --no-emit-options --strip-extras --allow-unsafe --no-header
+RUNTIME := requirements.txt requirements-embedded.txt
+STARTED := $(shell date +%s)
+
+# $(call stage,NAME,COMMANDS): run them, print the name before and the seconds after
+stage = @begun=$$(date +%s); echo "== $(1)"; $(2) && echo "== $(1): $$(($$(date +%s) - begun)) s"
+
+.PHONY: help setup setup-dev demo up down test bench-ingest lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.installed ## .venv with the locked requirements; does nothing when nothing changed
+
+setup-dev: .venv/.installed-dev ## the tools of the tests and checks too
+
+demo: setup ## engines, service and real trades, in the foreground until Ctrl-C
+	@DEMO_STARTED=$(STARTED) exec $(BIN)/python -m infra.embedded run --feed $(ARGS)
+
+up: setup ## the same in the background, without trades unless FEED=1; addresses in var/stack.env
+	@DEMO_STARTED=$(STARTED) $(BIN)/python -m infra.embedded up --service $(if $(filter 1,$(FEED)),--feed) $(ARGS)
+
+down: setup ## stop what `make up` or `make demo` started
+	@$(BIN)/python -m infra.embedded down $(ARGS)
+
+test: setup-dev ## everything that CI checks: lint, types, layers, tests
+	$(call stage,lint,$(BIN)/ruff check . && $(BIN)/ruff format --check .)
+	$(call stage,types,$(BIN)/mypy)
+	$(call stage,layers,$(BIN)/lint-imports)
+	$(call stage,tests,$(BIN)/python -m pytest $(ARGS))
+	@echo "== all: $$(($$(date +%s) - $(STARTED))) s"
+
+bench-ingest: setup ## events/s from Kafka to the windows; the last line is one JSON object
+	@$(BIN)/python -m bench.ingest $(ARGS)
+
+lock: setup-dev ## compile the requirements*.in files to locked requirements*.txt
+	$(LOCK) -o requirements.txt requirements.in
+	$(LOCK) -o requirements-embedded.txt requirements-embedded.in
+	$(LOCK) -o requirements-dev.txt requirements-dev.in
+
+clean: ## remove var/ (all data of the embedded stack) and the tools' caches
+	@if [ -e var/stack.lock ]; then $(MAKE) --no-print-directory down; fi
+	rm -rf var .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "$(PYTHON) was not found. Install Python 3.11 or newer, or name one: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "$(PYTHON) is $$($(PYTHON) -V 2>&1), but 3.11 or newer is needed. Name one: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "making .venv with $$($(PYTHON) -V)"
+	@$(PYTHON) -m venv .venv
+
+.venv/.installed: $(RUNTIME) | .venv/bin/python
+	@echo "installing the locked requirements"
+	@$(INSTALL) $(addprefix -r ,$(RUNTIME))
+	@touch $@
+
+.venv/.installed-dev: $(RUNTIME) requirements-dev.txt | .venv/bin/python
+	@echo "installing the locked requirements and the tools"
+	@$(INSTALL) $(addprefix -r ,$(RUNTIME) requirements-dev.txt)
+	@touch .venv/.installed $@
