@@ -53,6 +53,7 @@ class Feed:
         self._client: Client | None = None
         self._backoff_s = FIRST_BACKOFF_S
         self._fault = "not tried yet"
+        self._logged_fault = ""
         self._unreadable = 0
         self._decode_patch = msgspec.json.Decoder(TokenStats).decode
         self._decode_heartbeat = msgspec.json.Decoder(Heartbeat).decode
@@ -95,9 +96,13 @@ class Feed:
         while True:
             try:
                 await self._session()
+            except nats.errors.NoServersError:
+                pass  # The client gave up; the cause was noted before.
             except (OSError, nats.errors.Error) as error:
-                self._fault = str(error) or type(error).__name__
-            log.warning("nats_unreachable", address=self._address, fault=self._fault)
+                self._note(error)
+            if self._fault != self._logged_fault:
+                self._logged_fault = self._fault
+                log.warning("nats_unreachable", address=self._address, fault=self._fault)
             await asyncio.sleep(self._backoff_s * random.uniform(0.5, 1))  # noqa: S311
             self._backoff_s = min(self._backoff_s * 2, LONGEST_BACKOFF_S)
 
@@ -114,7 +119,7 @@ class Feed:
 
     async def _connect(self, client: Client) -> None:
         async def note(error: Exception) -> None:
-            self._fault = str(error) or type(error).__name__
+            self._note(error)
 
         # The client's own reconnecting is off: `_run` does it, with backoff and jitter. One retry
         # at once is the least that the client can be told.
@@ -144,6 +149,7 @@ class Feed:
         # before the subscriptions above are in force.
         self._client = client
         self._board.reconnected(self._now_ms())
+        self._fault, self._logged_fault = "the connection was lost", ""
         log.info("nats_connected", address=self._address)
         forget_at = self._now_ms() + FORGET_EVERY_MS
         while client.is_connected:
@@ -181,6 +187,9 @@ class Feed:
             self._board.answer(request_id, self._decode_chunk(message.data), self._now_ms())
         except msgspec.MsgspecError as error:
             self._note_unreadable(message.subject, error)
+
+    def _note(self, error: Exception) -> None:
+        self._fault = str(error) or type(error).__name__
 
     def _note_unreadable(self, subject: str, error: msgspec.MsgspecError) -> None:
         self._unreadable += 1

@@ -228,9 +228,10 @@ class Partition:
                 self._rows.show(row)
         else:
             return False
+        reached = self.next_offset if same_owner else 0
         self.hydrated = True
         self.epoch, self.seq = chunk.epoch, chunk.seq
-        self.next_offset = max(self.next_offset, chunk.next_offset)
+        self.next_offset = max(reached, chunk.next_offset)
         for row in rows:
             self.as_of = max(self.as_of or 0, row.as_of)
         return True

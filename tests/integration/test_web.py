@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -26,9 +27,11 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from aggregator.config import load
 from aggregator.contracts.names import heartbeat_subject, resync_subject, token_subject
 from aggregator.contracts.stats import ResyncRequest, TokenStats
 from api.security.demo_issuer import ensure_keys, issue
+from api.services import services
 from infra.embedded.nats import Nats
 from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
@@ -334,7 +337,7 @@ async def test_without_nats_it_starts_and_says_why_it_is_not_ready(
     async with web_node(tmp_path, issuer, f"nats://user:pass-word@127.0.0.1:{free_port()}") as web:
 
         async def refused() -> bool:
-            return any("unreachable: " in each for each in await web.reasons())
+            return any("unreachable: [Errno 111]" in each for each in await web.reasons())
 
         await eventually(refused, within_s=5)
         assert "no partition is known yet: no aggregator has been heard" in await web.reasons()
@@ -360,6 +363,25 @@ async def test_the_log_is_json_lines_without_tokens_and_sigterm_ends_it(
         assert any(each["event"] == "nats_connected" for each in lines)
         assert web.token not in web.log.read_text()
         assert not any("Traceback" in json.dumps(each) for each in lines)
+
+
+async def test_a_server_with_lifespan_starts_and_ends_the_feed(settings: Any) -> None:
+    settings.SWAPS = load({"DJANGO_SECRET_KEY": "x", "NATS_URL": f"nats://127.0.0.1:{free_port()}"})
+    services.cache_clear()
+    asgi = importlib.import_module("swapsite.asgi")
+    incoming: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+    outgoing: asyncio.Queue[dict[str, str]] = asyncio.Queue()
+    lifespan = asyncio.create_task(
+        asgi.application({"type": "lifespan"}, incoming.get, outgoing.put)
+    )
+    await incoming.put({"type": "lifespan.startup"})
+    assert await outgoing.get() == {"type": "lifespan.startup.complete"}
+    assert services().feed.started
+    await incoming.put({"type": "lifespan.shutdown"})
+    assert await outgoing.get() == {"type": "lifespan.shutdown.complete"}
+    await lifespan
+    assert not services().feed.started
+    services.cache_clear()
 
 
 @pytest.mark.parametrize(

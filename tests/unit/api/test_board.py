@@ -320,6 +320,28 @@ def test_after_a_reconnect_every_partition_is_asked_what_changed(node: Node) -> 
     assert node.ask(after_ms=1_000) == []
 
 
+def test_a_heartbeat_does_not_cancel_the_question_after_a_reconnect(node: Node) -> None:
+    owner = Owner()
+    owner.trade(A)
+    node.hydrate(owner)
+    node.board.reconnected(node.now)
+    node.beat(owner)
+    assert len(node.ask()) == 1
+
+
+def test_two_owners_answering_one_question_are_not_mixed(node: Node) -> None:
+    zombie, successor = Owner(epoch=4), Owner(epoch=5)
+    for number in range(4):
+        zombie.trade(f"ethereum:{number}")
+        successor.trade(f"base:{number}")
+    node.board.heartbeat(Owner(partition=1, partitions=2).heartbeat(), node.now)
+    ask = next(each for each in node.ask() if each.partition == 0)
+    old, new = zombie.answer(ask.request), successor.answer(ask.request)
+    for chunk in (old[0], new[0], old[1], new[1]):
+        node.board.answer(ask.request_id, chunk, node.now)
+    assert set(node.shown()) == {f"base:{number}" for number in range(4)}
+
+
 def test_what_is_kept_aside_is_bounded_and_the_rest_is_fetched(node: Node) -> None:
     owner = Owner()
     node.beat(owner)

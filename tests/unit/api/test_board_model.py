@@ -87,6 +87,16 @@ class BoardFollowsOwner(RuleBasedStateMachine):
             self.wire.pop(data.draw(st.integers(0, len(self.wire) - 1)))
 
     @rule()
+    def a_quiet_second(self) -> None:
+        """What mostly happens: all that is on the way arrives, a question is put and answered."""
+        self.wire.append(self.owner.heartbeat())
+        for _ in range(4):
+            self.deliver_all()
+            self.now += 250
+            self.ask()
+        self.deliver_all()
+
+    @rule()
     def reconnect(self) -> None:
         self.wire.clear()
         self.board.reconnected(self.now)
@@ -117,8 +127,7 @@ class BoardFollowsOwner(RuleBasedStateMachine):
             self.now += 250
             self.board.heartbeat(self.owner.heartbeat(), self.now)
             self.ask()
-            while self.wire:
-                self.deliver(self.wire.pop(0))
+            self.deliver_all()
             self.nothing_goes_back()
         assert dict(self.board.rows) == self.owner.rows
         assert self.board.stale_partitions(self.now) == set()
@@ -130,6 +139,10 @@ class BoardFollowsOwner(RuleBasedStateMachine):
                 self.wire += [
                     (ask.request_id, chunk) for chunk in owner.answer(ask.request, per_chunk=2)
                 ]
+
+    def deliver_all(self) -> None:
+        while self.wire:
+            self.deliver(self.wire.pop(0))
 
     def deliver(self, message: Message) -> None:
         if isinstance(message, TokenStats):
