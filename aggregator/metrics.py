@@ -1,6 +1,6 @@
 """Every metric of the aggregator, each with one sentence that says what a bad value means.
 
-Names are `swaps_<area>_<thing>_<unit|total>`; labels are bounded: partitions, reason codes, engines.
+Names are `swaps_<area>_<thing>_<unit|total>`; labels are bounded: partitions, reasons, engines.
 """
 
 from __future__ import annotations

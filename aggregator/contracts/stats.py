@@ -119,8 +119,8 @@ class ResyncChunk(msgspec.Struct, frozen=True, gc=False):
     """One message of the owner's answer, sent to the request's reply subject.
 
     An answer is `chunks` messages with `chunk` = 0 … chunks-1, all of one (epoch, seq): every token
-    whose newest patch has since < seq. `full` tells that it is the whole partition. `state` other
-    than "live" means that the owner cannot answer yet: no tokens, ask again later.
+    whose newest patch has since < seq. `full` tells that it is the whole partition. The state
+    "rebuilding" means that the owner cannot answer yet: no tokens, ask again later.
     """
 
     partition: int

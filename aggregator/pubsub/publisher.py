@@ -98,7 +98,7 @@ class Publisher:
     def _run(self) -> None:
         try:
             self._loop.run_until_complete(self._main())
-        except Exception as error:  # noqa: BLE001 - handed to the hot loop by `check`
+        except Exception as error:
             self._failure = error
         finally:
             self._loop.close()
