@@ -182,8 +182,8 @@ class Config:
     coalesce_ms: int = setting(
         "COALESCE", "100ms", _positive_duration, "how long changes are gathered before a patch"
     )
-    commit_interval_ms: int = setting(
-        "COMMIT_INTERVAL", "2s", _positive_duration, "how often offsets are committed"
+    snapshot_interval_ms: int = setting(
+        "SNAPSHOT_INTERVAL", "2s", _positive_duration, "how often what changed is saved to Redis"
     )
     stale_after_ms: int = setting(
         "STALE_AFTER", "3s", _positive_duration, "a partition silent for longer is stale"

@@ -39,7 +39,7 @@ INGEST_WATERMARK = Gauge(
 )
 STORE_CLAIM_SECONDS = Histogram(
     "swaps_store_claim_seconds",
-    "Time of one batch of marker claims in Redis; above 0.05 Redis is the brake.",
+    "Time waited for Redis to decide one batch of markers; above 0.05 Redis is the brake.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
 )
 WINDOW_APPLY_SECONDS = Histogram(
@@ -55,6 +55,21 @@ WINDOW_TOKENS = Gauge(
 WINDOW_BUCKETS = Gauge(
     "swaps_window_buckets",
     "Minute buckets held in the state of a partition; memory follows it.",
+    ["partition"],
+)
+WINDOW_MEMORY = Gauge(
+    "swaps_window_memory_bytes",
+    "Bytes of the state of a partition, names aside; growing without end means a leak.",
+    ["partition"],
+)
+SNAPSHOT_SECONDS = Histogram(
+    "swaps_snapshot_seconds",
+    "Time that the hot loop pauses for one snapshot and commit; above 0.02 it delays patches.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1, 5),
+)
+SNAPSHOT_BYTES = Counter(
+    "swaps_snapshot_bytes_total",
+    "Bytes of sections written to Redis; far above what changes means that minutes are rewritten.",
     ["partition"],
 )
 PUBSUB_PATCHES = Counter(

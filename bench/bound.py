@@ -20,7 +20,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 _BATCH = 5_000
 
 
-class _Event(msgspec.Struct, gc=False):
+class Event(msgspec.Struct, gc=False):
     """Every field of DESIGN 3, decoded as it comes and checked by nobody."""
 
     chain: str
@@ -57,7 +57,7 @@ def main() -> None:
     partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
     consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in partitions])
     first = last = 0.0
-    decode = msgspec.json.Decoder(_Event).decode
+    decode = msgspec.json.Decoder(Event).decode
     seen = 0
     while seen < events:
         batch = consumer.consume(_BATCH, 0.2)

@@ -16,9 +16,12 @@ from typing import Any
 MINUTE = 60_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Logged:
-    """One record of the log: the event as JSON gives it, and where and when Kafka keeps it (ms)."""
+    """One record of the log: the event as JSON gives it, and where and when Kafka keeps it (ms).
+
+    Two records are never equal, whatever they say.
+    """
 
     event: dict[str, Any]
     partition: int
@@ -27,16 +30,30 @@ class Logged:
 
 
 @dataclass(frozen=True)
+class PreviousNumbers:
+    """The window before a window; `retraction_touched` as there."""
+
+    trades: int
+    volume_usd: int
+    price_change_pct: Fraction | None
+    retraction_touched: bool
+
+
+@dataclass(frozen=True)
 class WindowNumbers:
     """One window of one token. USD in whole micro-USD, amounts in tokens, prices in USD.
 
-    `retraction_touched`: a swap was taken out of one of these minutes. A bucket keeps extremes
-    only, so there the engine's prices need not be those of the swaps that are left.
+    `complete`: the history reaches back over it. `retraction_touched`: a swap was taken out of one
+    of these minutes. A bucket keeps extremes only, so there the engine's prices, largest trade and
+    distinct traders need not be those of the swaps that are left.
     """
 
     trades: int
     buys: int
     sells: int
+    traders: int
+    buyers: int
+    sellers: int
     volume_usd: int
     buy_volume_usd: int
     sell_volume_usd: int
@@ -48,24 +65,30 @@ class WindowNumbers:
     close_usd: Fraction | None
     vwap_usd: Fraction | None
     price_change_pct: Fraction | None
+    largest_trade_usd: int | None
+    complete: bool
+    previous: PreviousNumbers | None
     retraction_touched: bool
 
 
 @dataclass
 class TokenNumbers:
-    """One token at one instant. The last price and trade are of all swaps ever counted.
+    """One token at one instant. The last price, trade and symbol are of all swaps ever counted.
 
-    `minutes` are those in which a swap was ever counted, retracted or not.
+    `minutes` are those in which a swap was ever counted, retracted or not. `unretracted` are the
+    windows as if nothing had ever been taken out.
     """
 
     unpriced: int = 0
     duplicates: int = 0
     late: int = 0
     retracted: int = 0
+    symbol: str | None = None
     last_price_usd: Fraction | None = None
     last_trade_at: int | None = None
     minutes: set[int] = field(default_factory=set)
     windows: dict[str, WindowNumbers] = field(default_factory=dict)
+    unretracted: dict[str, WindowNumbers] = field(default_factory=dict)
 
 
 @dataclass
@@ -78,6 +101,20 @@ class _Fate:
     duplicates: list[Logged] = field(default_factory=list)
     void: list[Logged] = field(default_factory=list)
 
+    def of(self, token: str, now: int) -> _Fate:
+        """One token's part, without what would change a minute that has not begun at `now`."""
+        return _Fate(
+            counted=_begun(_of(token, self.counted), now),
+            undone=_begun(_of(token, self.undone), now),
+            late=_of(token, self.late),
+            duplicates=_of(token, self.duplicates),
+            void=_of(token, self.void),
+        )
+
+    def known(self) -> bool:
+        """Whether anything at all happened."""
+        return any((self.counted, self.undone, self.late, self.duplicates, self.void))
+
 
 def recompute(
     log: Iterable[Logged],
@@ -86,34 +123,55 @@ def recompute(
     windows: Sequence[tuple[str, int]],
     grace_ms: int,
     max_future_ms: int,
+    history_from: int | None = None,
 ) -> dict[str, TokenNumbers]:
-    """Every token of the log at `now` (ms), by token id. `windows` are (name, minutes)."""
+    """Every token of the log at `now` (ms), by token id. `windows` are (name, minutes).
+
+    The history of a token's partition begins at `history_from`, or at the earliest event counted.
+    """
     accepted = [
         # A record whose event is too far ahead goes to the dead letters and has no effect at all.
         logged
         for logged in log
         if logged.event["timestamp"] <= logged.record_timestamp + max_future_ms
     ]
-    fate = _decide(accepted, grace_ms, max_future_ms)
-    numbers = {token_id(logged.event): TokenNumbers() for logged in accepted}
-    for token, shown in numbers.items():
-        counted = _of(token, fate.counted)
-        undone = _of(token, fate.undone)
-        standing = [one for one in counted if one not in undone]
-        shown.unpriced = sum(one.event.get("amount_usd") is None for one in standing)
-        shown.duplicates = len(_of(token, fate.duplicates))
-        shown.late = len(_of(token, fate.late))
-        shown.retracted = len(undone)
-        shown.last_trade_at = max((one.event["timestamp"] for one in counted), default=None)
-        shown.minutes = {one.event["timestamp"] // MINUTE for one in counted}
-        prices = _prices(counted)
-        shown.last_price_usd = prices[-1] if prices else None
+    everything = _decide(accepted, grace_ms, max_future_ms)
+    partition_of = {token_id(logged.event): logged.partition for logged in accepted}
+    numbers = {}
+    for token, partition in partition_of.items():
+        fate = everything.of(token, now)
+        if not fate.known():
+            continue
+        shown = numbers[token] = _counters(fate)
+        since = history_from
+        if since is None:
+            since = _earliest(partition, _begun(everything.counted, now))
+        standing = [one for one in fate.counted if one not in fate.undone]
         for name, minutes in windows:
-            shown.windows[name] = _window(
-                [one for one in standing if _inside(one, now, minutes)],
-                any(_inside(one, now, minutes) for one in undone),
-            )
+            shown.windows[name] = _window(standing, fate.undone, now, minutes, since)
+            shown.unretracted[name] = _window(fate.counted, [], now, minutes, since)
     return numbers
+
+
+def _counters(fate: _Fate) -> TokenNumbers:
+    standing = [one for one in fate.counted if one not in fate.undone]
+    prices = _prices(fate.counted)
+    symbols = [one.event["symbol"] for one in _in_order(fate.counted) if one.event.get("symbol")]
+    return TokenNumbers(
+        unpriced=sum(one.event.get("amount_usd") is None for one in standing),
+        duplicates=len(fate.duplicates),
+        late=len(fate.late),
+        retracted=len(fate.undone),
+        symbol=symbols[-1] if symbols else None,
+        last_price_usd=prices[-1] if prices else None,
+        last_trade_at=max((one.event["timestamp"] for one in fate.counted), default=None),
+        minutes={one.event["timestamp"] // MINUTE for one in fate.counted},
+    )
+
+
+def _earliest(partition: int, counted: list[Logged]) -> int | None:
+    times = [one.event["timestamp"] for one in counted if one.partition == partition]
+    return min(times, default=None)
 
 
 def _decide(log: list[Logged], grace_ms: int, max_future_ms: int) -> _Fate:
@@ -151,18 +209,25 @@ def _decide(log: list[Logged], grace_ms: int, max_future_ms: int) -> _Fate:
     return fate
 
 
-def _window(inside: list[Logged], retraction_touched: bool) -> WindowNumbers:
+def _window(
+    standing: list[Logged], undone: list[Logged], now: int, minutes: int, since: int | None
+) -> WindowNumbers:
+    last = now // MINUTE
+    inside = _within(standing, last - minutes, last)
     priced = [one for one in inside if one.event.get("amount_usd") is not None]
     buys = [one for one in inside if one.event["side"] == "buy"]
+    sells = [one for one in inside if one.event["side"] == "sell"]
     volume = sum(_micros(one) for one in priced)
     buy_volume = sum(_micros(one) for one in priced if one in buys)
     amount = sum((Fraction(one.event["amount"]) for one in priced), Fraction(0))
     prices = _prices(inside)
-    change = (prices[-1] - prices[0]) / prices[0] * 100 if prices else None
     return WindowNumbers(
         trades=len(inside),
         buys=len(buys),
-        sells=len(inside) - len(buys),
+        sells=len(sells),
+        traders=_distinct_traders(inside),
+        buyers=_distinct_traders(buys),
+        sellers=_distinct_traders(sells),
         volume_usd=volume,
         buy_volume_usd=buy_volume,
         sell_volume_usd=volume - buy_volume,
@@ -174,9 +239,40 @@ def _window(inside: list[Logged], retraction_touched: bool) -> WindowNumbers:
         close_usd=prices[-1] if prices else None,
         # A price of 0 is no price.
         vwap_usd=Fraction(volume, 1_000_000) / amount if volume else None,
-        price_change_pct=change,
-        retraction_touched=retraction_touched,
+        price_change_pct=_change(prices),
+        largest_trade_usd=max((_micros(one) for one in priced), default=None),
+        complete=_reaches(since, last - minutes),
+        previous=_previous(standing, undone, last - minutes, minutes, since),
+        retraction_touched=bool(_within(undone, last - minutes, last)),
     )
+
+
+def _previous(
+    standing: list[Logged], undone: list[Logged], last: int, minutes: int, since: int | None
+) -> PreviousNumbers | None:
+    if not _reaches(since, last - minutes):
+        return None
+    inside = _within(standing, last - minutes, last)
+    return PreviousNumbers(
+        trades=len(inside),
+        volume_usd=sum(_micros(one) for one in inside if one.event.get("amount_usd") is not None),
+        price_change_pct=_change(_prices(inside)),
+        retraction_touched=bool(_within(undone, last - minutes, last)),
+    )
+
+
+def _reaches(since: int | None, before_first: int) -> bool:
+    """Whether a history that begins at `since` has all of the minutes after `before_first`."""
+    return since is not None and since <= (before_first + 1) * MINUTE
+
+
+def _distinct_traders(log: list[Logged]) -> int:
+    named = {_lower_hex(one.event.get("trader")) for one in log}
+    return len(named - {None})
+
+
+def _change(prices: list[Fraction]) -> Fraction | None:
+    return (prices[-1] - prices[0]) / prices[0] * 100 if prices else None
 
 
 def token_id(event: dict[str, Any]) -> str:
@@ -202,10 +298,18 @@ def _of(token: str, log: list[Logged]) -> list[Logged]:
     return [one for one in log if token_id(one.event) == token]
 
 
-def _inside(logged: Logged, now: int, minutes: int) -> bool:
-    """Whether the event's minute is one of the last `minutes` minutes, the running one included."""
-    running = now // MINUTE
-    return running - minutes < logged.event["timestamp"] // MINUTE <= running
+def _begun(log: list[Logged], now: int) -> list[Logged]:
+    return [one for one in log if one.event["timestamp"] // MINUTE <= now // MINUTE]
+
+
+def _within(log: list[Logged], after: int, last: int) -> list[Logged]:
+    """Those whose minute is after `after` and not after `last`."""
+    return [one for one in log if after < one.event["timestamp"] // MINUTE <= last]
+
+
+def _in_order(log: list[Logged]) -> list[Logged]:
+    """In the order of trading: by event time, then by offset."""
+    return sorted(log, key=lambda one: (one.event["timestamp"], one.offset))
 
 
 def _micros(logged: Logged) -> int:
@@ -214,9 +318,7 @@ def _micros(logged: Logged) -> int:
 
 
 def _prices(log: list[Logged]) -> list[Fraction]:
-    """The prices in the order of trading: by event time, then by offset."""
-    ordered = sorted(log, key=lambda one: (one.event["timestamp"], one.offset))
-    return [price for one in ordered if (price := _price(one.event))]
+    return [price for one in _in_order(log) if (price := _price(one.event))]
 
 
 def _price(event: dict[str, Any]) -> Fraction | None:

@@ -6,7 +6,7 @@ keys DESIGN 10; the grammar of a NATS subject is that of docs.nats.io, "Subject-
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote, unquote
 
 TOKEN_SUBJECT_PREFIX: Final = "ws.broadcast.token."  # noqa: S105 - a subject
@@ -52,3 +52,17 @@ def resync_subject(partition: int) -> str:
 def marker_key(marker: bytes) -> bytes:
     """The Redis key of an event's marker; `marker` is the 16-byte hash of its identity."""
     return MARKER_PREFIX + marker
+
+
+class SnapshotKeys(NamedTuple):
+    """The Redis keys of one partition's snapshot; `staged` is there only while one is replaced."""
+
+    head: bytes
+    sections: bytes
+    staged: bytes
+
+
+def snapshot_keys(topic: str, partition: int) -> SnapshotKeys:
+    """`snap:<topic>:<partition>:...`: a topic's name holds no ":", so topics do not mix."""
+    prefix = f"snap:{topic}:{partition}:"
+    return SnapshotKeys(*(f"{prefix}{part}".encode() for part in SnapshotKeys._fields))

@@ -16,14 +16,32 @@ from aggregator.contracts.event import ATTOS_PER_TOKEN, MICROS_PER_USD
 PCT_DIGITS: Final = 4
 
 
+class PreviousWindow(msgspec.Struct, frozen=True, gc=False):
+    """The window of the same length that ends where its `WindowStats` begins.
+
+    `price_change_pct` is from the first to the last price inside it.
+    """
+
+    volume_usd: str
+    trades: int
+    price_change_pct: float | None
+
+
 class WindowStats(msgspec.Struct, frozen=True, gc=False):
     """One rolling window of one token: the minute buckets of [open_time, close_time).
 
-    `complete` is false until the history behind it reaches back to `open_time`. Prices (`*_usd` of
-    open, high, low, close, vwap) are null where no priced trade is in the window. `volume_usd`,
+    `complete` is false until the history behind it reaches back to `open_time`. `traders`,
+    `buyers` and `sellers` are the distinct traders of its trades, buys and sells, exact at any
+    size; a trade that does not name its trader is in none of them. Prices (`*_usd` of open, high,
+    low, close, vwap) are null where no priced trade is in the window. `volume_usd`,
     `buy_volume_usd`, `sell_volume_usd` and `net_volume_usd` (buys less sells) sum priced trades
     exactly; `volume_token` sums the token amounts of priced trades; vwap_usd = volume_usd /
-    volume_token; price_change_pct = (close - open) / open * 100.
+    volume_token; price_change_pct = (close - open) / open * 100; `largest_trade_usd` is the
+    largest single priced trade. `previous` is null until the history reaches back over it whole.
+
+    `approximate` tells that a swap of one of the window's minutes was retracted. The sums are exact
+    all the same; but open, high, low, close, the largest trade and the distinct counts of that
+    minute may still be those with the retracted swap, as long as the minute has another trade.
     """
 
     open_time: int
@@ -32,6 +50,9 @@ class WindowStats(msgspec.Struct, frozen=True, gc=False):
     trades: int
     buys: int
     sells: int
+    traders: int
+    buyers: int
+    sellers: int
     volume_usd: str
     buy_volume_usd: str
     sell_volume_usd: str
@@ -43,6 +64,9 @@ class WindowStats(msgspec.Struct, frozen=True, gc=False):
     close_usd: str | None
     vwap_usd: str | None
     price_change_pct: float | None
+    largest_trade_usd: str | None
+    previous: PreviousWindow | None
+    approximate: bool
 
 
 class Quality(msgspec.Struct, frozen=True, gc=False):
@@ -158,3 +182,17 @@ def decimal_text(value: float) -> str:
     if "e" in text:
         text = format(Decimal(text), "f")
     return text.removesuffix(".0")
+
+
+def vwap_text(volume_micros: int, amount_attos: int) -> str | None:
+    """volume_usd / volume_token; int / int is correctly rounded in Python at any size."""
+    if amount_attos == 0 or volume_micros == 0:
+        return None
+    return decimal_text(volume_micros * ATTOS_PER_TOKEN / (amount_attos * MICROS_PER_USD))
+
+
+def change_pct(opened: float | None, closed: float | None) -> float | None:
+    """The change from one price to another in percent of the first, rounded to PCT_DIGITS."""
+    if opened is None or closed is None:
+        return None
+    return round((closed - opened) / opened * 100, PCT_DIGITS)

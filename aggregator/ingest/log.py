@@ -7,6 +7,7 @@ committed by the pipeline alone, with metadata.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -58,14 +59,32 @@ class LogRecord(msgspec.Struct, frozen=True, gc=False):
     value: bytes | None
 
 
+class Records(msgspec.Struct, gc=False):
+    """What one poll brought of one partition, in log order, as columns of equal length.
+
+    An object for every record would cost as much as its decoding. `timestamps` are the records',
+    ms since the epoch.
+    """
+
+    partition: int
+    offsets: list[int]
+    timestamps: list[int]
+    values: list[bytes | None]
+    _messages: list[Message]
+
+    def record(self, index: int) -> LogRecord:
+        """One record with its key."""
+        return _record(self._messages[index])
+
+
 class Batch(msgspec.Struct):
     """What one poll brought.
 
-    `records` are in log order within a partition, `ends` the log ends reached {partition: offset},
+    `records` hold each partition once, `ends` the log ends reached {partition: offset},
     `out_of_range` the partitions whose next offset the broker does not hold.
     """
 
-    records: list[LogRecord]
+    records: list[Records]
     ends: dict[int, int]
     out_of_range: list[int]
 
@@ -108,27 +127,31 @@ class SwapLog:
 
     def poll(self, limit: int, timeout_s: float) -> Batch:
         """Up to `limit` records that come within `timeout_s`. Raises Retry and Fatal."""
-        batch = Batch([], {}, [])
         try:
             received = self._consumer.consume(limit, timeout_s)
         except KafkaException as error:
             raise Retry(f"kafka: {error.args[0].str()}") from error
-        for message in received:
-            fault = message.error()
-            if fault is None:
-                batch.records.append(_record(message))
-            elif fault.code() == KafkaError._PARTITION_EOF:
-                end = _record(message)
-                batch.ends[end.partition] = end.offset
-            elif fault.code() in _RESEEK:
-                batch.out_of_range.append(_record(message).partition)
-            elif fault.fatal():
-                raise Fatal(f"kafka: {fault.str()}")
-            else:
-                self.unreachable = fault.str()
+        events = [message for message in received if message.error() is not None]
+        if events:
+            received = [message for message in received if message.error() is None]
+        batch = Batch(by_partition(received), {}, [])
+        for event in events:
+            self._note(event, event.error(), batch)  # type: ignore[arg-type]
         if batch.records or batch.ends:
             self.unreachable = ""
         return batch
+
+    def _note(self, event: Message, fault: KafkaError, batch: Batch) -> None:
+        """What the client says between the messages."""
+        place = _record(event)
+        if fault.code() == KafkaError._PARTITION_EOF:
+            batch.ends[place.partition] = place.offset
+        elif fault.code() in _RESEEK:
+            batch.out_of_range.append(place.partition)
+        elif fault.fatal():
+            raise Fatal(f"kafka: {fault.str()}")
+        else:
+            self.unreachable = fault.str()
 
     def committed(self, partition: int) -> tuple[int | None, str]:
         """The committed offset and its metadata; (None, "") where nothing is committed."""
@@ -249,6 +272,23 @@ class SwapLog:
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._listener.on_lost([p.partition for p in partitions])
         consumer.incremental_unassign(partitions)
+
+
+def by_partition(messages: Sequence[Message]) -> list[Records]:
+    """The messages of each partition as columns; their order within a partition stays."""
+    groups: defaultdict[int, list[Message]] = defaultdict(list)
+    for message in messages:
+        groups[message.partition()].append(message)  # type: ignore[index]
+    return [
+        Records(
+            partition,
+            [message.offset() for message in group],  # type: ignore[misc]
+            [message.timestamp()[1] for message in group],
+            [message.value() for message in group],
+            group,
+        )
+        for partition, group in groups.items()
+    ]
 
 
 def _record(message: Message) -> LogRecord:

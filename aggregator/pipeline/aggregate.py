@@ -1,9 +1,10 @@
 """The aggregator process: Kafka to windows to NATS, assembled and run here alone.
 
 Every batch takes the same way: decode, put bad messages aside, claim, apply, and only then does
-`next_offset` move. Offsets are committed behind it, on a timer; they tell the lag and carry the
-epoch, they are not where a restart begins: that is the replay that `_acquire` chooses. A call that
-fails for a passing reason is made again, with nothing polled meanwhile.
+`next_offset` move. While Redis decides one batch the next is decoded. The commit order is written
+down once, in `_commit`: snapshot, then Kafka offset. A restart begins at the next_offset of the
+snapshot, never at the committed one. A call that fails for a passing reason is made again, with
+nothing polled meanwhile.
 """
 
 from __future__ import annotations
@@ -14,43 +15,36 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
-import msgspec
 import structlog
 
-from aggregator import metrics
+from aggregator import faults, metrics
 from aggregator.config import Config
-from aggregator.contracts.event import Swap
 from aggregator.contracts.verdict import Verdict
-from aggregator.errors import DeadLetter, Fenced, Retry, SwapsError
+from aggregator.errors import DeadLetter, Fatal, Fenced, Retry, SwapsError
 from aggregator.ingest.dead_letters import DeadLetters, PoisonGuard, Rejected
-from aggregator.ingest.decode import decode_swap
-from aggregator.ingest.log import Batch, LogRecord, SwapLog
+from aggregator.ingest.fast_decode import SwapDecoder
+from aggregator.ingest.log import Batch, Records, SwapLog
 from aggregator.ingest.topics import ensure_topics
 from aggregator.pipeline.backoff import Backoff
 from aggregator.pipeline.epochs import read_epoch, write_epoch
-from aggregator.pipeline.owner import PartitionOwner
+from aggregator.pipeline.owner import PartitionOwner, Placed
 from aggregator.pubsub.publisher import Publisher
-from aggregator.stores.redis.markers import Claim, Markers, NewIncarnation, RedisMarkers
+from aggregator.stores.redis.connection import NewIncarnation, RedisSession
+from aggregator.stores.redis.markers import Markers, RedisMarkers, kinds_of
+from aggregator.stores.redis.snapshots import RedisSnapshots, Snapshots
+from aggregator.window.columnar import warm_up
 
 log = structlog.get_logger(__name__)
 
 _POLL_S: Final = 0.02
 _SECOND_MS: Final = 1_000
+_SHORT_LOG_S: Final = 30.0
 
 T = TypeVar("T")
 
 
 class Stopping(SwapsError):
     """The process was asked to end while a call was being retried."""
-
-
-class Decoded(msgspec.Struct, gc=False):
-    """A decoded record on its way to the windows."""
-
-    owner: PartitionOwner
-    swap: Swap
-    offset: int
-    late: bool
 
 
 def wall_clock_ms() -> int:
@@ -60,21 +54,24 @@ def wall_clock_ms() -> int:
 
 def run_aggregator(config: Config, stop: threading.Event) -> None:
     """Run until `stop` is set. Raises Fatal where going on would do harm."""
+    began = time.perf_counter()
+    warm_up()
+    log.info("engine_compiled", seconds=round(time.perf_counter() - began, 2))
+    session = RedisSession(config.redis_url)
     publisher = Publisher(config.nats_url)
-    markers = RedisMarkers(config.redis_url, config.marker_ttl_ms)
-    dead_letters = DeadLetters(config.kafka_bootstrap, config.kafka_dlq_topic)
     publisher.start()
     try:
         Aggregator(
             config=config,
-            markers=markers,
-            dead_letters=dead_letters,
+            markers=RedisMarkers(session, config.marker_ttl_ms),
+            snapshots=RedisSnapshots(session, config.kafka_topic),
+            dead_letters=DeadLetters(config.kafka_bootstrap, config.kafka_dlq_topic),
             publisher=publisher,
             stop=stop,
         ).run()
     finally:
         publisher.stop()
-        markers.close()
+        session.close()
 
 
 class Aggregator:
@@ -85,6 +82,7 @@ class Aggregator:
         *,
         config: Config,
         markers: Markers,
+        snapshots: Snapshots,
         dead_letters: DeadLetters,
         publisher: Publisher,
         stop: threading.Event,
@@ -92,24 +90,27 @@ class Aggregator:
     ) -> None:
         self._config = config
         self._markers = markers
+        self._snapshots = snapshots
         self._dead_letters = dead_letters
         self._publisher = publisher
         self._stop = stop
         self._now_ms = now_ms
+        self._decoder = SwapDecoder(config.max_future_ms)
         self._guard = PoisonGuard()
         self._log = SwapLog(config, self)
         self._owners: dict[int, PartitionOwner] = {}
         self._pending: set[int] = set()
+        self._in_flight: tuple[PartitionOwner, Placed] | None = None
         self._held: list[Batch] = []
         self._degraded: dict[str, str] = {}
         self._partitions = config.kafka_partitions
-        self._next_flush = self._next_heartbeat = self._next_commit = 0
-        self._committed: dict[int, int] = {}
-        self._totals: Counter[Verdict] = Counter()
+        self._next_flush = self._next_heartbeat = self._next_save = 0
+        self._short_since: dict[int, float] = {}
+        self._totals: Counter[str] = Counter()
         self._applied_at: list[float] = []
 
     def run(self) -> None:
-        """Join the group and work until asked to stop; then drain, commit and leave."""
+        """Join the group and work until asked to stop; then drain, save, commit and leave."""
         try:
             for topic in self._patiently("kafka", lambda: ensure_topics(self._config)):
                 log.info("topic_made", topic=topic)
@@ -118,6 +119,7 @@ class Aggregator:
             self._log.subscribe()
             while not self._stop.is_set():
                 self._round()
+            self._drain()
         except Stopping:
             pass
         finally:
@@ -130,70 +132,91 @@ class Aggregator:
             self._held = []
             for batch in batches:
                 self._ingest(batch)
+            self._tick()
         except NewIncarnation as error:
             self._start_over(str(error))
-        self._tick()
 
     # --- the way of a batch ---
 
     def _ingest(self, batch: Batch) -> None:
-        swaps, rejected = self._decode(batch.records)
-        if rejected:
-            self._patiently("kafka", lambda: self._dead_letters.send(rejected))
-            for letter in rejected:
-                metrics.INGEST_DEAD_LETTERS.labels(letter.error.reason).inc()
-        claims = [
-            Claim(s.swap.marker, s.owner.partition, s.offset, s.late, s.swap.removed) for s in swaps
-        ]
-        with metrics.STORE_CLAIM_SECONDS.time():
-            verdicts = self._patiently("redis", lambda: self._markers.claim(claims))
-        with metrics.WINDOW_APPLY_SECONDS.time():
-            self._apply(swaps, verdicts)
-        self._pass(batch)
+        taken = 0
+        for records in batch.records:
+            taken += len(records.offsets)
+            owner = self._owners.get(records.partition)
+            if owner is not None:
+                placed = self._decode(owner, records)
+                self._settle()
+                self._claim(owner, placed)
+        if taken < self._config.batch_size:
+            # Nothing more is waiting: the answer is worth more than the overlap.
+            self._settle()
+        self._note_ends(batch)
 
-    def _decode(self, records: Sequence[LogRecord]) -> tuple[list[Decoded], list[Rejected]]:
-        swaps: list[Decoded] = []
+    def _decode(self, owner: PartitionOwner, records: Records) -> Placed:
+        decode = self._decoder.decode
+        swaps, offsets, timestamps = [], [], []
         rejected: list[Rejected] = []
-        max_future_ms = self._config.max_future_ms
-        for record in records:
-            owner = self._owners.get(record.partition)
-            if owner is None or record.offset < owner.next_offset:
+        columns = zip(records.offsets, records.timestamps, records.values, strict=True)
+        for index, (offset, timestamp, value) in enumerate(columns):
+            if offset < owner.read_offset:
                 continue
             try:
-                swap = decode_swap(record.value, record.timestamp, max_future_ms)
+                swaps.append(decode(value, timestamp))
             except DeadLetter as error:
-                if record.offset >= owner.committed_offset:
+                if offset >= owner.committed_offset:
                     self._guard.bad(error)
-                    rejected.append(Rejected(self._config.kafka_topic, record, error))
+                    letter = Rejected(self._config.kafka_topic, records.record(index), error)
+                    rejected.append(letter)
                 continue
-            late = owner.observe(swap.timestamp, record.timestamp)
-            swaps.append(Decoded(owner, swap, record.offset, late))
+            offsets.append(offset)
+            timestamps.append(timestamp)
         self._guard.good(len(swaps))
-        return swaps, rejected
+        if rejected:
+            self._put_aside(rejected)
+        metrics.INGEST_EVENTS.labels(owner.partition).inc(len(records.offsets))
+        return owner.place(swaps, offsets, timestamps, records.offsets[-1] + 1)
 
-    def _apply(self, swaps: Sequence[Decoded], verdicts: Sequence[Verdict]) -> None:
-        if not swaps:
+    def _put_aside(self, rejected: list[Rejected]) -> None:
+        self._patiently("kafka", lambda: self._dead_letters.send(rejected))
+        for letter in rejected:
+            metrics.INGEST_DEAD_LETTERS.labels(letter.error.reason).inc()
+
+    def _claim(self, owner: PartitionOwner, placed: Placed) -> None:
+        """Ask the markers; `_settle` takes the answer."""
+        swaps = placed.swaps
+        kinds = kinds_of([swap.removed for swap in swaps], placed.late)
+        self._markers.send(owner.partition, placed.offsets, [swap.marker for swap in swaps], kinds)
+        self._in_flight = owner, placed
+
+    def _settle(self) -> None:
+        """Apply the batch that Redis was asked about, if there is one."""
+        asked = self._in_flight
+        if asked is None:
             return
-        for decoded, verdict in zip(swaps, verdicts, strict=True):
-            if decoded.owner.active:
-                decoded.owner.windows.apply(decoded.swap, decoded.offset, verdict)
-        self._totals.update(verdicts)
+        with metrics.STORE_CLAIM_SECONDS.time():
+            verdicts = self._patiently("redis", self._markers.receive)
+        if self._in_flight is asked:  # else it was applied when a partition was revoked meanwhile
+            self._apply(*asked, verdicts)
+
+    def _apply(self, owner: PartitionOwner, placed: Placed, verdicts: str) -> None:
+        self._in_flight = None
+        faults.point("after_claim")
+        if not owner.active:
+            return
+        with metrics.WINDOW_APPLY_SECONDS.time():
+            owner.apply(placed, verdicts)
+        faults.point("after_apply")
+        self._totals.update(Counter(verdicts))
         self._applied_at = [*self._applied_at[:1], time.time()]
 
-    def _pass(self, batch: Batch) -> None:
-        """The batch is applied: `next_offset` moves past it."""
-        counted: Counter[int] = Counter()
-        for record in batch.records:
-            counted[record.partition] += 1
-            owner = self._owners.get(record.partition)
-            if owner is not None:
-                owner.next_offset = max(owner.next_offset, record.offset + 1)
-        for partition, count in counted.items():
-            metrics.INGEST_EVENTS.labels(partition).inc(count)
+    def _note_ends(self, batch: Batch) -> None:
+        """Transactions leave offsets without a record; the log's end tells that they passed."""
+        if batch.ends:
+            self._settle()
         for partition, end in batch.ends.items():
-            if partition in self._owners:
-                owner = self._owners[partition]
+            if (owner := self._owners.get(partition)) is not None:
                 owner.next_offset = max(owner.next_offset, end)
+                owner.read_offset = max(owner.read_offset, end)
         for partition in batch.out_of_range:
             if partition in self._owners:
                 self._release(partition, reason="its next offset is no longer in the log")
@@ -209,8 +232,13 @@ class Aggregator:
     def on_revoke(self, partitions: Sequence[int]) -> None:
         """See `Listener`."""
         log.info("partitions_revoked", partitions=list(partitions))
-        self._flush(self._now_ms(), partitions)
-        self._commit(partitions)
+        try:
+            self._settle_once()
+            self._flush(self._now_ms(), partitions)
+            self._save_once(partitions)
+        except (Retry, Fenced) as error:
+            # The next owner replays from the snapshot before.
+            log.warning("revoked_unsaved", partitions=list(partitions), error=str(error))
         for partition in partitions:
             self._release(partition, reason="revoked")
 
@@ -220,8 +248,17 @@ class Aggregator:
         for partition in partitions:
             self._release(partition, reason="lost")
 
+    def _settle_once(self) -> None:
+        """`_settle` without patience: inside a callback of the group nothing may wait long."""
+        if self._in_flight is not None:
+            self._apply(*self._in_flight, self._markers.receive())
+
     def _release(self, partition: int, reason: str) -> None:
         self._pending.discard(partition)
+        for batch in self._held:
+            # The next owner, be it this process, reads them again from where it begins.
+            batch.records = [each for each in batch.records if each.partition != partition]
+            batch.ends.pop(partition, None)
         owner = self._owners.pop(partition, None)
         if owner is not None:
             owner.active = False
@@ -233,29 +270,38 @@ class Aggregator:
 
         All questions come first: on a connection where a fetch waits, an answer waits behind it.
         """
+        if not self._pending:
+            return
         try:
             taken = [self._take(partition) for partition in sorted(self._pending)]
             for owner in taken:
                 self._log.begin(owner.partition, owner.next_offset)
+        except NewIncarnation:
+            raise
         except Retry as error:
             # The group may be settling still; the next round tries again.
-            self._degraded["kafka"] = str(error)
+            self._degraded["assignment"] = str(error)
             log.warning("acquire_retried", partitions=sorted(self._pending), error=str(error))
         except Fenced as error:
             log.warning("acquire_fenced", partitions=sorted(self._pending), error=str(error))
         else:
+            self._degraded.pop("assignment", None)
             for owner in taken:
                 self._own(owner)
 
     def _take(self, partition: int) -> PartitionOwner:
-        """Commit a higher epoch, and choose a replay from as far back as the windows reach."""
+        """A higher epoch, committed to Kafka first, then taken in Redis, then the state loaded."""
         now_ms = self._now_ms()
         committed, metadata = self._log.committed(partition)
-        epoch = read_epoch(metadata) + 1
+        epoch = max(read_epoch(metadata), self._snapshots.last_epoch(partition)) + 1
         history_from, since = self._replay_from(now_ms)
         extent = self._log.extent(partition, since)
         committed_offset = max(committed or 0, extent.start)
         self._log.commit({partition: (committed_offset, write_epoch(epoch))})
+        self._snapshots.take(partition, epoch)
+        snapshot = self._snapshots.load(partition)
+        if snapshot is not None:
+            self._check_end(partition, snapshot.header.next_offset, extent.end)
         return PartitionOwner(
             config=self._config,
             partition=partition,
@@ -263,52 +309,78 @@ class Aggregator:
             extent=extent,
             committed_offset=committed_offset,
             now_ms=now_ms if self._config.clock == "wall" else 0,
-            history_from=history_from if extent.since > extent.start else None,
+            replay_since_ms=history_from,
+            snapshot=snapshot,
+        )
+
+    def _check_end(self, partition: int, next_offset: int, end: int) -> None:
+        """Raise where the log ends before what is counted of it.
+
+        A broker that has just started may tell an old end, so it is asked again for a while.
+        """
+        if next_offset <= end:
+            self._short_since.pop(partition, None)
+            return
+        since = self._short_since.setdefault(partition, time.monotonic())
+        fault = (
+            f"partition {partition} of {self._config.kafka_topic} ends at {end}, but the offsets "
+            f"below {next_offset} are counted"
+        )
+        if time.monotonic() - since < _SHORT_LOG_S:
+            raise Retry(fault)
+        raise Fatal(
+            f"{fault}: the topic was made anew or has lost records. Delete the snap: and dedupe: "
+            "keys in Redis to begin again"
         )
 
     def _own(self, owner: PartitionOwner) -> None:
         partition = owner.partition
         self._pending.discard(partition)
         self._owners[partition] = owner
-        self._committed[partition] = owner.committed_offset
         self._publisher.take(partition, owner.epoch)
         log.info(
             "partition_acquired",
             partition=partition,
             epoch=owner.epoch,
+            restored=owner.restored,
             replay_from=owner.next_offset,
             replay_to=owner.target_offset,
         )
+        if owner.gap is not None:
+            log.error("gap", partition=partition, first=owner.gap[0], behind=owner.gap[1])
 
     def _replay_from(self, now_ms: int) -> tuple[int, int | None]:
         """(the instant that the windows reach back to, the record time to replay from).
 
-        A record may be older than its event by MAX_FUTURE. Windows at event time have no place in
-        the record times, so the whole log is replayed.
+        Asked for where there is no snapshot. A record may be older than its event by MAX_FUTURE.
+        Windows at event time have no place in the record times, so the whole log is replayed.
         """
-        reach_ms = self._config.longest_window_minutes * 60_000 + self._config.grace_ms
+        reach_ms = 2 * self._config.longest_window_minutes * 60_000 + self._config.grace_ms
         history_from = now_ms - reach_ms
         if self._config.clock == "event":
             return history_from, None
         return history_from, history_from - self._config.max_future_ms
 
     def _start_over(self, reason: str) -> None:
-        """Redis may have forgotten claims: discard memory and replay every partition."""
+        """Redis may have forgotten claims: discard memory, load what it has and replay."""
         log.warning("redis_new_incarnation", reason=reason, partitions=sorted(self._owners))
-        self._held.clear()
+        self._in_flight = None
         self._patiently("redis", self._markers.connect)
-        owned = list(self._owners)
-        self._log.pause(owned)
-        for partition in owned:
-            self._release(partition, reason="redis has restarted")
-        self._pending.update(owned)
+        self._held = []
+        self._acquire_again(list(self._owners), "redis has restarted")
+
+    def _acquire_again(self, partitions: Sequence[int], reason: str) -> None:
+        self._log.pause(partitions)
+        for partition in partitions:
+            self._release(partition, reason=reason)
+        self._pending.update(partitions)
 
     # --- what happens by the clock ---
 
     def _tick(self) -> None:
         self._publisher.check()
         now_ms = self._now_ms()
-        for owner in self._owners.values():
+        for owner in list(self._owners.values()):
             if not owner.live and owner.caught_up():
                 self._go_live(owner, now_ms)
         if now_ms >= self._next_flush:
@@ -317,19 +389,23 @@ class Aggregator:
         if now_ms >= self._next_heartbeat:
             self._heartbeat(now_ms)
             self._next_heartbeat = now_ms + _SECOND_MS
-        if now_ms >= self._next_commit:
-            self._commit(list(self._owners))
-            self._next_commit = now_ms + self._config.commit_interval_ms
+        if now_ms >= self._next_save:
+            self._patiently("redis", self._markers.ping)
+            saved = [owner for owner in list(self._owners.values()) if self._save(owner)]
+            self._commit(saved)
+            self._next_save = now_ms + self._config.snapshot_interval_ms
 
     def _advance(self, owner: PartitionOwner, now_ms: int) -> None:
-        watermark = owner.windows.watermark
         if self._config.clock == "wall":
             owner.windows.advance(now_ms)
-        elif watermark is not None:
-            owner.windows.advance(watermark)
+        elif owner.watermark is not None:
+            owner.windows.advance(owner.watermark)
 
     def _go_live(self, owner: PartitionOwner, now_ms: int) -> None:
+        """The replay is done: save the epoch's first snapshot, then let its state be asked for."""
         self._advance(owner, now_ms)
+        if not self._save(owner):
+            return
         rows = owner.go_live()
         self._publisher.load(owner.partition, rows, owner.seq, owner.next_offset)
         self._next_heartbeat = 0
@@ -349,6 +425,57 @@ class Aggregator:
             self._advance(owner, now_ms)
             if owner.live and (patches := owner.take_patches()):
                 self._publisher.publish(partition, patches, owner.next_offset)
+
+    def _save(self, owner: PartitionOwner) -> bool:
+        """Save what changed, however long it takes; false where the partition is ours no longer."""
+        began = time.perf_counter()
+        try:
+            self._patiently("redis", lambda: self._save_changes(owner))
+        except Fenced as error:
+            # Whether it is ours still is for Kafka to say: `_take` commits, and is refused if not.
+            log.warning("fenced", partition=owner.partition, error=str(error))
+            self._acquire_again([owner.partition], "fenced")
+        metrics.SNAPSHOT_SECONDS.observe(time.perf_counter() - began)
+        return owner.active
+
+    def _save_once(self, partitions: Sequence[int]) -> None:
+        """Save and commit without patience. Raises Retry and Fenced."""
+        owners = [self._owners[partition] for partition in partitions if partition in self._owners]
+        for owner in owners:
+            self._save_changes(owner)
+        self._commit(owners)
+
+    def _save_changes(self, owner: PartitionOwner) -> None:
+        if not owner.active or owner.saved_offset == owner.next_offset:
+            return
+        header, snapshot = owner.take_snapshot()
+        faults.point("mid_snapshot")
+        self._snapshots.save(
+            owner.partition,
+            header,
+            snapshot.changed,
+            snapshot.dropped,
+            replace=owner.saved_offset is None and not owner.restored,
+        )
+        owner.saved(header)
+        size = sum(map(len, snapshot.changed.values()))
+        metrics.SNAPSHOT_BYTES.labels(owner.partition).inc(size)
+        faults.point("after_snapshot")
+
+    def _commit(self, owners: Sequence[PartitionOwner]) -> None:
+        """The one commit order: a snapshot first, then its offset in Kafka."""
+        positions = {
+            owner.partition: (owner.saved_offset, write_epoch(owner.epoch))
+            for owner in owners
+            if owner.active and owner.saved_offset is not None
+        }
+        if self._log.unreachable:
+            return
+        try:
+            self._log.commit(positions)
+        except (Retry, Fenced) as error:
+            # The next commit covers this one; a lost partition is told by `on_lost`.
+            log.warning("commit_failed", partitions=sorted(positions), error=str(error))
 
     def _heartbeat(self, now_ms: int) -> None:
         self._watch_kafka()
@@ -372,24 +499,6 @@ class Aggregator:
         elif "kafka" in self._degraded and not self._pending:
             del self._degraded["kafka"]
             metrics.DEPENDENCY_UP.labels("kafka").set(1)
-
-    def _commit(self, partitions: Sequence[int]) -> None:
-        if self._log.unreachable:
-            return
-        positions = {
-            partition: (owner.next_offset, write_epoch(owner.epoch))
-            for partition in partitions
-            if (owner := self._owners.get(partition)) is not None
-            and owner.next_offset > self._committed[partition]
-        }
-        try:
-            self._log.commit(positions)
-        except (Retry, Fenced) as error:
-            # The next commit covers this one; a lost partition is told by `on_lost`.
-            log.warning("commit_failed", error=str(error))
-            return
-        for partition, (offset, _) in positions.items():
-            self._committed[partition] = offset
 
     # --- retries and the end ---
 
@@ -432,16 +541,23 @@ class Aggregator:
                 self._heartbeat(now_ms)
                 self._next_heartbeat = now_ms + _SECOND_MS
 
+    def _drain(self) -> None:
+        """Apply what was asked about, publish and save it, as far as the engines answer at once."""
+        try:
+            self._settle_once()
+            self._flush(self._now_ms(), list(self._owners))
+            self._save_once(list(self._owners))
+        except (Retry, Fenced) as error:
+            log.warning("stopped_unsaved", error=str(error))
+
     def _finish(self) -> None:
-        self._flush(self._now_ms(), list(self._owners))
-        self._commit(list(self._owners))
         self._log.close()
         self._dead_letters.close()
         log.info(
             "stopped",
             first_applied_at=self._applied_at[0] if self._applied_at else None,
             last_applied_at=self._applied_at[-1] if self._applied_at else None,
-            **{verdict.name.lower(): self._totals[verdict] for verdict in Verdict},
+            **{verdict.name.lower(): self._totals[verdict.value] for verdict in Verdict},
         )
 
 
@@ -449,8 +565,8 @@ def _gauge(partition: int, owner: PartitionOwner, lag: int | None) -> None:
     windows = owner.windows
     if lag is not None:
         metrics.INGEST_LAG.labels(partition).set(lag)
-    if windows.watermark is not None:
-        metrics.INGEST_WATERMARK.labels(partition).set(windows.watermark / 1000)
+    if owner.watermark is not None:
+        metrics.INGEST_WATERMARK.labels(partition).set(owner.watermark / 1000)
     for counter, verdict in (
         (metrics.INGEST_DUPLICATES, Verdict.DUPLICATE),
         (metrics.INGEST_LATE, Verdict.LATE),
@@ -459,3 +575,4 @@ def _gauge(partition: int, owner: PartitionOwner, lag: int | None) -> None:
     owner.reported = dict(windows.counts)
     metrics.WINDOW_TOKENS.labels(partition).set(windows.token_count)
     metrics.WINDOW_BUCKETS.labels(partition).set(windows.bucket_count)
+    metrics.WINDOW_MEMORY.labels(partition).set(windows.memory_bytes)

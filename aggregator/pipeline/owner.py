@@ -1,27 +1,48 @@
 """One partition in the hands of this process: its windows, its positions, and what it publishes.
 
-The states: "rebuilding" from `acquire` until the log was replayed to the end that it had then,
+The states: "rebuilding" from the assignment until the log was replayed to the end that it had then,
 "live" after. Knows the windows and the wire formats; does not talk to Kafka, Redis or NATS.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from aggregator.config import Config
-from aggregator.contracts.stats import Heartbeat, TokenStats
+from aggregator.contracts.event import Swap
+from aggregator.contracts.stats import Heartbeat
 from aggregator.contracts.verdict import Verdict
 from aggregator.ingest.log import LogExtent
 from aggregator.pubsub.resync import Patch
-from aggregator.window.engine import PartitionWindows
+from aggregator.stores.redis.snapshots import Snapshot, SnapshotHeader
+from aggregator.window.columnar import ColumnarWindows
+from aggregator.window.saving import EngineSnapshot
+
+
+class Placed(msgspec.Struct, gc=False):
+    """Swaps of one partition in log order, decoded and told apart from the late; not yet applied.
+
+    `watermark` is the partition's behind the last of them, `next_offset` the offset behind them.
+    """
+
+    swaps: Sequence[Swap]
+    offsets: Sequence[int]
+    late: Sequence[bool]
+    watermark: int | None
+    next_offset: int
 
 
 class PartitionOwner:
     """Owns one partition under one epoch.
 
-    `next_offset` is the first offset that the windows do not cover; `target_offset` the log's end
-    at assignment, up to which nothing is published; `committed_offset` where the last owner got to:
-    dead letters below it were sent already.
+    `next_offset` is the first offset that the windows do not cover, `watermark` the one of exactly
+    the offsets below it; `read_offset` is the first that was not yet decoded. `target_offset` is
+    the log's end at assignment, up to which nothing is published; `committed_offset` where the last
+    owner got to: dead letters below it were sent already. `saved_offset` is the next_offset of the
+    last snapshot of this epoch. `gap` are the offsets (first, behind the last) that Kafka no longer
+    held.
     """
 
     def __init__(
@@ -33,67 +54,141 @@ class PartitionOwner:
         extent: LogExtent,
         committed_offset: int,
         now_ms: int,
-        history_from: int | None,
+        replay_since_ms: int,
+        snapshot: Snapshot | None,
     ) -> None:
         self.partition = partition
         self.epoch = epoch
         self.seq = 0
-        self.next_offset = extent.since
         self.target_offset = extent.end
         self.committed_offset = committed_offset
         self.active = True
         self.live = False
+        self.saved_offset: int | None = None
+        self._unsaved: EngineSnapshot | None = None
+        self.gap: tuple[int, int] | None = None
+        self.watermark: int | None = None
         self.reported = dict.fromkeys(Verdict, 0)
-        # The log was cut before what is wanted: its first record tells from when on it is whole.
-        self.starts_after_a_cut = extent.since == extent.start > 0
         self._max_future_ms = config.max_future_ms
-        self.windows = PartitionWindows(
+        self._starts_after_a_cut = False
+        self.windows = ColumnarWindows(
             partition=partition,
             windows=config.windows,
             grace_ms=config.grace_ms,
             max_future_ms=config.max_future_ms,
             now_ms=now_ms,
-            history_from=history_from,
         )
+        self.restored = snapshot is not None and self.windows.restore(
+            snapshot.sections, snapshot.header.watermark
+        )
+        if snapshot is not None and self.restored:
+            self.next_offset = self._go_on_from(snapshot.header, extent)
+        else:
+            self.next_offset = self._begin_anew(extent, replay_since_ms)
+        self.read_offset = self.next_offset
 
-    def observe(self, timestamp: int, record_timestamp: int) -> bool:
-        """Take note of a record in log order; whether it is late."""
-        if self.starts_after_a_cut:
-            self.windows.history_from = record_timestamp + self._max_future_ms
-            self.starts_after_a_cut = False
-        return self.windows.observe(timestamp, record_timestamp)
+    def _go_on_from(self, header: SnapshotHeader, extent: LogExtent) -> int:
+        self.watermark = header.watermark
+        self.windows.history_from = header.history_from
+        if header.next_offset >= extent.start:
+            return header.next_offset
+        self.gap = (header.next_offset, extent.start)
+        self._starts_after_a_cut = True
+        return extent.start
+
+    def _begin_anew(self, extent: LogExtent, replay_since_ms: int) -> int:
+        if extent.since > extent.start:
+            self.windows.history_from = replay_since_ms
+        elif extent.start > 0:
+            self._starts_after_a_cut = True
+        return extent.since
+
+    def place(
+        self,
+        swaps: Sequence[Swap],
+        offsets: Sequence[int],
+        record_timestamps: Sequence[int],
+        next_offset: int,
+    ) -> Placed:
+        """Take note of records in log order. Every decoded one passes here, repeats too."""
+        if self._starts_after_a_cut and record_timestamps:
+            # What was cut away is older than this record by its own time, give or take MAX_FUTURE.
+            self.windows.history_from = record_timestamps[0] + self._max_future_ms
+            self._starts_after_a_cut = False
+        late = self.windows.observe([swap.timestamp for swap in swaps], record_timestamps)
+        self.read_offset = max(self.read_offset, next_offset)
+        return Placed(swaps, offsets, late, self.windows.watermark, self.read_offset)
+
+    def apply(self, placed: Placed, verdicts: str) -> None:
+        """The markers have decided: the windows cover the offsets below `placed.next_offset`."""
+        self.windows.apply(placed.swaps, placed.offsets, verdicts)
+        self.watermark = placed.watermark
+        self.next_offset = placed.next_offset
 
     def caught_up(self) -> bool:
         """Whether the replay has reached what the log held at assignment."""
         return self.next_offset >= self.target_offset
+
+    def take_snapshot(self) -> tuple[SnapshotHeader, EngineSnapshot]:
+        """What the store lacks, and the header that it is to be put in place with.
+
+        What was taken before and not `saved` is in it again.
+        """
+        snapshot = self.windows.take_snapshot()
+        if self._unsaved is not None:
+            snapshot = self._unsaved.followed_by(snapshot)
+        self._unsaved = snapshot
+        header = SnapshotHeader(
+            epoch=self.epoch,
+            next_offset=self.next_offset,
+            watermark=self.watermark,
+            seq=self.seq,
+            history_from=self.windows.history_from,
+        )
+        return header, snapshot
+
+    def saved(self, header: SnapshotHeader) -> None:
+        """The snapshot taken last, with this header, is in the store."""
+        self.saved_offset = header.next_offset
+        self._unsaved = None
 
     def go_live(self) -> list[Patch]:
         """The first full state of the epoch, all rows of seq 1; later patches count on from it."""
         self.live = True
         self.seq = 1
         self.windows.take_dirty()
-        return [self._patch(token_id, self.seq) for token_id in self.windows.token_ids()]
+        return self._patches(list(self.windows.token_ids()), first_seq=1, step=0)
 
     def take_patches(self) -> list[Patch]:
         """A patch for each token that changed since the last call, of contiguous seq."""
-        patches = []
-        for token_id in self.windows.take_dirty():
-            self.seq += 1
-            patches.append(self._patch(token_id, self.seq))
+        patches = self._patches(self.windows.take_dirty(), first_seq=self.seq + 1, step=1)
+        self.seq += len(patches)
         self.windows.forget_idle()
         return patches
 
-    def _patch(self, token_id: str, seq: int) -> Patch:
-        stats: TokenStats = self.windows.stats(
-            token_id, epoch=self.epoch, seq=seq, next_offset=self.next_offset
+    def _patches(self, token_ids: list[str], *, first_seq: int, step: int) -> list[Patch]:
+        if not token_ids:
+            return []
+        rows = self.windows.stats_of(
+            token_ids,
+            epoch=self.epoch,
+            first_seq=first_seq,
+            seq_step=step,
+            next_offset=self.next_offset,
         )
-        return Patch(token_id, seq, _encode(stats), self.windows.is_idle(token_id))
+        return [
+            Patch(row.token_id, row.seq, _encode(row), self.windows.is_idle(row.token_id))
+            for row in rows
+        ]
 
     def heartbeat(
         self, *, partitions: int, now_ms: int, end: int | None, degraded: list[str], stalled: bool
     ) -> Heartbeat:
         """What web nodes and operators are told every second."""
         state = "rebuilding" if not self.live else "stalled" if stalled else "live"
+        if self.gap is not None:
+            first, behind = self.gap
+            degraded = [*degraded, f"gap: Kafka no longer held the offsets {first} to {behind - 1}"]
         return Heartbeat(
             partition=self.partition,
             partitions=partitions,
@@ -103,7 +198,7 @@ class PartitionOwner:
             target_offset=self.target_offset,
             state=state,
             as_of=now_ms,
-            watermark=self.windows.watermark,
+            watermark=self.watermark,
             lag=None if end is None else max(0, end - self.next_offset),
             degraded=degraded,
         )

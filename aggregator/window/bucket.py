@@ -3,16 +3,21 @@
 Edges (DESIGN 5): an event of `timestamp` ms belongs to minute floor(timestamp / 60000). The window
 of W minutes at instant `now` is the minutes (minute(now) - W, minute(now)], so it includes the
 running minute and covers [open_time, close_time) =
-[(minute(now) - W + 1) * 60000, (minute(now) + 1) * 60000). Pure.
+[(minute(now) - W + 1) * 60000, (minute(now) + 1) * 60000); the window before it is the W minutes
+before those. Pure.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, TypeVar
 
 from aggregator.contracts.event import Swap
 
 MINUTE_MS: Final = 60_000
+
+Point = tuple[int, int, float]
+"""(timestamp, offset, price): ordered as prices follow each other."""
 
 
 def minute_of(timestamp_ms: int) -> int:
@@ -25,12 +30,18 @@ def is_closed(minute: int, watermark: int, grace_ms: int) -> bool:
     return (minute + 1) * MINUTE_MS <= watermark - grace_ms
 
 
-class Bucket:
-    """The sums of one token's swaps in one minute.
+def windows_back(minute: int, now_minute: int, length: int) -> int:
+    """0: in the window of `length` minutes; 1: in the one before it; 2: in neither any more."""
+    return min((now_minute - minute) // length, 2)
 
-    `volume` and `buy_volume` are micro-USD, `amount` is 10^-18 token and sums priced swaps alone.
-    `opened` and `closed` are the (timestamp, offset, price) of the first and last swap with a
-    price, None until there is one; `high` and `low` are prices.
+
+class Bucket:
+    """What is kept of one token's swaps in one minute; or, merged, in a run of minutes.
+
+    `volume`, `buy_volume` and `largest` are micro-USD, `amount` is 10^-18 token; they are of priced
+    swaps alone. `opened` and `closed` are the first and the last price, `high` and `low` prices;
+    None until there is one. `traders` holds the [buys, sells] of each trader, `retracted` whether
+    a swap was ever taken out.
     """
 
     __slots__ = (
@@ -39,57 +50,117 @@ class Bucket:
         "buys",
         "closed",
         "high",
+        "largest",
         "low",
-        "minute",
         "opened",
+        "retracted",
+        "traders",
         "trades",
         "volume",
     )
 
-    def __init__(self, minute: int) -> None:
-        self.minute = minute
+    opened: Point | None
+    closed: Point | None
+    high: float | None
+    low: float | None
+    largest: int | None
+    traders: dict[str, list[int]]
+
+    def __init__(self) -> None:
         self.trades = 0
         self.buys = 0
         self.volume = 0
         self.buy_volume = 0
         self.amount = 0
-        self.opened: tuple[int, int, float] | None = None
-        self.closed: tuple[int, int, float] | None = None
-        self.high = 0.0
-        self.low = 0.0
+        self.retracted = False
+        self._forget_extremes()
 
     def add(self, swap: Swap, offset: int) -> None:
         """Count `swap`, read at `offset`."""
         self._sum(swap, 1)
-        price = swap.price_usd
-        if price is None:
-            return
-        point = (swap.timestamp, offset, price)
-        if self.opened is None or self.closed is None:
-            self.opened = self.closed = point
-            self.high = self.low = price
-            return
-        self.opened = min(self.opened, point)
-        self.closed = max(self.closed, point)
-        self.high = max(self.high, price)
-        self.low = min(self.low, price)
+        self.largest = _max(self.largest, swap.usd_micros)
+        if swap.price_usd is not None:
+            point = (swap.timestamp, offset, swap.price_usd)
+            self._widen(point, point, swap.price_usd, swap.price_usd)
 
     def remove(self, swap: Swap) -> None:
         """Take a counted swap out again.
 
-        Sums are exact. The prices that the bucket keeps are the extremes alone, so open, high, low
-        and close stay as they were until the bucket is empty: after a retraction they are
-        approximate.
+        Sums and traders are exact. Of prices and sizes the extremes alone are kept, so those stay
+        as they were until the bucket is empty: after a retraction they are approximate.
         """
         self._sum(swap, -1)
+        self.retracted = True
         if self.trades == 0:
-            self.opened = self.closed = None
+            self._forget_extremes()
+
+    def merge(self, other: Bucket) -> None:
+        """Add all that another bucket holds."""
+        self.trades += other.trades
+        self.buys += other.buys
+        self.volume += other.volume
+        self.buy_volume += other.buy_volume
+        self.amount += other.amount
+        self.retracted |= other.retracted
+        self.largest = _max(self.largest, other.largest)
+        self._widen(other.opened, other.closed, other.high, other.low)
+        for trader, (buys, sells) in other.traders.items():
+            self._trade(trader, buys, sells)
+
+    def distinct(self) -> tuple[int, int, int]:
+        """How many traders there are, how many of them bought, how many sold."""
+        buyers = {trader for trader, (buys, _) in self.traders.items() if buys > 0}
+        sellers = {trader for trader, (_, sells) in self.traders.items() if sells > 0}
+        return len(buyers | sellers), len(buyers), len(sellers)
 
     def _sum(self, swap: Swap, sign: int) -> None:
         self.trades += sign
         self.buys += sign * swap.is_buy
+        if swap.trader is not None:
+            self._trade(swap.trader, sign * swap.is_buy, sign * (not swap.is_buy))
         if swap.usd_micros is not None:
             self.volume += sign * swap.usd_micros
             self.amount += sign * swap.amount_attos
             if swap.is_buy:
                 self.buy_volume += sign * swap.usd_micros
+
+    def _trade(self, trader: str, buys: int, sells: int) -> None:
+        counts = self.traders.setdefault(trader, [0, 0])
+        counts[0] += buys
+        counts[1] += sells
+
+    def _widen(
+        self, opened: Point | None, closed: Point | None, high: float | None, low: float | None
+    ) -> None:
+        self.opened = _min(self.opened, opened)
+        self.closed = _max(self.closed, closed)
+        self.high = _max(self.high, high)
+        self.low = _min(self.low, low)
+
+    def _forget_extremes(self) -> None:
+        self.opened = self.closed = None
+        self.high = self.low = self.largest = None
+        self.traders = {}
+
+
+T = TypeVar("T", int, float, Point)
+
+
+def _max(one: T | None, other: T | None) -> T | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return max(one, other)
+
+
+def _min(one: T | None, other: T | None) -> T | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return min(one, other)
+
+
+def merged(buckets: Iterable[Bucket]) -> Bucket:
+    """The buckets as one."""
+    total = Bucket()
+    for bucket in buckets:
+        total.merge(bucket)
+    return total

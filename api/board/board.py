@@ -13,7 +13,13 @@ from typing import Final
 
 import msgspec
 
-from aggregator.contracts.stats import Heartbeat, ResyncChunk, ResyncRequest, TokenStats
+from aggregator.contracts.stats import (
+    Heartbeat,
+    ResyncChunk,
+    ResyncRequest,
+    TokenStats,
+    WindowStats,
+)
 from api.board.partition import Partition
 
 MISPLACED_KEPT: Final = 1_000
@@ -210,11 +216,14 @@ class Board:
         self._remove(gone)
 
     def forget_idle(self) -> None:
-        """Let go of tokens without a trade in any window, as their owners do; now and then."""
+        """Let go of tokens without a trade in any window or the one before it, as their owners do.
+
+        Called now and then.
+        """
         idle = [
             token_id
             for token_id, row in self._rows.items()
-            if all(window.trades == 0 for window in row.windows.values())
+            if all(_is_empty(window) for window in row.windows.values())
         ]
         self._remove(idle)
 
@@ -256,3 +265,7 @@ class Board:
             age_ms=None if heard_at is None else now_ms - heard_at,
             degraded=list(beat.degraded) if beat else [],
         )
+
+
+def _is_empty(window: WindowStats) -> bool:
+    return window.trades == 0 and window.previous is not None and window.previous.trades == 0

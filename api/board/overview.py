@@ -15,7 +15,9 @@ import msgspec
 from aggregator.contracts.stats import TokenStats, usd_micros, usd_text
 from api.board.board import Board
 
-Sort = Literal["volume_usd", "trades", "buys", "sells", "net_volume_usd", "price_change_pct"]
+Sort = Literal[
+    "volume_usd", "trades", "traders", "buys", "sells", "net_volume_usd", "price_change_pct"
+]
 Order = Literal["asc", "desc"]
 
 SORTS: Final = get_args(Sort)
@@ -69,6 +71,7 @@ class _Figures(NamedTuple):
 
     row: TokenStats
     trades: int
+    traders: int
     buys: int
     sells: int
     volume_usd: int
@@ -119,6 +122,7 @@ def _parse(row: TokenStats, window: str) -> _Figures | None:
     return _Figures(
         row=row,
         trades=stats.trades,
+        traders=stats.traders,
         buys=stats.buys,
         sells=stats.sells,
         volume_usd=usd_micros(stats.volume_usd),

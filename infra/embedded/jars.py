@@ -69,10 +69,10 @@ def cache_directory() -> Path:
 
 def maven_fetch(stopping: threading.Event) -> Fetch:
     """Jars from the default repository of the package maven-artifact."""
-    # certificates of the system, as pip and browsers use them, not a list of our own
-    wheels.module("truststore", "truststore").inject_into_ssl()
     artifact = wheels.module("maven_artifact.artifact", "maven-artifact").Artifact
     downloader: Any = wheels.module("maven_artifact.downloader", "maven-artifact").Downloader()
+    # certificates of the system, as pip and browsers use them, not a list of our own
+    wheels.module("truststore", "truststore").inject_into_ssl()
 
     def fetch(coordinate: str) -> Iterator[bytes]:
         url = downloader.resolver.uri_for_artifact(artifact.parse(coordinate))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,27 @@ from hypothesis import strategies as st
 
 from aggregator.contracts.verdict import Verdict
 from aggregator.errors import Fatal, Retry
-from aggregator.stores.redis.markers import Claim, Markers, NewIncarnation, RedisMarkers
+from aggregator.stores.redis.connection import RedisSession
+from aggregator.stores.redis.markers import (
+    MAX_CLAIMS,
+    Markers,
+    NewIncarnation,
+    RedisMarkers,
+    kinds_of,
+)
 from infra.embedded.redis import Redis
 from infra.embedded.stack import Stack
 from tests.fakes.markers import MemoryMarkers
 
-C, L, U, V, D = Verdict.COUNTED, Verdict.LATE, Verdict.UNDONE, Verdict.VOID, Verdict.DUPLICATE
+C, L, U, V, D = "CLUVD"
 TTL_MS = 60_000
+
+Claim = tuple[bytes, int, int, str]
+"""(marker, partition, offset, kind)."""
+
+
+def redis_markers(url: str, ttl_ms: int = TTL_MS) -> RedisMarkers:
+    return RedisMarkers(RedisSession(url), ttl_ms)
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -28,7 +43,7 @@ def markers(request: pytest.FixtureRequest) -> Iterator[Markers]:
     if request.param == "memory":
         yield MemoryMarkers()
         return
-    store = RedisMarkers(request.getfixturevalue("stack").redis.url, TTL_MS)
+    store = redis_markers(request.getfixturevalue("stack").redis.url)
     store.connect()
     yield store
     store.close()
@@ -41,38 +56,67 @@ def swap() -> bytes:
 
 
 def add(marker: bytes, partition: int, offset: int, *, late: bool = False) -> Claim:
-    return Claim(marker, partition, offset, late, removed=False)
+    return marker, partition, offset, "L" if late else "A"
 
 
 def retract(marker: bytes, partition: int, offset: int) -> Claim:
-    return Claim(marker, partition, offset, late=False, removed=True)
+    return marker, partition, offset, "R"
 
 
-SEQUENCES: list[tuple[str, Callable[[bytes], list[Claim]], list[Verdict]]] = [
-    ("first seen is counted", lambda m: [add(m, 0, 5)], [C]),
-    ("own position again", lambda m: [add(m, 0, 5), add(m, 0, 5)], [C, C]),
-    ("another offset", lambda m: [add(m, 0, 5), add(m, 0, 6)], [C, D]),
-    ("an earlier offset", lambda m: [add(m, 0, 5), add(m, 0, 4)], [C, D]),
-    ("same offset elsewhere", lambda m: [add(m, 0, 5), add(m, 1, 5)], [C, D]),
-    ("offset that is a prefix", lambda m: [add(m, 0, 51), add(m, 0, 5)], [C, D]),
-    ("late", lambda m: [add(m, 0, 5, late=True)], [L]),
-    ("late stays late", lambda m: [add(m, 0, 5, late=True), add(m, 0, 5)], [L, L]),
-    ("counted stays counted", lambda m: [add(m, 0, 5), add(m, 0, 5, late=True)], [C, C]),
-    ("late and a repeat", lambda m: [add(m, 0, 5, late=True), add(m, 0, 6)], [L, D]),
-    ("retraction undoes", lambda m: [add(m, 0, 5), retract(m, 0, 6)], [C, U]),
-    ("retraction again", lambda m: [add(m, 0, 5), retract(m, 0, 6), retract(m, 0, 6)], [C, U, U]),
+def send(store: Markers, claims: Sequence[Claim]) -> None:
+    (partition,) = {claim[1] for claim in claims}
+    store.send(
+        partition,
+        [offset for _, _, offset, _ in claims],
+        [marker for marker, *_ in claims],
+        "".join([kind for *_, kind in claims]),
+    )
+
+
+def ask(store: Markers, claims: Sequence[Claim]) -> str:
+    """The verdicts; a call for each run of claims of one partition."""
+    verdicts = ""
+    for _, run in groupby(claims, key=lambda claim: claim[1]):
+        send(store, list(run))
+        verdicts += store.receive()
+    return verdicts
+
+
+def test_the_letters_are_the_verdicts() -> None:
+    assert {C, L, U, V, D} == {verdict.value for verdict in Verdict}
+
+
+def test_kinds() -> None:
+    assert kinds_of([False, False], [False, False]) == "AA"
+    assert kinds_of([False, False, True, True], [False, True, False, True]) == "ALRR"
+    assert kinds_of([], []) == ""
+
+
+SEQUENCES: list[tuple[str, Callable[[bytes], list[Claim]], str]] = [
+    ("first seen is counted", lambda m: [add(m, 0, 5)], "C"),
+    ("own position again", lambda m: [add(m, 0, 5), add(m, 0, 5)], "CC"),
+    ("another offset", lambda m: [add(m, 0, 5), add(m, 0, 6)], "CD"),
+    ("an earlier offset", lambda m: [add(m, 0, 5), add(m, 0, 4)], "CD"),
+    ("same offset elsewhere", lambda m: [add(m, 0, 5), add(m, 1, 5)], "CD"),
+    ("offset that is a prefix", lambda m: [add(m, 0, 51), add(m, 0, 5)], "CD"),
+    ("late", lambda m: [add(m, 0, 5, late=True)], "L"),
+    ("late stays late", lambda m: [add(m, 0, 5, late=True), add(m, 0, 5)], "LL"),
+    ("counted stays counted", lambda m: [add(m, 0, 5), add(m, 0, 5, late=True)], "CC"),
+    ("late and a repeat", lambda m: [add(m, 0, 5, late=True), add(m, 0, 6)], "LD"),
+    ("retraction undoes", lambda m: [add(m, 0, 5), retract(m, 0, 6)], "CU"),
+    ("retraction again", lambda m: [add(m, 0, 5), retract(m, 0, 6), retract(m, 0, 6)], "CUU"),
     ("retraction repeated", lambda m: [add(m, 0, 5), retract(m, 0, 6), retract(m, 1, 9)],
-     [C, U, D]),
-    ("retraction of a late one", lambda m: [add(m, 0, 5, late=True), retract(m, 0, 6)], [L, V]),
-    ("retraction first", lambda m: [retract(m, 0, 4), add(m, 0, 5)], [V, V]),
+     "CUD"),
+    ("retraction of a late one", lambda m: [add(m, 0, 5, late=True), retract(m, 0, 6)], "LV"),
+    ("retraction first", lambda m: [retract(m, 0, 4), add(m, 0, 5)], "VV"),
     ("retraction first, replayed",
-     lambda m: [retract(m, 0, 4), add(m, 0, 5), retract(m, 0, 4), add(m, 0, 5)], [V, V, V, V]),
+     lambda m: [retract(m, 0, 4), add(m, 0, 5), retract(m, 0, 4), add(m, 0, 5)], "VVVV"),
     ("retraction first, repeats",
-     lambda m: [retract(m, 0, 4), add(m, 0, 5), retract(m, 0, 7), add(m, 0, 8)], [V, V, D, D]),
+     lambda m: [retract(m, 0, 4), add(m, 0, 5), retract(m, 0, 7), add(m, 0, 8)], "VVDD"),
     ("replay of an undone one", lambda m: [add(m, 0, 5), retract(m, 0, 6), add(m, 0, 5)],
-     [C, U, C]),
+     "CUC"),
     ("repeat of an undone one", lambda m: [add(m, 0, 5), retract(m, 0, 6), add(m, 0, 7)],
-     [C, U, D]),
+     "CUD"),
 ]  # fmt: skip
 
 
@@ -83,39 +127,45 @@ def test_sequences(
     swap: bytes,
     name: str,
     claims: Callable[[bytes], list[Claim]],
-    verdicts: list[Verdict],
+    verdicts: str,
     at_once: bool,
 ) -> None:
     asked = claims(swap)
-    answered = markers.claim(asked) if at_once else [v for c in asked for v in markers.claim([c])]
+    answered = ask(markers, asked) if at_once else "".join([ask(markers, [c]) for c in asked])
     assert answered == verdicts
 
 
 def test_an_empty_batch_asks_nothing(markers: Markers) -> None:
-    assert markers.claim([]) == []
+    assert markers.claim(0, [], [], "") == ""
 
 
-def test_a_batch_of_2000_keeps_its_order(markers: Markers) -> None:
-    swaps = [secrets.token_bytes(16) for _ in range(1_000)]
+def test_a_batch_of_the_greatest_size_keeps_its_order(markers: Markers) -> None:
+    half = MAX_CLAIMS // 2
+    swaps = [secrets.token_bytes(16) for _ in range(half)]
     batch = [add(m, 2, n) for n, m in enumerate(swaps)]
-    batch += [add(m, 3, 2**53 - 1 - n) for n, m in enumerate(swaps)]
-    assert markers.claim(batch) == [C] * 1_000 + [D] * 1_000
-    assert markers.claim(batch[:1_000]) == [C] * 1_000
+    batch += [add(m, 2, 2**53 - 1 - n) for n, m in enumerate(swaps)]
+    assert ask(markers, batch) == C * half + D * half
+    assert ask(markers, batch[:half]) == C * half
+    fresh = [add(secrets.token_bytes(16), 3, n) for n in range(MAX_CLAIMS)]
+    assert ask(markers, fresh) == C * MAX_CLAIMS
 
 
 def test_markers_hold_any_bytes(markers: Markers) -> None:
     for marker in (b"\x00" * 16, b"\r\n,;:C" + secrets.token_bytes(10), b"\xff" * 16):
-        assert markers.claim([add(marker, 7, 1), add(marker, 7, 2)]) == [C, D]
+        assert ask(markers, [add(marker, 7, 1), add(marker, 7, 2)]) == C + D
+
+
+def test_a_batch_that_was_not_received_is_dropped(markers: Markers, swap: bytes) -> None:
+    other = secrets.token_bytes(16)
+    send(markers, [add(swap, 0, 1), add(swap, 0, 2)])
+    send(markers, [add(other, 0, 3)])
+    assert markers.receive() == C
+    assert ask(markers, [add(swap, 0, 1)]) == C
 
 
 claims_of_few_swaps = st.lists(
-    st.builds(
-        lambda swap, partition, offset, late, removed: (swap, partition, offset, late, removed),
-        st.integers(0, 3),
-        st.integers(0, 1),
-        st.integers(0, 12),
-        st.booleans(),
-        st.booleans(),
+    st.tuples(
+        st.integers(0, 3), st.integers(0, 1), st.integers(0, 12), st.sampled_from(["A", "L", "R"])
     ),
     max_size=30,
 )
@@ -126,30 +176,69 @@ claims_of_few_swaps = st.lists(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(drawn=claims_of_few_swaps)
+@given(drawn=claims_of_few_swaps, one_partition=st.booleans(), cut=st.integers(0, 30))
 def test_redis_decides_as_the_model(
-    stack: Stack, drawn: list[tuple[int, int, int, bool, bool]]
+    stack: Stack, drawn: list[tuple[int, int, int, str]], one_partition: bool, cut: int
 ) -> None:
     names = [secrets.token_bytes(16) for _ in range(4)]
-    claims = [Claim(names[swap], *rest) for swap, *rest in drawn]
-    store = RedisMarkers(stack.redis.url, TTL_MS)
+    claims = [
+        (names[swap], 0 if one_partition else partition, offset, kind)
+        for swap, partition, offset, kind in drawn
+    ]
+    store, model = redis_markers(stack.redis.url), MemoryMarkers()
     store.connect()
     try:
-        assert store.claim(claims) == MemoryMarkers().claim(claims)
+        for part in (claims[:cut], claims[cut:]):
+            assert ask(store, part) == ask(model, part)
     finally:
         store.close()
 
 
 def test_markers_expire(stack: Stack, swap: bytes) -> None:
-    store = RedisMarkers(stack.redis.url, 150)
+    store = redis_markers(stack.redis.url, 150)
     store.connect()
-    assert store.claim([add(swap, 0, 1)]) == [C]
+    assert ask(store, [add(swap, 0, 1)]) == C
     client = redis.Redis.from_url(stack.redis.url)
     assert 0 < client.pttl(b"dedupe:" + swap) <= 150
-    store.claim([retract(swap, 0, 2)])
+    assert ask(store, [retract(swap, 0, 2)]) == U
     assert 0 < client.pttl(b"dedupe:" + swap) <= 150
     client.close()
     store.close()
+
+
+def test_a_server_without_msetex_does_the_same(stack: Stack, swap: bytes) -> None:
+    """As Redis before 8.4 and Valkey before 9.1: here a user who may not call it."""
+    admin = redis.Redis.from_url(stack.redis.url)
+    user = f"u{secrets.token_hex(4)}"
+    admin.execute_command("ACL", "SETUSER", user, "on", ">secret", "~*", "+@all", "-msetex")
+    store = redis_markers(stack.redis.url.replace("://", f"://{user}:secret@"))
+    store.connect()
+    assert ask(store, [add(swap, 0, 1), add(swap, 0, 2), retract(swap, 0, 3)]) == C + D + U
+    assert ask(store, [add(swap, 0, 1), retract(swap, 0, 3)]) == C + U
+    assert 0 < admin.pttl(b"dedupe:" + swap) <= TTL_MS
+    store.close()
+    admin.execute_command("ACL", "DELUSER", user)
+    admin.close()
+
+
+def test_an_answer_that_was_lost_is_asked_for_again(stack: Stack, swap: bytes) -> None:
+    admin = redis.Redis.from_url(stack.redis.url)
+    others = {client["id"] for client in admin.client_list()}
+    store = redis_markers(stack.redis.url)
+    store.connect()
+    (connection,) = {client["id"] for client in admin.client_list()} - others
+    admin.client_pause(60_000, all=False)
+    try:
+        send(store, [add(swap, 0, 1), add(swap, 0, 2)])
+        admin.client_kill_filter(_id=connection)
+    finally:
+        admin.client_unpause()
+    with pytest.raises(Retry) as caught:
+        store.receive()
+    assert not isinstance(caught.value, NewIncarnation)
+    assert store.receive() == C + D
+    store.close()
+    admin.close()
 
 
 @pytest.fixture
@@ -162,18 +251,18 @@ def own_redis(tmp_path: Path) -> Iterator[Stack]:
 def test_a_restarted_redis_is_noticed_before_it_answers_a_claim(
     own_redis: Stack, swap: bytes
 ) -> None:
-    store = RedisMarkers(own_redis.redis.url, TTL_MS)
+    store = redis_markers(own_redis.redis.url)
     store.connect()
-    assert store.claim([add(swap, 0, 1)]) == [C]
+    assert ask(store, [add(swap, 0, 1)]) == C
     store.ping()
     own_redis.redis.kill()
     with pytest.raises(Retry):
-        store.claim([add(swap, 0, 2)])
+        ask(store, [add(swap, 0, 2)])
     own_redis.redis.start()
     with pytest.raises(NewIncarnation):
         store.ping()
     with pytest.raises(NewIncarnation):
-        store.claim([add(swap, 0, 2)])
+        ask(store, [add(swap, 0, 2)])
     store.connect()
     store.ping()
     store.close()
@@ -181,18 +270,21 @@ def test_a_restarted_redis_is_noticed_before_it_answers_a_claim(
 
 def test_the_model_notices_too(swap: bytes) -> None:
     store = MemoryMarkers()
-    assert store.claim([add(swap, 0, 1)]) == [C]
+    assert ask(store, [add(swap, 0, 1)]) == C
     store.restart(keep=0)
+    send(store, [add(swap, 0, 2)])
     with pytest.raises(NewIncarnation):
-        store.claim([add(swap, 0, 2)])
+        store.receive()
     store.connect()
-    assert store.claim([add(swap, 0, 2)]) == [C]
+    with pytest.raises(NewIncarnation):
+        store.receive()
+    assert ask(store, [add(swap, 0, 2)]) == C
 
 
 def test_markers_outlive_a_kill_of_redis_after_a_second(own_redis: Stack, swap: bytes) -> None:
-    store = RedisMarkers(own_redis.redis.url, TTL_MS)
+    store = redis_markers(own_redis.redis.url)
     store.connect()
-    assert store.claim([add(swap, 0, 1)]) == [C]
+    assert ask(store, [add(swap, 0, 1)]) == C
     client = redis.Redis.from_url(own_redis.redis.url)
     deadline = time.monotonic() + 10
     while client.info("persistence")["aof_pending_bio_fsync"] and time.monotonic() < deadline:
@@ -201,7 +293,7 @@ def test_markers_outlive_a_kill_of_redis_after_a_second(own_redis: Stack, swap: 
     own_redis.redis.kill()
     own_redis.redis.start()
     store.connect()
-    assert store.claim([add(swap, 0, 2), add(swap, 0, 1)]) == [D, C]
+    assert ask(store, [add(swap, 0, 2), add(swap, 0, 1)]) == D + C
     store.close()
 
 
@@ -215,14 +307,44 @@ def test_a_redis_that_may_forget_markers_is_refused(
     client = redis.Redis.from_url(own_redis.redis.url)
     client.config_set(setting, value)
     client.close()
-    store = RedisMarkers(own_redis.redis.url, TTL_MS)
+    store = redis_markers(own_redis.redis.url)
     with pytest.raises(Fatal, match=named):
         store.connect()
     store.close()
 
 
 def test_an_unreachable_redis_is_a_retry() -> None:
-    store = RedisMarkers("redis://127.0.0.1:1/0", TTL_MS)
+    store = redis_markers("redis://127.0.0.1:1/0")
     with pytest.raises(Retry):
         store.connect()
+    store.close()
+
+
+def test_claims_that_were_sent_to_the_last_run_are_not_answered_in_the_next(
+    own_redis: Stack, swap: bytes
+) -> None:
+    session = RedisSession(own_redis.redis.url)
+    store = RedisMarkers(session, TTL_MS)
+    store.connect()
+    send(store, [add(swap, 0, 1)])
+    own_redis.redis.kill()
+    own_redis.redis.start()
+    session.connect()
+    for _ in range(2):
+        with pytest.raises(NewIncarnation):
+            store.receive()
+    assert ask(store, [add(swap, 0, 1)]) == C
+    store.close()
+
+
+def test_nothing_is_raised_before_the_answer_is_wanted(own_redis: Stack, swap: bytes) -> None:
+    store = redis_markers(own_redis.redis.url)
+    store.connect()
+    own_redis.redis.kill()
+    send(store, [add(swap, 0, 1)])
+    with pytest.raises(Retry):
+        store.receive()
+    own_redis.redis.start()
+    with pytest.raises(NewIncarnation):
+        store.receive()
     store.close()

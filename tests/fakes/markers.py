@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aggregator.contracts.verdict import Verdict
-from aggregator.stores.redis.markers import Claim, NewIncarnation
+from aggregator.stores.redis.markers import NewIncarnation
+
+_Record = tuple[bytes, tuple[int, int], str]
 
 
 class MemoryMarkers:
@@ -13,45 +15,68 @@ class MemoryMarkers:
 
     def __init__(self) -> None:
         self._decided: list[tuple[bytes, bool, tuple[int, int], Verdict]] = []
-        self._bound = True
+        self._run = 0
+        self._bound = 0
+        self._asked: tuple[int, list[_Record]] = (0, [])
 
     def connect(self) -> None:
-        """See `Markers`."""
-        self._bound = True
+        """See `Session`."""
+        self._bound = self._run
 
     def ping(self) -> None:
-        """See `Markers`."""
-        if not self._bound:
-            raise NewIncarnation("restarted")
-
-    def claim(self, claims: Sequence[Claim]) -> list[Verdict]:
-        """See `Markers`."""
-        self.ping()
-        return [self._claim(claim) for claim in claims]
-
-    def restart(self, keep: int) -> None:
-        """Forget all but the first `keep` decisions, as a server that lost its last second."""
-        del self._decided[keep:]
-        self._bound = False
+        """See `Session`."""
+        self._check(self._bound)
 
     def close(self) -> None:
         """Nothing to give back."""
 
-    def _claim(self, claim: Claim) -> Verdict:
-        position = (claim.partition, claim.offset)
-        swap = self._find(claim.marker, removed=False)
-        retraction = self._find(claim.marker, removed=True)
-        mine = retraction if claim.removed else swap
+    def send(
+        self, partition: int, offsets: Sequence[int], markers: Sequence[bytes], kinds: str
+    ) -> None:
+        """See `Markers`."""
+        records = zip(markers, offsets, kinds, strict=True)
+        self._asked = (
+            self._bound,
+            [(marker, (partition, offset), kind) for marker, offset, kind in records],
+        )
+
+    def receive(self) -> str:
+        """See `Markers`."""
+        run, records = self._asked
+        self._check(run)
+        return "".join([self._decide(*record) for record in records])
+
+    def claim(
+        self, partition: int, offsets: Sequence[int], markers: Sequence[bytes], kinds: str
+    ) -> str:
+        """See `Markers`."""
+        self.send(partition, offsets, markers, kinds)
+        return self.receive()
+
+    def restart(self, keep: int) -> None:
+        """Forget all but the first `keep` decisions, as a server that lost its last second."""
+        del self._decided[keep:]
+        self._run += 1
+
+    def _check(self, run: int) -> None:
+        if run != self._run:
+            raise NewIncarnation("restarted")
+
+    def _decide(self, marker: bytes, position: tuple[int, int], kind: str) -> Verdict:
+        removed = kind == "R"
+        swap = self._find(marker, removed=False)
+        retraction = self._find(marker, removed=True)
+        mine = retraction if removed else swap
         if mine is not None:
             return mine[1] if mine[0] == position else Verdict.DUPLICATE
-        if claim.removed:
+        if removed:
             counted = swap is not None and swap[1] is Verdict.COUNTED
             verdict = Verdict.UNDONE if counted else Verdict.VOID
         elif retraction is not None:
             verdict = Verdict.VOID
         else:
-            verdict = Verdict.LATE if claim.late else Verdict.COUNTED
-        self._decided.append((claim.marker, claim.removed, position, verdict))
+            verdict = Verdict.LATE if kind == "L" else Verdict.COUNTED
+        self._decided.append((marker, removed, position, verdict))
         return verdict
 
     def _find(self, marker: bytes, *, removed: bool) -> tuple[tuple[int, int], Verdict] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -12,6 +13,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand
 from prometheus_client import start_http_server
 
+from aggregator import faults
 from aggregator.config import Config
 from aggregator.errors import Fatal
 from aggregator.pipeline.aggregate import run_aggregator
@@ -47,6 +49,7 @@ class Command(BaseCommand):
             except OSError as error:
                 self._fail(f"METRICS_PORT {config.metrics_port} cannot be used: {error.strerror}")
         try:
+            faults.install(os.environ.get("SWAPS_FAULT", ""))
             run_aggregator(config, stop)
         except Fatal as error:
             self._fail(str(error))

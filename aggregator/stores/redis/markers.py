@@ -2,126 +2,135 @@
 
 Plain "have I seen this id" loses a swap when the process dies between the marker and the apply. A
 position does not: whoever replays the log comes to the same position and is let through
-(DESIGN 4 rules 1, 2, 6). Every call is bound to one run of Redis: its run id stands in the script's
-text and only EVALSHA is used, so a restarted server, which may have lost its last second, answers
-NOSCRIPT and never a claim.
+(DESIGN 4 rules 1, 2, 6). Asking and being answered are two calls, so that the caller can decode its
+next batch while Redis decides this one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final, Protocol
 
-import msgspec
-import redis
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
-from redis.retry import Retry as RedisRetry
+from aggregator.errors import Retry
+from aggregator.stores.redis.connection import (
+    Incarnation,
+    NewIncarnation,
+    PendingCall,
+    RedisSession,
+    Session,
+)
 
-from aggregator.contracts.verdict import Verdict
-from aggregator.errors import Fatal, Retry
+__all__ = ["MAX_CLAIMS", "Markers", "NewIncarnation", "RedisMarkers", "kinds_of"]
 
-_CLAIM: Final = (Path(__file__).parent / "claim.lua").read_text()
-_VERDICTS: Final = {verdict.value: verdict for verdict in Verdict}
-_TIMEOUT_S: Final = 5.0
-
-
-class Claim(msgspec.Struct, frozen=True, gc=False):
-    """One record's question. `late`: its bucket was closed. `removed`: it is a retraction."""
-
-    marker: bytes
-    partition: int
-    offset: int
-    late: bool
-    removed: bool
+MAX_CLAIMS: Final = 2_000
+_SCRIPT: Final = "claim.lua"
 
 
-class NewIncarnation(Retry):
-    """Redis is another run than before: discard memory, `connect`, and replay the log."""
-
-
-class Markers(Protocol):
+class Markers(Session, Protocol):
     """Decides once, for every reader of the log, which occurrence of a swap counts.
 
-    `claim` answers in the order of its claims. Asked again with the same position it answers the
-    same, whoever asks; any other position of the same swap is a duplicate. Raises Retry when the
-    store cannot be reached (nothing is known of the outcome, and asking again is safe) and
-    NewIncarnation when the store may have forgotten claims.
+    A batch is of one partition: an offset, a marker (16 bytes) and a kind a record, at most
+    MAX_CLAIMS of them. Its answer is one letter of `Verdict` a record, in the order asked. Asked
+    again with the same position it answers the same, whoever asks; any other position of the same
+    swap is a duplicate.
     """
 
-    def connect(self) -> None:
-        """Bind to the store as it is now. Raises Retry, or Fatal where its settings lose data."""
+    def send(
+        self, partition: int, offsets: Sequence[int], markers: Sequence[bytes], kinds: str
+    ) -> None:
+        """Ask, and do not wait; `kinds` as of `kinds_of`. Raises nothing: `receive` does.
 
-    def claim(self, claims: Sequence[Claim]) -> list[Verdict]:
-        """One verdict a claim."""
+        A batch asked before and not received is dropped; it may have been decided.
+        """
 
-    def ping(self) -> None:
-        """Notice a new incarnation without a claim. Raises as `claim`."""
+    def receive(self) -> str:
+        """The verdicts on the batch sent last.
+
+        Raises Retry when the store cannot be reached: nothing is known of the outcome, and
+        `receive` again asks again, which is safe. Raises NewIncarnation when the store may have
+        forgotten claims.
+        """
+
+    def claim(
+        self, partition: int, offsets: Sequence[int], markers: Sequence[bytes], kinds: str
+    ) -> str:
+        """`send` and `receive`."""
+
+
+def kinds_of(removed: Sequence[bool], late: Sequence[bool]) -> str:
+    """A letter a record: R a retraction, L a swap whose bucket was closed, A any other swap."""
+    if True not in removed and True not in late:
+        return "A" * len(removed)
+    return "".join(
+        ["R" if r else "L" if is_late else "A" for r, is_late in zip(removed, late, strict=True)]
+    )
 
 
 class RedisMarkers:
-    """`Markers` on one Redis or Valkey node."""
+    """`Markers` on one Redis or Valkey node. A marker is forgotten `ttl_ms` after it was made."""
 
-    def __init__(self, url: str, ttl_ms: int) -> None:
+    def __init__(self, session: RedisSession, ttl_ms: int) -> None:
+        session.use(_SCRIPT)
+        self._session = session
         self._ttl = str(ttl_ms)
-        self._sha = ""
-        self._run_id = ""
-        self._redis = redis.Redis.from_url(
-            url,
-            socket_timeout=_TIMEOUT_S,
-            socket_connect_timeout=_TIMEOUT_S,
-            # A retried EVALSHA could reach a restarted server unnoticed; the caller retries.
-            retry=RedisRetry(NoBackoff(), 0),
-        )
+        self._asked: tuple[Incarnation, tuple[bytes | str, ...]] | None = None
+        self._pending: PendingCall | None = None
 
     def connect(self) -> None:
-        """Bind to the server's present run: read its run id, load the script that carries it."""
-        try:
-            run_id = str(self._redis.info("server")["run_id"])
-            _check_durability(self._redis)
-            self._sha = str(self._redis.script_load(f"-- run {run_id}\n{_CLAIM}"))
-        except RedisError as error:
-            raise Retry(f"redis: {error}") from error
-        self._run_id = run_id
-
-    def claim(self, claims: Sequence[Claim]) -> list[Verdict]:
-        """One Lua call for the whole batch."""
-        if not claims:
-            return []
-        kinds = "".join(["R" if c.removed else "L" if c.late else "A" for c in claims])
-        markers = b"".join([c.marker for c in claims])
-        positions = ",".join([f"{c.partition}:{c.offset}" for c in claims])
-        try:
-            letters = self._redis.evalsha(self._sha, 0, self._ttl, kinds, markers, positions)
-        except NoScriptError as error:
-            raise NewIncarnation("redis has restarted since it was connected") from error
-        except RedisError as error:
-            raise Retry(f"redis: {error}") from error
-        assert isinstance(letters, bytes)
-        return [_VERDICTS[letter] for letter in letters.decode()]
+        """See `Session`."""
+        self._session.connect()
 
     def ping(self) -> None:
-        """Compare the server's run id with the one that is bound."""
-        try:
-            run_id = str(self._redis.info("server")["run_id"])
-        except RedisError as error:
-            raise Retry(f"redis: {error}") from error
-        if run_id != self._run_id:
-            raise NewIncarnation("redis has restarted since it was connected")
+        """See `Session`."""
+        self._session.ping()
 
     def close(self) -> None:
-        """Close the connections."""
-        self._redis.close()
+        """See `Session`."""
+        self._drop()
+        self._session.close()
 
+    def send(
+        self, partition: int, offsets: Sequence[int], markers: Sequence[bytes], kinds: str
+    ) -> None:
+        """See `Markers`."""
+        self._drop()
+        positions = f"{partition}:" + f",{partition}:".join(map(str, offsets))
+        question = (self._ttl, kinds, b"".join(markers), positions) if offsets else ()
+        self._asked = self._session.incarnation, question
+        try:
+            self._pending = self._start()
+        except Retry:
+            # `receive` asks again.
+            self._pending = None
 
-def _check_durability(client: redis.Redis) -> None:
-    """Refuse a server that may evict markers or keeps no append-only file."""
-    faults = []
-    policy = client.config_get("maxmemory-policy").get("maxmemory-policy")
-    if policy not in (None, "noeviction"):
-        faults.append(f"maxmemory-policy is {policy}: set it to noeviction, or swaps count twice")
-    if client.config_get("appendonly").get("appendonly") not in (None, "yes"):
-        faults.append("appendonly is off: set it to yes, or a restart forgets every marker")
-    if faults:
-        raise Fatal("redis: " + "; ".join(faults))
+    def receive(self) -> str:
+        """See `Markers`."""
+        assert self._asked is not None
+        if self._asked[0].run_id != self._session.incarnation.run_id:
+            # Verdicts of the last run may lie in the socket still; its markers may be lost.
+            self._drop()
+            raise NewIncarnation("redis has restarted since the claims were sent")
+        pending, self._pending = self._pending or self._start(), None
+        if pending is None:
+            return ""
+        letters = pending.wait()
+        assert isinstance(letters, bytes)
+        return letters.decode()
+
+    def claim(
+        self, partition: int, offsets: Sequence[int], markers: Sequence[bytes], kinds: str
+    ) -> str:
+        """See `Markers`."""
+        self.send(partition, offsets, markers, kinds)
+        return self.receive()
+
+    def _start(self) -> PendingCall | None:
+        """Ask the run of Redis that was bound at `send`; None where there is nothing to ask."""
+        assert self._asked is not None
+        incarnation, question = self._asked
+        return incarnation.start(_SCRIPT, (), question) if question else None
+
+    def _drop(self) -> None:
+        if self._pending is not None:
+            self._pending.abandon()
+            self._pending = None

@@ -9,6 +9,7 @@ import msgspec
 
 from aggregator.contracts.stats import (
     Heartbeat,
+    PreviousWindow,
     Quality,
     ResyncChunk,
     ResyncRequest,
@@ -26,6 +27,7 @@ def window(
     buys: int = 0,
     sells: int = 0,
     change_pct: float | None = None,
+    traders: int | None = None,
 ) -> WindowStats:
     return WindowStats(
         open_time=AS_OF - 300_000,
@@ -34,6 +36,9 @@ def window(
         trades=buys + sells,
         buys=buys,
         sells=sells,
+        traders=buys + sells if traders is None else traders,
+        buyers=buys,
+        sellers=sells,
         volume_usd=usd_text(buy_micros + sell_micros),
         buy_volume_usd=usd_text(buy_micros),
         sell_volume_usd=usd_text(sell_micros),
@@ -45,6 +50,9 @@ def window(
         close_usd="1.5",
         vwap_usd="1.25",
         price_change_pct=change_pct,
+        largest_trade_usd=usd_text(max(buy_micros, sell_micros)),
+        previous=PreviousWindow("2.000000", 3, -1.25),
+        approximate=False,
     )
 
 

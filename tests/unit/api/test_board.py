@@ -7,7 +7,7 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from aggregator.contracts.stats import TokenStats
+from aggregator.contracts.stats import PreviousWindow, TokenStats
 from api.board.board import Ask, Board
 from api.board.partition import ANSWER_TIMEOUT_MS, KEPT_ASIDE, LONGEST_BACKOFF_MS, SETTLE_MS
 from tests.unit.api.samples import AS_OF, Owner, row, window
@@ -460,10 +460,14 @@ def test_as_of_is_the_oldest_partitions(node: Node) -> None:
 
 
 def test_tokens_without_a_trade_left_are_let_go(node: Node) -> None:
-    node.board.show(row(A, stats=window()))
+    empty = msgspec.structs.replace(window(), previous=PreviousWindow("0.000000", 0, None))
+    uncovered = msgspec.structs.replace(window(), previous=None)
+    node.board.show(row(A, stats=empty))
     node.board.show(row(B, stats=window(buys=1)))
+    node.board.show(row("c:traded-before", stats=window()))
+    node.board.show(row("c:nobody-knows", stats=uncovered))
     node.board.forget_idle()
-    assert set(node.board.rows) == {B}
+    assert set(node.board.rows) == {B, "c:traded-before", "c:nobody-knows"}
 
 
 def test_an_unreadable_row_in_an_answer_leaves_the_board_as_it_is(node: Node) -> None:

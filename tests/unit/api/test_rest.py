@@ -78,7 +78,7 @@ def filled(site: Site) -> tuple[Owner, Owner]:
     owners = Owner(partition=0, partitions=2), Owner(partition=1, partitions=2)
     for owner, token_id, symbol, stats in (
         (owners[0], "ethereum:0xbb", "BBB", window(2_500_000, 1, 2, 1, change_pct=-1.5)),
-        (owners[0], IBC, None, window(0, 7_000_000, 0, 9, change_pct=None)),
+        (owners[0], IBC, None, window(0, 7_000_000, 0, 9, traders=2)),
         (owners[1], "ethereum:0xaa", "AAA", window(10_000_000, 333_333, 2, 1, change_pct=4.25)),
         (owners[1], "base:0xcc", "aaC", window(1, 0, 1, 0, change_pct=0.0)),
     ):
@@ -147,6 +147,7 @@ async def test_overview_lists_whole_rows(site: Site) -> None:
         pytest.param(
             "sort=trades&order=asc", ["0xcc", "0xaa", "0xbb", "ibc"], id="ties alike when ascending"
         ),
+        pytest.param("sort=traders", ["0xaa", "0xbb", "ibc", "0xcc"], id="by traders"),
         pytest.param("sort=buys", ["0xaa", "0xbb", "0xcc", "ibc"], id="by buys"),
         pytest.param("sort=sells", ["ibc", "0xaa", "0xbb", "0xcc"], id="by sells"),
         pytest.param("sort=net_volume_usd", ["0xaa", "0xbb", "0xcc", "ibc"], id="by net volume"),

@@ -1,7 +1,7 @@
 """Engines, markers and a reader in memory, held against `tests/oracle.py`.
 
 What is compared is what a reader sees: the stats as they were last published, where only tokens
-that the engine called dirty are published again.
+that the engine called dirty are published again. Every test runs on each of `ENGINES`.
 """
 
 from __future__ import annotations
@@ -9,17 +9,30 @@ from __future__ import annotations
 import json
 from decimal import Decimal
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from aggregator.contracts.event import Swap
-from aggregator.contracts.stats import TokenStats, WindowStats
+from aggregator.contracts.stats import PreviousWindow, TokenStats, WindowStats
 from aggregator.contracts.verdict import Verdict
 from aggregator.errors import DeadLetter
 from aggregator.ingest.decode import decode_swap
-from aggregator.window.engine import PartitionWindows
-from tests.oracle import MINUTE, Logged, TokenNumbers, WindowNumbers, recompute
+from aggregator.window.columnar import ColumnarWindows
+from aggregator.window.reference import ReferenceWindows
+from tests.oracle import (
+    MINUTE,
+    Logged,
+    PreviousNumbers,
+    TokenNumbers,
+    WindowNumbers,
+    recompute,
+)
+
+ENGINES = [ReferenceWindows, ColumnarWindows]
+Engine = type[ReferenceWindows] | type[ColumnarWindows]
+every_engine = pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.__name__)
 
 SMALL = (("1m", 1), ("3m", 3), ("7m", 7))
 GRACE = 2 * MINUTE
@@ -53,29 +66,43 @@ class Markers:
 
 
 class Service:
-    """Engines, markers and a reader that keeps the newest published stats of every token."""
+    """Engines, markers and a reader that keeps the newest published stats of every token.
 
-    def __init__(self, now: int, windows: tuple[tuple[str, int], ...] = SMALL) -> None:
+    What is read between two publications is one batch.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        now: int,
+        windows: tuple[tuple[str, int], ...] = SMALL,
+        history_from: int | None = None,
+    ) -> None:
         self.now = now
         self.log: list[Logged] = []
         self.board: dict[str, TokenStats] = {}
+        self.engines: dict[int, ReferenceWindows] = {}
+        self._engine = engine
         self._windows = windows
-        self._engines: dict[int, PartitionWindows] = {}
+        self._history_from = history_from
+        self._batch: list[tuple[int, int, Swap]] = []
         self._markers = Markers()
 
-    def _engine(self, partition: int) -> PartitionWindows:
-        if partition not in self._engines:
-            self._engines[partition] = PartitionWindows(
+    def engine(self, partition: int = 0) -> ReferenceWindows:
+        """The engine of one partition."""
+        if partition not in self.engines:
+            self.engines[partition] = self._engine(
                 partition=partition,
                 windows=self._windows,
                 grace_ms=GRACE,
                 max_future_ms=MAX_FUTURE,
                 now_ms=self.now,
+                history_from=self._history_from,
             )
-        return self._engines[partition]
+        return self.engines[partition]
 
     def read(self, event: dict[str, Any], partition: int = 0) -> None:
-        """One record arrives at the log now and is applied."""
+        """One record arrives at the log now."""
         logged = Logged(event, partition, len(self.log), self.now)
         self.log.append(logged)
         try:
@@ -83,39 +110,70 @@ class Service:
         except DeadLetter as rejected:
             assert rejected.reason == "future"
             return
-        engine = self._engine(partition)
-        late = engine.observe(swap.timestamp, self.now)
-        engine.apply(swap, logged.offset, self._markers.decide(swap, late))
+        self._batch.append((partition, logged.offset, swap))
+
+    def settle(self) -> None:
+        """Apply what was read."""
+        late: dict[int, bool] = {}
+        verdicts: dict[int, str] = {}
+        partitions = sorted({partition for partition, _, _ in self._batch})
+        parts = {p: [one for one in self._batch if one[0] == p] for p in partitions}
+        for partition, part in parts.items():
+            times = [swap.timestamp for _, _, swap in part]
+            found = self.engine(partition).observe(times, [self.now] * len(part))
+            late.update(zip((offset for _, offset, _ in part), found, strict=True))
+        for _, offset, swap in self._batch:
+            verdicts[offset] = self._markers.decide(swap, late[offset])
+        for partition, part in parts.items():
+            offsets = [offset for _, offset, _ in part]
+            self.engine(partition).apply(
+                [swap for _, _, swap in part], offsets, "".join(verdicts[one] for one in offsets)
+            )
+        self._batch.clear()
 
     def publish(self, now: int, *, forget: bool = False) -> None:
-        """The clock moves to `now` and what is dirty reaches the reader."""
+        """What was read is applied, the clock moves to `now`, what is dirty reaches the reader."""
+        self.settle()
         self.now = now
-        for engine in self._engines.values():
+        for engine in self.engines.values():
             engine.advance(now)
             for token in engine.take_dirty():
                 self.board[token] = engine.stats(token, epoch=1, seq=1, next_offset=len(self.log))
-            if forget:
-                engine.forget_idle()
+            for token in engine.forget_idle() if forget else ():
+                del self.board[token]
 
     def truth(self) -> dict[str, TokenNumbers]:
         """What the board must show, computed from the log."""
         return recompute(
-            self.log, now=self.now, windows=self._windows, grace_ms=GRACE, max_future_ms=MAX_FUTURE
+            self.log,
+            now=self.now,
+            windows=self._windows,
+            grace_ms=GRACE,
+            max_future_ms=MAX_FUTURE,
+            history_from=self._history_from,
         )
 
-    def assert_right(self, *, counters: bool = True) -> None:
-        """Every token of the board shows what the log says, and no bucket is kept for nothing."""
+    def assert_right(self, *, forgetful: bool = False) -> None:
+        """Every token of the board shows what the log says, and no bucket is kept for nothing.
+
+        `forgetful`: idle tokens were forgotten with their counters, those with trades were not.
+        """
         truth = self.truth()
-        oldest = self.now // MINUTE - max(minutes for _, minutes in self._windows) + 1
-        needed = sum(minute >= oldest for token in truth.values() for minute in token.minutes)
-        assert sum(engine.bucket_count for engine in self._engines.values()) == needed
+        oldest = self.now // MINUTE - 2 * max(minutes for _, minutes in self._windows) + 1
+        needed = {
+            token: sum(minute >= oldest for minute in numbers.minutes)
+            for token, numbers in truth.items()
+        }
+        assert sum(one.bucket_count for one in self.engines.values()) == sum(needed.values())
+        if forgetful:
+            truth = {token: numbers for token, numbers in truth.items() if needed[token]}
         assert self.board.keys() == truth.keys()
         for token, expected in truth.items():
             shown = self.board[token]
-            if counters:
+            if not forgetful:
                 assert_counters(shown, expected)
             for name, numbers in expected.windows.items():
-                assert_window(shown.windows[name], numbers)
+                assert_window(shown.windows[name], numbers, expected.unretracted[name])
 
 
 def assert_counters(shown: TokenStats, expected: TokenNumbers) -> None:
@@ -126,11 +184,11 @@ def assert_counters(shown: TokenStats, expected: TokenNumbers) -> None:
         expected.late,
         expected.retracted,
     )
-    assert shown.last_trade_at == expected.last_trade_at
+    assert (shown.symbol, shown.last_trade_at) == (expected.symbol, expected.last_trade_at)
     assert_close(shown.last_price_usd, expected.last_price_usd)
 
 
-def assert_window(shown: WindowStats, expected: WindowNumbers) -> None:
+def assert_window(shown: WindowStats, expected: WindowNumbers, unretracted: WindowNumbers) -> None:
     assert (shown.trades, shown.buys, shown.sells) == (
         expected.trades,
         expected.buys,
@@ -142,32 +200,64 @@ def assert_window(shown: WindowStats, expected: WindowNumbers) -> None:
     assert micros(shown.net_volume_usd) == expected.net_volume_usd
     assert Fraction(shown.volume_token) == expected.volume_token
     assert_close(shown.vwap_usd, expected.vwap_usd)
-    if expected.retraction_touched:
-        assert_prices_enclose(shown, expected)
+    assert shown.complete == expected.complete
+    assert_previous(shown.previous, expected.previous)
+    assert shown.approximate == expected.retraction_touched
+    if shown.approximate:
+        assert_between(shown, expected, unretracted)
         return
+    assert (shown.traders, shown.buyers, shown.sellers) == (
+        expected.traders,
+        expected.buyers,
+        expected.sellers,
+    )
+    assert optional_micros(shown.largest_trade_usd) == expected.largest_trade_usd
     assert_close(shown.open_usd, expected.open_usd)
     assert_close(shown.high_usd, expected.high_usd)
     assert_close(shown.low_usd, expected.low_usd)
     assert_close(shown.close_usd, expected.close_usd)
-    if expected.price_change_pct is None:
-        assert shown.price_change_pct is None
-    else:
-        assert shown.price_change_pct == pytest.approx(
-            float(expected.price_change_pct), rel=1e-9, abs=0.5001e-4
-        )
+    assert_change(shown.price_change_pct, expected.price_change_pct)
 
 
-def assert_prices_enclose(shown: WindowStats, expected: WindowNumbers) -> None:
-    """After a retraction the range may be wider than what is left, never narrower."""
+def assert_previous(shown: PreviousWindow | None, expected: PreviousNumbers | None) -> None:
+    if expected is None:
+        assert shown is None
+        return
+    assert shown is not None
+    assert (shown.trades, micros(shown.volume_usd)) == (expected.trades, expected.volume_usd)
+    if not expected.retraction_touched:
+        assert_change(shown.price_change_pct, expected.price_change_pct)
+
+
+def assert_between(shown: WindowStats, expected: WindowNumbers, unretracted: WindowNumbers) -> None:
+    """After a retraction: nothing narrower than what is left, nor wider than what there was."""
     if expected.trades == 0:
         shown_prices = (shown.open_usd, shown.high_usd, shown.low_usd, shown.close_usd)
         assert shown_prices == (None, None, None, None)
-    if expected.high_usd is None or expected.low_usd is None:
-        return
-    assert shown.high_usd is not None
-    assert shown.low_usd is not None
-    assert float(shown.high_usd) >= float(expected.high_usd) * (1 - 1e-9)
-    assert float(shown.low_usd) <= float(expected.low_usd) * (1 + 1e-9)
+        assert shown.largest_trade_usd is None
+    assert expected.traders <= shown.traders <= unretracted.traders
+    assert expected.buyers <= shown.buyers <= unretracted.buyers
+    assert expected.sellers <= shown.sellers <= unretracted.sellers
+    largest = optional_micros(shown.largest_trade_usd)
+    assert_ascending(expected.largest_trade_usd, largest, unretracted.largest_trade_usd)
+    high = None if shown.high_usd is None else Fraction(shown.high_usd)
+    low = None if shown.low_usd is None else Fraction(shown.low_usd)
+    assert_ascending(expected.high_usd, high, unretracted.high_usd)
+    assert_ascending(unretracted.low_usd, low, expected.low_usd)
+
+
+def assert_ascending(*numbers: Fraction | int | None) -> None:
+    """Those that are known do not descend by more than a float's rounding."""
+    known = [number for number in numbers if number is not None]
+    for one, other in pairwise(known):
+        assert one <= other + abs(other) * Fraction(1, 10**9)
+
+
+def assert_change(shown: float | None, expected: Fraction | None) -> None:
+    if expected is None:
+        assert shown is None
+    else:
+        assert shown == pytest.approx(float(expected), rel=1e-9, abs=0.5001e-4)
 
 
 def assert_close(shown: str | None, expected: Fraction | None) -> None:
@@ -182,6 +272,10 @@ def micros(usd: str) -> int:
     exact = Decimal(usd) * 1_000_000
     assert exact == int(exact)
     return int(exact)
+
+
+def optional_micros(usd: str | None) -> int | None:
+    return None if usd is None else micros(usd)
 
 
 def swap_event(at: int, number: int = 0, **changes: Any) -> dict[str, Any]:

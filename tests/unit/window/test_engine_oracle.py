@@ -1,4 +1,4 @@
-"""The window engine against the independent recomputation of `tests/oracle.py`.
+"""Each window engine against the independent recomputation of `tests/oracle.py`.
 
 Each scenario is a log that is read while the wall clock moves: events in any order, early and late,
 repeats, retractions, minutes without any.
@@ -13,7 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.oracle import MINUTE
-from tests.unit.window.service import GRACE, MAX_FUTURE, T0, Service, swap_event
+from tests.unit.window.service import (
+    GRACE,
+    MAX_FUTURE,
+    T0,
+    Engine,
+    Service,
+    every_engine,
+    swap_event,
+)
+
+pytestmark = every_engine
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,7 @@ class Publish:
 
 
 TOKENS = ("AAA", "0xABCDEFabcdefABCDEFabcdefABCDEFabcdefABCD")
+TRADERS = ("0x" + "A" * 40, "0x" + "a" * 40, "Bob", "bob", "carol")
 usd = st.one_of(
     st.none(),
     st.sampled_from(["0", "0.0000005", "0.0000015", "1e3", "123456789012.345678"]),
@@ -56,6 +67,8 @@ fields = st.fixed_dictionaries(
     optional={
         "price_usd": st.decimals("0.0001", "10000", places=4, allow_nan=False).map(str),
         "block_hash": st.sampled_from(["0xaa", "0xAA", "0xbb"]),
+        "trader": st.sampled_from(TRADERS),
+        "symbol": st.sampled_from(["TKN", "tkn"]),
     },
 )
 reads = st.builds(
@@ -101,9 +114,9 @@ def _partition(event: dict[str, Any]) -> int:
 @settings(max_examples=600, deadline=None)
 @given(scenarios)
 def test_every_number_equals_the_recomputation_whenever_it_is_published(
-    steps: list[Read | Again | Publish],
+    engine: Engine, steps: list[Read | Again | Publish]
 ) -> None:
-    service = Service(now=T0 + 30_000)
+    service = Service(engine, now=T0 + 30_000)
     play(service, steps)
     service.publish(service.now)
     service.assert_right()
@@ -112,30 +125,31 @@ def test_every_number_equals_the_recomputation_whenever_it_is_published(
 @settings(max_examples=100, deadline=None)
 @given(scenarios)
 def test_with_no_new_trade_every_window_decays_to_nothing_minute_by_minute(
-    steps: list[Read | Again | Publish],
+    engine: Engine, steps: list[Read | Again | Publish]
 ) -> None:
-    service = Service(now=T0)
+    service = Service(engine, now=T0)
     play(service, steps)
-    # 7 minutes empty the longest window of what is past, 5 more let the future come and go.
-    for _ in range(13):
+    # 14 minutes empty the longest window and the one before it, 5 more let the future come and go.
+    for _ in range(20):
         service.publish(service.now + MINUTE)
         service.assert_right()
-    assert all(
-        window.trades == 0 for stats in service.board.values() for window in stats.windows.values()
-    )
+    shown = [window for stats in service.board.values() for window in stats.windows.values()]
+    assert all(window.trades == 0 for window in shown)
+    assert all(window.previous is None or window.previous.trades == 0 for window in shown)
+    assert all(one.bucket_count == 0 for one in service.engines.values())
 
 
 @settings(max_examples=100, deadline=None)
 @given(scenarios, st.randoms(use_true_random=False))
 def test_the_order_of_events_within_the_grace_changes_no_number(
-    steps: list[Read | Again | Publish], rng: Any
+    engine: Engine, steps: list[Read | Again | Publish], rng: Any
 ) -> None:
     now = T0 + 30_000
     events = [
         swap_event(now - step.behind % GRACE, number, **step.fields)
         for number, step in enumerate(step for step in steps if isinstance(step, Read))
     ]
-    in_order, shuffled = Service(now), Service(now)
+    in_order, shuffled = Service(engine, now), Service(engine, now)
     # Equal times are ordered by offset, which shuffling changes: each event gets its own ms.
     events = [{**event, "timestamp": event["timestamp"] - n} for n, event in enumerate(events)]
     for event in events:
@@ -152,21 +166,23 @@ def test_the_order_of_events_within_the_grace_changes_no_number(
 
 @settings(max_examples=100, deadline=None)
 @given(scenarios)
-def test_forgetting_idle_tokens_changes_no_window(steps: list[Read | Again | Publish]) -> None:
-    service = Service(now=T0)
+def test_forgetting_idle_tokens_changes_no_window(
+    engine: Engine, steps: list[Read | Again | Publish]
+) -> None:
+    service = Service(engine, now=T0)
     for step in steps:
         play(service, [step] if not isinstance(step, Publish) else [])
         if isinstance(step, Publish):
             service.publish(service.now + step.ms, forget=True)
-            service.assert_right(counters=False)
+            service.assert_right(forgetful=True)
 
 
 @settings(max_examples=50, deadline=None)
 @given(scenarios)
 def test_one_leap_of_the_clock_ends_where_many_small_steps_end(
-    steps: list[Read | Again | Publish],
+    engine: Engine, steps: list[Read | Again | Publish]
 ) -> None:
-    leaping, stepping = Service(now=T0), Service(now=T0)
+    leaping, stepping = Service(engine, now=T0), Service(engine, now=T0)
     reading = [step for step in steps if not isinstance(step, Publish)]
     play(leaping, reading)
     play(stepping, reading)

@@ -1,0 +1,561 @@
+"""The fast engine: the numbers of `reference.py`, kept in columns and counted by compiled loops.
+
+It differs from the reference in one thing: after a retraction the distinct traders of the bucket
+stay as they were, as its prices do, and the windows that hold it say `approximate`. Pure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import compress
+from operator import itemgetter
+from typing import Any, Final
+
+import numpy as np
+
+from aggregator.contracts.event import Swap
+from aggregator.contracts.stats import (
+    PreviousWindow,
+    Quality,
+    TokenStats,
+    WindowStats,
+    change_pct,
+    decimal_text,
+    token_text,
+    usd_text,
+    vwap_text,
+)
+from aggregator.contracts.verdict import Verdict
+from aggregator.window import kernels
+from aggregator.window.bucket import MINUTE_MS, minute_of
+from aggregator.window.columns import (
+    DIRTY,
+    EARLIEST,
+    LIMBS,
+    NONE,
+    PAIR,
+    PAIRS_USED,
+    SWAP,
+    TOKEN,
+    Array,
+    fresh_token,
+    fresh_window,
+    new_columns,
+    with_room,
+)
+from aggregator.window.saving import EngineSnapshot, Held, Name, Saver, TokenPart, read
+
+_LIMB_BASE: Final = 10**9
+_MIDDLE: Final = 10**18
+_HELD: Final = {Verdict.COUNTED.value, Verdict.UNDONE.value}
+_MOST_TRADERS_KNOWN: Final = 500_000
+_TOKEN_SHOWN: Final = [
+    "symbol",
+    "price_at",
+    "price",
+    "traded_at",
+    "unpriced",
+    "duplicates",
+    "late",
+    "retracted",
+]
+_WINDOW_SHOWN: Final = [
+    "trades",
+    "buys",
+    "volume0",
+    "volume1",
+    "buy_volume0",
+    "buy_volume1",
+    *[f"amount{limb}" for limb in range(LIMBS)],
+    "largest",
+    "high",
+    "low",
+    "traders",
+    "buyers",
+    "sellers",
+    "undone",
+    "previous_trades",
+    "previous_volume0",
+    "previous_volume1",
+]
+
+
+class ColumnarWindows:
+    """See `ReferenceWindows`: the same arguments, the same answers."""
+
+    def __init__(
+        self,
+        *,
+        partition: int,
+        windows: Sequence[tuple[str, int]],
+        grace_ms: int,
+        max_future_ms: int,
+        now_ms: int,
+        history_from: int | None = None,
+    ) -> None:
+        self.partition = partition
+        self.counts = dict.fromkeys(Verdict, 0)
+        self.history_from = history_from
+        self._windows = tuple(sorted(windows, key=itemgetter(1)))
+        self._spans = np.array([minutes for _, minutes in self._windows], np.int64)
+        self._longest = int(self._spans[-1])
+        self._rules = np.array([grace_ms, max_future_ms], np.int64)
+        self._watermark = NONE
+        self._now_ms = now_ms
+        self._minute = minute_of(now_ms)
+        self._columns = new_columns(len(windows), 2 * self._longest + 2)
+        self._names: list[Name | None] = []
+        self._index: dict[str, int] = {}
+        self._free_tokens: list[int] = []
+        self._symbols: list[str] = []
+        self._symbol_index: dict[str | None, int] = {None: NONE}
+        self._traders: dict[str | None, int] = {None: 0}
+        self._held: list[Held] = []
+        self._covered = self._coverage()
+        self._saver = Saver(self._spans.tolist(), grace_ms)
+
+    @property
+    def watermark(self) -> int | None:
+        """The newest event time seen, ms."""
+        return None if self._watermark == NONE else self._watermark
+
+    @property
+    def now_ms(self) -> int:
+        """The instant that the windows end at."""
+        return self._now_ms
+
+    @property
+    def token_count(self) -> int:
+        """Tokens held."""
+        return len(self._index)
+
+    @property
+    def bucket_count(self) -> int:
+        """Minute buckets held, over all tokens."""
+        return len(self._columns.rows) - int(self._columns.counts[0])
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the columns; names and symbols come on top."""
+        return sum(array.nbytes for array in self._columns)
+
+    def observe(self, timestamps: Sequence[int], record_timestamps: Sequence[int]) -> list[bool]:
+        """Take note of records' times (ms) in log order; which came after their bucket closed."""
+        late = np.zeros(len(timestamps), np.bool_)
+        self._watermark = int(
+            kernels.observe(
+                np.array(timestamps, np.int64),
+                np.array(record_timestamps, np.int64),
+                self._rules,
+                self._watermark,
+                late,
+            )
+        )
+        flags: list[bool] = late.tolist()
+        return flags
+
+    def apply(self, swaps: Sequence[Swap], offsets: Sequence[int], verdicts: str) -> None:
+        """Do what the markers decided of records, in log order; one verdict letter a swap."""
+        for verdict in Verdict:
+            self.counts[verdict] += verdicts.count(verdict)
+        newest = (self._minute + 1) * MINUTE_MS
+        begun = [
+            swap.timestamp < newest or verdict not in _HELD
+            for swap, verdict in zip(swaps, verdicts, strict=True)
+        ]
+        if not all(begun):
+            self._held += [
+                Held(swap, offset, verdict)
+                for swap, offset, verdict, ready in zip(
+                    swaps, offsets, verdicts, begun, strict=True
+                )
+                if not ready
+            ]
+            swaps = list(compress(swaps, begun))
+            offsets = list(compress(offsets, begun))
+            verdicts = "".join(compress(verdicts, begun))
+        self._apply(swaps, offsets, verdicts)
+
+    def _apply(self, swaps: Sequence[Swap], offsets: Sequence[int], verdicts: str) -> None:
+        if not swaps:
+            return
+        batch = self._batch(swaps, offsets, verdicts)
+        self._make_room(len(swaps))
+        kernels.apply(self._columns, self._spans, batch, self._minute)
+
+    def _batch(self, swaps: Sequence[Swap], offsets: Sequence[int], verdicts: str) -> Array:
+        """The swaps as an array of SWAP, names replaced by their numbers."""
+        index, symbols, traders = self._index, self._symbol_index, self._traders
+        batch = np.empty(len(swaps), SWAP)
+        try:
+            batch["token"] = [index[swap.token_id] for swap in swaps]
+        except KeyError:
+            batch["token"] = [self._token(swap) for swap in swaps]
+        try:
+            batch["symbol"] = [symbols[swap.symbol] for swap in swaps]
+        except KeyError:
+            batch["symbol"] = [self._symbol(swap.symbol) for swap in swaps]
+        try:
+            batch["trader"] = [traders[swap.trader] for swap in swaps]
+        except KeyError:
+            batch["trader"] = [self._trader(swap.trader) for swap in swaps]
+        batch["verdict"] = np.frombuffer(verdicts.encode(), np.uint8)
+        batch["buy"] = [swap.is_buy for swap in swaps]
+        batch["timestamp"] = [swap.timestamp for swap in swaps]
+        batch["offset"] = offsets
+        batch["usd"] = [NONE if swap.usd_micros is None else swap.usd_micros for swap in swaps]
+        batch["price"] = [swap.price_usd for swap in swaps]
+        _split_amounts([swap.amount_attos for swap in swaps], batch)
+        return batch
+
+    def _token(self, swap: Swap) -> int:
+        token = self._index.get(swap.token_id)
+        if token is None:
+            name = (swap.token_id, swap.chain, swap.token)
+            if self._free_tokens:
+                token = self._free_tokens.pop()
+                self._names[token] = name
+            else:
+                token = len(self._names)
+                self._names.append(name)
+            self._index[swap.token_id] = token
+        return token
+
+    def _symbol(self, symbol: str | None) -> int:
+        number = self._symbol_index.get(symbol)
+        if number is None:
+            assert symbol is not None
+            number = self._symbol_index[symbol] = len(self._symbols)
+            self._symbols.append(symbol)
+        return number
+
+    def _trader(self, trader: str | None) -> int:
+        number = self._traders.get(trader)
+        if number is None:
+            assert trader is not None
+            if len(self._traders) > _MOST_TRADERS_KNOWN:
+                self._traders = {None: 0}
+            digest = hashlib.blake2b(trader.encode(), digest_size=8).digest()
+            number = self._traders[trader] = int.from_bytes(digest, "little") or 1
+        return number
+
+    def _make_room(self, swaps: int) -> None:
+        self._columns = with_room(self._columns, rows=swaps, tokens=len(self._names), entries=swaps)
+        used, size = int(self._columns.counts[PAIRS_USED]) + swaps, len(self._columns.pairs)
+        if 10 * used > 7 * size:
+            self._rehash(swaps)
+
+    def _rehash(self, more: int) -> None:
+        """Forget the pairs that no window reaches, and leave the table at most 35 % full."""
+        old, oldest = self._columns.pairs, self._minute - self._longest
+        alive = int(np.count_nonzero((old["key"] != 0) & (old["seen"] > oldest)))
+        size = 1024
+        while 35 * size < 100 * (alive + more):
+            size *= 2
+        new = np.zeros(size, PAIR)
+        kernels.rehash(old, new, self._columns.counts, oldest)
+        self._columns = self._columns._replace(pairs=new)
+
+    def advance(self, now_ms: int) -> None:
+        """Move now forward; a clock set back changes nothing."""
+        self._now_ms = max(self._now_ms, now_ms)
+        minute = minute_of(self._now_ms)
+        if minute != self._minute:
+            # After twice the longest window nothing that is held now is left.
+            for _ in range(min(minute - self._minute, 2 * self._longest)):
+                self._minute += 1
+                kernels.step(self._columns, self._spans, self._minute)
+            self._minute = minute
+            self._apply_held()
+        covered = self._coverage()
+        if covered != self._covered:
+            self._covered = covered
+            self._mark_all_dirty()
+
+    def _coverage(self) -> list[bool]:
+        """Of each window, whether the history covers it, and whether the one before it too."""
+        return [
+            self._complete_from((self._minute - reach + 1) * MINUTE_MS)
+            for _, span in self._windows
+            for reach in (span, 2 * span)
+        ]
+
+    def _mark_all_dirty(self) -> None:
+        self._make_room(0)
+        columns, held = self._columns, np.array(list(self._index.values()), np.int32)
+        clean = held[columns.tokens["dirty"][held] == 0]
+        columns.tokens["dirty"][clean] = 1
+        used = int(columns.counts[DIRTY])
+        columns.dirty[used : used + len(clean)] = clean
+        columns.counts[DIRTY] = used + len(clean)
+
+    def _apply_held(self) -> None:
+        newest = (self._minute + 1) * MINUTE_MS
+        ready = [held for held in self._held if held.swap.timestamp < newest]
+        if ready:
+            self._held = [held for held in self._held if held.swap.timestamp >= newest]
+            self._apply(
+                [held.swap for held in ready],
+                [held.offset for held in ready],
+                "".join(held.verdict for held in ready),
+            )
+
+    def take_dirty(self) -> list[str]:
+        """The tokens whose numbers changed since the last call."""
+        columns = self._columns
+        dirty = columns.dirty[: columns.counts[DIRTY]]
+        columns.tokens["dirty"][dirty] = 0
+        columns.counts[DIRTY] = 0
+        return [name[0] for token in dirty.tolist() if (name := self._names[token]) is not None]
+
+    def forget_idle(self) -> list[str]:
+        """Drop the tokens that have no bucket left and nothing unpublished; their ids."""
+        tokens = self._columns.tokens
+        empty = np.flatnonzero((tokens["first"] == NONE) & (tokens["dirty"] == 0))
+        idle = []
+        for token in empty.tolist():
+            name = self._names[token] if token < len(self._names) else None
+            if name is not None:
+                idle.append(name[0])
+                del self._index[name[0]]
+                self._names[token] = None
+                self._free_tokens.append(token)
+                unsaved = tokens[token]["unsaved"]
+                tokens[token] = fresh_token()
+                tokens[token]["unsaved"] = unsaved
+                self._columns.windows[token] = fresh_window()
+                self._saver.forget(token)
+        return idle
+
+    def is_idle(self, token_id: str) -> bool:
+        """Whether a token has no bucket left, so that nothing of it is in any window."""
+        token = self._index.get(token_id)
+        return token is None or bool(self._columns.tokens["first"][token] == NONE)
+
+    def token_ids(self) -> Iterable[str]:
+        """Every token held."""
+        return self._index.keys()
+
+    def stats(self, token_id: str, *, epoch: int, seq: int, next_offset: int) -> TokenStats:
+        """The numbers of one token at `now_ms`. Raises KeyError for a token that is not held."""
+        (stats,) = self.stats_of([token_id], epoch=epoch, first_seq=seq, next_offset=next_offset)
+        return stats
+
+    def stats_of(
+        self,
+        token_ids: Sequence[str],
+        *,
+        epoch: int,
+        first_seq: int,
+        next_offset: int,
+        seq_step: int = 1,
+    ) -> list[TokenStats]:
+        """The numbers of several tokens; of the seq `first_seq`, and `seq_step` more for each."""
+        self._make_room(0)
+        columns = self._columns
+        tokens = np.array([self._index[token_id] for token_id in token_ids], np.int64)
+        prices = np.empty((len(tokens), len(self._windows), 4))
+        kernels.prices(columns, self._spans, tokens, self._minute, prices)
+        frames = [_Frame(self._minute, span, self._complete_from) for _, span in self._windows]
+        records = columns.tokens[tokens][_TOKEN_SHOWN].tolist()
+        windows = [
+            columns.windows[tokens, w][_WINDOW_SHOWN].tolist() for w in range(len(self._windows))
+        ]
+        shown = prices.astype(object)
+        shown[np.isnan(prices)] = None
+        points = shown.tolist()
+        answers = []
+        for i, token in enumerate(tokens.tolist()):
+            name = self._names[token]
+            assert name is not None
+            symbol, price_at, price, traded_at, *quality = records[i]
+            answers.append(
+                TokenStats(
+                    token_id=name[0],
+                    chain=name[1],
+                    token=name[2],
+                    symbol=None if symbol == NONE else self._symbols[symbol],
+                    partition=self.partition,
+                    epoch=epoch,
+                    seq=first_seq + i * seq_step,
+                    next_offset=next_offset,
+                    as_of=self._now_ms,
+                    watermark=self.watermark,
+                    stale=False,
+                    last_price_usd=None if price_at == NONE else decimal_text(price),
+                    last_trade_at=None if traded_at == NONE else traded_at,
+                    quality=Quality(*quality),
+                    windows={
+                        window: frames[w].stats(windows[w][i], points[i][w])
+                        for w, (window, _) in enumerate(self._windows)
+                    },
+                )
+            )
+        return answers
+
+    def take_snapshot(self) -> EngineSnapshot:
+        """What changed since the last call, as sections to write and to delete (`saving.py`)."""
+        self._make_room(0)
+        return self._saver.snapshot(
+            self._columns,
+            now=self._minute,
+            watermark=self._watermark,
+            names=self._names,
+            symbols=self._symbols,
+            held=self._held,
+        )
+
+    def restore(self, sections: Mapping[bytes, bytes], watermark: int | None) -> bool:
+        """Take in the sections of a snapshot; false where they are of another format or windows.
+
+        For an engine that has seen nothing yet.
+        """
+        saved = read(sections, self._spans.tolist())
+        if saved is None:
+            return False
+        self._watermark = NONE if watermark is None else watermark
+        self._columns.counts[EARLIEST] = saved.earliest
+        for part in saved.tokens():
+            self._restore_tokens(part)
+        for minute in saved.minutes:
+            self._restore_minute(*saved.minute(minute))
+        self._restore_minute(saved.open_rows, saved.open_entries)
+        self._index = {name[0]: n for n, name in enumerate(self._names) if name is not None}
+        self._free_tokens = [n for n, name in enumerate(self._names) if name is None]
+        self._held = list(saved.held)
+        self._saver.resume(saved)
+        self._covered = self._coverage()
+        self._apply_held()
+        return True
+
+    def _restore_tokens(self, part: TokenPart) -> None:
+        if not part.tokens:
+            return
+        self._names += [None] * (max(part.tokens) + 1 - len(self._names))
+        for token, name in zip(part.tokens, part.names, strict=True):
+            self._names[token] = name
+        self._make_room(0)
+        records = np.frombuffer(part.records, TOKEN).copy()
+        records["symbol"] = [self._symbol(symbol) for symbol in part.symbols]
+        for field in ("first", "last"):
+            records[field] = NONE
+        for field in ("dirty", "unsaved"):
+            records[field] = 0
+        self._columns.tokens[part.tokens] = records
+
+    def _restore_minute(self, rows: Array, entries: Array) -> None:
+        self._make_room(max(len(rows), len(entries)))
+        kernels.load_rows(self._columns, self._spans, rows, self._minute)
+        kernels.load_entries(self._columns, self._spans, entries, self._minute)
+
+    def _complete_from(self, open_time: int) -> bool:
+        earliest = int(self._columns.counts[EARLIEST])
+        if self.history_from is not None:
+            return self.history_from <= open_time
+        return earliest != NONE and earliest <= open_time
+
+
+def warm_up() -> None:
+    """Compile the loops, or read them from numba's cache: seconds on the first start, then tenths.
+
+    Done before the first swap comes, so that no swap waits for it.
+    """
+    now_ms = 1_600_000_000_000
+
+    def engine() -> ColumnarWindows:
+        return ColumnarWindows(
+            partition=0,
+            windows=(("1m", 1),),
+            grace_ms=MINUTE_MS,
+            max_future_ms=MINUTE_MS,
+            now_ms=now_ms,
+        )
+
+    def swap(removed: bool) -> Swap:
+        return Swap(
+            token_id="c:t",  # noqa: S106 - not a secret
+            chain="c",
+            token="t",  # noqa: S106 - not a secret
+            tx_hash="h",
+            log_index=0,
+            timestamp=now_ms,
+            is_buy=True,
+            amount_attos=1,
+            usd_micros=1,
+            price_usd=1.0,
+            removed=removed,
+            marker=b"",
+            trader="a",
+        )
+
+    first = engine()
+    first.observe([now_ms], [now_ms])
+    first.apply([swap(False), swap(True)], [0, 1], "CU")
+    sections = first.take_snapshot().changed
+    second = engine()
+    second.restore(sections, now_ms)
+    second.stats("c:t", epoch=1, seq=1, next_offset=1)
+    second._rehash(1)
+    second.advance(now_ms + MINUTE_MS)
+
+
+class _Frame:
+    """What all tokens share of one window at one instant: its edges, and whether it is complete."""
+
+    def __init__(self, minute: int, span: int, complete_from: Callable[[int], bool]) -> None:
+        self.open_time = (minute - span + 1) * MINUTE_MS
+        self.close_time = (minute + 1) * MINUTE_MS
+        self.complete = complete_from(self.open_time)
+        self.previous_complete = complete_from(self.open_time - span * MINUTE_MS)
+
+    def stats(self, sums: tuple[Any, ...], points: list[float | None]) -> WindowStats:
+        """`sums` in the order of _WINDOW_SHOWN, `points` as `kernels.prices` fills them."""
+        trades, buys, v0, v1, b0, b1, a0, a1, a2, a3, a4, largest, high, low, *rest = sums
+        traders, buyers, sellers, undone, previous_trades, p0, p1 = rest
+        volume, buy_volume = v0 + _LIMB_BASE * v1, b0 + _LIMB_BASE * b1
+        opened, closed, previous_opened, previous_closed = points
+        amount = a0 + _LIMB_BASE * (a1 + _LIMB_BASE * (a2 + _LIMB_BASE * (a3 + _LIMB_BASE * a4)))
+        return WindowStats(
+            open_time=self.open_time,
+            close_time=self.close_time,
+            complete=self.complete,
+            trades=trades,
+            buys=buys,
+            sells=trades - buys,
+            traders=traders,
+            buyers=buyers,
+            sellers=sellers,
+            volume_usd=usd_text(volume),
+            buy_volume_usd=usd_text(buy_volume),
+            sell_volume_usd=usd_text(volume - buy_volume),
+            net_volume_usd=usd_text(2 * buy_volume - volume),
+            volume_token=token_text(amount),
+            open_usd=None if opened is None else decimal_text(opened),
+            high_usd=None if high != high else decimal_text(high),  # noqa: PLR0124 - NaN
+            low_usd=None if low != low else decimal_text(low),  # noqa: PLR0124 - NaN
+            close_usd=None if closed is None else decimal_text(closed),
+            vwap_usd=vwap_text(volume, amount),
+            price_change_pct=change_pct(opened, closed),
+            largest_trade_usd=None if largest == NONE else usd_text(largest),
+            previous=PreviousWindow(
+                volume_usd=usd_text(p0 + _LIMB_BASE * p1),
+                trades=previous_trades,
+                price_change_pct=change_pct(previous_opened, previous_closed),
+            )
+            if self.previous_complete
+            else None,
+            approximate=undone > 0,
+        )
+
+
+def _split_amounts(amounts: Sequence[int], batch: Array) -> None:
+    """Units of 10^-18 token as three digits of base 10^18, so that each fits an int64."""
+    batch["amount_low"] = [amount % _MIDDLE for amount in amounts]
+    upper = [amount // _MIDDLE for amount in amounts]
+    if max(upper) < _MIDDLE:
+        batch["amount_mid"] = upper
+        batch["amount_high"] = 0
+    else:
+        batch["amount_mid"] = [amount % _MIDDLE for amount in upper]
+        batch["amount_high"] = [amount // _MIDDLE for amount in upper]

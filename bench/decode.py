@@ -1,0 +1,83 @@
+"""CPU time of decoding one event: the fast decoder, the reference, and msgspec alone.
+
+    python -m bench.decode [-n 20000] [--rounds 15]
+
+The events are those of the ingest benchmark, decoded in batches as the aggregator does. The best of
+the rounds counts, so that a busy machine disturbs less. msgspec alone is the bound: every field as
+it comes, checked by nobody. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from aggregator.feed.synthetic import Shape, spread, swaps
+from aggregator.ingest.decode import decode_swap
+from aggregator.ingest.fast_decode import SwapDecoder
+from bench.bound import Event
+
+BATCH = 2_000
+MAX_FUTURE_MS = 300_000
+SPAN_MS = 3 * 3_600_000
+NOW_MS = 1_790_000_000_000
+
+
+def us_per_event(decode: Callable[[bytes], Any], values: list[bytes], rounds: int) -> float:
+    """CPU microseconds, of the best round."""
+    best = float("inf")
+    for _ in range(rounds):
+        begun = time.process_time()
+        for at in range(0, len(values), BATCH):
+            _decoded = [decode(value) for value in values[at : at + BATCH]]
+        best = min(best, time.process_time() - begun)
+    return best / len(values) * 1e6
+
+
+def run(events: int, tokens: int, seed: int, rounds: int) -> dict[str, Any]:
+    load_before = os.getloadavg()[0]
+    times = spread(events, NOW_MS, SPAN_MS, 20_000, seed)
+    values = [record.value for record in swaps(Shape(tokens=tokens, seed=seed), times)]
+    fast = SwapDecoder(MAX_FUTURE_MS).decode
+    if any(fast(value, NOW_MS) != decode_swap(value, NOW_MS, MAX_FUTURE_MS) for value in values):
+        sys.exit("bench.decode failed: the fast decoder does not do as the reference")
+    ways: dict[str, Callable[[bytes], Any]] = {
+        "fast": lambda value: fast(value, NOW_MS),
+        "reference": lambda value: decode_swap(value, NOW_MS, MAX_FUTURE_MS),
+        "msgspec": msgspec.json.Decoder(Event).decode,
+    }
+    measured = {name: us_per_event(way, values, rounds) for name, way in ways.items()}
+    return {
+        "bench": "decode",
+        **{f"{name}_us_per_event": round(value, 2) for name, value in measured.items()},
+        "events": events,
+        "bytes_per_event": round(sum(map(len, values)) / events),
+        "tokens": tokens,
+        "cores": os.cpu_count(),
+        "load_before": round(load_before, 2),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+    }
+
+
+def main() -> None:
+    """See the module's text."""
+    parser = argparse.ArgumentParser(prog="bench.decode", description=(__doc__ or "").strip())
+    parser.add_argument("-n", type=int, default=20_000, help="events")
+    parser.add_argument("--tokens", type=int, default=2_000)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    print(json.dumps(run(options.n, options.tokens, options.seed, options.rounds)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+"""The processes of one run: Redis and NATS of its own, aggregators that come and go, a topic.
+
+Does what a step says and knows what ended as it was told to. The broker is the lane's (`campaign`),
+used by one run at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from infra.embedded.engine import Process
+from infra.embedded.nats import Nats
+from infra.embedded.redis import Redis
+from infra.embedded.stack import Stack
+from tests.chaos.schedule import PARTITIONS
+from tests.chaos.traffic import Message
+
+ROOT = Path(__file__).parents[2]
+MOST_AGGREGATORS = 3
+FLUSH_S = 40
+
+
+class Broken(AssertionError):
+    """The service did what it never may: stopped by itself, or got stuck."""
+
+
+@dataclass
+class Member:
+    """One aggregator process. `fault` is what it was armed with."""
+
+    process: Process
+    fault: str
+    frozen: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.process.name
+
+    def stopped_itself(self) -> bool:
+        """Whether it has met a fault that ends in a SIGSTOP."""
+        stat = Path(f"/proc/{self.process.pid}/stat")
+        return self.process.running and stat.read_text().rpartition(")")[2].split()[0] == "T"
+
+
+class Cluster:
+    """Nothing of it outlives the `with` block, except the broker and the topic in it."""
+
+    def __init__(self, directory: Path, broker: Stack, name: str) -> None:
+        self.directory = directory
+        self.engines = Stack(directory / "engines", only=(Redis, Nats))
+        self.members: list[Member] = []
+        self.done: Counter[str] = Counter()
+        self.topic, self.group = name, f"group-{name}"
+        self._broker = broker
+        self._address = broker.kafka.address
+        # Kept: a future of an admin client that is gone is never done.
+        self._admin = AdminClient({"bootstrap.servers": self._address, "log_level": 0})
+        self._closing = ExitStack()
+        self._started = 0
+        self._written_before = 0
+        self._producer = Producer(
+            {
+                "bootstrap.servers": self._address,
+                "enable.idempotence": True,
+                "linger.ms": 5,
+                "message.timeout.ms": FLUSH_S * 1000,
+                "log_level": 0,
+            }
+        )
+        self._refused: list[str] = []
+
+    def __enter__(self) -> Self:
+        self._closing.enter_context(self.engines)
+        topics = [NewTopic(self.topic, PARTITIONS, 1), NewTopic(f"{self.topic}.dlq", 1, 1)]
+        for made in self._admin.create_topics(topics).values():
+            made.result(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for member in self.members:
+            member.process.kill()
+        self._closing.close()
+
+    # --- aggregators ---
+
+    @property
+    def running(self) -> list[Member]:
+        """Those that were neither ended nor frozen."""
+        return [member for member in self.members if not member.frozen]
+
+    def start(self, fault: str = "") -> Member | None:
+        """One more aggregator, unless there are enough."""
+        if len(self.members) >= MOST_AGGREGATORS and not fault:
+            return None
+        self._started += 1
+        name = f"aggregator-{self._started}"
+        process = Process(name, self.directory / f"{name}.log", self.engines.guard)
+        settings = {
+            "KAFKA_BOOTSTRAP": self._address,
+            "KAFKA_TOPIC": self.topic,
+            "KAFKA_DLQ_TOPIC": f"{self.topic}.dlq",
+            "KAFKA_GROUP": self.group,
+            "KAFKA_PARTITIONS": str(PARTITIONS),
+            "BATCH_SIZE": "50",
+            "COMMIT_INTERVAL": "300ms",
+            "SNAPSHOT_INTERVAL": "250ms",
+            "LOG_FORMAT": "json",
+            "SWAPS_FAULT": fault,
+        }
+        command = [sys.executable, "manage.py", "run_aggregator"]
+        process.launch(command, os.environ | self.engines.env() | settings, ROOT)
+        self.members.append(Member(process, fault))
+        return self.members[-1]
+
+    def kill(self, member: Member) -> None:
+        """kill -9."""
+        member.process.kill()
+        self.members.remove(member)
+
+    def terminate(self, member: Member) -> None:
+        """SIGTERM; the end must be orderly and soon."""
+        member.process.terminate()
+        status = member.process.wait(20)
+        self.members.remove(member)
+        if status != 0 and (status != -signal.SIGTERM or member.process.tail()):
+            # Before its first word it has not come to say what SIGTERM does.
+            raise Broken(f"{member.name} ended with {status} on SIGTERM: {member.process.tail(3)}")
+
+    def freeze(self, member: Member) -> None:
+        """SIGSTOP."""
+        os.kill(member.process.pid, signal.SIGSTOP)
+        member.frozen = True
+
+    def thaw(self) -> None:
+        """SIGCONT to all that are frozen."""
+        for member in self.members:
+            if member.frozen:
+                os.kill(member.process.pid, signal.SIGCONT)
+                member.frozen = False
+
+    def bury(self) -> None:
+        """Let go of the armed that met their fault; raises Broken where another ended."""
+        for member in list(self.members):
+            if member.process.running:
+                continue
+            self.members.remove(member)
+            if not (member.fault and member.process.wait() == -signal.SIGKILL):
+                raise Broken(f"{member.name} ended by itself: {member.process.tail(5)}")
+            self.done[member.fault.partition(":")[0]] += 1
+
+    def group_members(self) -> int | None:
+        """How many members the group has; None while it settles or cannot be asked."""
+        try:
+            asked = self._admin.describe_consumer_groups([self.group], request_timeout=2)
+            group = asked[self.group].result(3)
+        except (KafkaException, TimeoutError):
+            return None
+        return len(group.members) if group.state.name == "STABLE" else None
+
+    # --- engines ---
+
+    def redis_written(self) -> int:
+        """Bytes in Redis's append-only file."""
+        return sum(path.stat().st_size for path in self._append_only_files())
+
+    def _append_only_files(self) -> list[Path]:
+        return sorted((self.engines.redis.data / "appendonlydir").glob("*.incr.aof"))
+
+    def kill_redis(self, lost: float) -> None:
+        """kill -9, and the loss: a share of what was written since the last burst, or (1) all."""
+        redis = self.engines.redis
+        redis.kill()
+        if lost == 1:
+            shutil.rmtree(redis.data)
+        elif lost > 0:
+            (file,) = self._append_only_files()
+            size = file.stat().st_size
+            since_burst = max(0, size - self._written_before)
+            os.truncate(file, size - round(since_burst * lost))
+
+    def restart_broker(self) -> None:
+        """kill -9 and a new start on the same data."""
+        self._broker.kafka.kill()
+        self._broker.kafka.start()
+
+    # --- the log ---
+
+    def produce(self, messages: Sequence[Message]) -> None:
+        """Hand messages to the producer, which retries by itself and keeps their order."""
+        if self.engines.redis.running:
+            self._written_before = self.redis_written()
+        for message in messages:
+            self._producer.produce(
+                self.topic, message.value, message.key, message.partition, on_delivery=self._sent
+            )
+        self._producer.poll(0)
+
+    def _sent(self, error: Any, _: object) -> None:
+        if error is not None:
+            self._refused.append(str(error))
+
+    def flush(self) -> None:
+        """Wait until the broker has everything."""
+        left = self._producer.flush(FLUSH_S)
+        assert left == 0, f"{left} messages not taken by the broker"
+        assert self._refused == []
+
+    def claimed(self) -> bool:
+        """Whether Redis has written anything since the last burst."""
+        return self.redis_written() > self._written_before
+
+    def ends(self) -> dict[int, int]:
+        """The log's end of each partition."""
+        consumer = self._consumer()
+        try:
+            return {
+                p: consumer.get_watermark_offsets(TopicPartition(self.topic, p), timeout=10)[1]
+                for p in range(PARTITIONS)
+            }
+        finally:
+            consumer.close()
+
+    def epochs(self) -> dict[int, int]:
+        """The newest epoch of each partition, as the group's commit metadata has it."""
+        consumer = self._consumer()
+        try:
+            asked = [TopicPartition(self.topic, p) for p in range(PARTITIONS)]
+            found = consumer.committed(asked, timeout=10)
+        except KafkaException:
+            return {}
+        finally:
+            consumer.close()
+        return {p.partition: msgspec.json.decode(p.metadata)["epoch"] for p in found if p.metadata}
+
+    def read(self, topic: str, partition: int) -> list[Any]:
+        """Every record of a partition."""
+        consumer = self._consumer()
+        try:
+            end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)[1]
+            consumer.assign([TopicPartition(topic, partition, 0)])
+            records: list[Any] = []
+            deadline = time.monotonic() + 30
+            while end and (not records or records[-1].offset() < end - 1):
+                assert time.monotonic() < deadline, f"{topic} [{partition}] cannot be read back"
+                records += [m for m in consumer.consume(1_000, 0.5) if m.error() is None]
+            return records
+        finally:
+            consumer.close()
+
+    def _consumer(self) -> Consumer:
+        return Consumer(
+            {
+                "bootstrap.servers": self._address,
+                "group.id": self.group,
+                "enable.auto.commit": False,
+                "log_level": 0,
+            }
+        )

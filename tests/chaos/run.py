@@ -1,0 +1,333 @@
+"""One run: does the steps of a schedule one after the other, waits for the end, and judges."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from aggregator.contracts.stats import TokenStats
+from infra.embedded.stack import Stack
+from tests.chaos.cluster import Broken, Cluster, Member
+from tests.chaos.expected import Expected, is_bad
+from tests.chaos.reader import Reader
+from tests.chaos.schedule import (
+    PARTITIONS,
+    Burst,
+    Claimed,
+    Dropped,
+    Fired,
+    Freeze,
+    Kill,
+    Live,
+    RestartBroker,
+    RestartNats,
+    RestartRedis,
+    Schedule,
+    Start,
+    Step,
+    Terminate,
+    Thaw,
+)
+from tests.chaos.traffic import Traffic
+from tests.chaos.verdict import Findings, judge_owners, judge_shown
+from tests.oracle import Logged
+
+STUCK_S = 60
+POLL_S = 0.03
+# How soon every owner must know of a restarted Redis, whether or not it has something to claim.
+NOTICED_MS = 3_000
+
+
+@dataclass
+class Result:
+    """What came of one run. `done`: the faults that happened, by kind."""
+
+    schedule: Schedule
+    seconds: float = 0.0
+    events: int = 0
+    done: Counter[str] = field(default_factory=Counter)
+    findings: Findings = field(default_factory=Findings)
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything was wrong."""
+        return bool(self.findings.violations)
+
+
+def run(schedule: Schedule, directory: Path, broker: Stack) -> Result:
+    """Play `schedule` on `broker`; leaves the logs and the evidence of a failure in `directory`."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    result = Result(schedule)
+    begun = time.monotonic()
+    name = f"chaos-{schedule.seed}-{time.time_ns() // 1_000_000}"
+    with Cluster(directory, broker, name) as cluster, Reader(cluster.engines.nats.url) as reader:
+        play = _Play(schedule, cluster, reader)
+        try:
+            for step in schedule.steps:
+                play.do(step)
+            owners = play.settle()
+            play.judge(owners, result)
+        except Broken as broken:
+            result.findings.violations.append(str(broken))
+        except Exception:
+            # The harness itself: this seed says nothing, the others shall go on.
+            result.findings.violations.append(traceback.format_exc())
+        result.done = cluster.done
+    result.seconds = time.monotonic() - begun
+    if not result.failed:
+        shutil.rmtree(directory)
+    return result
+
+
+class _Play:
+    def __init__(self, schedule: Schedule, cluster: Cluster, reader: Reader) -> None:
+        self._cluster = cluster
+        self._reader = reader
+        self._rng = random.Random(schedule.seed)
+        self._redis_started_ms = 0
+        self._traffic = Traffic(
+            schedule.seed,
+            time.time_ns() // 1_000_000,
+            schedule.span_ms,
+            sum(isinstance(step, Burst) for step in schedule.steps),
+            PARTITIONS,
+        )
+
+    def do(self, step: Step) -> None:
+        """One step. Raises Broken."""
+        cluster = self._cluster
+        cluster.bury()
+        match step:
+            case Burst():
+                self._burst(step)
+            case Claimed():
+                self._wait_a_while(cluster.claimed)
+            case Live():
+                self._wait(self._live, "all partitions live with nothing left to read")
+            case Start():
+                self._start(step)
+            case Fired():
+                self._fired(step)
+            case Kill():
+                if (member := self._pick(step.pick)) is not None:
+                    cluster.kill(member)
+                    cluster.done["kill"] += 1
+            case Terminate():
+                if (member := self._pick(step.pick)) is not None:
+                    cluster.terminate(member)
+                    cluster.done["terminate"] += 1
+            case Freeze():
+                if (member := self._pick(step.pick)) is not None:
+                    cluster.freeze(member)
+            case Dropped():
+                self._wait_dropped()
+            case Thaw():
+                frozen = sum(member.frozen for member in cluster.members)
+                cluster.done["woken_zombie"] += frozen
+                cluster.thaw()
+            case RestartRedis():
+                self._restart_redis(step)
+            case RestartBroker():
+                cluster.restart_broker()
+                cluster.done["broker"] += 1
+            case RestartNats():
+                cluster.engines.nats.kill()
+                self._burst(Burst(step.meanwhile))
+                cluster.engines.nats.start()
+                cluster.done["nats"] += 1
+
+    def _burst(self, step: Burst) -> None:
+        self._cluster.produce(self._traffic.burst(step.size, step.partitions))
+        if step.acked:
+            self._cluster.flush()
+
+    def _start(self, step: Start) -> None:
+        before = len(self._cluster.members)
+        self._cluster.start(step.fault)
+        self._cluster.done["start"] += before > 0 and len(self._cluster.members) > before
+
+    def _pick(self, pick: float) -> Member | None:
+        running = self._cluster.running
+        return running[int(pick * len(running))] if running else None
+
+    def _fired(self, step: Fired) -> None:
+        """An armed one may be given partitions late and batches seldom: feed it, then give up."""
+        cluster = self._cluster
+        armed = next((m for m in reversed(cluster.members) if m.fault), None)
+        for _ in range(4):
+            if armed is None or self._wait_a_while(lambda: self._met(armed), 3):
+                break
+            self._burst(Burst(100))
+        if armed is None or not armed.process.running:
+            return
+        if armed.stopped_itself():
+            armed.frozen = True
+            cluster.done[step.kind] += 1
+        else:
+            cluster.kill(armed)
+            cluster.done["kill"] += 1
+
+    def _met(self, armed: Member) -> bool:
+        return not armed.process.running or armed.stopped_itself()
+
+    def _wait_dropped(self) -> None:
+        """The group gives up a silent member after its session timeout (6 s)."""
+        if not any(member.frozen for member in self._cluster.members):
+            return
+        if not self._cluster.running:
+            self._cluster.start()
+        running = len(self._cluster.running)
+        self._wait(lambda: self._cluster.group_members() == running, "the frozen member dropped")
+
+    def _restart_redis(self, step: RestartRedis) -> None:
+        cluster = self._cluster
+        cluster.kill_redis(step.lost)
+        if step.meanwhile:
+            self._burst(Burst(step.meanwhile))
+        cluster.engines.redis.start()
+        self._redis_started_ms = time.time_ns() // 1_000_000
+        kind = "restart" if step.lost == 0 else "empty" if step.lost == 1 else "loses_tail"
+        cluster.done[f"redis_{kind}"] += 1
+
+    # --- waiting ---
+
+    def _wait(self, holds: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + STUCK_S
+        if all(member.fault for member in self._cluster.running):
+            self._cluster.start()
+        while not holds():
+            self._cluster.bury()
+            if not self._cluster.running:
+                self._cluster.start()
+            if time.monotonic() > deadline:
+                raise Broken(f"stuck: {what}: not within {STUCK_S} s; {self._positions()}")
+            time.sleep(POLL_S)
+
+    def _wait_a_while(self, holds: Callable[[], bool], within_s: float = 1.0) -> bool:
+        """Wait for what need not come: there may be no owner now."""
+        deadline = time.monotonic() + within_s
+        while not (held := holds()) and time.monotonic() < deadline:
+            time.sleep(POLL_S / 10)
+        return held
+
+    def _positions(self) -> str:
+        status = self._reader.status()
+        members = [(m.name, m.process.running, m.frozen) for m in self._cluster.members]
+        return f"ends {self._cluster.ends()}, {members}, {list(status.values())}"
+
+    def _live(self) -> bool:
+        status = self._reader.status()
+        if len(status) < PARTITIONS or any(
+            each.state != "live" or not each.in_sync for each in status.values()
+        ):
+            return False
+        if min(each.as_of or 0 for each in status.values()) < self._redis_started_ms + NOTICED_MS:
+            return False
+        ends, epochs = self._cluster.ends(), self._cluster.epochs()
+        return all(
+            (status[p].owner_next_offset or 0) >= ends[p] and status[p].epoch == epochs.get(p)
+            for p in range(PARTITIONS)
+        )
+
+    def settle(self) -> dict[int, list[TokenStats]]:
+        """The owners' rows when the faults are over and everything is read."""
+        cluster = self._cluster
+        cluster.thaw()
+        cluster.flush()
+        for member in [m for m in cluster.members if m.fault]:
+            if member.process.running:
+                cluster.kill(member)
+        cluster.bury()
+        owners: dict[int, list[TokenStats]] = {}
+
+        caught_up: dict[int, int] = {}
+
+        def answered() -> bool:
+            if not self._live():
+                caught_up.clear()
+                return False
+            # An owner may say how far it is before it has published it; its next word is behind it.
+            for partition, status in self._reader.status().items():
+                if (status.as_of or 0) <= caught_up.setdefault(partition, status.as_of or 0):
+                    return False
+            epochs = cluster.epochs()
+            for partition in range(PARTITIONS):
+                state = self._reader.owner_state(partition, epochs[partition])
+                if state is None:
+                    return False
+                owners[partition] = state
+            return self._live() and cluster.epochs() == epochs
+
+        self._wait(answered, "every owner's state")
+        return owners
+
+    # --- judging ---
+
+    def judge(self, owners: dict[int, list[TokenStats]], result: Result) -> None:
+        """Everything that was shown against the log; the evidence goes to files."""
+        findings = result.findings
+        rows = {(row.token_id, row.partition): row for own in owners.values() for row in own}
+        log, bad = self._read_back()
+        result.events = len(log) + len(bad)
+        expected = Expected(log)
+        judge_owners(expected, rows, findings)
+        judge_shown(expected, self._reader.shown, self._rng, findings)
+        findings.violations += [f"went back: {step}" for step in self._reader.steps_back]
+        self._judge_board(expected, rows, findings)
+        self._judge_dead_letters(bad, findings)
+        if findings.violations:
+            self._write("log.jsonl", [vars(logged) for logged in log])
+            self._write("owners.jsonl", list(rows.values()))
+            self._write("shown.jsonl", self._reader.shown)
+
+    def _read_back(self) -> tuple[list[Logged], set[tuple[int, int]]]:
+        log, bad = [], set()
+        for partition in range(PARTITIONS):
+            for record in self._cluster.read(self._cluster.topic, partition):
+                if is_bad(record.value()):
+                    bad.add((partition, record.offset()))
+                else:
+                    event = json.loads(record.value())
+                    stamp = record.timestamp()[1]
+                    log.append(Logged(event, partition, record.offset(), stamp))
+        return log, bad
+
+    def _judge_board(
+        self, expected: Expected, rows: dict[tuple[str, int], TokenStats], findings: Findings
+    ) -> None:
+        """The board has each row as its owner has it, or newer: a minute may have passed."""
+        board = self._reader.rows()
+        for (token, partition), row in rows.items():
+            shown = board.get(token)
+            if shown is None or (shown.partition != partition):
+                if len(expected.partitions(token)) == 1:
+                    findings.violations.append(f"{token} on {partition}: not on the board")
+            elif (shown.epoch, shown.seq) < (row.epoch, row.seq):
+                findings.violations.append(f"{token}: the board is behind its owner")
+            elif (shown.epoch, shown.seq) == (row.epoch, row.seq) and shown != row:
+                findings.violations.append(f"{token}: the board differs from its owner")
+
+    def _judge_dead_letters(self, bad: set[tuple[int, int]], findings: Findings) -> None:
+        found = set()
+        for letter in self._cluster.read(f"{self._cluster.topic}.dlq", 0):
+            headers = {name: value.decode() for name, value in letter.headers() or []}
+            found.add((int(headers["source-partition"]), int(headers["source-offset"])))
+        if found != bad:
+            findings.violations.append(
+                f"dead letters: {sorted(bad - found)} missing, {sorted(found - bad)} too many"
+            )
+
+    def _write(self, name: str, values: list[Any]) -> None:
+        path = self._cluster.directory / name
+        path.write_bytes(b"\n".join(msgspec.json.encode(value) for value in values))

@@ -1,0 +1,237 @@
+"""What happens in one run, drawn from its seed: traffic, faults, and what is waited for between.
+
+A schedule is a list of plain values; the same seed gives the same list. It says nothing of how a
+step is done (`run.py`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+PARTITIONS: Final = 3
+MINUTE: Final = 60_000
+
+
+@dataclass(frozen=True)
+class Burst:
+    """Produce `size` swaps to `partitions`. `acked`: go on only when the broker has them all."""
+
+    size: int
+    partitions: tuple[int, ...] = tuple(range(PARTITIONS))
+    acked: bool = True
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """Wait until Redis has written something of the last burst, however little."""
+
+
+@dataclass(frozen=True)
+class Live:
+    """Wait until every partition has an owner that has read and published all of the log."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Start one more aggregator, with SWAPS_FAULT = `fault`; nothing where three run already."""
+
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Fired:
+    """Wait until the armed aggregator has met its fault; feed it until it does."""
+
+    kind: str
+
+
+@dataclass(frozen=True)
+class Kill:
+    """kill -9 one of the running aggregators."""
+
+    pick: float
+
+
+@dataclass(frozen=True)
+class Terminate:
+    """SIGTERM one of the running aggregators and wait for its orderly end."""
+
+    pick: float
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """SIGSTOP one of the running aggregators."""
+
+    pick: float
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Wait until the group has given the frozen aggregators' partitions away."""
+
+
+@dataclass(frozen=True)
+class Thaw:
+    """SIGCONT whatever is frozen."""
+
+
+@dataclass(frozen=True)
+class RestartRedis:
+    """kill -9 Redis, take away `lost` of what it wrote since the last burst began, start it.
+
+    `lost` is 0 for nothing, below 1 for a tail of its log, 1 for its whole data directory.
+    `meanwhile`: messages produced while it is down.
+    """
+
+    lost: float
+    meanwhile: int
+
+
+@dataclass(frozen=True)
+class RestartBroker:
+    """kill -9 the broker and start it."""
+
+
+@dataclass(frozen=True)
+class RestartNats:
+    """kill -9 NATS, produce `meanwhile` messages, start it."""
+
+    meanwhile: int
+
+
+Step = (
+    Burst
+    | Claimed
+    | Live
+    | Start
+    | Fired
+    | Kill
+    | Terminate
+    | Freeze
+    | Dropped
+    | Thaw
+    | RestartRedis
+    | RestartBroker
+    | RestartNats
+)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One run. `span_ms`: how far before the start its first events lie."""
+
+    seed: int
+    span_ms: int
+    steps: tuple[Step, ...]
+
+
+def _size(rng: random.Random) -> int:
+    return rng.randrange(150, 450)
+
+
+def _some(rng: random.Random) -> tuple[int, ...]:
+    return tuple(sorted(rng.sample(range(PARTITIONS), rng.randrange(1, PARTITIONS + 1))))
+
+
+def _burst(rng: random.Random) -> list[Step]:
+    steps: list[Step] = [Burst(_size(rng), acked=rng.random() < 0.7)]
+    return [*steps, Claimed()] if rng.random() < 0.6 else steps
+
+
+def _kill(rng: random.Random) -> list[Step]:
+    return [*_burst(rng), Kill(rng.random()), Start()]
+
+
+def _terminate(rng: random.Random) -> list[Step]:
+    return [*_burst(rng), Terminate(rng.random()), Start()]
+
+
+def _at_point(name: str) -> Callable[[random.Random], list[Step]]:
+    def steps(rng: random.Random) -> list[Step]:
+        armed = Start(f"{name}:{rng.randrange(1, 4)}")
+        alone: list[Step] = [Kill(rng.random())] if rng.random() < 0.3 else []
+        return [*alone, armed, Burst(_size(rng)), Fired(name), Start()]
+
+    return steps
+
+
+def _add(rng: random.Random) -> list[Step]:
+    return [Burst(_size(rng), acked=False), Start(), Burst(_size(rng))]
+
+
+def _zombie(rng: random.Random) -> list[Step]:
+    frozen = [Start(), Live(), *_burst(rng), Freeze(rng.random())]
+    return [*frozen, Burst(_size(rng)), Dropped(), *_burst(rng), Thaw(), Burst(_size(rng))]
+
+
+def _zombie_at_point(rng: random.Random) -> list[Step]:
+    name = rng.choice(["after_claim", "after_apply"])
+    armed = Start(f"{name}:{rng.randrange(1, 4)}:stop")
+    frozen: list[Step] = [Start(), armed, Burst(_size(rng)), Fired("zombie_at_point")]
+    return [*frozen, Dropped(), *_burst(rng), Thaw(), Burst(_size(rng), _some(rng))]
+
+
+def _pause(rng: random.Random) -> list[Step]:
+    return [*_burst(rng), Freeze(rng.random()), Burst(_size(rng)), Thaw()]
+
+
+def _redis(lost: Callable[[random.Random], float]) -> Callable[[random.Random], list[Step]]:
+    def steps(rng: random.Random) -> list[Step]:
+        with_kill: list[Step] = [Kill(rng.random())] if rng.random() < 0.25 else []
+        restart = RestartRedis(lost(rng), rng.choice([0, 0, 100]))
+        after: list[Step] = [Burst(_size(rng), _some(rng))] if rng.random() < 0.5 else []
+        start: list[Step] = [Start()] if with_kill else []
+        return [*_burst(rng), Claimed(), *with_kill, restart, *start, *after]
+
+    return steps
+
+
+def _broker(rng: random.Random) -> list[Step]:
+    return [Burst(_size(rng), acked=rng.random() < 0.5), RestartBroker(), Burst(_size(rng))]
+
+
+def _nats(rng: random.Random) -> list[Step]:
+    return [*_burst(rng), RestartNats(rng.randrange(50, 200))]
+
+
+FAULTS: Final[dict[str, Callable[[random.Random], list[Step]]]] = {
+    "redis_loses_tail": _redis(lambda rng: rng.uniform(0.05, 0.95)),
+    "kill": _kill,
+    "after_claim": _at_point("after_claim"),
+    "zombie": _zombie,
+    "redis_empty": _redis(lambda _: 1.0),
+    "after_apply": _at_point("after_apply"),
+    "broker": _broker,
+    "mid_snapshot": _at_point("mid_snapshot"),
+    "zombie_at_point": _zombie_at_point,
+    "after_snapshot": _at_point("after_snapshot"),
+    "redis_restart": _redis(lambda _: 0.0),
+    "terminate": _terminate,
+    "add": _add,
+    "pause": _pause,
+    "nats": _nats,
+}
+
+
+def schedule(seed: int) -> Schedule:
+    """The run of `seed`: four faults, two of which go round with the seed, so all are met."""
+    rng = random.Random(seed)
+    kinds = list(FAULTS)
+    chosen = [kinds[2 * seed % len(kinds)], kinds[(2 * seed + 1) % len(kinds)]]
+    chosen += rng.choices(kinds, k=2)
+    rng.shuffle(chosen)
+    steps: list[Step] = [Start()]
+    if rng.random() < 0.5:
+        steps.append(Start())
+    steps += [Burst(_size(rng)), Live()]
+    for kind in chosen:
+        steps += FAULTS[kind](rng)
+        if rng.random() < 0.5:
+            steps.append(Live())
+    steps.append(Burst(_size(rng), _some(rng)))
+    span_ms = rng.choice([4 * MINUTE, 70 * MINUTE, 5 * 60 * MINUTE, 24 * 60 * MINUTE + MINUTE])
+    return Schedule(seed, span_ms, tuple(steps))

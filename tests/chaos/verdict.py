@@ -1,0 +1,227 @@
+"""Holds what the owners and the reader showed against the truth of the log.
+
+Tokens of one partition are compared in every number, at the end and at each instant that the reader
+saw them. Tokens that were sent to several partitions are compared in what can be added over them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from fractions import Fraction
+
+from aggregator.contracts.stats import PreviousWindow, TokenStats, WindowStats
+from tests.chaos.expected import NOTHING, WINDOWS, Expected, Sums
+from tests.oracle import MINUTE, PreviousNumbers, TokenNumbers, WindowNumbers
+
+_EXACT = ("trades", "buys", "sells", "complete")
+_USD = ("volume_usd", "buy_volume_usd", "sell_volume_usd", "net_volume_usd")
+# A bucket keeps extremes and not its swaps, so after a retraction these may be as they were.
+_DISTINCT = ("traders", "buyers", "sellers")
+_PRICES = ("open_usd", "high_usd", "low_usd", "close_usd")
+_SHOWN_CHECKED = 400
+
+
+@dataclass
+class Findings:
+    """What is wrong. `lost` and `double` count swaps; `checked` the rows compared."""
+
+    violations: list[str] = field(default_factory=list)
+    lost: int = 0
+    double: int = 0
+    checked: int = 0
+
+    def trades(self, shown: int, expected: int) -> None:
+        """Note a count of trades that is off."""
+        self.lost += max(0, expected - shown)
+        self.double += max(0, shown - expected)
+
+
+def judge_owners(
+    expected: Expected, rows: Mapping[tuple[str, int], TokenStats], findings: Findings
+) -> None:
+    """The owners' final rows, by (token, partition), against the whole log."""
+    for token in sorted(expected.tokens):
+        partitions = expected.partitions(token)
+        if len(partitions) == 1:
+            (partition,) = partitions
+            row = rows.get((token, partition))
+            if row is None:
+                _missing(expected, token, findings)
+            else:
+                # Offsets that the row does not cover changed nothing of it, or it would be newer.
+                _judge_row(expected, row, 2**63, findings, "at the end")
+        else:
+            _judge_crossed(expected, token, {p: rows.get((token, p)) for p in partitions}, findings)
+    for token, partition in rows:
+        if partition not in (expected.partitions(token) if token in expected.tokens else ()):
+            findings.violations.append(f"{token} on {partition}: shown, but not in the log")
+
+
+def judge_shown(
+    expected: Expected, shown: Sequence[TokenStats], rng: random.Random, findings: Findings
+) -> None:
+    """What the reader saw on the way, each row against the log as far as the row covers it."""
+    instants = {
+        (row.token_id, row.next_offset, row.as_of // MINUTE): row
+        for row in shown
+        if len(expected.partitions(row.token_id)) == 1
+    }
+    rows = list(instants.values())
+    for row in rng.sample(rows, min(len(rows), _SHOWN_CHECKED)):
+        _judge_row(expected, row, row.next_offset, findings, "on the way")
+
+
+def _missing(expected: Expected, token: str, findings: Findings) -> None:
+    """A token without a row is right only where no swap of it was ever counted."""
+    now = max(expected.watermarks.values())
+    trades = expected.numbers(token, 2**63, now).windows["24h"].trades
+    if trades:
+        findings.trades(0, trades)
+        findings.violations.append(f"{token}: not shown, but {trades} trades in 24h")
+
+
+def _judge_row(
+    expected: Expected, row: TokenStats, next_offset: int, findings: Findings, when: str
+) -> None:
+    findings.checked += 1
+    truth = expected.numbers(row.token_id, next_offset, row.as_of)
+    faults = _counter_faults(row, truth)
+    for name, numbers in truth.windows.items():
+        faults += [f"{name}.{fault}" for fault in _window_faults(row.windows[name], numbers)]
+    if faults:
+        findings.trades(row.windows["24h"].trades, truth.windows["24h"].trades)
+        findings.violations.append(
+            f"{row.token_id} on {row.partition} {when} (epoch {row.epoch}, seq {row.seq}, "
+            f"next_offset {row.next_offset}, as_of {row.as_of}): {'; '.join(faults)}"
+        )
+
+
+def _counter_faults(row: TokenStats, truth: TokenNumbers) -> list[str]:
+    wrong = _Wrong()
+    for name in ("unpriced", "duplicates", "late", "retracted"):
+        wrong.unless_equal(name, getattr(row.quality, name), getattr(truth, name))
+    wrong.unless_equal("symbol", row.symbol, truth.symbol)
+    wrong.unless_equal("last_trade_at", row.last_trade_at, truth.last_trade_at)
+    wrong.unless_near("last_price_usd", row.last_price_usd, truth.last_price_usd)
+    return wrong.faults
+
+
+def _window_faults(shown: WindowStats, truth: WindowNumbers) -> list[str]:
+    wrong = _Wrong()
+    for name in _EXACT:
+        wrong.unless_equal(name, getattr(shown, name), getattr(truth, name))
+    for name in _USD:
+        wrong.unless_equal(name, micros(getattr(shown, name)), getattr(truth, name))
+    wrong.unless_equal("volume_token", Fraction(shown.volume_token), truth.volume_token)
+    wrong.unless_near("vwap_usd", shown.vwap_usd, truth.vwap_usd)
+    wrong.unless_equal("approximate", shown.approximate, truth.retraction_touched)
+    wrong.faults += _previous_faults(shown.previous, truth.previous)
+    if truth.retraction_touched:
+        return wrong.faults
+    for name in _DISTINCT:
+        wrong.unless_equal(name, getattr(shown, name), getattr(truth, name))
+    for name in _PRICES:
+        wrong.unless_near(name, getattr(shown, name), getattr(truth, name))
+    wrong.unless_rounded("price_change_pct", shown.price_change_pct, truth.price_change_pct)
+    largest = None if shown.largest_trade_usd is None else micros(shown.largest_trade_usd)
+    wrong.unless_equal("largest_trade_usd", largest, truth.largest_trade_usd)
+    return wrong.faults
+
+
+def _previous_faults(shown: PreviousWindow | None, truth: PreviousNumbers | None) -> list[str]:
+    wrong = _Wrong()
+    if shown is None or truth is None:
+        wrong.unless_equal("previous", shown, truth)
+        return wrong.faults
+    wrong.unless_equal("previous.trades", shown.trades, truth.trades)
+    wrong.unless_equal("previous.volume_usd", micros(shown.volume_usd), truth.volume_usd)
+    if not truth.retraction_touched:
+        name = "previous.price_change_pct"
+        wrong.unless_rounded(name, shown.price_change_pct, truth.price_change_pct)
+    return wrong.faults
+
+
+class _Wrong:
+    """Collects what is not as it should be."""
+
+    def __init__(self) -> None:
+        self.faults: list[str] = []
+
+    def unless_equal(self, name: str, shown: object, right: object) -> None:
+        if shown != right:
+            self.faults.append(f"{name} is {shown}, not {right}")
+
+    def unless_near(self, name: str, shown: str | None, right: Fraction | None) -> None:
+        """A price is a float: right to nine digits."""
+        if shown is None or right is None:
+            self.unless_equal(name, shown, right)
+        elif abs(Fraction(shown) - right) > abs(right) / 10**9:
+            self.faults.append(f"{name} is {shown}, not {float(right)}")
+
+    def unless_rounded(self, name: str, shown: float | None, right: Fraction | None) -> None:
+        """A percentage has four decimals."""
+        if shown is None or right is None:
+            self.unless_equal(name, shown, right)
+        elif abs(shown - float(right)) > 0.5001e-4 + 1e-9 * abs(float(right)):
+            self.faults.append(f"{name} is {shown}, not {float(right)}")
+
+
+def micros(usd: str) -> int:
+    """Dollars as text in micro-USD."""
+    return int(Decimal(usd) * 1_000_000)
+
+
+def _judge_crossed(
+    expected: Expected, token: str, rows: Mapping[int, TokenStats | None], findings: Findings
+) -> None:
+    """Some order of the partitions must explain all their rows at once."""
+    findings.checked += 1
+    newest = max(expected.watermarks.values())
+    nows = {p: newest if row is None else row.as_of for p, row in rows.items()}
+    shown = {p: _shown_sums(row) for p, row in rows.items()}
+    possible = list(expected.sums(token, nows))
+    if shown in possible:
+        return
+    total = sum((each["24h"].trades for each in shown.values()), 0)
+    totals = {sum(each["24h"].trades for each in sums.values()) for sums in possible}
+    findings.trades(total, min(totals, key=lambda right: abs(right - total)))
+    findings.violations.append(
+        f"{token} on {sorted(rows)}: {total} trades in 24h, possible {sorted(totals)}; "
+        f"shown {_short(shown)}, nearest {_short(_nearest(shown, possible))}"
+    )
+
+
+def _shown_sums(row: TokenStats | None) -> dict[str, Sums]:
+    if row is None:
+        return {name: NOTHING for name, _ in WINDOWS}
+    return {
+        name: Sums(
+            window.trades,
+            window.buys,
+            micros(window.volume_usd),
+            micros(window.buy_volume_usd),
+            Fraction(window.volume_token),
+        )
+        for name, window in row.windows.items()
+    }
+
+
+def _nearest(
+    shown: dict[int, dict[str, Sums]], possible: list[dict[int, dict[str, Sums]]]
+) -> dict[int, dict[str, Sums]]:
+    def distance(sums: dict[int, dict[str, Sums]]) -> int:
+        return sum(
+            sums[p][name] != shown[p][name] or 0 for p in shown for name, _ in WINDOWS
+        ) + sum(abs(sums[p]["24h"].volume - shown[p]["24h"].volume) > 0 for p in shown)
+
+    return min(possible, key=distance)
+
+
+def _short(sums: dict[int, dict[str, Sums]]) -> dict[int, dict[str, tuple[int, int]]]:
+    return {
+        p: {name: (each.trades, each.volume) for name, each in windows.items()}
+        for p, windows in sums.items()
+    }

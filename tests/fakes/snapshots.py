@@ -1,0 +1,116 @@
+"""The snapshot store in memory: the same guarantees as `RedisSnapshots`, without a server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from aggregator.errors import Fenced
+from aggregator.stores.redis.connection import NewIncarnation
+from aggregator.stores.redis.snapshots import Snapshot, SnapshotHeader
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """What is kept of a partition. Never changed in place."""
+
+    epoch: int = 0
+    snapshot: Snapshot | None = None
+
+
+class MemoryServer:
+    """What all clients share; `restart(keep)` is a crash that keeps the first `keep` writes."""
+
+    def __init__(self) -> None:
+        self.run = 1
+        self._states: list[dict[int, Kept]] = [{}]
+
+    @property
+    def writes(self) -> int:
+        """How many writes were made and are not forgotten."""
+        return len(self._states) - 1
+
+    def restart(self, keep: int) -> None:
+        """Forget all but the first `keep` writes, as a server that lost its last second."""
+        del self._states[keep + 1 :]
+        self.run += 1
+
+    def kept(self, partition: int) -> Kept:
+        """The present state of a partition."""
+        return self._states[-1].get(partition, Kept())
+
+    def write(self, partition: int, kept: Kept) -> None:
+        """One atomic write."""
+        self._states.append({**self._states[-1], partition: kept})
+
+
+class MemorySession:
+    """`Session` on a `MemoryServer`; one for all ports of a process."""
+
+    def __init__(self, server: MemoryServer) -> None:
+        self.server = server
+        self.run = 0
+
+    def connect(self) -> None:
+        """See `Session`."""
+        self.run = self.server.run
+
+    def ping(self) -> None:
+        """See `Session`."""
+        if self.run != self.server.run:
+            raise NewIncarnation("restarted")
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class MemorySnapshots:
+    """`Snapshots` in dicts."""
+
+    def __init__(self, session: MemorySession) -> None:
+        self._session = session
+        self._server = session.server
+        self._owned: dict[int, tuple[int, int]] = {}
+
+    def last_epoch(self, partition: int) -> int:
+        """See `Snapshots`."""
+        self._session.ping()
+        return self._server.kept(partition).epoch
+
+    def take(self, partition: int, epoch: int) -> None:
+        """See `Snapshots`."""
+        self._session.ping()
+        kept = self._server.kept(partition)
+        if kept.epoch >= epoch:
+            raise Fenced("not above the last")
+        self._server.write(partition, Kept(epoch, kept.snapshot))
+        self._owned[partition] = (epoch, self._session.run)
+
+    def load(self, partition: int) -> Snapshot | None:
+        """See `Snapshots`."""
+        self._session.ping()
+        snapshot = self._server.kept(partition).snapshot
+        return snapshot and Snapshot(snapshot.header, dict(snapshot.sections))
+
+    def save(
+        self,
+        partition: int,
+        header: SnapshotHeader,
+        changed: Mapping[bytes, bytes],
+        dropped: Sequence[bytes] = (),
+        *,
+        replace: bool = False,
+    ) -> None:
+        """See `Snapshots`."""
+        epoch, run = self._owned.get(partition, (0, 0))
+        if epoch != header.epoch:
+            raise Fenced("not taken here")
+        if run != self._server.run:
+            raise NewIncarnation("restarted since it was taken")
+        kept = self._server.kept(partition)
+        if kept.epoch != epoch:
+            raise Fenced("a newer epoch is in force")
+        before = {} if replace or kept.snapshot is None else kept.snapshot.sections
+        gone = set(dropped)
+        sections = {name: part for name, part in before.items() if name not in gone}
+        self._server.write(partition, Kept(epoch, Snapshot(header, {**sections, **changed})))
