@@ -3,6 +3,8 @@
 PYTHON ?= python3
 FEED ?=
 ARGS ?=
+SEEDS ?= 10
+SEED ?=
 
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --require-hashes --no-deps
@@ -14,7 +16,7 @@ STARTED := $(shell date +%s)
 # $(call stage,NAME,COMMANDS): run them, print the name before and the seconds after
 stage = @begun=$$(date +%s); echo "== $(1)"; $(2) && echo "== $(1): $$(($$(date +%s) - begun)) s"
 
-.PHONY: help setup setup-dev demo up down test bench-ingest lock clean
+.PHONY: help setup setup-dev demo up down test chaos bench-ingest lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +40,9 @@ test: setup-dev ## everything that CI checks: lint, types, layers, tests
 	$(call stage,layers,$(BIN)/lint-imports)
 	$(call stage,tests,$(BIN)/python -m pytest $(ARGS))
 	@echo "== all: $$(($$(date +%s) - $(STARTED))) s"
+
+chaos: setup-dev ## SEEDS=100 random schedules of faults against an oracle; SEED=7 plays one again
+	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
 
 bench-ingest: setup ## events/s from Kafka to the windows; the last line is one JSON object
 	@$(BIN)/python -m bench.ingest $(ARGS)

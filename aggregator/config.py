@@ -265,9 +265,9 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
                 "MARKER_TTL: must be at least the longest of WINDOWS + GRACE + MAX_FUTURE, "
                 "or a repeat inside a window would count twice"
             )
-        if values["kafka_retention_ms"] < reach:
+        if values["kafka_retention_ms"] < reach + longest:
             faults.append(
-                "KAFKA_RETENTION: must be at least the longest of WINDOWS + GRACE + MAX_FUTURE, "
-                "or the windows could not be rebuilt"
+                "KAFKA_RETENTION: must be at least twice the longest of WINDOWS + GRACE + "
+                "MAX_FUTURE, or the windows could not be rebuilt"
             )
     return faults

@@ -19,6 +19,7 @@ from uuid import uuid4
 
 import httpx
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from infra.embedded.engine import Process
 from infra.embedded.nats import Nats
@@ -158,6 +159,13 @@ class Service:
             )
         assert producer.flush(20) == 0
         assert failures == []
+
+    def delete_records(self, partition: int, before: int) -> None:
+        """Have Kafka drop the records of the swap topic below an offset, as its retention does."""
+        admin = AdminClient({"bootstrap.servers": self._bootstrap})
+        place = TopicPartition(self.topic, partition, before)
+        (future,) = admin.delete_records([place]).values()
+        assert future.result(10).low_watermark == before
 
     def dead_letters(self, count: int, within_s: float = 20) -> list[Message]:
         """The dead letters, when there are `count`."""

@@ -299,10 +299,12 @@ class Aggregator:
         committed_offset = max(committed or 0, extent.start)
         self._log.commit({partition: (committed_offset, write_epoch(epoch))})
         self._snapshots.take(partition, epoch)
+        began = time.perf_counter()
         snapshot = self._snapshots.load(partition)
+        loaded = time.perf_counter()
         if snapshot is not None:
             self._check_end(partition, snapshot.header.next_offset, extent.end)
-        return PartitionOwner(
+        owner = PartitionOwner(
             config=self._config,
             partition=partition,
             epoch=epoch,
@@ -312,6 +314,14 @@ class Aggregator:
             replay_since_ms=history_from,
             snapshot=snapshot,
         )
+        log.debug(
+            "snapshot_read",
+            partition=partition,
+            sections=0 if snapshot is None else len(snapshot.sections),
+            loading_s=loaded - began,
+            decoding_s=time.perf_counter() - loaded,
+        )
+        return owner
 
     def _check_end(self, partition: int, next_offset: int, end: int) -> None:
         """Raise where the log ends before what is counted of it.
@@ -390,9 +400,13 @@ class Aggregator:
             self._heartbeat(now_ms)
             self._next_heartbeat = now_ms + _SECOND_MS
         if now_ms >= self._next_save:
+            began = time.perf_counter()
             self._patiently("redis", self._markers.ping)
             saved = [owner for owner in list(self._owners.values()) if self._save(owner)]
+            committing = time.perf_counter()
             self._commit(saved)
+            done = time.perf_counter()
+            log.debug("saved", seconds=done - began, committing_s=done - committing)
             self._next_save = now_ms + self._config.snapshot_interval_ms
 
     def _advance(self, owner: PartitionOwner, now_ms: int) -> None:
@@ -448,7 +462,9 @@ class Aggregator:
     def _save_changes(self, owner: PartitionOwner) -> None:
         if not owner.active or owner.saved_offset == owner.next_offset:
             return
+        began = time.perf_counter()
         header, snapshot = owner.take_snapshot()
+        taken = time.perf_counter()
         faults.point("mid_snapshot")
         self._snapshots.save(
             owner.partition,
@@ -460,6 +476,15 @@ class Aggregator:
         owner.saved(header)
         size = sum(map(len, snapshot.changed.values()))
         metrics.SNAPSHOT_BYTES.labels(owner.partition).inc(size)
+        log.debug(
+            "snapshot_saved",
+            partition=owner.partition,
+            next_offset=header.next_offset,
+            sections=len(snapshot.changed),
+            bytes=size,
+            taking_s=taken - began,
+            saving_s=time.perf_counter() - taken,
+        )
         faults.point("after_snapshot")
 
     def _commit(self, owners: Sequence[PartitionOwner]) -> None:

@@ -7,6 +7,7 @@ The states: "rebuilding" from the assignment until the log was replayed to the e
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
@@ -19,6 +20,8 @@ from aggregator.pubsub.resync import Patch
 from aggregator.stores.redis.snapshots import Snapshot, SnapshotHeader
 from aggregator.window.columnar import ColumnarWindows
 from aggregator.window.saving import EngineSnapshot
+
+_MARKER_MARGIN_MS: Final = 3_600_000
 
 
 class Placed(msgspec.Struct, gc=False):
@@ -70,6 +73,9 @@ class PartitionOwner:
         self.watermark: int | None = None
         self.reported = dict.fromkeys(Verdict, 0)
         self._max_future_ms = config.max_future_ms
+        self._marker_ttl_ms = config.marker_ttl_ms
+        self._longest_ms = config.longest_window_minutes * 60_000
+        self._newest_record: int | None = None
         self._starts_after_a_cut = False
         self.windows = ColumnarWindows(
             partition=partition,
@@ -86,6 +92,7 @@ class PartitionOwner:
         else:
             self.next_offset = self._begin_anew(extent, replay_since_ms)
         self.read_offset = self.next_offset
+        self._was_cut = self._starts_after_a_cut
 
     def _go_on_from(self, header: SnapshotHeader, extent: LogExtent) -> int:
         self.watermark = header.watermark
@@ -111,6 +118,8 @@ class PartitionOwner:
         next_offset: int,
     ) -> Placed:
         """Take note of records in log order. Every decoded one passes here, repeats too."""
+        if record_timestamps:
+            self._newest_record = record_timestamps[-1]
         if self._starts_after_a_cut and record_timestamps:
             # What was cut away is older than this record by its own time, give or take MAX_FUTURE.
             self.windows.history_from = record_timestamps[0] + self._max_future_ms
@@ -186,9 +195,7 @@ class PartitionOwner:
     ) -> Heartbeat:
         """What web nodes and operators are told every second."""
         state = "rebuilding" if not self.live else "stalled" if stalled else "live"
-        if self.gap is not None:
-            first, behind = self.gap
-            degraded = [*degraded, f"gap: Kafka no longer held the offsets {first} to {behind - 1}"]
+        lag = None if end is None else max(0, end - self.next_offset)
         return Heartbeat(
             partition=self.partition,
             partitions=partitions,
@@ -199,9 +206,28 @@ class PartitionOwner:
             state=state,
             as_of=now_ms,
             watermark=self.watermark,
-            lag=None if end is None else max(0, end - self.next_offset),
-            degraded=degraded,
+            lag=lag,
+            degraded=[*degraded, *self._faults(now_ms, lag)],
         )
+
+    def _faults(self, now_ms: int, lag: int | None) -> list[str]:
+        """What was lost or may be, while the windows still show it."""
+        faults = []
+        history_from = self.windows.history_from
+        if history_from is not None and history_from > now_ms - self._longest_ms:
+            if self.gap is not None:
+                first, behind = self.gap
+                faults.append(f"gap: Kafka no longer held the offsets {first} to {behind - 1}")
+            elif self._was_cut:
+                faults.append("history: Kafka's log begins inside the longest window")
+        if lag and self._newest_record is not None:
+            behind_ms = now_ms - self._newest_record
+            if behind_ms > self._marker_ttl_ms - _MARKER_MARGIN_MS:
+                faults.append(
+                    f"dedup horizon: {behind_ms // 3_600_000} h behind, and markers are kept for "
+                    f"{self._marker_ttl_ms // 3_600_000} h: repeats may count again"
+                )
+        return faults
 
 
 _encode = msgspec.json.Encoder().encode

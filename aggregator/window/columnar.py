@@ -81,6 +81,22 @@ _WINDOW_SHOWN: Final = [
 ]
 
 
+class _Numbers(dict[str | None, int]):
+    """Names to numbers; a name that is met first gets its number from `new`. None has its own."""
+
+    def __init__(self, new: Callable[[str], int], of_none: int | None = None) -> None:
+        super().__init__()
+        self._new = new
+        self._of_none = of_none
+
+    def __missing__(self, name: str | None) -> int:
+        if name is None:
+            assert self._of_none is not None
+            return self._of_none
+        number = self[name] = self._new(name)
+        return number
+
+
 class ColumnarWindows:
     """See `ReferenceWindows`: the same arguments, the same answers."""
 
@@ -106,11 +122,11 @@ class ColumnarWindows:
         self._minute = minute_of(now_ms)
         self._columns = new_columns(len(windows), 2 * self._longest + 2)
         self._names: list[Name | None] = []
-        self._index: dict[str, int] = {}
+        self._index = _Numbers(self._new_token)
         self._free_tokens: list[int] = []
         self._symbols: list[str] = []
-        self._symbol_index: dict[str | None, int] = {None: NONE}
-        self._traders: dict[str | None, int] = {None: 0}
+        self._symbol_index = _Numbers(self._new_symbol, of_none=NONE)
+        self._traders = _Numbers(self._new_trader, of_none=0)
         self._held: list[Held] = []
         self._covered = self._coverage()
         self._saver = Saver(self._spans.tolist(), grace_ms)
@@ -188,18 +204,9 @@ class ColumnarWindows:
         """The swaps as an array of SWAP, names replaced by their numbers."""
         index, symbols, traders = self._index, self._symbol_index, self._traders
         batch = np.empty(len(swaps), SWAP)
-        try:
-            batch["token"] = [index[swap.token_id] for swap in swaps]
-        except KeyError:
-            batch["token"] = [self._token(swap) for swap in swaps]
-        try:
-            batch["symbol"] = [symbols[swap.symbol] for swap in swaps]
-        except KeyError:
-            batch["symbol"] = [self._symbol(swap.symbol) for swap in swaps]
-        try:
-            batch["trader"] = [traders[swap.trader] for swap in swaps]
-        except KeyError:
-            batch["trader"] = [self._trader(swap.trader) for swap in swaps]
+        batch["token"] = [index[swap.token_id] for swap in swaps]
+        batch["symbol"] = [symbols[swap.symbol] for swap in swaps]
+        batch["trader"] = [traders[swap.trader] for swap in swaps]
         batch["verdict"] = np.frombuffer(verdicts.encode(), np.uint8)
         batch["buy"] = [swap.is_buy for swap in swaps]
         batch["timestamp"] = [swap.timestamp for swap in swaps]
@@ -209,36 +216,25 @@ class ColumnarWindows:
         _split_amounts([swap.amount_attos for swap in swaps], batch)
         return batch
 
-    def _token(self, swap: Swap) -> int:
-        token = self._index.get(swap.token_id)
-        if token is None:
-            name = (swap.token_id, swap.chain, swap.token)
-            if self._free_tokens:
-                token = self._free_tokens.pop()
-                self._names[token] = name
-            else:
-                token = len(self._names)
-                self._names.append(name)
-            self._index[swap.token_id] = token
-        return token
-
-    def _symbol(self, symbol: str | None) -> int:
-        number = self._symbol_index.get(symbol)
-        if number is None:
-            assert symbol is not None
-            number = self._symbol_index[symbol] = len(self._symbols)
-            self._symbols.append(symbol)
+    def _new_token(self, token_id: str) -> int:
+        chain, _, token = token_id.partition(":")
+        if not self._free_tokens:
+            self._names.append((token_id, chain, token))
+            return len(self._names) - 1
+        number = self._free_tokens.pop()
+        self._names[number] = (token_id, chain, token)
         return number
 
-    def _trader(self, trader: str | None) -> int:
-        number = self._traders.get(trader)
-        if number is None:
-            assert trader is not None
-            if len(self._traders) > _MOST_TRADERS_KNOWN:
-                self._traders = {None: 0}
-            digest = hashlib.blake2b(trader.encode(), digest_size=8).digest()
-            number = self._traders[trader] = int.from_bytes(digest, "little") or 1
-        return number
+    def _new_symbol(self, symbol: str) -> int:
+        self._symbols.append(symbol)
+        return len(self._symbols) - 1
+
+    def _new_trader(self, trader: str) -> int:
+        """A 64-bit hash, the same in every process: snapshots hold it."""
+        if len(self._traders) > _MOST_TRADERS_KNOWN:
+            self._traders.clear()
+        digest = hashlib.blake2b(trader.encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "little") or 1
 
     def _make_room(self, swaps: int) -> None:
         self._columns = with_room(self._columns, rows=swaps, tokens=len(self._names), entries=swaps)
@@ -335,7 +331,7 @@ class ColumnarWindows:
 
     def token_ids(self) -> Iterable[str]:
         """Every token held."""
-        return self._index.keys()
+        return [name[0] for name in self._names if name is not None]
 
     def stats(self, token_id: str, *, epoch: int, seq: int, next_offset: int) -> TokenStats:
         """The numbers of one token at `now_ms`. Raises KeyError for a token that is not held."""
@@ -354,7 +350,7 @@ class ColumnarWindows:
         """The numbers of several tokens; of the seq `first_seq`, and `seq_step` more for each."""
         self._make_room(0)
         columns = self._columns
-        tokens = np.array([self._index[token_id] for token_id in token_ids], np.int64)
+        tokens = np.array([self._held_token(token_id) for token_id in token_ids], np.int64)
         prices = np.empty((len(tokens), len(self._windows), 4))
         kernels.prices(columns, self._spans, tokens, self._minute, prices)
         frames = [_Frame(self._minute, span, self._complete_from) for _, span in self._windows]
@@ -421,7 +417,7 @@ class ColumnarWindows:
         for minute in saved.minutes:
             self._restore_minute(*saved.minute(minute))
         self._restore_minute(saved.open_rows, saved.open_entries)
-        self._index = {name[0]: n for n, name in enumerate(self._names) if name is not None}
+        self._index.update((name[0], n) for n, name in enumerate(self._names) if name is not None)
         self._free_tokens = [n for n, name in enumerate(self._names) if name is None]
         self._held = list(saved.held)
         self._saver.resume(saved)
@@ -437,7 +433,7 @@ class ColumnarWindows:
             self._names[token] = name
         self._make_room(0)
         records = np.frombuffer(part.records, TOKEN).copy()
-        records["symbol"] = [self._symbol(symbol) for symbol in part.symbols]
+        records["symbol"] = [self._symbol_index[symbol] for symbol in part.symbols]
         for field in ("first", "last"):
             records[field] = NONE
         for field in ("dirty", "unsaved"):
@@ -448,6 +444,12 @@ class ColumnarWindows:
         self._make_room(max(len(rows), len(entries)))
         kernels.load_rows(self._columns, self._spans, rows, self._minute)
         kernels.load_entries(self._columns, self._spans, entries, self._minute)
+
+    def _held_token(self, token_id: str) -> int:
+        token = self._index.get(token_id)
+        if token is None:
+            raise KeyError(token_id)
+        return token
 
     def _complete_from(self, open_time: int) -> bool:
         earliest = int(self._columns.counts[EARLIEST])
@@ -466,20 +468,20 @@ def warm_up() -> None:
     def engine() -> ColumnarWindows:
         return ColumnarWindows(
             partition=0,
-            windows=(("1m", 1),),
+            windows=(("9m", 9),),
             grace_ms=MINUTE_MS,
             max_future_ms=MINUTE_MS,
             now_ms=now_ms,
         )
 
-    def swap(removed: bool) -> Swap:
+    def swap(timestamp: int, removed: bool = False) -> Swap:
         return Swap(
             token_id="c:t",  # noqa: S106 - not a secret
             chain="c",
             token="t",  # noqa: S106 - not a secret
             tx_hash="h",
             log_index=0,
-            timestamp=now_ms,
+            timestamp=timestamp,
             is_buy=True,
             amount_attos=1,
             usd_micros=1,
@@ -489,12 +491,13 @@ def warm_up() -> None:
             trader="a",
         )
 
+    # The second swap closes the minute of the first, so that both kinds of section are made.
+    then_ms = now_ms - 5 * MINUTE_MS
     first = engine()
-    first.observe([now_ms], [now_ms])
-    first.apply([swap(False), swap(True)], [0, 1], "CU")
-    sections = first.take_snapshot().changed
+    first.observe([then_ms, now_ms], [now_ms, now_ms])
+    first.apply([swap(then_ms), swap(now_ms), swap(now_ms, True)], [0, 1, 2], "CCU")
     second = engine()
-    second.restore(sections, now_ms)
+    assert second.restore(first.take_snapshot().changed, now_ms)
     second.stats("c:t", epoch=1, seq=1, next_offset=1)
     second._rehash(1)
     second.advance(now_ms + MINUTE_MS)

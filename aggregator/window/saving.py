@@ -347,12 +347,16 @@ def _newest_rows(deltas: list[DeltaPart], closed: int) -> Array:
     rows = rows[rows["minute"] > closed]
     keys = (rows["minute"].astype(np.int64) << 32) | rows["token"]
     _, from_the_end = np.unique(keys[::-1], return_index=True)
-    newest: Array = rows[::-1][from_the_end]
-    return newest
+    return _read_only(rows[::-1][from_the_end])
 
 
 def _open_entries(deltas: list[DeltaPart], closed: int) -> Array:
     entries = np.frombuffer(b"".join(delta.entries for delta in deltas), ENTRY)
     entries = entries[entries["minute"] > closed]
-    ascending: Array = entries[np.argsort(entries["minute"], kind="stable")]
-    return ascending
+    return _read_only(entries[np.argsort(entries["minute"], kind="stable")])
+
+
+def _read_only(array: Array) -> Array:
+    """As arrays over bytes are: the loops are compiled for one kind."""
+    array.setflags(write=False)
+    return array

@@ -32,6 +32,8 @@ from tests.chaos.traffic import Message
 ROOT = Path(__file__).parents[2]
 MOST_AGGREGATORS = 3
 FLUSH_S = 40
+# A claim of 50 swaps is about 5 KB of Redis's log; the start of an owner some hundred bytes.
+CLAIMED_BYTES = 3_000
 
 
 class Broken(AssertionError):
@@ -82,6 +84,16 @@ class Cluster:
             }
         )
         self._refused: list[str] = []
+        # Reads the log and the group's commits, and never joins the group.
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": self._address,
+                "group.id": self.group,
+                "enable.auto.commit": False,
+                "auto.offset.reset": "error",
+                "log_level": 0,
+            }
+        )
 
     def __enter__(self) -> Self:
         self._closing.enter_context(self.engines)
@@ -93,6 +105,7 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         for member in self.members:
             member.process.kill()
+        self._consumer.close()
         self._closing.close()
 
     # --- aggregators ---
@@ -104,7 +117,7 @@ class Cluster:
 
     def start(self, fault: str = "") -> Member | None:
         """One more aggregator, unless there are enough."""
-        if len(self.members) >= MOST_AGGREGATORS and not fault:
+        if len(self.members) >= MOST_AGGREGATORS:
             return None
         self._started += 1
         name = f"aggregator-{self._started}"
@@ -220,53 +233,36 @@ class Cluster:
         assert self._refused == []
 
     def claimed(self) -> bool:
-        """Whether Redis has written anything since the last burst."""
-        return self.redis_written() > self._written_before
+        """Whether Redis has written the claims of a batch, or of some, since the last burst."""
+        return self.redis_written() > self._written_before + CLAIMED_BYTES
 
     def ends(self) -> dict[int, int]:
         """The log's end of each partition."""
-        consumer = self._consumer()
-        try:
-            return {
-                p: consumer.get_watermark_offsets(TopicPartition(self.topic, p), timeout=10)[1]
-                for p in range(PARTITIONS)
-            }
-        finally:
-            consumer.close()
+        return {p: self._end(self.topic, p) for p in range(PARTITIONS)}
+
+    def _end(self, topic: str, partition: int) -> int:
+        asked = TopicPartition(topic, partition)
+        found = self._consumer.get_watermark_offsets(asked, timeout=20)
+        assert found is not None, f"{topic} [{partition}]: the broker does not say where it ends"
+        return int(found[1])
 
     def epochs(self) -> dict[int, int]:
         """The newest epoch of each partition, as the group's commit metadata has it."""
-        consumer = self._consumer()
+        asked = [TopicPartition(self.topic, p) for p in range(PARTITIONS)]
         try:
-            asked = [TopicPartition(self.topic, p) for p in range(PARTITIONS)]
-            found = consumer.committed(asked, timeout=10)
+            found = self._consumer.committed(asked, timeout=10)
         except KafkaException:
             return {}
-        finally:
-            consumer.close()
         return {p.partition: msgspec.json.decode(p.metadata)["epoch"] for p in found if p.metadata}
 
     def read(self, topic: str, partition: int) -> list[Any]:
         """Every record of a partition."""
-        consumer = self._consumer()
-        try:
-            end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)[1]
-            consumer.assign([TopicPartition(topic, partition, 0)])
-            records: list[Any] = []
-            deadline = time.monotonic() + 30
-            while end and (not records or records[-1].offset() < end - 1):
-                assert time.monotonic() < deadline, f"{topic} [{partition}] cannot be read back"
-                records += [m for m in consumer.consume(1_000, 0.5) if m.error() is None]
-            return records
-        finally:
-            consumer.close()
-
-    def _consumer(self) -> Consumer:
-        return Consumer(
-            {
-                "bootstrap.servers": self._address,
-                "group.id": self.group,
-                "enable.auto.commit": False,
-                "log_level": 0,
-            }
-        )
+        end = self._end(topic, partition)
+        self._consumer.assign([TopicPartition(topic, partition, 0)])
+        records: list[Any] = []
+        deadline = time.monotonic() + 30
+        while end and (not records or records[-1].offset() < end - 1):
+            assert time.monotonic() < deadline, f"{topic} [{partition}] cannot be read back"
+            records += [m for m in self._consumer.consume(1_000, 0.1) if m.error() is None]
+        self._consumer.unassign()
+        return records

@@ -28,12 +28,14 @@ from tests.chaos.schedule import (
     Fired,
     Freeze,
     Kill,
+    KillNats,
+    KillRedis,
     Live,
     RestartBroker,
-    RestartNats,
-    RestartRedis,
     Schedule,
     Start,
+    StartNats,
+    StartRedis,
     Step,
     Terminate,
     Thaw,
@@ -112,7 +114,7 @@ class _Play:
             case Burst():
                 self._burst(step)
             case Claimed():
-                self._wait_a_while(cluster.claimed)
+                self._wait_a_while(cluster.claimed, 3)
             case Live():
                 self._wait(self._live, "all partitions live with nothing left to read")
             case Start():
@@ -125,8 +127,7 @@ class _Play:
                     cluster.done["kill"] += 1
             case Terminate():
                 if (member := self._pick(step.pick)) is not None:
-                    cluster.terminate(member)
-                    cluster.done["terminate"] += 1
+                    self._terminate(member)
             case Freeze():
                 if (member := self._pick(step.pick)) is not None:
                     cluster.freeze(member)
@@ -136,16 +137,21 @@ class _Play:
                 frozen = sum(member.frozen for member in cluster.members)
                 cluster.done["woken_zombie"] += frozen
                 cluster.thaw()
-            case RestartRedis():
-                self._restart_redis(step)
+            case KillRedis():
+                cluster.kill_redis(step.lost)
+                loss = "kept_all" if step.lost == 0 else "empty" if step.lost == 1 else "lost_tail"
+                cluster.done[f"redis_{loss}"] += 1
+            case StartRedis():
+                cluster.engines.redis.start()
+                self._redis_started_ms = time.time_ns() // 1_000_000
             case RestartBroker():
                 cluster.restart_broker()
                 cluster.done["broker"] += 1
-            case RestartNats():
+            case KillNats():
                 cluster.engines.nats.kill()
-                self._burst(Burst(step.meanwhile))
-                cluster.engines.nats.start()
                 cluster.done["nats"] += 1
+            case StartNats():
+                cluster.engines.nats.start()
 
     def _burst(self, step: Burst) -> None:
         self._cluster.produce(self._traffic.burst(step.size, step.partitions))
@@ -153,9 +159,16 @@ class _Play:
             self._cluster.flush()
 
     def _start(self, step: Start) -> None:
+        if step.fault and len(self._cluster.members) >= PARTITIONS:
+            # The armed one needs a partition to meet its fault.
+            self._terminate(self._cluster.running[0])
         before = len(self._cluster.members)
         self._cluster.start(step.fault)
         self._cluster.done["start"] += before > 0 and len(self._cluster.members) > before
+
+    def _terminate(self, member: Member) -> None:
+        self._cluster.terminate(member)
+        self._cluster.done["terminate"] += 1
 
     def _pick(self, pick: float) -> Member | None:
         running = self._cluster.running
@@ -190,16 +203,6 @@ class _Play:
         running = len(self._cluster.running)
         self._wait(lambda: self._cluster.group_members() == running, "the frozen member dropped")
 
-    def _restart_redis(self, step: RestartRedis) -> None:
-        cluster = self._cluster
-        cluster.kill_redis(step.lost)
-        if step.meanwhile:
-            self._burst(Burst(step.meanwhile))
-        cluster.engines.redis.start()
-        self._redis_started_ms = time.time_ns() // 1_000_000
-        kind = "restart" if step.lost == 0 else "empty" if step.lost == 1 else "loses_tail"
-        cluster.done[f"redis_{kind}"] += 1
-
     # --- waiting ---
 
     def _wait(self, holds: Callable[[], bool], what: str) -> None:
@@ -214,7 +217,7 @@ class _Play:
                 raise Broken(f"stuck: {what}: not within {STUCK_S} s; {self._positions()}")
             time.sleep(POLL_S)
 
-    def _wait_a_while(self, holds: Callable[[], bool], within_s: float = 1.0) -> bool:
+    def _wait_a_while(self, holds: Callable[[], bool], within_s: float) -> bool:
         """Wait for what need not come: there may be no owner now."""
         deadline = time.monotonic() + within_s
         while not (held := holds()) and time.monotonic() < deadline:

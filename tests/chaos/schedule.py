@@ -26,7 +26,7 @@ class Burst:
 
 @dataclass(frozen=True)
 class Claimed:
-    """Wait until Redis has written something of the last burst, however little."""
+    """Wait until Redis has written some claims of the last burst, however few."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +80,18 @@ class Thaw:
 
 
 @dataclass(frozen=True)
-class RestartRedis:
-    """kill -9 Redis, take away `lost` of what it wrote since the last burst began, start it.
+class KillRedis:
+    """kill -9 Redis and take away `lost` of what it wrote since the last burst began.
 
     `lost` is 0 for nothing, below 1 for a tail of its log, 1 for its whole data directory.
-    `meanwhile`: messages produced while it is down.
     """
 
     lost: float
-    meanwhile: int
+
+
+@dataclass(frozen=True)
+class StartRedis:
+    """Start Redis on what is left."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +100,13 @@ class RestartBroker:
 
 
 @dataclass(frozen=True)
-class RestartNats:
-    """kill -9 NATS, produce `meanwhile` messages, start it."""
+class KillNats:
+    """kill -9 NATS."""
 
-    meanwhile: int
+
+@dataclass(frozen=True)
+class StartNats:
+    """Start NATS."""
 
 
 Step = (
@@ -114,9 +120,11 @@ Step = (
     | Freeze
     | Dropped
     | Thaw
-    | RestartRedis
+    | KillRedis
+    | StartRedis
     | RestartBroker
-    | RestartNats
+    | KillNats
+    | StartNats
 )
 
 
@@ -181,11 +189,17 @@ def _pause(rng: random.Random) -> list[Step]:
 
 def _redis(lost: Callable[[random.Random], float]) -> Callable[[random.Random], list[Step]]:
     def steps(rng: random.Random) -> list[Step]:
-        with_kill: list[Step] = [Kill(rng.random())] if rng.random() < 0.25 else []
-        restart = RestartRedis(lost(rng), rng.choice([0, 0, 100]))
+        meanwhile: list[Step] = rng.choice(
+            [
+                [],
+                [Burst(100)],
+                [Kill(rng.random()), Start()],
+                [Terminate(rng.random()), Start()],
+            ]
+        )
         after: list[Step] = [Burst(_size(rng), _some(rng))] if rng.random() < 0.5 else []
-        start: list[Step] = [Start()] if with_kill else []
-        return [*_burst(rng), Claimed(), *with_kill, restart, *start, *after]
+        down = [KillRedis(lost(rng)), *meanwhile, StartRedis()]
+        return [*_burst(rng), Claimed(), *down, *after]
 
     return steps
 
@@ -195,7 +209,14 @@ def _broker(rng: random.Random) -> list[Step]:
 
 
 def _nats(rng: random.Random) -> list[Step]:
-    return [*_burst(rng), RestartNats(rng.randrange(50, 200))]
+    meanwhile: list[Step] = rng.choice(
+        [
+            [Burst(_size(rng))],
+            [Kill(rng.random()), Start(), Burst(_size(rng)), Claimed()],
+            [KillRedis(0.0), StartRedis(), Burst(_size(rng)), Claimed()],
+        ]
+    )
+    return [*_burst(rng), KillNats(), *meanwhile, StartNats()]
 
 
 FAULTS: Final[dict[str, Callable[[random.Random], list[Step]]]] = {

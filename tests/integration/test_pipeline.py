@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -117,6 +118,76 @@ def test_numbers_survive_kill_9_of_the_aggregator(service: Service) -> None:
     assert time.monotonic() - began < 5
     (stopped,) = service.logged(second, "stopped")
     assert (stopped["counted"], stopped["duplicate"]) == (5_000, 500)
+
+
+def test_a_restart_is_warm(service: Service) -> None:
+    """The second process reads on from the first one's snapshot, and shows the same at once."""
+    first = service.aggregator("first")
+    service.web()
+    service.wait_ready()
+    service.produce([swap(n, trader=f"0x{n % 50:040x}") for n in range(2_000)])
+    before = service.wait_trades(2_000)
+    first.terminate()
+    assert first.wait(10) == 0
+
+    second = service.aggregator("second")
+    wait_until(lambda: len(service.logged(second, "partition_live")) == 4, 20, "four partitions")
+    service.wait_ready()
+    after = service.overview()
+    assert after["totals"] == before["totals"]
+    acquired = service.logged(second, "partition_acquired")
+    assert all(each["restored"] for each in acquired)
+    assert sum(each["replay_from"] for each in acquired) == 2_000
+    assert all(each["replay_from"] == each["replay_to"] for each in acquired)
+    shown = {token["token_id"]: token["windows"]["24h"]["traders"] for token in after["tokens"]}
+    assert shown == {t["token_id"]: t["windows"]["24h"]["traders"] for t in before["tokens"]}
+    assert set(shown.values()) == {50}
+
+
+def test_an_emptied_redis_is_rebuilt_from_the_log(service: Service) -> None:
+    service.aggregator()
+    service.web()
+    service.wait_ready()
+    service.produce([swap(n) for n in range(1_000)])
+    before = service.wait_trades(1_000)
+    redis = service.engines.redis
+    redis.kill()
+    shutil.rmtree(redis.data)
+    redis.start()
+    service.produce([swap(n) for n in range(900, 1_500)])
+    after = service.wait_trades(1_500)
+    service.wait_ready()
+    epochs = {token["epoch"] for token in before["tokens"]}
+    assert min(token["epoch"] for token in after["tokens"]) > max(epochs)
+
+
+def test_offsets_that_kafka_dropped_unread_are_reported(service: Service) -> None:
+    first = service.aggregator("first")
+    service.web()
+    service.wait_ready()
+    service.produce([swap(n, token="T") for n in range(100)], partition=2)
+    service.wait_trades(100)
+    first.terminate()
+    assert first.wait(10) == 0
+    service.produce([swap(n, token="T") for n in range(100, 200)], partition=2)
+    service.delete_records(2, 150)
+    service.aggregator("second")
+    service.wait_trades(150)
+    wait_until(lambda: "offsets 100 to 149" in service.reasons(), 10, "the gap in /readyz")
+    (token,) = service.overview()["tokens"]
+    assert not any(window["complete"] for window in token["windows"].values())
+
+
+def test_by_event_time_an_old_day_is_counted_as_it_was(service: Service) -> None:
+    service.aggregator(CLOCK="event")
+    service.web()
+    service.wait_ready()
+    fed = service.manage("feed", str(ETHEREUM_DAY))
+    assert fed.returncode == 0, fed.stderr
+    overview = service.wait_trades(24_222)
+    newest = max(token["last_trade_at"] for token in overview["tokens"])
+    assert newest == 1_650_499_190_000
+    assert all(token["as_of"] <= newest for token in overview["tokens"])
 
 
 def test_a_redis_that_is_killed_is_waited_for_and_nothing_counts_twice(service: Service) -> None:

@@ -1,0 +1,180 @@
+"""The service under measurement: engines of its own, aggregators as processes, logs and metrics.
+
+Everything that a benchmark starts is a child of one `Service` and ends with it. Knows nothing of
+what is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from aggregator.config import load
+from infra.embedded.engine import Process
+from infra.embedded.guard import Guard
+from infra.embedded.kafka import Kafka
+from infra.embedded.nats import Nats
+from infra.embedded.ports import free_port
+from infra.embedded.redis import Redis
+from infra.embedded.stack import Stack
+
+ROOT = Path(__file__).parents[1]
+PARTITIONS = 4
+WITHIN_S = 900
+_STOP_WITHIN_S = 60
+
+
+class WrongResult(Exception):
+    """The numbers are not those of the events that were sent, or nothing came at all."""
+
+
+def say(text: str) -> None:
+    """A line for the person who watches; the result alone goes to stdout."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Logged(Process):
+    """A process whose log is lines of JSON."""
+
+    def lines(self, event: str | None = None) -> list[dict[str, Any]]:
+        """What it has logged as JSON until now, only `event` where that is named."""
+        return [line for line in self._lines() if event in {None, line.get("event")}]
+
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        # The last piece may be a line that is still being written.
+        for line in self.log.read_text(errors="replace").split("\n")[:-1]:
+            if line.startswith("{"):
+                yield json.loads(line)
+
+    def wait_for(self, what: str, found: Callable[[], bool], every_s: float = 0.1) -> None:
+        """Wait until `found`; raises EngineDied where the process ends before."""
+        deadline = time.monotonic() + WITHIN_S
+        while not found():
+            self.check()
+            if time.monotonic() > deadline:
+                raise WrongResult(f"{self.name}: no {what} within {WITHIN_S} s:\n{self.tail()}")
+            time.sleep(every_s)
+
+    def end(self, event: str) -> dict[str, Any]:
+        """Ask it to stop, as an operator would; its line `event`, which it cannot end without."""
+        self.stop(_STOP_WITHIN_S)
+        if not (lines := self.lines(event)):
+            raise WrongResult(f"{self.name} did not end as it should:\n{self.tail()}")
+        return lines[-1]
+
+
+class Aggregator(Logged):
+    """`manage.py run_aggregator` and what it tells of itself. `started_at` is in epoch seconds."""
+
+    def __init__(self, name: str, log: Path, guard: Guard) -> None:
+        super().__init__(name, log, guard)
+        self.metrics_port = free_port()
+        self.started_at = 0.0
+
+    def begin(self, env: dict[str, str]) -> None:
+        """Start it without waiting."""
+        self.started_at = time.time()
+        self.launch(
+            [sys.executable, "manage.py", "run_aggregator"],
+            env | {"METRICS_PORT": str(self.metrics_port)},
+            cwd=ROOT,
+        )
+
+    def live(self) -> set[int]:
+        """The partitions that have gone live here and were not released again."""
+        live: set[int] = set()
+        for line in self.lines():
+            if line["event"] == "partition_live":
+                live.add(line["partition"])
+            elif line["event"] == "partition_released":
+                live.discard(line["partition"])
+        return live
+
+    def wait_live(self, partitions: int = PARTITIONS) -> None:
+        """Wait until it owns that many partitions and each has replayed what the log held."""
+        self.wait_for("live partitions", lambda: len(self.live()) == partitions)
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels, as Prometheus would read it."""
+        url = f"http://127.0.0.1:{self.metrics_port}/metrics"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            text = answer.read().decode()
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name
+        )
+
+    def resident_bytes(self) -> int:
+        """Physical memory that it holds (Linux)."""
+        pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Service:
+    """Engines, a topic and aggregators of one measurement; nothing outlives the `with` block."""
+
+    def __init__(self, name: str, **settings: str) -> None:
+        self._closing = ExitStack()
+        self._name = name
+        self._settings = settings
+
+    def __enter__(self) -> Self:
+        directory = self._closing.enter_context(
+            tempfile.TemporaryDirectory(prefix=f"bench-{self._name}-", ignore_cleanup_errors=True)
+        )
+        self.stack = Stack(Path(directory), only=(Nats, Redis, Kafka), report=say)
+        self._closing.enter_context(self.stack)
+        self.env = {
+            **os.environ,
+            **self.stack.env(),
+            "KAFKA_TOPIC": f"bench-{self._name}",
+            "KAFKA_DLQ_TOPIC": f"bench-{self._name}.dlq",
+            "KAFKA_PARTITIONS": str(PARTITIONS),
+            "WINDOWS": "5m,1h,24h",
+            "LOG_FORMAT": "json",
+            "LOG_LEVEL": "info",
+            **self._settings,
+        }
+        self.config = load(self.env)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
+
+    @property
+    def directory(self) -> Path:
+        """Where the processes may leave files; gone with the service."""
+        return self.stack.directory
+
+    def aggregator(self, name: str = "aggregator", **settings: str) -> Aggregator:
+        """Start an aggregator; every name has a log of its own."""
+        process = Aggregator(name, self._log(name), self.stack.guard)
+        process.begin(self.env | settings)
+        return process
+
+    def helper(self, module: str, *arguments: str | Path) -> Logged:
+        """Start a module of the benchmarks as a process of its own."""
+        process = Logged(module, self._log(module), self.stack.guard)
+        process.launch([sys.executable, "-m", module, *arguments], self.env, cwd=ROOT)
+        return process
+
+    def _log(self, name: str) -> Path:
+        return self.directory / "log" / f"{name}.log"
+
+
+def instant(line: dict[str, Any]) -> float:
+    """When a line was logged, epoch seconds."""
+    return datetime.fromisoformat(line["at"]).timestamp()

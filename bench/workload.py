@@ -1,0 +1,106 @@
+"""What the benchmarks put in the topic, and the sums that the windows must then show."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+from aggregator.config import Config
+from aggregator.feed.producer import Feeder, Publisher
+from aggregator.feed.progress import Progress
+from aggregator.feed.stream import Record, with_repeats
+from aggregator.feed.synthetic import Shape, spread, swaps
+from aggregator.ingest.topics import ensure_topics
+from bench.service import WrongResult
+
+JITTER_MS = 20_000
+MINUTE_MS = 60_000
+REPEATED = 0.01
+
+_USD = b'"amount_usd":"'
+
+
+class Totals(NamedTuple):
+    """Sums over all tokens."""
+
+    trades: int = 0
+    volume_micros: int = 0
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What was put in the topic."""
+
+    events: int
+    duplicates: int
+    tokens: int
+
+
+class Tally:
+    """Trades and volume by minute of the event, added up from what was sent."""
+
+    def __init__(self) -> None:
+        self._trades: Counter[int] = Counter()
+        self._volume: Counter[int] = Counter()
+
+    def add(self, timestamp: int, micros: int) -> None:
+        """One swap that is not a repeat."""
+        minute = timestamp // MINUTE_MS
+        self._trades[minute] += 1
+        self._volume[minute] += micros
+
+    def noting(self, records: Iterable[Record]) -> Iterator[Record]:
+        """The same records, noted on their way."""
+        for record in records:
+            if not record.repeat:
+                assert record.timestamp is not None
+                self.add(record.timestamp, usd_micros(record.value))
+            yield record
+
+    def window(self, now_minute: int, minutes: int) -> Totals:
+        """What a window of that length shows while `now_minute` is running."""
+        inside = range(now_minute - minutes + 1, now_minute + 1)
+        return Totals(
+            sum(self._trades[minute] for minute in inside),
+            sum(self._volume[minute] for minute in inside),
+        )
+
+
+def usd_micros(value: bytes) -> int:
+    """The `amount_usd` of a synthetic event: it is always written with six decimals."""
+    begins = value.index(_USD) + len(_USD)
+    return int(value[begins : value.index(b'"', begins)].replace(b".", b""))
+
+
+def stream(events: int, tokens: int, seed: int, span_ms: int) -> Iterator[Record]:
+    """Exactly `events` messages over the `span_ms` before now, 1% of them repeats."""
+    times = spread(events, time.time_ns() // 1_000_000, span_ms, JITTER_MS, seed)
+    # What is repeated pushes the last new events out, so the count is exact.
+    records = with_repeats(swaps(Shape(tokens=tokens, seed=seed), times), REPEATED, seed)
+    return islice(records, events)
+
+
+def fill(
+    config: Config, events: int, tokens: int, seed: int, span_ms: int, tally: Tally | None = None
+) -> Workload:
+    """Put the stream in the topic, which is made first."""
+    ensure_topics(config)
+    publisher = Publisher(config)
+    progress = Progress(
+        write=sys.stderr.write,
+        terminal=sys.stderr.isatty(),
+        clock=time.monotonic,
+        share=lambda: progress.events / events,
+        queue=publisher.queued,
+    )
+    records = stream(events, tokens, seed, span_ms)
+    Feeder(publisher, progress).run(records if tally is None else tally.noting(records))
+    progress.finish(publisher.failed)
+    if publisher.failed or progress.events != events:
+        raise WrongResult(f"the topic is not filled: {publisher.first_failure}")
+    return Workload(events, progress.repeats, tokens)

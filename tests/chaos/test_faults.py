@@ -1,0 +1,65 @@
+"""The named fault points: armed they act at the pass that was asked for, disarmed never."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from aggregator import faults
+from aggregator.errors import ConfigError
+
+PASSES = """
+from aggregator import faults
+faults.install({spec!r})
+for number in range(1, 6):
+    print(number, flush=True)
+    faults.point("after_apply")
+    faults.point("after_claim")
+"""
+
+
+@pytest.fixture(autouse=True)
+def disarmed() -> Iterator[None]:
+    yield
+    faults.install("")
+
+
+def run(spec: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", PASSES.format(spec=spec)], stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_the_process_is_killed_at_the_pass_that_was_named() -> None:
+    process = run("after_claim:3")
+    output, _ = process.communicate(timeout=20)
+    assert output.split() == ["1", "2", "3"]
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_a_stopped_process_goes_on_when_it_is_woken() -> None:
+    process = run("after_apply:2:stop")
+    _, status = os.waitpid(process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
+    process.send_signal(signal.SIGCONT)
+    output, _ = process.communicate(timeout=20)
+    assert output.split() == ["1", "2", "3", "4", "5"]
+    assert process.returncode == 0
+
+
+def test_nothing_happens_at_another_point_or_disarmed() -> None:
+    faults.install("mid_snapshot:1")
+    faults.point("after_snapshot")
+    faults.install("")
+    faults.point("mid_snapshot")
+
+
+@pytest.mark.parametrize("spec", ["nowhere:1", "after_claim", "after_claim:x", "after_claim:1:run"])
+def test_what_is_no_fault_is_refused_with_the_names_that_are(spec: str) -> None:
+    with pytest.raises(ConfigError, match=r"SWAPS_FAULT.*after_claim, after_apply"):
+        faults.install(spec)
