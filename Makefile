@@ -26,12 +26,13 @@ setup: .venv/.installed ## .venv with the locked requirements; does nothing when
 setup-dev: .venv/.installed-dev ## the tools of the tests and checks too
 
 demo: setup ## engines, service and real trades, in the foreground until Ctrl-C
-	@DEMO_STARTED=$(STARTED) exec $(BIN)/python -m infra.embedded run --feed $(ARGS)
+	@DEMO_STARTED=$(STARTED) exec $(BIN)/python -m infra.embedded run --dir var/demo --fresh --feed $(ARGS)
 
 up: setup ## the same in the background, without trades unless FEED=1; addresses in var/stack.env
 	@DEMO_STARTED=$(STARTED) $(BIN)/python -m infra.embedded up --service $(if $(filter 1,$(FEED)),--feed) $(ARGS)
 
 down: setup ## stop what `make up` or `make demo` started
+	@if [ -e var/demo/stack.lock ]; then $(BIN)/python -m infra.embedded down --dir var/demo; fi
 	@$(BIN)/python -m infra.embedded down $(ARGS)
 
 test: setup-dev ## everything that CI checks: lint, types, layers, tests
@@ -47,13 +48,22 @@ chaos: setup-dev ## SEEDS=100 random schedules of faults against an oracle; SEED
 bench-ingest: setup ## events/s from Kafka to the windows; the last line is one JSON object
 	@$(BIN)/python -m bench.ingest $(ARGS)
 
+bench-restore: setup ## 24 h of state: pause of a snapshot, memory, start to the first applied swap
+	@$(BIN)/python -m bench.restore $(ARGS)
+
+bench-scale: setup ## events/s with 2,000 to 200,000 tokens, and with a second process
+	@$(BIN)/python -m bench.scale $(ARGS)
+
+bench-latency: setup ## from produce() to the patch on NATS, p50 and p99
+	@$(BIN)/python -m bench.latency $(ARGS)
+
 lock: setup-dev ## compile the requirements*.in files to locked requirements*.txt
 	$(LOCK) -o requirements.txt requirements.in
 	$(LOCK) -o requirements-embedded.txt requirements-embedded.in
 	$(LOCK) -o requirements-dev.txt requirements-dev.in
 
 clean: ## remove var/ (all data of the embedded stack) and the tools' caches
-	@if [ -e var/stack.lock ]; then $(MAKE) --no-print-directory down; fi
+	@if [ -e var/stack.lock ] || [ -e var/demo/stack.lock ]; then $(MAKE) --no-print-directory down; fi
 	rm -rf var .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 

@@ -30,7 +30,8 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     asked = {name: getattr(given, f"{name}_port") for name in default_ports()}
-    return run(Options(directory, asked, given.service or given.feed, given.feed))
+    service = given.service or given.feed
+    return run(Options(directory, asked, service, given.feed, given.fresh))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,6 +62,9 @@ def _add_start_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--service", action="store_true", help="aggregator and web on top")
     command.add_argument(
         "--feed", action="store_true", help="real trades too: a day's history, then live ones"
+    )
+    command.add_argument(
+        "--fresh", action="store_true", help="remove what an earlier run left in the directory"
     )
     for name, default in default_ports().items():
         variable = f"{name.upper()}_PORT"

@@ -32,6 +32,7 @@ _TAPE: Final = "data/binance_trades.ndjson.gz"
 _LIVE_RATE: Final = "20"
 _STOP_WITHIN_S: Final = 6
 _FEED_WITHIN_S: Final = 120
+_READY_WITHIN_S = 120
 _COUNTED_WITHIN_S: Final = 30
 _POLL_S: Final = 0.1
 
@@ -39,7 +40,7 @@ _POLL_S: Final = 0.1
 class Service:
     """One aggregator and one web node, and the feeds where asked for.
 
-    `issue_keys` needs no engine and may run while they start; then `start`, once they are up.
+    `issue_keys` and `compile_engine` need no engine and may run while those start; then `start`.
     """
 
     def __init__(self, stack: Stack, web_port: int, metrics_port: int) -> None:
@@ -74,18 +75,11 @@ class Service:
         command = ["issue_token", "--sub", "demo", "--ttl", "12h"]
         command += ["--scope", "stats:read ws:connect"]
         environment = {**os.environ, "ISSUER_DIR": str(self._issuer)}
-        made = subprocess.run(
-            _manage(*command),
-            cwd=REPOSITORY,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if made.returncode != 0:
-            raise EmbeddedError(f"manage.py issue_token failed:\n{made.stderr.strip()}")
-        self.token = made.stdout.strip()
+        self.token = _done(command, environment)
+
+    def compile_engine(self) -> None:
+        """Have the engine's loops compiled: the longest part of a very first start."""
+        _done(["compile_engine"], dict(os.environ))
 
     def start(self, report: Callable[[str], None]) -> None:
         """Start aggregator and web and return when the web node can serve."""
@@ -94,7 +88,7 @@ class Service:
         self._launch("aggregator", _manage("run_aggregator"), environment)
         serve = ["-b", ports.HOST, "-p", str(self.web_port), "swapsite.asgi:application"]
         self._launch("web", [sys.executable, "-m", "daphne", *serve], environment)
-        self._wait(self._readyz, 60, "the web node")
+        self._wait(self._readyz, _READY_WITHIN_S, "the web node")
         report(f"aggregator and web ready at {self.web_url}, {time.monotonic() - begun:.1f} s")
 
     def _readyz(self) -> bool:
@@ -118,8 +112,7 @@ class Service:
     def counted(self) -> dict[str, Any]:
         """The overview, once all that was sent is in it: trades, and no more of them than before.
 
-        An answer without trades is returned too, after a while: what was fed in an earlier run is
-        not counted again, and may have left the window.
+        An answer without trades is returned too, after a while.
         """
         answer: dict[str, Any] = {}
         before = -1
@@ -209,6 +202,22 @@ class Service:
             raise OSError(str(error)) from error
         finally:
             connection.close()
+
+
+def _done(command: list[str], environment: dict[str, str]) -> str:
+    """The output of a management command that ends by itself."""
+    done = subprocess.run(
+        _manage(*command),
+        cwd=REPOSITORY,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise EmbeddedError(f"manage.py {command[0]} failed:\n{done.stderr.strip()}")
+    return done.stdout.strip()
 
 
 def _asked(done: Callable[[], bool]) -> bool:

@@ -6,6 +6,7 @@ The one place that assembles engines, service and feeds. Prints each step with i
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from types import FrameType
 
 from infra.embedded import demo, ports
 from infra.embedded.errors import EmbeddedError, PortInUse
-from infra.embedded.stack import ENGINES, Stack
+from infra.embedded.stack import ENGINES, Stack, holder
 
 _CHECK_EVERY_S = 0.2
 _OF_SERVICE = {"web", "metrics"}
@@ -24,12 +25,17 @@ _OF_SERVICE = {"web", "metrics"}
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What to run. `ports`: by name, None for the default or the next free one, 0 for any free."""
+    """What to run.
+
+    `ports`: by name, None for the default or the next free one, 0 for any free. `fresh`: without
+    what an earlier run left in the directory.
+    """
 
     directory: Path
     ports: Mapping[str, int | None]
     service: bool = False
     feed: bool = False
+    fresh: bool = False
 
 
 class Steps:
@@ -69,15 +75,21 @@ def run(options: Options) -> int:
 
 
 def _serve(options: Options, say: Steps) -> None:
+    if options.fresh and holder(options.directory) is None:
+        shutil.rmtree(options.directory, ignore_errors=True)
     chosen = _choose(options, say)
     stack = Stack(options.directory, ports=chosen, report=say)
     service = demo.Service(stack, chosen["web"], chosen["metrics"]) if options.service else None
     try:
-        with ThreadPoolExecutor(1, "issuer") as pool:
-            keys = pool.submit(service.issue_keys) if service else None
+        with ThreadPoolExecutor(2, "prepare") as pool:
+            prepared = (
+                [pool.submit(service.issue_keys), pool.submit(service.compile_engine)]
+                if service
+                else []
+            )
             stack.start()
-            if keys:
-                keys.result()
+            for each in prepared:
+                each.result()
         if service is None:
             stack.publish()
         else:
@@ -99,7 +111,7 @@ def _serve(options: Options, say: Steps) -> None:
 
 
 def _start_service(stack: Stack, service: demo.Service, feed: bool, say: Steps) -> None:
-    say("demo issuer's keys and a token made")
+    say("demo issuer's keys and a token made, window engine compiled")
     service.start(say)
     if feed:
         service.feed_history(say)
