@@ -12,6 +12,7 @@ from urllib.parse import quote, unquote
 TOKEN_SUBJECT_PREFIX: Final = "ws.broadcast.token."  # noqa: S105 - a subject
 ALL_TOKENS_SUBJECT: Final = "ws.broadcast.token.*"
 ALL_HEARTBEATS_SUBJECT: Final = "swaps.heartbeat.*"
+ALL_RESYNCS_SUBJECT: Final = "swaps.resync.*"
 
 MARKER_PREFIX: Final = b"dedupe:"
 

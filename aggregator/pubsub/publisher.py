@@ -11,7 +11,7 @@ import asyncio
 import random
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import structlog
@@ -20,7 +20,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from aggregator import metrics
-from aggregator.contracts.names import heartbeat_subject, resync_subject, token_subject
+from aggregator.contracts.names import ALL_RESYNCS_SUBJECT, heartbeat_subject, token_subject
 from aggregator.contracts.stats import Heartbeat, ResyncRequest
 from aggregator.errors import Fatal
 from aggregator.pubsub.resync import Patch, PublishedPartition
@@ -44,7 +44,6 @@ class Publisher:
         self._url = url
         self._nats = Client()
         self._partitions: dict[int, PublishedPartition] = {}
-        self._subscriptions: dict[int, Any] = {}
         self._loop = asyncio.new_event_loop()
         self._work: asyncio.Queue[Callable[[], Awaitable[None]] | None] = asyncio.Queue()
         self._thread = threading.Thread(target=self._run, name="nats-publisher", daemon=True)
@@ -142,9 +141,10 @@ class Publisher:
                 log.warning("nats_unreachable", error=repr(error))
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
                 pause = min(high, pause * 2)
+        # One subscription for all partitions, and an answer for our own: it outlives reconnects,
+        # whichever partitions come and go meanwhile.
+        await self._nats.subscribe(ALL_RESYNCS_SUBJECT, cb=self._on_resync)
         await self._on_connect()
-        for partition in list(self._partitions):
-            await self._subscribe(partition)
 
     async def _on_connect(self) -> None:
         metrics.DEPENDENCY_UP.labels("nats").set(1)
@@ -158,14 +158,9 @@ class Publisher:
         metrics.DEPENDENCY_RETRIES.labels("nats").inc()
         log.warning("nats_error", error=repr(error))
 
-    async def _subscribe(self, partition: int) -> None:
-        if partition not in self._subscriptions:
-            self._subscriptions[partition] = await self._nats.subscribe(
-                resync_subject(partition), cb=self._on_resync
-            )
-
     async def _on_resync(self, message: Msg) -> None:
-        partition = self._partitions.get(int(message.subject.rpartition(".")[2]))
+        name = message.subject.rpartition(".")[2]
+        partition = self._partitions.get(int(name)) if name.isdecimal() else None
         if partition is None or not message.reply:
             return
         try:
@@ -179,14 +174,9 @@ class Publisher:
 
     async def _take(self, partition: int, epoch: int) -> None:
         self._partitions[partition] = PublishedPartition(partition, epoch)
-        if self._nats.is_connected:
-            await self._subscribe(partition)
 
     async def _drop(self, partition: int) -> None:
         self._partitions.pop(partition, None)
-        subscription = self._subscriptions.pop(partition, None)
-        if subscription is not None:
-            await subscription.unsubscribe()
 
     async def _load(
         self, partition: int, rows: Sequence[Patch], seq: int, next_offset: int
