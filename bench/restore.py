@@ -225,12 +225,12 @@ def timing(aggregator: Aggregator) -> dict[str, float]:
         return found[-1] if last else found[0]
 
     compiled = next(line for line in lines if line["event"] == "engine_compiled")
-    read = [line for line in lines if line["event"] == "snapshot_read"]
     (stopped,) = aggregator.lines("stopped")
     first = stopped["first_applied_at"]
     assigned, acquired = when("partitions_assigned"), when("partition_acquired", last=True)
-    loading = sum(line["loading_s"] for line in read)
-    decoding = sum(line["decoding_s"] for line in read)
+    loading = sum(line["loading_s"] for line in lines if line["event"] == "loaded")
+    # The partitions are decoded side by side.
+    decoding = when("restored", last=True) - when("loaded", last=True)
     parts = {
         "from_start": first - aggregator.started_at,
         "from_assignment": first - assigned,

@@ -13,6 +13,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final, TypeVar
 
 import structlog
@@ -273,7 +275,10 @@ class Aggregator:
         if not self._pending:
             return
         try:
-            taken = [self._take(partition) for partition in sorted(self._pending)]
+            ready = [self._take(partition) for partition in sorted(self._pending)]
+            # Reading a state back is compiled code that leaves the other cores free.
+            with ThreadPoolExecutor(thread_name_prefix="restore") as pool:
+                taken = list(pool.map(_restore, ready))
             for owner in taken:
                 self._log.begin(owner.partition, owner.next_offset)
         except NewIncarnation:
@@ -289,8 +294,11 @@ class Aggregator:
             for owner in taken:
                 self._own(owner)
 
-    def _take(self, partition: int) -> PartitionOwner:
-        """A higher epoch, committed to Kafka first, then taken in Redis, then the state loaded."""
+    def _take(self, partition: int) -> Callable[[], PartitionOwner]:
+        """A higher epoch, committed to Kafka first, then taken in Redis, then the state loaded.
+
+        What it returns makes the owner from that.
+        """
         now_ms = self._now_ms()
         committed, metadata = self._log.committed(partition)
         epoch = max(read_epoch(metadata), self._snapshots.last_epoch(partition)) + 1
@@ -301,10 +309,11 @@ class Aggregator:
         self._snapshots.take(partition, epoch)
         began = time.perf_counter()
         snapshot = self._snapshots.load(partition)
-        loaded = time.perf_counter()
+        log.debug("loaded", partition=partition, loading_s=time.perf_counter() - began)
         if snapshot is not None:
             self._check_end(partition, snapshot.header.next_offset, extent.end)
-        owner = PartitionOwner(
+        return partial(
+            PartitionOwner,
             config=self._config,
             partition=partition,
             epoch=epoch,
@@ -314,14 +323,6 @@ class Aggregator:
             replay_since_ms=history_from,
             snapshot=snapshot,
         )
-        log.debug(
-            "snapshot_read",
-            partition=partition,
-            sections=0 if snapshot is None else len(snapshot.sections),
-            loading_s=loaded - began,
-            decoding_s=time.perf_counter() - loaded,
-        )
-        return owner
 
     def _check_end(self, partition: int, next_offset: int, end: int) -> None:
         """Raise where the log ends before what is counted of it.
@@ -584,6 +585,13 @@ class Aggregator:
             last_applied_at=self._applied_at[-1] if self._applied_at else None,
             **{verdict.name.lower(): self._totals[verdict.value] for verdict in Verdict},
         )
+
+
+def _restore(ready: Callable[[], PartitionOwner]) -> PartitionOwner:
+    began = time.perf_counter()
+    owner = ready()
+    log.debug("restored", partition=owner.partition, decoding_s=time.perf_counter() - began)
+    return owner
 
 
 def _gauge(partition: int, owner: PartitionOwner, lag: int | None) -> None:

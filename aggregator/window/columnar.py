@@ -414,9 +414,13 @@ class ColumnarWindows:
         self._columns.counts[EARLIEST] = saved.earliest
         for part in saved.tokens():
             self._restore_tokens(part)
-        for minute in saved.minutes:
-            self._restore_minute(*saved.minute(minute))
-        self._restore_minute(saved.open_rows, saved.open_entries)
+        rows, entries = saved.rows_and_entries()
+        self._columns = with_room(
+            self._columns, rows=len(rows), tokens=len(self._names), entries=len(entries)
+        )
+        self._rehash(saved.pairs)
+        kernels.load_rows(self._columns, self._spans, rows, self._minute)
+        kernels.load_entries(self._columns, self._spans, entries, self._minute)
         self._index.update((name[0], n) for n, name in enumerate(self._names) if name is not None)
         self._free_tokens = [n for n, name in enumerate(self._names) if name is None]
         self._held = list(saved.held)
@@ -439,11 +443,6 @@ class ColumnarWindows:
         for field in ("dirty", "unsaved"):
             records[field] = 0
         self._columns.tokens[part.tokens] = records
-
-    def _restore_minute(self, rows: Array, entries: Array) -> None:
-        self._make_room(max(len(rows), len(entries)))
-        kernels.load_rows(self._columns, self._spans, rows, self._minute)
-        kernels.load_entries(self._columns, self._spans, entries, self._minute)
 
     def _held_token(self, token_id: str) -> int:
         token = self._index.get(token_id)

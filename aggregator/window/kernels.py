@@ -581,8 +581,8 @@ def load_rows(c: Columns, spans: Array, saved: Array, now: int) -> None:
 
 @_compiled
 def load_entries(c: Columns, spans: Array, saved: Array, now: int) -> None:
-    """Note saved entries, in ascending minutes."""
-    for i in range(len(saved)):
+    """Note saved entries, given in ascending minutes: the newest first, which settles its pair."""
+    for i in range(len(saved) - 1, -1, -1):
         e = saved[i]
         if e.minute > now - spans[-1]:
             _see(c, spans, e.token, e.key, e.minute, e.flags, now)

@@ -27,6 +27,7 @@ from aggregator.window.columns import (
     EARLIEST,
     ENTRY,
     NONE,
+    PAIRS_USED,
     ROW,
     TOKEN,
     UNSAVED_ENTRIES,
@@ -74,6 +75,7 @@ class Summary(msgspec.Struct, frozen=True):
     spans: list[int]
     earliest: int
     closed: int
+    pairs: int
 
 
 class MinutePart(msgspec.Struct, frozen=True, array_like=True):
@@ -163,7 +165,8 @@ class Saver:
             self._held = list(held)
             changed[b"h"] = msgspec.json.encode(held)
         earliest = int(columns.counts[EARLIEST])
-        changed[b"s"] = _pack(Summary(FORMAT, self._spans, earliest, self._closed))
+        pairs = int(columns.counts[PAIRS_USED])
+        changed[b"s"] = _pack(Summary(FORMAT, self._spans, earliest, self._closed, pairs))
         return EngineSnapshot(changed, dropped)
 
     def _minutes_to_write(
@@ -222,6 +225,7 @@ class SavedState:
     def __init__(self, sections: Mapping[bytes, bytes], summary: Summary) -> None:
         self.closed = summary.closed
         self.earliest = summary.earliest
+        self.pairs = summary.pairs
         self.held = _unpack_held(sections[b"h"]) if b"h" in sections else []
         self.minutes = sorted(int(key[2:]) for key in sections if key.startswith(b"m:"))
         self.blocks = [
@@ -231,17 +235,22 @@ class SavedState:
         deltas = [_unpack_delta(sections[b"d:%d" % number]) for number in numbers]
         self.changes = [delta.tokens for delta in deltas]
         self._sections = sections
-        self.open_rows = _newest_rows(deltas, self.closed)
-        self.open_entries = _open_entries(deltas, self.closed)
+        self._open_rows = _newest_rows(deltas, self.closed)
+        self._open_entries = _open_entries(deltas, self.closed)
         self.deltas = {
             number: int(max(_newest(delta.rows, ROW), _newest(delta.entries, ENTRY)))
             for number, delta in zip(numbers, deltas, strict=True)
         }
 
-    def minute(self, minute: int) -> tuple[Array, Array]:
-        """(rows, entries) of a closed minute."""
-        part = _unpack_minute(self._sections[b"m:%d" % minute])
-        return np.frombuffer(part.rows, ROW), np.frombuffer(part.entries, ENTRY)
+    def rows_and_entries(self) -> tuple[Array, Array]:
+        """All rows, and all entries, in ascending minutes."""
+        parts = [_unpack_minute(self._sections[b"m:%d" % minute]) for minute in self.minutes]
+        rows = [np.frombuffer(part.rows, ROW) for part in parts]
+        entries = [np.frombuffer(part.entries, ENTRY) for part in parts]
+        return (
+            np.concatenate([*rows, self._open_rows]),
+            np.concatenate([*entries, self._open_entries]),
+        )
 
     def tokens(self) -> list[TokenPart]:
         """Token parts, later ones to win: the blocks, and the deltas after each block's version."""
@@ -347,16 +356,12 @@ def _newest_rows(deltas: list[DeltaPart], closed: int) -> Array:
     rows = rows[rows["minute"] > closed]
     keys = (rows["minute"].astype(np.int64) << 32) | rows["token"]
     _, from_the_end = np.unique(keys[::-1], return_index=True)
-    return _read_only(rows[::-1][from_the_end])
+    newest: Array = rows[::-1][from_the_end]
+    return newest
 
 
 def _open_entries(deltas: list[DeltaPart], closed: int) -> Array:
     entries = np.frombuffer(b"".join(delta.entries for delta in deltas), ENTRY)
     entries = entries[entries["minute"] > closed]
-    return _read_only(entries[np.argsort(entries["minute"], kind="stable")])
-
-
-def _read_only(array: Array) -> Array:
-    """As arrays over bytes are: the loops are compiled for one kind."""
-    array.setflags(write=False)
-    return array
+    ascending: Array = entries[np.argsort(entries["minute"], kind="stable")]
+    return ascending
