@@ -131,7 +131,6 @@ def under_load(day: Day, aggregator: Aggregator) -> dict[str, Any]:
         "of_which_ms": {
             "taking_one_partition": _spread_of([1_000 * line["taking_s"] for line in during]),
             "saving_one_partition": _spread_of([1_000 * line["saving_s"] for line in during]),
-            "committing_all": _spread_of([1_000 * line["committing_s"] for line in pauses]),
         },
         "rows_changed": rows,
         "bytes_per_row_changed": round(total / max(1, rows)),

@@ -172,8 +172,9 @@ def usd_micros(text: str) -> int:
 
 def token_text(attos: int) -> str:
     """Units of 10^-18 token as a decimal string of tokens without trailing zeros, e.g. 0.25."""
-    whole, rest = divmod(attos, ATTOS_PER_TOKEN)
-    return f"{whole}.{rest:018d}".rstrip("0") if rest else str(whole)
+    sign = "-" if attos < 0 else ""
+    whole, rest = divmod(abs(attos), ATTOS_PER_TOKEN)
+    return sign + (f"{whole}.{rest:018d}".rstrip("0") if rest else str(whole))
 
 
 def decimal_text(value: float) -> str:

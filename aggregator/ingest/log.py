@@ -12,7 +12,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_END,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
 
 from aggregator.config import Config
 from aggregator.errors import Fatal, Fenced, Retry
@@ -96,6 +103,7 @@ class SwapLog:
         self._topic = config.kafka_topic
         self._listener = listener
         self.unreachable = ""
+        self.commit_fault = ""
         settings: dict[str, Any] = {
             "bootstrap.servers": config.kafka_bootstrap,
             "group.id": config.kafka_group,
@@ -109,6 +117,7 @@ class SwapLog:
             # Commits and look-ups wait behind a waiting fetch on the same connection.
             "fetch.wait.max.ms": 100,
             "error_cb": self._on_error,
+            "on_commit": self._on_commit,
             "log_level": 0,
         }
         if config.kafka_group_protocol == "classic":
@@ -163,10 +172,11 @@ class SwapLog:
             raise Retry(f"kafka: reading the committed offset: {found.error.str()}")
         return (found.offset if found.offset >= 0 else None), found.metadata or ""
 
-    def commit(self, positions: Mapping[int, tuple[int, str]]) -> None:
-        """Commit {partition: (next_offset, metadata)} and wait for the answer.
+    def commit(self, positions: Mapping[int, tuple[int, str]], *, wait: bool = True) -> None:
+        """Commit {partition: (next_offset, metadata)}.
 
-        Raises Fenced where the group has gone on without us and Retry where it cannot be asked.
+        With `wait`, raises Fenced where the group has gone on without us and Retry where it cannot
+        be asked. Without, what went wrong stands in `commit_fault` when a later poll was told.
         """
         if not positions:
             return
@@ -175,6 +185,9 @@ class SwapLog:
             for partition, (offset, metadata) in positions.items()
         ]
         try:
+            if not wait:
+                self._consumer.commit(offsets=offsets, asynchronous=True)
+                return
             results = self._consumer.commit(offsets=offsets, asynchronous=False)
         except KafkaException as error:
             raise _named(error, "committing") from error
@@ -259,9 +272,17 @@ class SwapLog:
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self.unreachable = error.str()
 
+    def _on_commit(self, error: KafkaError | None, _partitions: list[TopicPartition]) -> None:
+        if error is not None:
+            self.commit_fault = error.str()
+
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        # Offset 0 is never fetched: the partition is paused until `begin` seeks.
-        consumer.incremental_assign([TopicPartition(p.topic, p.partition, 0) for p in partitions])
+        # Nothing is fetched: the partition is paused until `begin` seeks. The end, because it is
+        # looked up, paused or not, and any offset that the log does not hold would be an error for
+        # good.
+        consumer.incremental_assign(
+            [TopicPartition(p.topic, p.partition, OFFSET_END) for p in partitions]
+        )
         consumer.pause(partitions)
         self._listener.on_assign([p.partition for p in partitions])
 

@@ -130,13 +130,17 @@ class Aggregator:
     def _round(self) -> None:
         try:
             self._acquire_pending()
-            batches = self._held or [self._log.poll(self._config.batch_size, _POLL_S)]
+            batches = self._held or [self._log.poll(self._config.batch_size, self._poll_s())]
             self._held = []
             for batch in batches:
                 self._ingest(batch)
             self._tick()
         except NewIncarnation as error:
             self._start_over(str(error))
+
+    def _poll_s(self) -> float:
+        """How long a poll may wait for its batch to fill: not past the next flush."""
+        return max(0.0, min(_POLL_S, (self._next_flush - self._now_ms()) / 1000))
 
     # --- the way of a batch ---
 
@@ -396,19 +400,29 @@ class Aggregator:
                 self._go_live(owner, now_ms)
         if now_ms >= self._next_flush:
             self._flush(now_ms, list(self._owners))
-            self._next_flush = now_ms + self._config.coalesce_ms
+            # On a grid: counted from now, each flush would come a little later than the last.
+            self._next_flush = (now_ms // self._config.coalesce_ms + 1) * self._config.coalesce_ms
         if now_ms >= self._next_heartbeat:
             self._heartbeat(now_ms)
             self._next_heartbeat = now_ms + _SECOND_MS
         if now_ms >= self._next_save:
-            began = time.perf_counter()
-            self._patiently("redis", self._markers.ping)
-            saved = [owner for owner in list(self._owners.values()) if self._save(owner)]
-            committing = time.perf_counter()
-            self._commit(saved)
-            done = time.perf_counter()
-            log.debug("saved", seconds=done - began, committing_s=done - committing)
-            self._next_save = now_ms + self._config.snapshot_interval_ms
+            self._save_next(now_ms)
+
+    def _save_next(self, now_ms: int) -> None:
+        """Save and commit the partition whose turn it is: one at a time, the pauses stay short."""
+        began = time.perf_counter()
+        self._patiently("redis", self._markers.ping)
+        owner = min(self._owners.values(), key=lambda each: each.saved_at_ms, default=None)
+        if owner is not None:
+            owner.saved_at_ms = now_ms
+            if self._save(owner):
+                self._commit([owner], wait=False)
+        if self._log.commit_fault:
+            # The next commit covers this one; a lost partition is told by `on_lost`.
+            log.warning("commit_failed", error=self._log.commit_fault)
+            self._log.commit_fault = ""
+        self._next_save = now_ms + self._config.snapshot_interval_ms // max(1, len(self._owners))
+        log.debug("saved", seconds=time.perf_counter() - began)
 
     def _advance(self, owner: PartitionOwner, now_ms: int) -> None:
         if self._config.clock == "wall":
@@ -488,7 +502,7 @@ class Aggregator:
         )
         faults.point("after_snapshot")
 
-    def _commit(self, owners: Sequence[PartitionOwner]) -> None:
+    def _commit(self, owners: Sequence[PartitionOwner], *, wait: bool = True) -> None:
         """The one commit order: a snapshot first, then its offset in Kafka."""
         positions = {
             owner.partition: (owner.saved_offset, write_epoch(owner.epoch))
@@ -498,9 +512,8 @@ class Aggregator:
         if self._log.unreachable:
             return
         try:
-            self._log.commit(positions)
+            self._log.commit(positions, wait=wait)
         except (Retry, Fenced) as error:
-            # The next commit covers this one; a lost partition is told by `on_lost`.
             log.warning("commit_failed", partitions=sorted(positions), error=str(error))
 
     def _heartbeat(self, now_ms: int) -> None:

@@ -68,6 +68,7 @@ class PartitionOwner:
         self.active = True
         self.live = False
         self.saved_offset: int | None = None
+        self.saved_at_ms = 0
         self._unsaved: EngineSnapshot | None = None
         self.gap: tuple[int, int] | None = None
         self.watermark: int | None = None

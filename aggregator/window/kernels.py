@@ -39,7 +39,9 @@ SOLD: Final = 4
 
 
 def _compiled(function: Any) -> Any:
-    return njit(cache=True, nogil=True)(function)
+    """Helpers are put into their callers: a call would pass all arrays of `Columns`."""
+    inside = function.__name__.startswith("_")
+    return njit(cache=True, nogil=True, forceinline=inside)(function)
 
 
 @_compiled
@@ -342,9 +344,13 @@ def _undo(c: Columns, spans: Array, s: Any, now: int) -> None:
         # A token that was forgotten and came back does not know of the swap any more.
         t.unpriced = max(0, t.unpriced - 1)
     minute = s.timestamp // MINUTE_MS
-    row, _ = _find_row(c, s.token, minute)
-    if row == NONE:
+    if minute <= now - 2 * spans[-1]:
         return
+    row, before = _find_row(c, s.token, minute)
+    if row == NONE:
+        # The swap was counted on another partition: taken out here, right in the sum over both.
+        row = _new_row(c, s.token, minute, before)
+        _enter_lists(c, spans, row, now)
     _touch_row(c, row)
     r = c.rows[row]
     _sum(r, s, -1)

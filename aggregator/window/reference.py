@@ -153,9 +153,12 @@ class ReferenceWindows:
         if swap.usd_micros is None:
             # A token that was forgotten and came back does not know of the swap any more.
             state.unpriced = max(0, state.unpriced - 1)
-        bucket = state.buckets.get(minute_of(swap.timestamp))
-        if bucket is not None:
-            bucket.remove(swap)
+        minute = minute_of(swap.timestamp)
+        if minute > self._minute - self._kept:
+            # Where the swap was counted on another partition the bucket goes below zero here, and
+            # the sum over both is right.
+            self._by_minute.setdefault(minute, set()).add(swap.token_id)
+            state.buckets.setdefault(minute, Bucket()).remove(swap)
 
     def advance(self, now_ms: int) -> None:
         """Move now forward: minutes begin, and buckets move from window to window and out.

@@ -49,7 +49,7 @@ class Kafka(Engine):
     def _format(self) -> None:
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         tool = Process("kafka format", self.log, self._guard)
-        options = ["-t", cluster, "-c", str(self._settings), "--ignore-formatted"]
+        options = [f"--cluster-id={cluster}", "-c", str(self._settings), "--ignore-formatted"]
         tool.launch(self._java("kafka.tools.StorageTool", "format", *options))
         if tool.wait() != 0:
             tool.check()

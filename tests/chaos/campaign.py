@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
+from aggregator.window.columnar import warm_up
 from infra.embedded.kafka import Kafka
 from infra.embedded.stack import Stack
 from tests.chaos.run import Result, run
@@ -34,6 +35,8 @@ class Campaign:
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
+        # On a fresh checkout the first aggregators would all compile the engine at the same time.
+        warm_up()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -69,6 +72,7 @@ def table(results: Iterable[Result]) -> str:
         "swaps": sum(result.events for result in results),
         "rows compared": sum(result.findings.checked for result in results),
         **dict(sorted(done.items())),
+        "violations": sum(len(result.findings.violations) for result in results),
         "lost": sum(result.findings.lost for result in results),
         "double": sum(result.findings.double for result in results),
         "failed seeds": sum(result.failed for result in results),

@@ -44,7 +44,7 @@ from tests.chaos.traffic import Traffic
 from tests.chaos.verdict import Findings, judge_owners, judge_shown
 from tests.oracle import Logged
 
-STUCK_S = 60
+STUCK_S = 90
 POLL_S = 0.03
 # How soon every owner must know of a restarted Redis, whether or not it has something to claim.
 NOTICED_MS = 3_000

@@ -137,6 +137,11 @@ class Schedule:
     steps: tuple[Step, ...]
 
 
+def _reload() -> list[Step]:
+    """Every owner loads its snapshot again: what a zombie may have written there shows."""
+    return [Live(), KillRedis(0.0), StartRedis()]
+
+
 def _size(rng: random.Random) -> int:
     return rng.randrange(150, 450)
 
@@ -180,7 +185,8 @@ def _zombie_at_point(rng: random.Random) -> list[Step]:
     name = rng.choice(["after_claim", "after_apply"])
     armed = Start(f"{name}:{rng.randrange(1, 4)}:stop")
     frozen: list[Step] = [Start(), armed, Burst(_size(rng)), Fired("zombie_at_point")]
-    return [*frozen, Dropped(), *_burst(rng), Thaw(), Burst(_size(rng), _some(rng))]
+    woken: list[Step] = [Dropped(), *_burst(rng), Thaw(), Burst(_size(rng), _some(rng))]
+    return [*frozen, *woken, *_reload()]
 
 
 def _pause(rng: random.Random) -> list[Step]:
@@ -254,5 +260,7 @@ def schedule(seed: int) -> Schedule:
         if rng.random() < 0.5:
             steps.append(Live())
     steps.append(Burst(_size(rng), _some(rng)))
+    if rng.random() < 0.5:
+        steps += _reload()
     span_ms = rng.choice([4 * MINUTE, 70 * MINUTE, 5 * 60 * MINUTE, 24 * 60 * MINUTE + MINUTE])
     return Schedule(seed, span_ms, tuple(steps))

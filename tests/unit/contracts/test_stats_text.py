@@ -29,3 +29,10 @@ def test_floats_are_positional_and_exact(value: float) -> None:
     text = decimal_text(value)
     assert "e" not in text.lower()
     assert float(text) == value
+
+
+def test_amounts_below_zero() -> None:
+    """As on a partition that took out a swap that was counted on another."""
+    assert token_text(-670_225_400_000_000_000_000) == "-670.2254"
+    assert token_text(-1) == "-0.000000000000000001"
+    assert usd_text(-1) == "-0.000001"

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import pytest
 
+from aggregator.contracts.event import Swap
 from aggregator.contracts.stats import PreviousWindow, TokenStats, WindowStats
 from aggregator.contracts.verdict import Verdict
 from tests.oracle import MINUTE
 from tests.unit.window.service import (
     GRACE,
     MAX_FUTURE,
+    SMALL,
     T0,
     Engine,
     Service,
@@ -285,3 +287,36 @@ def test_a_retraction_of_what_is_long_gone_is_counted_and_changes_nothing(engine
     assert (shown.quality.retracted, shown.quality.unpriced) == (1, 0)
     assert [window.trades for window in shown.windows.values()] == [0, 0, 0]
     assert not any(window.approximate for window in shown.windows.values())
+
+
+def test_a_swap_counted_on_another_partition_is_taken_out_of_the_sum_over_both(
+    engine: Engine,
+) -> None:
+    """The retraction's partition goes below zero by what the other one holds too much."""
+    swap = Swap(
+        token_id="c:t",
+        chain="c",
+        token="t",
+        tx_hash="h",
+        log_index=0,
+        timestamp=T0,
+        is_buy=True,
+        amount_attos=3 * 10**18,
+        usd_micros=5_000_000,
+        price_usd=1.5,
+        removed=True,
+        marker=b"m",
+    )
+    windows = engine(
+        partition=1, windows=SMALL, grace_ms=GRACE, max_future_ms=MAX_FUTURE, now_ms=T0
+    )
+    windows.observe([T0], [T0])
+    windows.apply([swap], [0], "U")
+    shown = windows.stats("c:t", epoch=1, seq=1, next_offset=1).windows["7m"]
+    assert (shown.trades, shown.buys, shown.volume_usd) == (-1, -1, "-5.000000")
+    assert (shown.volume_token, shown.net_volume_usd) == ("-3", "-5.000000")
+    assert shown.approximate
+    windows.advance(T0 + 20 * MINUTE)
+    assert windows.forget_idle() == [] or windows.take_dirty() == []
+    windows.take_dirty()
+    assert windows.forget_idle() == ["c:t"]
