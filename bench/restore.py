@@ -228,7 +228,7 @@ def timing(aggregator: Aggregator) -> dict[str, float]:
     first = stopped["first_applied_at"]
     assigned, acquired = when("partitions_assigned"), when("partition_acquired", last=True)
     loading = sum(line["loading_s"] for line in lines if line["event"] == "loaded")
-    # The partitions are decoded side by side.
+    # The partitions are decoded side by side, and while the next one is loaded.
     decoding = when("restored", last=True) - when("loaded", last=True)
     parts = {
         "from_start": first - aggregator.started_at,

@@ -279,10 +279,13 @@ class Aggregator:
         if not self._pending:
             return
         try:
-            ready = [self._take(partition) for partition in sorted(self._pending)]
-            # Reading a state back is compiled code that leaves the other cores free.
+            # Reading a state back is compiled code: the next one is loaded meanwhile.
             with ThreadPoolExecutor(thread_name_prefix="restore") as pool:
-                taken = list(pool.map(_restore, ready))
+                restoring = [
+                    pool.submit(_restore, self._take(partition))
+                    for partition in sorted(self._pending)
+                ]
+            taken = [each.result() for each in restoring]
             for owner in taken:
                 self._log.begin(owner.partition, owner.next_offset)
         except NewIncarnation:
