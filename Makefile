@@ -16,7 +16,8 @@ STARTED := $(shell date +%s)
 # $(call stage,NAME,COMMANDS): run them, print the name before and the seconds after
 stage = @begun=$$(date +%s); echo "== $(1)"; $(2) && echo "== $(1): $$(($$(date +%s) - begun)) s"
 
-.PHONY: help setup setup-dev demo up down test chaos bench-ingest lock clean
+.PHONY: help setup setup-dev demo up down test chaos lock clean \
+	bench-ingest bench-decode bench-restore bench-scale bench-latency
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +48,9 @@ chaos: setup-dev ## SEEDS=100 random schedules of faults against an oracle; SEED
 
 bench-ingest: setup ## events/s from Kafka to the windows; the last line is one JSON object
 	@$(BIN)/python -m bench.ingest $(ARGS)
+
+bench-decode: setup ## what decoding one event costs
+	@$(BIN)/python -m bench.decode $(ARGS)
 
 bench-restore: setup ## 24 h of state: pause of a snapshot, memory, start to the first applied swap
 	@$(BIN)/python -m bench.restore $(ARGS)
