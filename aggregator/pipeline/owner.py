@@ -22,7 +22,6 @@ from aggregator.window.columnar import ColumnarWindows
 from aggregator.window.saving import EngineSnapshot
 
 _MARKER_MARGIN_MS: Final = 3_600_000
-_FORGET_EVERY_MS: Final = 3_600_000
 
 
 class Placed(msgspec.Struct, gc=False):
@@ -78,7 +77,6 @@ class PartitionOwner:
         self._marker_ttl_ms = config.marker_ttl_ms
         self._longest_ms = config.longest_window_minutes * 60_000
         self._newest_record: int | None = None
-        self._forget_at_ms: int | None = None
         self._starts_after_a_cut = False
         self.windows = ColumnarWindows(
             partition=partition,
@@ -175,20 +173,8 @@ class PartitionOwner:
         """A patch for each token that changed since the last call, of contiguous seq."""
         patches = self._patches(self.windows.take_dirty(), first_seq=self.seq + 1, step=1)
         self.seq += len(patches)
-        self._forget_idle()
+        self.windows.forget_idle()
         return patches
-
-    def _forget_idle(self) -> None:
-        """Let go of tokens without a bucket, once an hour.
-
-        Not at once: a token that has had only late swaps and repeats so far has no bucket either,
-        and forgetting it would forget their count.
-        """
-        now_ms = self.windows.now_ms
-        if self._forget_at_ms is None or now_ms >= self._forget_at_ms:
-            if self._forget_at_ms is not None:
-                self.windows.forget_idle()
-            self._forget_at_ms = now_ms + _FORGET_EVERY_MS
 
     def _patches(self, token_ids: list[str], *, first_seq: int, step: int) -> list[Patch]:
         if not token_ids:
