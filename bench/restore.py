@@ -4,7 +4,8 @@
 
 Fills a topic with 24 h of swaps and lets an aggregator count them. Then, under a steady load: what
 the snapshots cost, in pause and in bytes. Then the process is ended, by SIGKILL and by SIGTERM, in
-the classic and in the consumer group protocol; one swap more is put in the topic, and the process
+the classic group protocol, in it with a name kept over restarts (static), and in the consumer
+protocol; one swap more is put in the topic, and the process
 is started again: how long until that swap is applied, and what the time went to. Before and after
 every end the 24 h windows must show what was sent, trade for trade and micro-dollar for
 micro-dollar. The last line is one JSON object.
@@ -29,7 +30,7 @@ from bench.workload import MINUTE_MS, Tally, Totals, fill
 
 SPAN_MS = 24 * 3_600_000
 WINDOW_MINUTES = 24 * 60
-PROTOCOLS = ("classic", "consumer")
+PROTOCOLS = ("classic", "static", "consumer")
 _MARGIN_S = 2.0
 _SETTLED_S = 10.0
 _MEGABYTE = 1e6
@@ -208,10 +209,12 @@ def restart(
 
 
 def _settings(protocol: str) -> dict[str, str]:
+    static = protocol == "static"
     return {
         "LOG_LEVEL": "debug",
-        "KAFKA_GROUP_PROTOCOL": protocol,
+        "KAFKA_GROUP_PROTOCOL": "classic" if static else protocol,
         "KAFKA_GROUP": f"bench-{protocol}",
+        "KAFKA_INSTANCE_ID": "bench" if static else "",
     }
 
 

@@ -84,7 +84,8 @@ class TokenStats(msgspec.Struct, frozen=True, gc=False):
     (epoch, seq) orders the states of a partition: a higher epoch is a newer owner, seq counts that
     owner's patches without a gap. `next_offset` is the Kafka offset up to which the numbers count.
     `as_of` is the instant that the windows end at, `watermark` the newest event time of the
-    partition. `stale` is set by the web node when the partition's owner is silent.
+    partition. A row without `windows` is the last of its token: its owner has let go of it. `stale`
+    is set by the web node when the partition's owner is silent.
     """
 
     token_id: str
@@ -126,6 +127,26 @@ class Heartbeat(msgspec.Struct, frozen=True, gc=False):
     watermark: int | None
     lag: int | None
     degraded: list[str]
+
+
+class ArchiveStatus(msgspec.Struct, frozen=True, gc=False):
+    """What a partition's archiver says every second on `swaps.archive.<partition>`.
+
+    `state` is "settling" while what an owner before had begun is brought to its end, "checking_in"
+    until Redis is known to hold the markers of what is archived, then "archiving"; "stalled" while
+    an engine is unreachable, which `fault` names. Every offset below `next_offset` is archived;
+    `lag` is offsets behind the log's end, `age_ms` how long the oldest record that is not archived
+    has been in the log, null where it was not read yet. `gaps` are the newest offsets [first,
+    behind the last] that Kafka no longer held when they were to be archived.
+    """
+
+    partition: int
+    state: str
+    next_offset: int
+    lag: int
+    age_ms: int | None
+    gaps: list[list[int]]
+    fault: str | None
 
 
 class ResyncRequest(msgspec.Struct, frozen=True, gc=False):

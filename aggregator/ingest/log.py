@@ -120,6 +120,8 @@ class SwapLog:
             "on_commit": self._on_commit,
             "log_level": 0,
         }
+        if config.kafka_instance_id:
+            settings["group.instance.id"] = config.kafka_instance_id
         if config.kafka_group_protocol == "classic":
             settings["partition.assignment.strategy"] = "cooperative-sticky"
             settings["session.timeout.ms"] = 6_000

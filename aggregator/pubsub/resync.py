@@ -19,12 +19,12 @@ CHUNK_BYTES: Final = 256 * 1024
 
 
 class Patch(msgspec.Struct, frozen=True, gc=False):
-    """One token's newest numbers, serialised once. `idle`: it has no trade in any window left."""
+    """One token's newest numbers, serialised once. `last`: its owner has let go of the token."""
 
     token_id: str
     seq: int
     payload: bytes
-    idle: bool = False
+    last: bool = False
 
 
 class PublishedPartition:
@@ -37,7 +37,7 @@ class PublishedPartition:
         self.next_offset = 0
         self.state = "rebuilding"
         self._rows: dict[str, Patch] = {}
-        self._idle: dict[str, int] = {}
+        self._gone: dict[str, int] = {}
         self._forgotten_seq = 0
 
     def apply(self, patches: Sequence[Patch], seq: int, next_offset: int) -> None:
@@ -46,19 +46,19 @@ class PublishedPartition:
             # Order of insertion is order of seq: a partial answer reads from the end.
             self._rows.pop(patch.token_id, None)
             self._rows[patch.token_id] = patch
-            if patch.idle:
-                self._idle[patch.token_id] = patch.seq
+            if patch.last:
+                self._gone[patch.token_id] = patch.seq
             else:
-                self._idle.pop(patch.token_id, None)
+                self._gone.pop(patch.token_id, None)
         self.seq = seq
         self.next_offset = next_offset
 
-    def forget_idle(self) -> None:
-        """Drop the rows of idle tokens. Who has not seen them go is answered in full."""
-        for token_id, seq in self._idle.items():
+    def forget_gone(self) -> None:
+        """Drop the last rows of tokens. Who has not seen them go is answered in full."""
+        for token_id, seq in self._gone.items():
             self._forgotten_seq = max(self._forgotten_seq, seq)
             self._rows.pop(token_id, None)
-        self._idle.clear()
+        self._gone.clear()
 
     def answer(self, request: ResyncRequest) -> list[bytes]:
         """The messages that answer `request`, in order."""

@@ -126,6 +126,7 @@ class ReferenceWindows:
         state = self._tokens.get(swap.token_id)
         if state is None:
             state = self._tokens[swap.token_id] = TokenState(swap)
+        state.touched = self._minute
         self._dirty[swap.token_id] = None
         if verdict is Verdict.COUNTED:
             self._count(state, swap, offset)
@@ -164,7 +165,7 @@ class ReferenceWindows:
         """Move now forward: minutes begin, and buckets move from window to window and out.
 
         A clock set back changes nothing. Every token that shows other numbers than before is marked
-        dirty; one that has no bucket left is forgotten by the next `forget_idle`.
+        dirty.
         """
         self._now_ms = max(self._now_ms, now_ms)
         before, self._minute = self._minute, minute_of(self._now_ms)
@@ -203,23 +204,19 @@ class ReferenceWindows:
         return dirty
 
     def forget_idle(self) -> list[str]:
-        """Drop the tokens that have no bucket left; their ids.
+        """Drop the tokens that have no bucket left and had no record for as long; their ids.
 
-        Call it after the dirty tokens were published: the last patch of an idle token shows empty
-        windows, and whoever sees that may drop it too.
+        Late and repeated swaps make no bucket, and their counts are worth showing for a while.
         """
+        oldest = self._minute - self._kept + 1
         idle = [
             token_id
             for token_id, state in self._tokens.items()
-            if not state.buckets and token_id not in self._dirty
+            if not state.buckets and state.touched < oldest and token_id not in self._dirty
         ]
         for token_id in idle:
             del self._tokens[token_id]
         return idle
-
-    def is_idle(self, token_id: str) -> bool:
-        """Whether a token has no bucket left, so that nothing of it is in any window."""
-        return not self._tokens[token_id].buckets
 
     def token_ids(self) -> Iterable[str]:
         """Every token held."""

@@ -7,7 +7,10 @@ from aggregator.window.bucket import Bucket, Point, merged
 
 
 class TokenState:
-    """One token of one partition; `buckets` by minute."""
+    """One token of one partition.
+
+    `buckets` by minute; `touched` is the minute in which its last record came.
+    """
 
     __slots__ = (
         "buckets",
@@ -20,6 +23,7 @@ class TokenState:
         "symbol",
         "symbol_at",
         "token",
+        "touched",
         "unpriced",
     )
 
@@ -31,6 +35,7 @@ class TokenState:
         self.buckets: dict[int, Bucket] = {}
         self.last_price: Point | None = None
         self.last_trade_at: int | None = None
+        self.touched = 0
         self.unpriced = 0
         self.duplicates = 0
         self.late = 0

@@ -18,9 +18,8 @@ from aggregator.contracts.stats import (
     ResyncChunk,
     ResyncRequest,
     TokenStats,
-    WindowStats,
 )
-from api.board.partition import Partition
+from api.board.partition import Partition, SavedRows
 
 MISPLACED_KEPT: Final = 1_000
 MISPLACED_NAMED: Final = 5
@@ -157,6 +156,17 @@ class Board:
         if partition.asked is None:
             del self._asked[request_id]
 
+    def without_state(self) -> list[int]:
+        """The partitions that have nothing to show yet."""
+        return [number for number, each in self._partitions.items() if not each.hydrated]
+
+    def saved(self, saved: SavedRows) -> None:
+        """Rows that an owner left in Redis: shown, as stale, until an owner is heard."""
+        for number in range(saved.partitions):
+            self._partition(number)
+        self._expected = max(self._expected, saved.partitions)
+        self._partition(saved.partition).saved(saved)
+
     def refused(self, request_id: int, now_ms: int) -> None:
         """There is no owner to answer this question."""
         number = self._asked.pop(request_id, None)
@@ -194,13 +204,17 @@ class Board:
         return notes
 
     def show(self, stats: TokenStats) -> None:
-        """Take a token's newer row, unless another partition has the token."""
+        """Take a token's newer row, or let it go at its last, unless another partition has it."""
         token_id = stats.token_id
         shown = self._rows.get(token_id)
         if shown is not None and shown.partition != stats.partition:
             self._misplaced_rows += 1
             if len(self._misplaced) < MISPLACED_KEPT:
                 self._misplaced[token_id] = stats.partition
+            return
+        if not stats.windows:
+            if shown is not None:
+                self._remove([token_id])
             return
         self._rows[token_id] = stats
         for listener in self._listeners:
@@ -214,18 +228,6 @@ class Board:
             gone.discard(row.token_id)
             self.show(row)
         self._remove(gone)
-
-    def forget_idle(self) -> None:
-        """Let go of tokens without a trade in any window or the one before it, as their owners do.
-
-        Called now and then.
-        """
-        idle = [
-            token_id
-            for token_id, row in self._rows.items()
-            if all(_is_empty(window) for window in row.windows.values())
-        ]
-        self._remove(idle)
 
     def _remove(self, token_ids: Iterable[str]) -> None:
         for token_id in token_ids:
@@ -265,7 +267,3 @@ class Board:
             age_ms=None if heard_at is None else now_ms - heard_at,
             degraded=list(beat.degraded) if beat else [],
         )
-
-
-def _is_empty(window: WindowStats) -> bool:
-    return window.trades == 0 and window.previous is not None and window.previous.trades == 0

@@ -27,13 +27,14 @@ from aggregator.contracts.names import (
 )
 from aggregator.contracts.stats import Heartbeat, ResyncChunk, TokenStats
 from api.board.board import Board
+from api.board.wire import Wire
+from api.board.saved import SavedRowsReader
 
 TICK_S: Final = 0.05
-FORGET_EVERY_MS: Final = 60_000
 CONNECT_TIMEOUT_S: Final = 2
 PING_INTERVAL_S: Final = 5
 FIRST_BACKOFF_S: Final = 0.1
-LONGEST_BACKOFF_S: Final = 2.0
+LONGEST_BACKOFF_S: Final = 0.5
 # What may wait in the process while the loop is busy; past it NATS's client drops, which the board
 # notices as a hole.
 PENDING_BYTES: Final = 64 * 1024 * 1024
@@ -44,8 +45,16 @@ log = structlog.get_logger(__name__)
 class Feed:
     """Keeps `board` equal to what the owners publish on the NATS at `url`."""
 
-    def __init__(self, board: Board, url: str, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        board: Board,
+        url: str,
+        now_ms: Callable[[], int],
+        saved: SavedRowsReader | None = None,
+    ) -> None:
         self._board = board
+        self._saved = saved
+        self._saved_task: asyncio.Task[None] | None = None
         self._url = url
         self._now_ms = now_ms
         self._address = urlsplit(url).netloc.rpartition("@")[2]
@@ -59,6 +68,8 @@ class Feed:
         self._decode_heartbeat = msgspec.json.Decoder(Heartbeat).decode
         self._decode_chunk = msgspec.json.Decoder(ResyncChunk).decode
         self._encode = msgspec.json.Encoder().encode
+        self.wire = Wire()
+        self.wire.unreadable = self._note_unreadable
 
     @property
     def started(self) -> bool:
@@ -80,16 +91,19 @@ class Feed:
     def start(self) -> None:
         """Begin, in the running event loop; a second call does nothing."""
         if not self.started:
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="board-feed")
+            loop = asyncio.get_running_loop()
+            self._task = loop.create_task(self._run(), name="board-feed")
+            if self._saved is not None:
+                self._saved_task = loop.create_task(self._saved.run(), name="board-saved-rows")
 
     async def stop(self) -> None:
         """End the task and the connection."""
-        if self._task is None:
-            return
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
-        self._task = None
+        for task in (self._task, self._saved_task):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        self._task = self._saved_task = None
         self._fault = "stopped"
 
     async def _run(self) -> None:
@@ -149,20 +163,18 @@ class Feed:
         # before the subscriptions above are in force.
         self._client = client
         self._board.reconnected(self._now_ms())
+        await self.wire.begin(client)
         self._fault, self._logged_fault = "the connection was lost", ""
         log.info("nats_connected", address=self._address)
-        forget_at = self._now_ms() + FORGET_EVERY_MS
         while client.is_connected:
             now_ms = self._now_ms()
-            if now_ms >= forget_at:
-                self._board.forget_idle()
-                forget_at = now_ms + FORGET_EVERY_MS
             for ask in self._board.due(now_ms):
                 await client.publish(
                     resync_subject(ask.partition),
                     self._encode(ask.request),
                     reply=f"{inbox}.{ask.request_id}",
                 )
+            await self.wire.step(client)
             await asyncio.sleep(TICK_S)
 
     async def _on_patch(self, message: Msg) -> None:

@@ -22,6 +22,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
+import msgspec
+
 from aggregator.contracts.stats import Heartbeat, ResyncChunk, ResyncRequest, TokenStats
 
 SETTLE_MS: Final = 200
@@ -41,6 +43,20 @@ class Rows(Protocol):
 
     def replace(self, partition: int, rows: Iterable[TokenStats]) -> None:
         """Take these as all the rows of the partition."""
+
+
+class SavedRows(msgspec.Struct, frozen=True):
+    """A partition's rows as they lie in Redis, of `partitions` that the topic has.
+
+    `epoch`, `seq` and `next_offset` are not below those of any row.
+    """
+
+    partition: int
+    partitions: int
+    epoch: int
+    seq: int
+    next_offset: int
+    rows: list[TokenStats]
 
 
 class Answer:
@@ -87,6 +103,7 @@ class Partition:
         self._target = 0
         self._aside: dict[int, TokenStats] = {}
         self._reload = False
+        self._from_saved = False
         self._fresh_at: int | None = None
         self._due_at: int | None = None
         self._failures = 0
@@ -163,7 +180,9 @@ class Partition:
         wanted = not self.hydrated or (self._due_at is not None and now_ms >= self._due_at)
         if not wanted or now_ms < self._not_before:
             return None
-        request = ResyncRequest(epoch=self.epoch, since=self.seq if self.hydrated else 0)
+        # Rows left in Redis may be of different seqs, so what changed since one would not do.
+        known = self.hydrated and not self._from_saved
+        request = ResyncRequest(epoch=self.epoch, since=self.seq if known else 0)
         self.asked = Answer(request_id, request, now_ms)
         return request
 
@@ -180,7 +199,7 @@ class Partition:
         if chunk.state != "rebuilding" and self._take(answer.request, chunk, whole):
             self._failures = 0
             self._not_before = now_ms + FIRST_BACKOFF_MS
-            self._reload = False
+            self._reload = self._from_saved = False
             self._target = max(self._target, chunk.seq)
             self._apply_aside()
             if self.in_sync and chunk.state == "live":
@@ -188,6 +207,17 @@ class Partition:
             self._note_if_in_sync()
         else:
             self._back_off(now_ms)
+
+    def saved(self, saved: SavedRows) -> None:
+        """Rows left by an owner, where there is nothing better: they count as stale."""
+        if self.hydrated:
+            return
+        self._newest_epoch = max(self._newest_epoch, saved.epoch)
+        self._rows.replace(self.number, saved.rows)
+        self.hydrated = True
+        self._reload = self._from_saved = True
+        self.epoch, self.seq, self.next_offset = saved.epoch, saved.seq, saved.next_offset
+        self.as_of = max((row.as_of for row in saved.rows), default=None)
 
     def refused(self, now_ms: int) -> None:
         """Nobody answered the open question, or not all of it: ask again after a pause."""

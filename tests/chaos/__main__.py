@@ -32,7 +32,7 @@ def main() -> int:
             word = "FAILED" if result.failed else "right"
             print(f"seed {result.schedule.seed}: {word}, {result.seconds:.0f} s", flush=True)
             if result.failed:
-                print(explain(result, directory), flush=True)
+                print(explain(result), flush=True)
     print(table(results))
     print(f"{'seconds':<18}{time.monotonic() - begun:>8.0f}")
     return int(any(result.failed for result in results))

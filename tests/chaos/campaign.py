@@ -33,6 +33,7 @@ class Campaign:
         self._lanes = iter(range(lanes))
         self._brokers = ExitStack()
         self._lock = threading.Lock()
+        self._played: Counter[int] = Counter()
 
     def __enter__(self) -> Self:
         # On a fresh checkout the first aggregators would all compile the engine at the same time.
@@ -54,9 +55,9 @@ class Campaign:
 
     def play(self, what: Schedule) -> Future[Result]:
         """The result, when it is there."""
-        return self._pool.submit(
-            lambda: run(what, self._directory / f"seed-{what.seed}", self._lane.broker)
-        )
+        self._played[what.seed] += 1
+        name = f"seed-{what.seed}-{self._played[what.seed]}"
+        return self._pool.submit(lambda: run(what, self._directory / name, self._lane.broker))
 
     def play_seeds(self, seeds: Iterable[int]) -> dict[int, Future[Result]]:
         """The results by seed."""
@@ -80,7 +81,7 @@ def table(results: Iterable[Result]) -> str:
     return "\n".join(f"{name:<18}{count:>8}" for name, count in rows.items())
 
 
-def explain(result: Result, directory: Path) -> str:
+def explain(result: Result) -> str:
     """A failed run: what was wrong, what was done, how to see it again."""
     steps = "\n".join(f"  {number:>2} {step}" for number, step in enumerate(result.schedule.steps))
     seed = result.schedule.seed
@@ -88,6 +89,6 @@ def explain(result: Result, directory: Path) -> str:
     return (
         f"seed {seed}: {len(result.findings.violations)} violations\n{wrong}\n"
         f"schedule (span {result.schedule.span_ms} ms):\n{steps}\n"
-        f"logs and evidence: {directory / f'seed-{seed}'}\n"
+        f"logs and evidence: {result.directory}\n"
         f"again: make chaos SEED={seed}"
     )

@@ -52,9 +52,13 @@ NOTICED_MS = 3_000
 
 @dataclass
 class Result:
-    """What came of one run. `done`: the faults that happened, by kind."""
+    """What came of one run. `done`: the faults that happened, by kind.
+
+    What a failed run leaves to look at is in `directory`.
+    """
 
     schedule: Schedule
+    directory: Path
     seconds: float = 0.0
     events: int = 0
     done: Counter[str] = field(default_factory=Counter)
@@ -70,7 +74,7 @@ def run(schedule: Schedule, directory: Path, broker: Stack) -> Result:
     """Play `schedule` on `broker`; leaves the logs and the evidence of a failure in `directory`."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    result = Result(schedule)
+    result = Result(schedule, directory)
     begun = time.monotonic()
     name = f"chaos-{schedule.seed}-{time.time_ns() // 1_000_000}"
     with Cluster(directory, broker, name) as cluster, Reader(cluster.engines.nats.url) as reader:

@@ -32,8 +32,8 @@ def playing(directory: Path) -> Iterator[dict[int, Future[Result]]]:
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_nothing_is_lost_and_nothing_counts_twice(
-    playing: dict[int, Future[Result]], directory: Path, seed: int
+    playing: dict[int, Future[Result]], seed: int
 ) -> None:
     result = playing[seed].result()
-    assert not result.failed, explain(result, directory)
+    assert not result.failed, explain(result)
     assert result.findings.checked > 50

@@ -8,8 +8,10 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,11 @@ from tests.processes import wait_until
 from tests.service import ETHEREUM_DAY, Service, swap
 
 MICRO = Decimal("0.000001")
+
+
+def instant(line: dict[str, Any]) -> float:
+    """When a log line was written, s since the epoch."""
+    return datetime.fromisoformat(line["at"]).timestamp()
 
 
 @pytest.fixture
@@ -142,6 +149,47 @@ def test_a_restart_is_warm(service: Service) -> None:
     shown = {token["token_id"]: token["windows"]["24h"]["traders"] for token in after["tokens"]}
     assert shown == {t["token_id"]: t["windows"]["24h"]["traders"] for t in before["tokens"]}
     assert set(shown.values()) == {50}
+
+
+def test_a_web_node_that_starts_without_an_aggregator_shows_what_it_left(
+    service: Service,
+) -> None:
+    first = service.aggregator("first")
+    web = service.web("web-before")
+    service.wait_ready()
+    service.produce([swap(n) for n in range(2_000)])
+    before = service.wait_trades(2_000)
+    first.terminate()
+    assert first.wait(10) == 0
+    web.kill()
+    service.web("web-after")
+    after = service.wait_trades(2_000)
+    assert after["stale"]
+    assert after["totals"] == before["totals"]
+    assert "no heartbeat" in service.reasons()
+
+    service.aggregator("second")
+    service.wait_ready()
+    assert not service.wait_trades(2_000)["stale"]
+
+
+def test_a_killed_process_with_a_name_gets_its_partitions_back_at_once(service: Service) -> None:
+    """The group's session timeout is 6 s: without a name the second would wait for it."""
+    named = {"KAFKA_INSTANCE_ID": "aggregator-0"}
+    first = service.aggregator("first", **named)
+    service.web()
+    service.wait_ready()
+    service.produce([swap(n) for n in range(500)])
+    service.wait_trades(500)
+    first.kill()
+    second = service.aggregator("second", **named)
+    service.produce([swap(n) for n in range(400, 600)])
+    service.wait_trades(600)
+    (start,) = service.logged(second, "engine_compiled")
+    (assigned,) = service.logged(second, "partitions_assigned")
+    assert len(assigned["partitions"]) == 4
+    assert instant(assigned) - instant(start) < 5
+    service.wait_ready()
 
 
 def test_an_emptied_redis_is_rebuilt_from_the_log(service: Service) -> None:

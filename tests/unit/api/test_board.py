@@ -7,7 +7,7 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from aggregator.contracts.stats import PreviousWindow, TokenStats
+from aggregator.contracts.stats import TokenStats
 from api.board.board import Ask, Board
 from api.board.partition import ANSWER_TIMEOUT_MS, KEPT_ASIDE, LONGEST_BACKOFF_MS, SETTLE_MS
 from tests.unit.api.samples import AS_OF, Owner, row, window
@@ -459,15 +459,17 @@ def test_as_of_is_the_oldest_partitions(node: Node) -> None:
     assert node.board.as_of() == AS_OF + 1
 
 
-def test_tokens_without_a_trade_left_are_let_go(node: Node) -> None:
-    empty = msgspec.structs.replace(window(), previous=PreviousWindow("0.000000", 0, None))
-    uncovered = msgspec.structs.replace(window(), previous=None)
-    node.board.show(row(A, stats=empty))
+def test_a_token_whose_owner_lets_it_go_is_let_go(node: Node) -> None:
+    changed: list[str] = []
+    node.board.show(row(A, stats=window()))
     node.board.show(row(B, stats=window(buys=1)))
-    node.board.show(row("c:traded-before", stats=window()))
-    node.board.show(row("c:nobody-knows", stats=uncovered))
-    node.board.forget_idle()
-    assert set(node.board.rows) == {B, "c:traded-before", "c:nobody-knows"}
+    node.board.listen(changed.append)
+    node.board.show(msgspec.structs.replace(row(A), windows={}))
+    assert set(node.board.rows) == {B}
+    assert changed == [A]
+    node.board.show(msgspec.structs.replace(row("c:never-shown"), windows={}))
+    assert set(node.board.rows) == {B}
+    assert changed == [A]
 
 
 def test_an_unreadable_row_in_an_answer_leaves_the_board_as_it_is(node: Node) -> None:

@@ -8,9 +8,9 @@ from aggregator.contracts.stats import ResyncChunk, ResyncRequest
 from aggregator.pubsub.resync import CHUNK_BYTES, Patch, PublishedPartition
 
 
-def patch(token_id: str, seq: int, *, idle: bool = False, size: int = 0) -> Patch:
+def patch(token_id: str, seq: int, *, last: bool = False, size: int = 0) -> Patch:
     payload = msgspec.json.encode({"token_id": token_id, "seq": seq, "pad": "x" * size})
-    return Patch(token_id, seq, payload, idle)
+    return Patch(token_id, seq, payload, last)
 
 
 def live(epoch: int = 3) -> PublishedPartition:
@@ -65,12 +65,12 @@ def test_a_large_answer_is_cut_into_chunks_of_one_state() -> None:
     assert rows(chunks) == {f"t{n}": n for n in range(1, 8)}
 
 
-def test_a_forgotten_idle_row_makes_older_questions_full() -> None:
+def test_a_forgotten_last_row_makes_older_questions_full() -> None:
     published = live()
     published.apply([patch("a", 1), patch("b", 2)], 2, 10)
-    published.apply([patch("a", 3, idle=True)], 3, 10)
+    published.apply([patch("a", 3, last=True)], 3, 10)
     assert rows(answer(published, 3, 2)) == {"a": 3}
-    published.forget_idle()
+    published.forget_gone()
     (older,) = answer(published, 3, 2)
     assert older.full
     assert rows([older]) == {"b": 2}
@@ -80,9 +80,9 @@ def test_a_forgotten_idle_row_makes_older_questions_full() -> None:
 
 def test_a_token_that_trades_again_is_not_forgotten() -> None:
     published = live()
-    published.apply([patch("a", 1, idle=True)], 1, 10)
+    published.apply([patch("a", 1, last=True)], 1, 10)
     published.apply([patch("a", 2)], 2, 11)
-    published.forget_idle()
+    published.forget_gone()
     assert rows(answer(published, 0, 0)) == {"a": 2}
 
 

@@ -166,7 +166,11 @@ class Service:
         }
         assert sum(one.bucket_count for one in self.engines.values()) == sum(needed.values())
         if forgetful:
-            truth = {token: numbers for token, numbers in truth.items() if needed[token]}
+            truth = {
+                token: numbers
+                for token, numbers in truth.items()
+                if needed[token] or token in self.board
+            }
         assert self.board.keys() == truth.keys()
         for token, expected in truth.items():
             shown = self.board[token]

@@ -317,6 +317,20 @@ def test_a_swap_counted_on_another_partition_is_taken_out_of_the_sum_over_both(
     assert (shown.volume_token, shown.net_volume_usd) == ("-3", "-5.000000")
     assert shown.approximate
     windows.advance(T0 + 20 * MINUTE)
-    assert windows.forget_idle() == [] or windows.take_dirty() == []
+    assert windows.forget_idle() == []
     windows.take_dirty()
     assert windows.forget_idle() == ["c:t"]
+
+
+def test_a_token_with_late_swaps_only_is_held_as_long_as_one_with_trades(engine: Engine) -> None:
+    service = Service(engine, now=T0)
+    service.read(swap_event(T0, 0, token="TRADED"))
+    service.read(swap_event(T0 - GRACE - MINUTE, 1, token="LATE"))
+    service.publish(T0 + 13 * MINUTE, forget=True)
+    assert service.board["ethereum:LATE"].quality.late == 1
+    service.read(swap_event(T0 - GRACE - MINUTE, 1, token="LATE"))
+    service.publish(T0 + 14 * MINUTE, forget=True)
+    assert set(service.board) == {"ethereum:LATE"}
+    assert service.board["ethereum:LATE"].quality.duplicates == 1
+    service.publish(T0 + 27 * MINUTE, forget=True)
+    assert service.board == {}

@@ -151,7 +151,11 @@ def test_the_order_of_events_within_the_grace_changes_no_number(
     ]
     in_order, shuffled = Service(engine, now), Service(engine, now)
     # Equal times are ordered by offset, which shuffling changes: each event gets its own ms.
-    events = [{**event, "timestamp": event["timestamp"] - n} for n, event in enumerate(events)]
+    taken: set[int] = set()
+    for event in events:
+        while event["timestamp"] in taken:
+            event["timestamp"] -= 1
+        taken.add(event["timestamp"])
     for event in events:
         in_order.read(event, _partition(event))
     rng.shuffle(events)

@@ -77,7 +77,6 @@ class Reader:
             "now_ms": engine.now_ms,
             "token_count": engine.token_count,
             "bucket_count": engine.bucket_count,
-            "idle": sorted(token for token in engine.token_ids() if engine.is_idle(token)),
         }
 
 
