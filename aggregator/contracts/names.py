@@ -14,6 +14,7 @@ ALL_TOKENS_SUBJECT: Final = "ws.broadcast.token.*"
 TRADES_SUBJECT_PREFIX: Final = "ws.broadcast.trades."
 ALL_HEARTBEATS_SUBJECT: Final = "swaps.heartbeat.*"
 ALL_RESYNCS_SUBJECT: Final = "swaps.resync.*"
+ALL_HISTORIES_SUBJECT: Final = "swaps.history.*"
 ALL_ARCHIVES_SUBJECT: Final = "swaps.archive.*"
 
 MARKER_PREFIX: Final = b"dedupe:"

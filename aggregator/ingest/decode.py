@@ -39,18 +39,12 @@ Label = Annotated[str, msgspec.Meta(max_length=256)]
 Whole = Annotated[int, msgspec.Meta(ge=0, le=INT64_MAX)]
 
 
-class _WireSwap(msgspec.Struct, gc=False):
-    """The JSON object as it comes; msgspec checks types, lengths, patterns and ranges."""
+class WireFields(msgspec.Struct, kw_only=True, gc=False):
+    """The fields of the JSON object whose rules msgspec checks for every decoder."""
 
-    chain: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z")]
-    tx_hash: _TxHash
     log_index: Whole
     timestamp: Whole | str
-    token: _TokenName
     side: Literal["buy", "sell"]
-    amount: Decimal
-    amount_usd: Decimal | None = None
-    price_usd: Decimal | None = None
     removed: bool = False
     symbol: Label | None = None
     quote: Label | None = None
@@ -59,6 +53,17 @@ class _WireSwap(msgspec.Struct, gc=False):
     trader: Label | None = None
     block_number: Whole | None = None
     block_hash: Label | None = None
+
+
+class _WireSwap(WireFields, kw_only=True, gc=False):
+    """The JSON object as it comes; msgspec checks types, lengths, patterns and ranges."""
+
+    chain: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z")]
+    tx_hash: _TxHash
+    token: _TokenName
+    amount: Decimal
+    amount_usd: Decimal | None = None
+    price_usd: Decimal | None = None
 
 
 _decode_wire = msgspec.json.Decoder(_WireSwap).decode

@@ -7,7 +7,7 @@ part of what is accepted there. Pure, its memo of names aside.
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
@@ -15,8 +15,7 @@ from aggregator.contracts.event import ATTOS_PER_TOKEN, Swap, marker_of
 from aggregator.errors import DeadLetter
 from aggregator.ingest.decode import (
     INT64_MAX,
-    Label,
-    Whole,
+    WireFields,
     decode_swap,
     iso_ms,
     lower_address,
@@ -31,29 +30,18 @@ _MAX_ATTOS: Final = 10**30 * ATTOS_PER_TOKEN
 _POWERS: Final[tuple[int, ...]] = tuple(10**exponent for exponent in range(_MAX_DIGITS + 1))
 
 
-class _WireSwap(msgspec.Struct, gc=False):
-    """The JSON object as it comes; decimals are text."""
+class _TextSwap(WireFields, kw_only=True, gc=False):
+    """The JSON object as it comes; names are not checked yet, decimals are text."""
 
     chain: str
     tx_hash: str
-    log_index: Whole
-    timestamp: Whole | str
     token: str
-    side: Literal["buy", "sell"]
     amount: str
     amount_usd: str | None = None
     price_usd: str | None = None
-    removed: bool = False
-    symbol: Label | None = None
-    quote: Label | None = None
-    venue: Label | None = None
-    pool: Label | None = None
-    trader: Label | None = None
-    block_number: Whole | None = None
-    block_hash: Label | None = None
 
 
-_decode_wire = msgspec.json.Decoder(_WireSwap).decode
+_decode_wire = msgspec.json.Decoder(_TextSwap).decode
 
 
 class _Unsure(Exception):
@@ -96,7 +84,7 @@ class SwapDecoder:
             self._names.clear()
         self._names[names] = (swap.token_id, swap.chain, swap.token)
 
-    def _swap(self, wire: _WireSwap, record_timestamp: int) -> Swap:
+    def _swap(self, wire: _TextSwap, record_timestamp: int) -> Swap:
         names = self._names.get((wire.chain, wire.token))
         timestamp, tx_hash, block_hash = wire.timestamp, wire.tx_hash, wire.block_hash
         if isinstance(timestamp, str):

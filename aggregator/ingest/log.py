@@ -97,9 +97,12 @@ class Batch(msgspec.Struct):
 
 
 class SwapLog:
-    """The swap topic as one member of the consumer group reads it."""
+    """The swap topic as one member of the consumer group reads it.
 
-    def __init__(self, config: Config, listener: Listener) -> None:
+    `queued_kb` bounds what is fetched ahead; the client's own default is 64 MB.
+    """
+
+    def __init__(self, config: Config, listener: Listener, *, queued_kb: int | None = None) -> None:
         self._topic = config.kafka_topic
         self._listener = listener
         self.unreachable = ""
@@ -125,6 +128,8 @@ class SwapLog:
         if config.kafka_group_protocol == "classic":
             settings["partition.assignment.strategy"] = "cooperative-sticky"
             settings["session.timeout.ms"] = 6_000
+        if queued_kb is not None:
+            settings["queued.max.messages.kbytes"] = queued_kb
         self._consumer = Consumer(settings)
 
     def subscribe(self) -> None:

@@ -51,3 +51,15 @@ def ensure_topics(config: Config) -> list[str]:
                 raise Retry(f"kafka: making topic {name}: {fault.str()}") from error
             raise Fatal(f"kafka refuses to make topic {name}: {fault.str()}") from error
     return made
+
+
+def count_partitions(config: Config) -> int:
+    """Partitions of the swap topic. Raises Retry, and Fatal where there is no such topic."""
+    admin = AdminClient({"bootstrap.servers": config.kafka_bootstrap, "log_level": 0})
+    try:
+        topics = admin.list_topics(timeout=_TIMEOUT_S).topics
+    except KafkaException as error:
+        raise Retry(f"kafka at {config.kafka_bootstrap}: {error.args[0].str()}") from error
+    if config.kafka_topic not in topics:
+        raise Fatal(f"kafka has no topic {config.kafka_topic}: run manage.py ensure_topology")
+    return len(topics[config.kafka_topic].partitions)

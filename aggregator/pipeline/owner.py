@@ -6,22 +6,28 @@ The states: "rebuilding" from the assignment until the log was replayed to the e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
 
 from aggregator.config import Config
-from aggregator.contracts.event import Swap
-from aggregator.contracts.stats import Heartbeat
+from aggregator.contracts.batch import Array, SwapBatch
+from aggregator.contracts.stats import Heartbeat, Quality, TokenStats
+from aggregator.contracts.trades import CandleRow
 from aggregator.contracts.verdict import Verdict
 from aggregator.ingest.log import LogExtent
 from aggregator.pubsub.resync import Patch
 from aggregator.stores.redis.snapshots import Snapshot, SnapshotHeader
+from aggregator.window.bucket import minute_of
 from aggregator.window.columnar import ColumnarWindows
+from aggregator.window.minutes import candles_of
 from aggregator.window.saving import EngineSnapshot
 
 _MARKER_MARGIN_MS: Final = 3_600_000
+# Batches: some seconds of a busy log, so that after a restart no trade is missing on web nodes.
+_REPLAYED_KEPT: Final = 20
 
 
 class Placed(msgspec.Struct, gc=False):
@@ -30,8 +36,7 @@ class Placed(msgspec.Struct, gc=False):
     `watermark` is the partition's behind the last of them, `next_offset` the offset behind them.
     """
 
-    swaps: Sequence[Swap]
-    offsets: Sequence[int]
+    batch: SwapBatch
     late: Sequence[bool]
     watermark: int | None
     next_offset: int
@@ -78,6 +83,8 @@ class PartitionOwner:
         self._longest_ms = config.longest_window_minutes * 60_000
         self._newest_record: int | None = None
         self._starts_after_a_cut = False
+        self._forgot_at = 0
+        self._applied: list[SwapBatch] = []
         self.windows = ColumnarWindows(
             partition=partition,
             windows=config.windows,
@@ -111,29 +118,47 @@ class PartitionOwner:
             self._starts_after_a_cut = True
         return extent.since
 
-    def place(
-        self,
-        swaps: Sequence[Swap],
-        offsets: Sequence[int],
-        record_timestamps: Sequence[int],
-        next_offset: int,
-    ) -> Placed:
+    def place(self, batch: SwapBatch, record_timestamps: Array, next_offset: int) -> Placed:
         """Take note of records in log order. Every decoded one passes here, repeats too."""
-        if record_timestamps:
-            self._newest_record = record_timestamps[-1]
-        if self._starts_after_a_cut and record_timestamps:
+        if len(batch):
+            self._newest_record = int(record_timestamps[-1])
+        if self._starts_after_a_cut and len(batch):
             # What was cut away is older than this record by its own time, give or take MAX_FUTURE.
-            self.windows.history_from = record_timestamps[0] + self._max_future_ms
+            self.windows.history_from = int(record_timestamps[0]) + self._max_future_ms
             self._starts_after_a_cut = False
-        late = self.windows.observe([swap.timestamp for swap in swaps], record_timestamps)
+        late = self.windows.observe(batch.swaps["timestamp"], record_timestamps)
         self.read_offset = max(self.read_offset, next_offset)
-        return Placed(swaps, offsets, late, self.windows.watermark, self.read_offset)
+        return Placed(batch, late, self.windows.watermark, self.read_offset)
 
     def apply(self, placed: Placed, verdicts: str) -> None:
         """The markers have decided: the windows cover the offsets below `placed.next_offset`."""
-        self.windows.apply(placed.swaps, placed.offsets, verdicts)
+        self.windows.apply_batch(placed.batch, verdicts)
         self.watermark = placed.watermark
         self.next_offset = placed.next_offset
+        self._note_applied()
+
+    def advance(self, now_ms: int) -> None:
+        """Move the windows' now forward."""
+        self.windows.advance(now_ms)
+        self._note_applied()
+
+    def _note_applied(self) -> None:
+        self._applied += self.windows.take_applied()
+        if not self.live:
+            # Of a replay only the end is news.
+            del self._applied[:-_REPLAYED_KEPT]
+
+    def take_trades(self) -> list[SwapBatch]:
+        """What was taken in since the last call, once the partition is live."""
+        if not self.live:
+            return []
+        applied, self._applied = self._applied, []
+        return applied
+
+    def history(self, token_id: str) -> tuple[int, Callable[[], list[CandleRow]]]:
+        """The `n` of a token's last trade, and what makes its minutes, on any thread."""
+        n, rows = self.windows.minutes(token_id)
+        return n, partial(candles_of, rows)
 
     def caught_up(self) -> bool:
         """Whether the replay has reached what the log held at assignment."""
@@ -172,14 +197,21 @@ class PartitionOwner:
     def take_patches(self) -> list[Patch]:
         """A patch for each token that changed since the last call, of contiguous seq."""
         patches = self._patches(self.windows.take_dirty(), first_seq=self.seq + 1, step=1)
+        minute = minute_of(self.windows.now_ms)
+        if minute != self._forgot_at:
+            self._forgot_at = minute
+            first_seq = self.seq + len(patches) + 1
+            patches += [
+                self._last_patch(token_id, seq)
+                for seq, token_id in enumerate(self.windows.forget_idle(), first_seq)
+            ]
         self.seq += len(patches)
-        self.windows.forget_idle()
         return patches
 
     def _patches(self, token_ids: list[str], *, first_seq: int, step: int) -> list[Patch]:
         if not token_ids:
             return []
-        rows = self.windows.stats_of(
+        rows = self.windows.rows_of(
             token_ids,
             epoch=self.epoch,
             first_seq=first_seq,
@@ -187,9 +219,31 @@ class PartitionOwner:
             next_offset=self.next_offset,
         )
         return [
-            Patch(row.token_id, row.seq, _encode(row), self.windows.is_idle(row.token_id))
-            for row in rows
+            Patch(token_id, first_seq + n * step, row)
+            for n, (token_id, row) in enumerate(zip(token_ids, rows, strict=True))
         ]
+
+    def _last_patch(self, token_id: str, seq: int) -> Patch:
+        """Whoever has a row of this token lets it go, as the windows have."""
+        chain, _, token = token_id.partition(":")
+        row = TokenStats(
+            token_id=token_id,
+            chain=chain,
+            token=token,
+            symbol=None,
+            partition=self.partition,
+            epoch=self.epoch,
+            seq=seq,
+            next_offset=self.next_offset,
+            as_of=self.windows.now_ms,
+            watermark=self.watermark,
+            stale=False,
+            last_price_usd=None,
+            last_trade_at=None,
+            quality=Quality(),
+            windows={},
+        )
+        return Patch(token_id, seq, _encode(row), last=True)
 
     def heartbeat(
         self, *, partitions: int, now_ms: int, end: int | None, degraded: list[str], stalled: bool

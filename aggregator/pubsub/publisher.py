@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -20,34 +21,57 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from aggregator import metrics
-from aggregator.contracts.names import ALL_RESYNCS_SUBJECT, heartbeat_subject, token_subject
-from aggregator.contracts.stats import Heartbeat, ResyncRequest
+from aggregator.contracts.batch import SwapBatch
+from aggregator.contracts.names import (
+    ALL_HISTORIES_SUBJECT,
+    ALL_RESYNCS_SUBJECT,
+    archive_subject,
+    heartbeat_subject,
+    token_subject,
+    trades_subject,
+)
+from aggregator.contracts.stats import ArchiveStatus, Heartbeat, ResyncRequest
+from aggregator.contracts.trades import CandleRow, HistoryRequest, TokenHistory
 from aggregator.errors import Fatal
 from aggregator.pubsub.resync import Patch, PublishedPartition
+from aggregator.pubsub.trades import RecentTrades, trade_batches
 
 log = structlog.get_logger(__name__)
 
 _RECONNECT_S: Final = (0.1, 2.0)
 _PENDING_BYTES: Final = 8 * 1024 * 1024
-_IDLE_KEPT_S: Final = 60.0
+_GONE_KEPT_S: Final = 60.0
 _DRAIN_S: Final = 1.5
+_MOST_QUESTIONS: Final = 10_000
+
+
+class HistoryQuestion(msgspec.Struct, frozen=True):
+    """A web node wants the history of a token; `reply` is the subject to answer on."""
+
+    partition: int
+    token_id: str
+    reply: str
 
 
 class Publisher:
     """Publishes for the partitions that this process owns.
 
+    `answers` is false for a process that owns none: it must not look like one that could answer.
     Every method but `start` and `stop` returns at once; what they ask for happens in order on the
     publisher's own thread.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, answers: bool = True) -> None:
         self._url = url
+        self._answers = answers
         self._nats = Client()
         self._partitions: dict[int, PublishedPartition] = {}
         self._loop = asyncio.new_event_loop()
-        self._work: asyncio.Queue[Callable[[], Awaitable[None]] | None] = asyncio.Queue()
+        self._work: asyncio.Queue[Callable[[], Awaitable[object]] | None] = asyncio.Queue()
         self._thread = threading.Thread(target=self._run, name="nats-publisher", daemon=True)
         self._failure: Exception | None = None
+        self._recent: dict[int, RecentTrades] = {}
+        self._questions: deque[HistoryQuestion] = deque(maxlen=_MOST_QUESTIONS)
 
     @property
     def connected(self) -> bool:
@@ -89,7 +113,33 @@ class Publisher:
         """Publish a partition's heartbeat, behind everything asked before."""
         self._ask(lambda: self._heartbeat(heartbeat))
 
-    def _ask(self, work: Callable[[], Awaitable[None]]) -> None:
+    def trades(self, partition: int, epoch: int, applied: Sequence[SwapBatch]) -> None:
+        """Publish the trades among what the windows have taken in since the last call, in order."""
+        self._ask(lambda: self._trades(partition, epoch, applied))
+
+    def take_questions(self) -> list[HistoryQuestion]:
+        """The questions for a token's history since the last call; `answer_history` each."""
+        questions = []
+        while self._questions:
+            questions.append(self._questions.popleft())
+        return questions
+
+    def answer_history(
+        self,
+        question: HistoryQuestion,
+        epoch: int,
+        n: int,
+        candles: Callable[[], list[CandleRow]],
+    ) -> None:
+        """The token's minutes, which count its trades up to `n`; those were published before."""
+        self._ask(lambda: self._answer_history(question, epoch, n, candles))
+
+    def archive_status(self, status: ArchiveStatus) -> None:
+        """Publish how far a partition's archiver is. May be called from any thread."""
+        payload = msgspec.json.encode(status)
+        self._ask(lambda: self._send(archive_subject(status.partition), payload))
+
+    def _ask(self, work: Callable[[], Awaitable[object]]) -> None:
         self._loop.call_soon_threadsafe(self._work.put_nowait, work)
 
     # Below runs on the publisher's thread.
@@ -105,7 +155,7 @@ class Publisher:
     async def _main(self) -> None:
         background = [
             asyncio.create_task(self._connect()),
-            asyncio.create_task(self._forget_idle()),
+            asyncio.create_task(self._forget_gone()),
         ]
         while (work := await self._work.get()) is not None:
             await work()
@@ -143,7 +193,9 @@ class Publisher:
                 pause = min(high, pause * 2)
         # One subscription for all partitions, and an answer for our own: it outlives reconnects,
         # whichever partitions come and go meanwhile.
-        await self._nats.subscribe(ALL_RESYNCS_SUBJECT, cb=self._on_resync)
+        if self._answers:
+            await self._nats.subscribe(ALL_RESYNCS_SUBJECT, cb=self._on_resync)
+            await self._nats.subscribe(ALL_HISTORIES_SUBJECT, cb=self._on_history)
         await self._on_connect()
 
     async def _on_connect(self) -> None:
@@ -172,11 +224,52 @@ class Publisher:
         for chunk in partition.answer(request):
             await self._send(message.reply, chunk)
 
+    async def _on_history(self, message: Msg) -> None:
+        name = message.subject.rpartition(".")[2]
+        partition = int(name) if name.isdecimal() else -1
+        if partition not in self._partitions or not message.reply:
+            return
+        try:
+            request = _decode_history_request(message.data)
+        except msgspec.DecodeError as error:
+            log.warning("history_request_unreadable", error=str(error))
+            return
+        # The hot loop alone may read the windows. A question that is pushed out is asked again.
+        self._questions.append(HistoryQuestion(partition, request.token_id, message.reply))
+
+    async def _answer_history(
+        self,
+        question: HistoryQuestion,
+        epoch: int,
+        n: int,
+        candles: Callable[[], list[CandleRow]],
+    ) -> None:
+        recent = self._recent.get(question.partition)
+        history = TokenHistory(
+            token_id=question.token_id,
+            partition=question.partition,
+            epoch=epoch,
+            n=n,
+            candles=candles(),
+            trades=recent.of(question.token_id, n) if recent is not None else [],
+        )
+        await self._send(question.reply, msgspec.json.encode(history))
+
+    async def _trades(self, partition: int, epoch: int, applied: Sequence[SwapBatch]) -> None:
+        recent = self._recent.get(partition)
+        if recent is None:
+            return
+        for batch in trade_batches(partition, epoch, applied):
+            recent.add(batch.token_id, batch.trades)
+            await self._send(trades_subject(batch.token_id), msgspec.json.encode(batch))
+
     async def _take(self, partition: int, epoch: int) -> None:
         self._partitions[partition] = PublishedPartition(partition, epoch)
+        self._recent[partition] = RecentTrades()
 
     async def _drop(self, partition: int) -> None:
         self._partitions.pop(partition, None)
+        self._recent.pop(partition, None)
 
     async def _load(
         self, partition: int, rows: Sequence[Patch], seq: int, next_offset: int
@@ -211,11 +304,12 @@ class Publisher:
             return False
         return True
 
-    async def _forget_idle(self) -> None:
+    async def _forget_gone(self) -> None:
         while True:
-            await asyncio.sleep(_IDLE_KEPT_S)
+            await asyncio.sleep(_GONE_KEPT_S)
             for published in self._partitions.values():
-                published.forget_idle()
+                published.forget_gone()
 
 
+_decode_history_request = msgspec.json.Decoder(HistoryRequest).decode
 _decode_request = msgspec.json.Decoder(ResyncRequest).decode

@@ -6,37 +6,25 @@ stay as they were, as its prices do, and the windows that hold it say `approxima
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import compress
 from operator import itemgetter
-from typing import Any, Final
+from typing import Final
 
+import msgspec
 import numpy as np
 
+from aggregator.contracts.batch import SwapBatch, batch_of
 from aggregator.contracts.event import Swap
-from aggregator.contracts.stats import (
-    PreviousWindow,
-    Quality,
-    TokenStats,
-    WindowStats,
-    change_pct,
-    decimal_text,
-    token_text,
-    usd_text,
-    vwap_text,
-)
+from aggregator.contracts.stats import TokenStats
 from aggregator.contracts.verdict import Verdict
-from aggregator.window import kernels
+from aggregator.window import kernels, reading
 from aggregator.window.bucket import MINUTE_MS, minute_of
 from aggregator.window.columns import (
     DIRTY,
     EARLIEST,
-    LIMBS,
     NONE,
     PAIR,
     PAIRS_USED,
-    SWAP,
     TOKEN,
     Array,
     fresh_token,
@@ -44,41 +32,10 @@ from aggregator.window.columns import (
     new_columns,
     with_room,
 )
+from aggregator.window.minutes import minute_rows
 from aggregator.window.saving import EngineSnapshot, Held, Name, Saver, TokenPart, read
 
-_LIMB_BASE: Final = 10**9
-_MIDDLE: Final = 10**18
-_HELD: Final = {Verdict.COUNTED.value, Verdict.UNDONE.value}
-_MOST_TRADERS_KNOWN: Final = 500_000
-_TOKEN_SHOWN: Final = [
-    "symbol",
-    "price_at",
-    "price",
-    "traded_at",
-    "unpriced",
-    "duplicates",
-    "late",
-    "retracted",
-]
-_WINDOW_SHOWN: Final = [
-    "trades",
-    "buys",
-    "volume0",
-    "volume1",
-    "buy_volume0",
-    "buy_volume1",
-    *[f"amount{limb}" for limb in range(LIMBS)],
-    "largest",
-    "high",
-    "low",
-    "traders",
-    "buyers",
-    "sellers",
-    "undone",
-    "previous_trades",
-    "previous_volume0",
-    "previous_volume1",
-]
+_HELD: Final = [ord(Verdict.COUNTED.value), ord(Verdict.UNDONE.value)]
 
 
 class _Numbers(dict[str | None, int]):
@@ -126,8 +83,8 @@ class ColumnarWindows:
         self._free_tokens: list[int] = []
         self._symbols: list[str] = []
         self._symbol_index = _Numbers(self._new_symbol, of_none=NONE)
-        self._traders = _Numbers(self._new_trader, of_none=0)
         self._held: list[Held] = []
+        self._applied: list[SwapBatch] = []
         self._covered = self._coverage()
         self._saver = Saver(self._spans.tolist(), grace_ms)
 
@@ -156,7 +113,9 @@ class ColumnarWindows:
         """Bytes of the columns; names and symbols come on top."""
         return sum(array.nbytes for array in self._columns)
 
-    def observe(self, timestamps: Sequence[int], record_timestamps: Sequence[int]) -> list[bool]:
+    def observe(
+        self, timestamps: Sequence[int] | Array, record_timestamps: Sequence[int] | Array
+    ) -> list[bool]:
         """Take note of records' times (ms) in log order; which came after their bucket closed."""
         late = np.zeros(len(timestamps), np.bool_)
         self._watermark = int(
@@ -172,49 +131,57 @@ class ColumnarWindows:
         return flags
 
     def apply(self, swaps: Sequence[Swap], offsets: Sequence[int], verdicts: str) -> None:
+        """`apply_batch` of swaps that were decoded one by one."""
+        self.apply_batch(batch_of(swaps, offsets), verdicts)
+
+    def apply_batch(self, batch: SwapBatch, verdicts: str) -> None:
         """Do what the markers decided of records, in log order; one verdict letter a swap."""
         for verdict in Verdict:
             self.counts[verdict] += verdicts.count(verdict)
+        if len(batch):
+            self._name(batch, verdicts)
+            kernels.number(self._columns, batch.swaps)
+            self._applied.append(batch)
+            self._apply(batch, verdicts)
+
+    def _apply(self, batch: SwapBatch, verdicts: str) -> None:
+        """Count what has begun, hold what has not; the batch is named."""
+        swaps = batch.swaps
         newest = (self._minute + 1) * MINUTE_MS
-        begun = [
-            swap.timestamp < newest or verdict not in _HELD
-            for swap, verdict in zip(swaps, verdicts, strict=True)
-        ]
-        if not all(begun):
+        if swaps["timestamp"].max() >= newest:
+            early = (swaps["timestamp"] >= newest) & np.isin(swaps["verdict"], _HELD)
             self._held += [
-                Held(swap, offset, verdict)
-                for swap, offset, verdict, ready in zip(
-                    swaps, offsets, verdicts, begun, strict=True
-                )
-                if not ready
+                Held(batch.swap(place), batch.offsets[place], verdicts[place])
+                for place in np.flatnonzero(early).tolist()
             ]
-            swaps = list(compress(swaps, begun))
-            offsets = list(compress(offsets, begun))
-            verdicts = "".join(compress(verdicts, begun))
-        self._apply(swaps, offsets, verdicts)
+            swaps = swaps[~early]
+        kernels.apply(self._columns, self._spans, swaps, self._minute)
 
-    def _apply(self, swaps: Sequence[Swap], offsets: Sequence[int], verdicts: str) -> None:
-        if not swaps:
-            return
-        batch = self._batch(swaps, offsets, verdicts)
+    def take_applied(self) -> list[SwapBatch]:
+        """The batches taken in since the last call, in that order, with the `n` of each trade."""
+        applied, self._applied = self._applied, []
+        return applied
+
+    def minutes(self, token_id: str) -> tuple[int, Array]:
+        """The `n` of a token's last trade, and its minutes as `minutes.candles_of` takes them.
+
+        (0, none) for a token that is not held.
+        """
+        token = self._index.get(token_id)
+        if token is None:
+            return 0, self._columns.rows[:0]
+        return int(self._columns.tokens["trades"][token]), minute_rows(self._columns, token)
+
+    def _name(self, batch: SwapBatch, verdicts: str) -> None:
+        """Give the swaps this engine's numbers of their tokens and symbols, and their verdicts."""
+        swaps = batch.swaps
+        swaps["verdict"] = np.frombuffer(verdicts.encode(), np.uint8)
+        met, places = np.unique(batch.names, return_inverse=True)
+        known = [batch.token_names[name] for name in met.tolist()]
+        tokens = np.array([self._index[name.token_id] for name in known], np.int32)
+        symbols = np.array([self._symbol_index[name.symbol] for name in known], np.int32)
+        swaps["token"], swaps["symbol"] = tokens[places], symbols[places]
         self._make_room(len(swaps))
-        kernels.apply(self._columns, self._spans, batch, self._minute)
-
-    def _batch(self, swaps: Sequence[Swap], offsets: Sequence[int], verdicts: str) -> Array:
-        """The swaps as an array of SWAP, names replaced by their numbers."""
-        index, symbols, traders = self._index, self._symbol_index, self._traders
-        batch = np.empty(len(swaps), SWAP)
-        batch["token"] = [index[swap.token_id] for swap in swaps]
-        batch["symbol"] = [symbols[swap.symbol] for swap in swaps]
-        batch["trader"] = [traders[swap.trader] for swap in swaps]
-        batch["verdict"] = np.frombuffer(verdicts.encode(), np.uint8)
-        batch["buy"] = [swap.is_buy for swap in swaps]
-        batch["timestamp"] = [swap.timestamp for swap in swaps]
-        batch["offset"] = offsets
-        batch["usd"] = [NONE if swap.usd_micros is None else swap.usd_micros for swap in swaps]
-        batch["price"] = [swap.price_usd for swap in swaps]
-        _split_amounts([swap.amount_attos for swap in swaps], batch)
-        return batch
 
     def _new_token(self, token_id: str) -> int:
         chain, _, token = token_id.partition(":")
@@ -228,13 +195,6 @@ class ColumnarWindows:
     def _new_symbol(self, symbol: str) -> int:
         self._symbols.append(symbol)
         return len(self._symbols) - 1
-
-    def _new_trader(self, trader: str) -> int:
-        """A 64-bit hash, the same in every process: snapshots hold it."""
-        if len(self._traders) > _MOST_TRADERS_KNOWN:
-            self._traders.clear()
-        digest = hashlib.blake2b(trader.encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "little") or 1
 
     def _make_room(self, swaps: int) -> None:
         self._columns = with_room(self._columns, rows=swaps, tokens=len(self._names), entries=swaps)
@@ -291,11 +251,10 @@ class ColumnarWindows:
         ready = [held for held in self._held if held.swap.timestamp < newest]
         if ready:
             self._held = [held for held in self._held if held.swap.timestamp >= newest]
-            self._apply(
-                [held.swap for held in ready],
-                [held.offset for held in ready],
-                "".join(held.verdict for held in ready),
-            )
+            batch = batch_of([held.swap for held in ready], [held.offset for held in ready])
+            verdicts = "".join(held.verdict for held in ready)
+            self._name(batch, verdicts)
+            self._apply(batch, verdicts)
 
     def take_dirty(self) -> list[str]:
         """The tokens whose numbers changed since the last call."""
@@ -306,9 +265,13 @@ class ColumnarWindows:
         return [name[0] for token in dirty.tolist() if (name := self._names[token]) is not None]
 
     def forget_idle(self) -> list[str]:
-        """Drop the tokens that have no bucket left and nothing unpublished; their ids."""
+        """Drop the tokens that have no bucket left and had no record for as long; their ids."""
         tokens = self._columns.tokens
-        empty = np.flatnonzero((tokens["first"] == NONE) & (tokens["dirty"] == 0))
+        oldest = self._minute - 2 * self._longest + 1
+        touched = tokens["touched"]
+        empty = np.flatnonzero(
+            (tokens["first"] == NONE) & (touched > 0) & (touched < oldest) & (tokens["dirty"] == 0)
+        )
         idle = []
         for token in empty.tolist():
             name = self._names[token] if token < len(self._names) else None
@@ -324,21 +287,21 @@ class ColumnarWindows:
                 self._saver.forget(token)
         return idle
 
-    def is_idle(self, token_id: str) -> bool:
-        """Whether a token has no bucket left, so that nothing of it is in any window."""
-        token = self._index.get(token_id)
-        return token is None or bool(self._columns.tokens["first"][token] == NONE)
-
     def token_ids(self) -> Iterable[str]:
-        """Every token held."""
-        return [name[0] for name in self._names if name is not None]
+        """Every token that has numbers: those whose swaps are all of minutes to come have none."""
+        touched = self._columns.tokens["touched"].tolist()
+        return [
+            name[0]
+            for name, at in zip(self._names, touched, strict=False)
+            if name is not None and at > 0
+        ]
 
     def stats(self, token_id: str, *, epoch: int, seq: int, next_offset: int) -> TokenStats:
         """The numbers of one token at `now_ms`. Raises KeyError for a token that is not held."""
-        (stats,) = self.stats_of([token_id], epoch=epoch, first_seq=seq, next_offset=next_offset)
-        return stats
+        (row,) = self.rows_of([token_id], epoch=epoch, first_seq=seq, next_offset=next_offset)
+        return _decode_stats(row)
 
-    def stats_of(
+    def rows_of(
         self,
         token_ids: Sequence[str],
         *,
@@ -346,49 +309,33 @@ class ColumnarWindows:
         first_seq: int,
         next_offset: int,
         seq_step: int = 1,
-    ) -> list[TokenStats]:
-        """The numbers of several tokens; of the seq `first_seq`, and `seq_step` more for each."""
+    ) -> list[bytes]:
+        """`TokenStats` of each as JSON; of the seq `first_seq`, and `seq_step` more for each.
+
+        Raises KeyError for a token that is not held.
+        """
         self._make_room(0)
-        columns = self._columns
-        tokens = np.array([self._held_token(token_id) for token_id in token_ids], np.int64)
-        prices = np.empty((len(tokens), len(self._windows), 4))
-        kernels.prices(columns, self._spans, tokens, self._minute, prices)
-        frames = [_Frame(self._minute, span, self._complete_from) for _, span in self._windows]
-        records = columns.tokens[tokens][_TOKEN_SHOWN].tolist()
-        windows = [
-            columns.windows[tokens, w][_WINDOW_SHOWN].tolist() for w in range(len(self._windows))
-        ]
-        shown = prices.astype(object)
-        shown[np.isnan(prices)] = None
-        points = shown.tolist()
-        answers = []
-        for i, token in enumerate(tokens.tolist()):
-            name = self._names[token]
-            assert name is not None
-            symbol, price_at, price, traded_at, *quality = records[i]
-            answers.append(
-                TokenStats(
-                    token_id=name[0],
-                    chain=name[1],
-                    token=name[2],
-                    symbol=None if symbol == NONE else self._symbols[symbol],
-                    partition=self.partition,
-                    epoch=epoch,
-                    seq=first_seq + i * seq_step,
-                    next_offset=next_offset,
-                    as_of=self._now_ms,
-                    watermark=self.watermark,
-                    stale=False,
-                    last_price_usd=None if price_at == NONE else decimal_text(price),
-                    last_trade_at=None if traded_at == NONE else traded_at,
-                    quality=Quality(*quality),
-                    windows={
-                        window: frames[w].stats(windows[w][i], points[i][w])
-                        for w, (window, _) in enumerate(self._windows)
-                    },
-                )
-            )
-        return answers
+        return reading.rows_of(
+            self._columns,
+            self._spans,
+            np.array([self._held_token(token_id) for token_id in token_ids], np.int64),
+            minute=self._minute,
+            names=self._names,
+            symbols=self._symbols,
+            place=reading.Place(
+                partition=self.partition,
+                epoch=epoch,
+                next_offset=next_offset,
+                as_of=self._now_ms,
+                watermark=self.watermark,
+            ),
+            frames=[
+                reading.Frame(name, span, self._minute, self._complete_from)
+                for name, span in self._windows
+            ],
+            first_seq=first_seq,
+            seq_step=seq_step,
+        )
 
     def take_snapshot(self) -> EngineSnapshot:
         """What changed since the last call, as sections to write and to delete (`saving.py`)."""
@@ -502,62 +449,4 @@ def warm_up() -> None:
     second.advance(now_ms + MINUTE_MS)
 
 
-class _Frame:
-    """What all tokens share of one window at one instant: its edges, and whether it is complete."""
-
-    def __init__(self, minute: int, span: int, complete_from: Callable[[int], bool]) -> None:
-        self.open_time = (minute - span + 1) * MINUTE_MS
-        self.close_time = (minute + 1) * MINUTE_MS
-        self.complete = complete_from(self.open_time)
-        self.previous_complete = complete_from(self.open_time - span * MINUTE_MS)
-
-    def stats(self, sums: tuple[Any, ...], points: list[float | None]) -> WindowStats:
-        """`sums` in the order of _WINDOW_SHOWN, `points` as `kernels.prices` fills them."""
-        trades, buys, v0, v1, b0, b1, a0, a1, a2, a3, a4, largest, high, low, *rest = sums
-        traders, buyers, sellers, undone, previous_trades, p0, p1 = rest
-        volume, buy_volume = v0 + _LIMB_BASE * v1, b0 + _LIMB_BASE * b1
-        opened, closed, previous_opened, previous_closed = points
-        amount = a0 + _LIMB_BASE * (a1 + _LIMB_BASE * (a2 + _LIMB_BASE * (a3 + _LIMB_BASE * a4)))
-        return WindowStats(
-            open_time=self.open_time,
-            close_time=self.close_time,
-            complete=self.complete,
-            trades=trades,
-            buys=buys,
-            sells=trades - buys,
-            traders=traders,
-            buyers=buyers,
-            sellers=sellers,
-            volume_usd=usd_text(volume),
-            buy_volume_usd=usd_text(buy_volume),
-            sell_volume_usd=usd_text(volume - buy_volume),
-            net_volume_usd=usd_text(2 * buy_volume - volume),
-            volume_token=token_text(amount),
-            open_usd=None if opened is None else decimal_text(opened),
-            high_usd=None if high != high else decimal_text(high),  # noqa: PLR0124 - NaN
-            low_usd=None if low != low else decimal_text(low),  # noqa: PLR0124 - NaN
-            close_usd=None if closed is None else decimal_text(closed),
-            vwap_usd=vwap_text(volume, amount),
-            price_change_pct=change_pct(opened, closed),
-            largest_trade_usd=None if largest == NONE else usd_text(largest),
-            previous=PreviousWindow(
-                volume_usd=usd_text(p0 + _LIMB_BASE * p1),
-                trades=previous_trades,
-                price_change_pct=change_pct(previous_opened, previous_closed),
-            )
-            if self.previous_complete
-            else None,
-            approximate=undone > 0,
-        )
-
-
-def _split_amounts(amounts: Sequence[int], batch: Array) -> None:
-    """Units of 10^-18 token as three digits of base 10^18, so that each fits an int64."""
-    batch["amount_low"] = [amount % _MIDDLE for amount in amounts]
-    upper = [amount // _MIDDLE for amount in amounts]
-    if max(upper) < _MIDDLE:
-        batch["amount_mid"] = upper
-        batch["amount_high"] = 0
-    else:
-        batch["amount_mid"] = [amount % _MIDDLE for amount in upper]
-        batch["amount_high"] = [amount // _MIDDLE for amount in upper]
+_decode_stats = msgspec.json.Decoder(TokenStats).decode

@@ -57,6 +57,8 @@ TOKEN: Final = np.dtype(
         ("symbol", np.int32),
         ("dirty", np.int32),
         ("unsaved", np.int32),
+        # The minute in which its last record was applied, at least 1; 0 before the first.
+        ("touched", np.int32),
         ("symbol_offset", np.int64),
         ("symbol_at", np.int64),
         ("price_at", np.int64),
@@ -67,6 +69,7 @@ TOKEN: Final = np.dtype(
         ("duplicates", np.int64),
         ("late", np.int64),
         ("retracted", np.int64),
+        ("trades", np.int64),
     ],
     align=True,
 )
@@ -105,23 +108,6 @@ ENTRY: Final = np.dtype(
         ("minute", np.int32),
         ("flags", np.int32),
         ("next", np.int32),
-    ],
-    align=True,
-)
-SWAP: Final = np.dtype(
-    [
-        ("token", np.int32),
-        ("symbol", np.int32),
-        ("verdict", np.uint8),
-        ("buy", np.uint8),
-        ("timestamp", np.int64),
-        ("offset", np.int64),
-        ("usd", np.int64),
-        ("amount_low", np.int64),
-        ("amount_mid", np.int64),
-        ("amount_high", np.int64),
-        ("price", np.float64),
-        ("trader", np.uint64),
     ],
     align=True,
 )

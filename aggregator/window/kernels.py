@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from numba import njit
 
+from aggregator.contracts.batch import TRADES_A_MINUTE
 from aggregator.window.columns import (
     DIRTY,
     EARLIEST,
@@ -58,16 +59,22 @@ def observe(times: Array, record_times: Array, rules: Array, watermark: int, lat
 
 
 @_compiled
+def _mark_unsaved(c: Columns, token: int) -> None:
+    t = c.tokens[token]
+    if t.unsaved == 0:
+        t.unsaved = 1
+        c.unsaved_tokens[c.counts[UNSAVED_TOKENS]] = token
+        c.counts[UNSAVED_TOKENS] += 1
+
+
+@_compiled
 def _touch(c: Columns, token: int) -> None:
     t = c.tokens[token]
     if t.dirty == 0:
         t.dirty = 1
         c.dirty[c.counts[DIRTY]] = token
         c.counts[DIRTY] += 1
-    if t.unsaved == 0:
-        t.unsaved = 1
-        c.unsaved_tokens[c.counts[UNSAVED_TOKENS]] = token
-        c.counts[UNSAVED_TOKENS] += 1
+    _mark_unsaved(c, token)
 
 
 @_compiled
@@ -369,17 +376,33 @@ def _undo(c: Columns, spans: Array, s: Any, now: int) -> None:
 
 
 @_compiled
+def number(c: Columns, swaps: Array) -> None:
+    """Fill `n` of what counts in the windows, now or later, and of what is taken out again."""
+    for i in range(len(swaps)):
+        s = swaps[i]
+        if s.verdict in (_COUNTED, _UNDONE):
+            t = c.tokens[s.token]
+            if t.trades == 0:
+                t.trades = s.timestamp // MINUTE_MS * TRADES_A_MINUTE
+            t.trades += 1
+            s.n = t.trades
+            _mark_unsaved(c, s.token)
+
+
+@_compiled
 def apply(c: Columns, spans: Array, swaps: Array, now: int) -> None:
     """Do what was decided of each swap, none of them of a minute after `now` (a minute)."""
     for i in range(len(swaps)):
         s = swaps[i]
         _touch(c, s.token)
+        t = c.tokens[s.token]
+        t.touched = max(now, 1)
         if s.verdict == _COUNTED:
             _count(c, spans, s, now)
         elif s.verdict == _DUPLICATE:
-            c.tokens[s.token].duplicates += 1
+            t.duplicates += 1
         elif s.verdict == _LATE:
-            c.tokens[s.token].late += 1
+            t.late += 1
         elif s.verdict == _UNDONE:
             _undo(c, spans, s, now)
 
@@ -549,6 +572,18 @@ def rows_of(c: Columns, minute: int, out: Array) -> int:
         out[used] = row
         used += 1
         row = c.links[row].sibling
+    return used
+
+
+@_compiled
+def rows_of_token(c: Columns, token: int, out: Array) -> int:
+    """Fill `out` with the places of a token's rows, the oldest first; how many."""
+    used = 0
+    row = c.tokens[token].first
+    while row != NONE:
+        out[used] = row
+        used += 1
+        row = c.links[row].next
     return used
 
 

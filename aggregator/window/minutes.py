@@ -10,7 +10,7 @@ from aggregator.contracts.stats import decimal_text, token_text, usd_text
 from aggregator.contracts.trades import CandleRow
 from aggregator.window import kernels
 from aggregator.window.bucket import MINUTE_MS
-from aggregator.window.columns import LIMBS, Columns
+from aggregator.window.columns import LIMBS, Array, Columns
 
 _LIMB_BASE: Final = 10**9
 _SHOWN: Final = [
@@ -27,12 +27,17 @@ _SHOWN: Final = [
 ]
 
 
-def candles_of(columns: Columns, token: int) -> list[CandleRow]:
-    """Every minute that is held of the token, the oldest first."""
+def minute_rows(columns: Columns, token: int) -> Array:
+    """A copy of the rows of a token's minutes, the oldest first."""
     places = np.empty(len(columns.row_heads), np.int64)
     used = kernels.rows_of_token(columns, token, places)
+    return columns.rows[places[:used]]
+
+
+def candles_of(rows: Array) -> list[CandleRow]:
+    """The rows of a token's minutes as candles. May run on any thread, unlike the engine."""
     candles = []
-    for row in columns.rows[places[:used]][_SHOWN].tolist():
+    for row in rows[_SHOWN].tolist():
         minute, trades, points, *prices, volume0, volume1 = row[:9]
         opened, high, low, closed = map(decimal_text, prices) if points else (None,) * 4
         candles.append(

@@ -10,7 +10,9 @@ clock. The faster engine is tested against this one. Pure.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
+from aggregator.contracts.batch import TRADES_A_MINUTE
 from aggregator.contracts.event import Swap
 from aggregator.contracts.stats import (
     PreviousWindow,
@@ -33,6 +35,8 @@ from aggregator.window.bucket import (
     windows_back,
 )
 from aggregator.window.state import TokenState
+
+_TRADES: Final = {Verdict.COUNTED, Verdict.UNDONE}
 
 
 class ReferenceWindows:
@@ -73,6 +77,7 @@ class ReferenceWindows:
         self._by_minute: dict[int, set[str]] = {}
         self._held: dict[int, list[tuple[Swap, int, Verdict]]] = {}
         self._dirty: dict[str, None] = {}
+        self._applied: list[tuple[str, int, int]] = []
 
     @property
     def now_ms(self) -> int:
@@ -117,16 +122,28 @@ class ReferenceWindows:
             verdict = Verdict(letter)
             self.counts[verdict] += 1
             minute = minute_of(swap.timestamp)
-            if verdict in {Verdict.COUNTED, Verdict.UNDONE} and minute > self._minute:
+            if verdict in _TRADES:
+                self._number(swap, offset)
+            if verdict in _TRADES and minute > self._minute:
                 self._held.setdefault(minute, []).append((swap, offset, verdict))
             else:
                 self._apply(swap, offset, verdict)
 
-    def _apply(self, swap: Swap, offset: int, verdict: Verdict) -> None:
+    def _state(self, swap: Swap) -> TokenState:
         state = self._tokens.get(swap.token_id)
         if state is None:
             state = self._tokens[swap.token_id] = TokenState(swap)
-        state.touched = self._minute
+        return state
+
+    def _number(self, swap: Swap, offset: int) -> None:
+        """A trade has its `n` from the log alone, whenever its minute begins."""
+        state = self._state(swap)
+        state.trades = 1 + (state.trades or minute_of(swap.timestamp) * TRADES_A_MINUTE)
+        self._applied.append((swap.token_id, offset, state.trades))
+
+    def _apply(self, swap: Swap, offset: int, verdict: Verdict) -> None:
+        state = self._state(swap)
+        state.touched = max(self._minute, 1)
         self._dirty[swap.token_id] = None
         if verdict is Verdict.COUNTED:
             self._count(state, swap, offset)
@@ -203,6 +220,11 @@ class ReferenceWindows:
         self._dirty.clear()
         return dirty
 
+    def take_trades(self) -> list[tuple[str, int, int]]:
+        """The trades taken in since the last call, in order: (token_id, offset, `n`)."""
+        applied, self._applied = self._applied, []
+        return applied
+
     def forget_idle(self) -> list[str]:
         """Drop the tokens that have no bucket left and had no record for as long; their ids.
 
@@ -212,15 +234,15 @@ class ReferenceWindows:
         idle = [
             token_id
             for token_id, state in self._tokens.items()
-            if not state.buckets and state.touched < oldest and token_id not in self._dirty
+            if not state.buckets and 0 < state.touched < oldest and token_id not in self._dirty
         ]
         for token_id in idle:
             del self._tokens[token_id]
         return idle
 
     def token_ids(self) -> Iterable[str]:
-        """Every token held."""
-        return self._tokens.keys()
+        """Every token that has numbers: those whose swaps are all of minutes to come have none."""
+        return [token_id for token_id, state in self._tokens.items() if state.touched]
 
     def stats(self, token_id: str, *, epoch: int, seq: int, next_offset: int) -> TokenStats:
         """The numbers of one token at `now_ms`. Raises KeyError for a token that is not held."""

@@ -37,7 +37,7 @@ from aggregator.window.columns import (
     Columns,
 )
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Raise it with any change of ROW, ENTRY, TOKEN or the sections: older snapshots are not read."""
 
 TOKENS_IN_BLOCK: Final = 64

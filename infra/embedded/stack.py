@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Final, Self, TypeVar
 
 from infra.embedded import disk
+from infra.embedded.clickhouse import ClickHouse
 from infra.embedded.engine import Engine
 from infra.embedded.errors import DirectoryInUse, EmbeddedError, Stopped
 from infra.embedded.guard import Guard
@@ -25,7 +26,7 @@ from infra.embedded.redis import Redis
 from infra.embedded.s3 import S3
 
 # in the order in which they are named; they are stopped in reverse
-ENGINES: Final[tuple[type[Engine], ...]] = (S3, Nats, Redis, Kafka)
+ENGINES: Final[tuple[type[Engine], ...]] = (S3, Nats, Redis, Kafka, ClickHouse)
 MIN_FREE_BYTES: Final = 1_000 * disk.MEGABYTE
 
 ENV_FILE: Final = "stack.env"
@@ -68,6 +69,8 @@ class Stack:
             if isinstance(engine, Kafka):
                 engine.report = report
             self.engines.append(engine)
+        if ClickHouse in only and S3 in only:
+            self.clickhouse.cold = self.s3
 
     @property
     def kafka(self) -> Kafka:
@@ -88,6 +91,11 @@ class Stack:
     def s3(self) -> S3:
         """The object store."""
         return self._engine(S3)
+
+    @property
+    def clickhouse(self) -> ClickHouse:
+        """The archive's database."""
+        return self._engine(ClickHouse)
 
     def _engine(self, kind: type[E]) -> E:
         for engine in self.engines:

@@ -18,6 +18,14 @@ def module(name: str, package: str) -> ModuleType:
         raise MissingWheel(package) from error
 
 
+def require(package: str) -> None:
+    """Raise MissingWheel where `package` is not installed."""
+    try:
+        importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise MissingWheel(package) from error
+
+
 def program(package: str, name: str) -> Path:
     """The program `name` that the wheel `package` installed."""
     try:

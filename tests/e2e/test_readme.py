@@ -47,7 +47,7 @@ def demo(checkout: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     home.mkdir()
     environment = {name: value for name, value in os.environ.items() if KEPT.match(name)}
     environment |= {"HOME": str(home)}
-    for port in ("KAFKA", "REDIS", "NATS", "S3", "WEB", "METRICS"):
+    for port in ("KAFKA", "REDIS", "NATS", "S3", "CLICKHOUSE", "WEB", "METRICS"):
         environment[f"{port}_PORT"] = "0"
     process = subprocess.Popen(
         ["make", "demo"],

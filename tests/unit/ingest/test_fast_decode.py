@@ -1,20 +1,24 @@
-"""The fast decoder against the reference: the same swap or the same dead letter, whatever comes."""
+"""The fast decoders against the reference: the same swap or dead letter, whatever comes."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from aggregator.contracts.batch import SWAP, batch_of
 from aggregator.contracts.event import Swap
 from aggregator.errors import DeadLetter
 from aggregator.feed.synthetic import Shape, swaps
 from aggregator.ingest import fast_decode
+from aggregator.ingest.batches import BatchDecoder, Decoded
 from aggregator.ingest.decode import decode_swap
 from aggregator.ingest.fast_decode import SwapDecoder
+from aggregator.ingest.names import Names
 
 RECORD_AT = 1_700_000_000_000
 MAX_FUTURE = 300_000
@@ -33,6 +37,7 @@ GOOD: dict[str, Any] = {
 
 # One decoder for all examples: what it remembers of one must not change another.
 DECODER = SwapDecoder(MAX_FUTURE, max_names=16)
+BATCHES = BatchDecoder(MAX_FUTURE, Names(most=16))
 
 Outcome = Swap | tuple[str, str, str]
 
@@ -50,7 +55,37 @@ def check(value: bytes | None) -> Outcome:
     expected = outcome(value, None)
     for _ in range(2):
         assert outcome(value, DECODER) == expected
+        check_batch([value, value, b"", value], [expected, expected, None, expected])
     return expected
+
+
+def check_batch(
+    values: list[bytes | None],
+    expected: list[Outcome | None],
+    decoder: BatchDecoder = BATCHES,
+) -> Decoded:
+    """Column by column; None is not looked at but for being refused."""
+    decoded = decoder.decode(values, [RECORD_AT] * len(values), list(range(len(values))))
+    batch, rejected = decoded.batch, dict(decoded.rejected)
+    assert [place for place, one in enumerate(expected) if not isinstance(one, Swap)] == list(
+        rejected
+    )
+    for place, error in rejected.items():
+        assert expected[place] in {None, (error.reason, error.field, error.detail)}
+    offsets = [place for place in range(len(values)) if place not in rejected]
+    swaps = [one for one in expected if isinstance(one, Swap)]
+    right = batch_of(swaps, offsets)
+    for field in set(SWAP.names or ()) - {"token", "symbol", "verdict"}:
+        np.testing.assert_array_equal(batch.swaps[field], right.swaps[field], field, strict=True)
+    assert batch.markers == right.markers == b"".join(swap.marker for swap in swaps)
+    assert list(batch.offsets) == offsets
+    assert batch.removed.tolist() == [swap.removed for swap in swaps]
+    assert [batch.token_names[name] for name in batch.names.tolist()] == [
+        (swap.token_id, swap.symbol) for swap in swaps
+    ]
+    assert [batch.swap(place) for place in range(len(batch))] == swaps
+    assert decoded.record_timestamps.tolist() == [RECORD_AT] * len(swaps)
+    return decoded
 
 
 ODD_NUMBERS = [
@@ -174,3 +209,130 @@ def test_the_common_event_takes_the_fast_way(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(fast_decode, "decode_swap", refuse)
     assert [decoder.decode(event, RECORD_AT) for event in events] == expected
+
+
+PLAIN = json.dumps(
+    GOOD
+    | {
+        "tx_hash": "0x" + "9aF3" * 16,
+        "price_usd": "13.4",
+        "removed": False,
+        "symbol": "APE",
+        "quote": None,
+        "trader": ADDRESS,
+        "unknown": 1.5,
+        "block_hash": "0x" + "77C" * 20,
+    }
+).encode()
+
+
+@settings(max_examples=3_000, deadline=None)
+@given(
+    at=st.integers(0, len(PLAIN)),
+    cut=st.integers(0, 3),
+    put=st.one_of(
+        st.binary(max_size=2),
+        st.text(alphabet='{}[]",:0123456789.eE+-\\ \n\t\u00e9abtfnx', max_size=3).map(str.encode),
+    ),
+)
+def test_damaged_bytes_are_read_as_the_reference_reads_them(at: int, cut: int, put: bytes) -> None:
+    check(PLAIN[:at] + put + PLAIN[at + cut :])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"{}", b"{", b"}", b'{"', b'{"chain', b"   ", b'{"chain":}', b'{"chain":"a",}', b'{,}',
+        PLAIN + b" ", b"  " + PLAIN, PLAIN + b"x", PLAIN + b"\n", PLAIN[:-1], PLAIN[:-1] + b",}",
+        PLAIN.replace(b": ", b"  :  "), PLAIN.replace(b'"APE"', b'"\xc3\xa9\xe5\xb8\x81"'),
+        PLAIN.replace(b'"APE"', b'"\xc3"'), PLAIN.replace(b"unknown", b"\xc3\xa9"),
+        PLAIN.replace(b"unknown", b"\xc3"), PLAIN.replace(b"unknown", b"chain"),
+        PLAIN.replace(b"1.5", b"[1]"), PLAIN.replace(b"1.5", b"01"), PLAIN.replace(b"1.5", b"1e5"),
+        PLAIN.replace(b"1.5", b"-1"), PLAIN.replace(b"false", b"true"),
+        PLAIN.replace(b"false", b"False"), PLAIN.replace(b"null", b"nul"),
+        PLAIN.replace(b'"2"', b"2"), PLAIN.replace(b'"2"', b"2.50"), PLAIN.replace(b'"2"', b"02"),
+    ],
+)  # fmt: skip
+def test_the_edges_of_what_is_plain(text: bytes) -> None:
+    check(text)
+
+
+@settings(max_examples=2_000, deadline=None)
+@given(
+    whole=st.from_regex(r"(0|[1-9][0-9]{0,28})", fullmatch=True),
+    behind=st.from_regex(r"(\.[0-9]{1,18})?", fullmatch=True),
+)
+def test_prices_are_the_nearest_float(whole: str, behind: str) -> None:
+    check(json.dumps(GOOD | {"price_usd": whole + behind}).encode())
+    check(json.dumps(GOOD | {"amount_usd": "1", "amount": (whole + behind)}).encode())
+
+
+def test_halfway_between_two_floats() -> None:
+    for bits in range(53, 63):
+        for near in (-1, 0, 1):
+            number = (2**53 + 1) * 2 ** (bits - 53) + near
+            for text in (str(number), f"{number}.0", f"{number}.{'0' * 20}1", f"0.{number}"):
+                check(json.dumps(GOOD | {"price_usd": text}).encode())
+
+
+def test_a_batch_of_many_kinds() -> None:
+    times = iter([RECORD_AT] * 300)
+    values: list[bytes | None] = [record.value for record in swaps(Shape(tokens=40, seed=5), times)]
+    values[10], values[20], values[30] = None, b"no", PLAIN
+    values[40] = json.dumps(GOOD | {"removed": True}).encode()
+    values[50] = json.dumps(GOOD | {"symbol": "\u5e01", "amount_usd": None}).encode()
+    expected = [outcome(value, None) for value in values]
+    decoder = BatchDecoder(MAX_FUTURE)
+    for _ in range(2):
+        decoded = check_batch(values, expected, decoder)
+    assert [place for place, _ in decoded.rejected] == [10, 20]
+
+
+def test_no_record_is_a_batch_too() -> None:
+    check_batch([], [])
+
+
+def test_the_memory_of_names_is_bounded_in_batches() -> None:
+    names = Names(most=10)
+    decoder = BatchDecoder(MAX_FUTURE, names)
+    for number in range(100):
+        value = json.dumps(GOOD | {"token": f"T{number % 25}"}).encode()
+        check_batch([value], [outcome(value, None)], decoder)
+        assert len(names.accepted) <= 10
+
+
+def test_a_batch_keeps_its_names_when_the_decoder_forgets() -> None:
+    decoder = BatchDecoder(MAX_FUTURE, Names(most=2))
+    first = decoder.decode([json.dumps(GOOD).encode()], [RECORD_AT], [0]).batch
+    for number in range(5):
+        value = json.dumps(GOOD | {"token": f"T{number}"}).encode()
+        decoder.decode([value], [RECORD_AT], [1])
+    assert first.token_names[first.names[0]].token_id == "ethereum:APE"
+
+
+def test_names_that_join_to_the_same_text_stay_apart_in_batches() -> None:
+    decoder = BatchDecoder(MAX_FUTURE)
+    for change in (
+        {"chain": "a", "token": "b:c"},
+        {"chain": "a:b", "token": "c"},
+        {"token": "APE", "symbol": ""},
+        {"token": "APE"},
+        {"token": "A", "symbol": "PE"},
+    ):
+        value = json.dumps(GOOD | change).encode()
+        for _ in range(2):
+            check_batch([value], [outcome(value, None)], decoder)
+
+
+def test_a_plain_batch_takes_the_compiled_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([RECORD_AT] * 200)
+    events = [record.value for record in swaps(Shape(tokens=5, seed=3), times)]
+    decoder = BatchDecoder(MAX_FUTURE)
+    offsets = list(range(len(events)))
+    decoder.decode(events, [RECORD_AT] * len(events), offsets)
+
+    def refuse(*_: object) -> Swap:
+        raise AssertionError("an event was decoded by itself")
+
+    monkeypatch.setattr(decoder, "_decode", refuse)
+    assert len(decoder.decode(events, [RECORD_AT] * len(events), offsets).batch) == len(events)

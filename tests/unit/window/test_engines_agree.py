@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from aggregator.contracts.batch import SwapBatch
 from aggregator.contracts.stats import TokenStats
 from aggregator.contracts.verdict import Verdict
 from aggregator.window.reference import ReferenceWindows
@@ -107,6 +108,16 @@ def assert_told(reader: Reader, fresh: dict[str, TokenStats], where: str) -> Non
         assert timeless(reader.board[token]) == timeless(stats), f"{where}, {token} was not told"
 
 
+def numbered(batches: list[SwapBatch]) -> list[tuple[str, int, int]]:
+    """The trades of the batches as the reference tells them."""
+    return [
+        (batch.swap(place).token_id, batch.offsets[place], n)
+        for batch in batches
+        for place, n in enumerate(batch.swaps["n"].tolist())
+        if n
+    ]
+
+
 @pytest.mark.parametrize("fast", FAST_ENGINES, ids=lambda engine: engine.__name__)
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_engines_agree_on_every_number_after_every_step(seed: int, fast: Engine) -> None:
@@ -127,6 +138,7 @@ def test_engines_agree_on_every_number_after_every_step(seed: int, fast: Engine)
             reader.apply(step, verdicts)
             reader.publish(step)
         assert other.held() == one.held(), where
+        assert numbered(other.engine.take_applied()) == one.engine.take_trades(), where
         expected, shown = one.fresh(), other.fresh()
         assert shown.keys() == expected.keys(), where
         for token, stats in expected.items():

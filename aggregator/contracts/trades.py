@@ -1,0 +1,82 @@
+"""The trades of a token as they travel from its partition's owner to the web nodes, over NATS.
+
+Amounts, USD and prices are decimal strings, times are ms since the epoch, unknown is null and never
+0, as in `aggregator.contracts.stats`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Trade(msgspec.Struct, frozen=True, gc=False):
+    """One counted swap, or (`removed`) the retraction of one.
+
+    `n` numbers the trades of a token without a gap, from an arbitrary start; `offset` is its place
+    in the partition's log, so the same `n` has the same `offset` as long as the counting did not
+    begin again. `amount` is in tokens.
+    """
+
+    n: int
+    timestamp: int
+    offset: int
+    side: str
+    amount: str
+    amount_usd: str | None
+    price_usd: str | None
+    trader: str | None
+    venue: str | None
+    pool: str | None
+    quote: str | None
+    tx_hash: str
+    log_index: int
+    removed: bool
+
+
+class TradeBatch(msgspec.Struct, frozen=True):
+    """What the owner publishes on `ws.broadcast.trades.<token>`: trades with contiguous `n`.
+
+    A replay repeats an `n` with the same trade. Where the counting began again (the state was
+    lost), `n` starts anew under a newer epoch.
+    """
+
+    token_id: str
+    partition: int
+    epoch: int
+    trades: list[Trade]
+
+
+class CandleRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """One UTC minute: [minute_ms, open, high, low, close, volume_usd, volume_token, trades].
+
+    Prices are null where the minute has no priced trade; unpriced trades count in `trades` only.
+    """
+
+    minute_ms: int
+    open: str | None
+    high: str | None
+    low: str | None
+    close: str | None
+    volume_usd: str
+    volume_token: str
+    trades: int
+
+
+class HistoryRequest(msgspec.Struct, frozen=True):
+    """A web node's question on `swaps.history.<partition>`."""
+
+    token_id: str
+
+
+class TokenHistory(msgspec.Struct, frozen=True):
+    """The owner's answer: the token's minutes (oldest first, up to 48 h) and last trades.
+
+    All of it counts exactly the trades up to `n`, which is 0 for a token without any.
+    """
+
+    token_id: str
+    partition: int
+    epoch: int
+    n: int
+    candles: list[CandleRow]
+    trades: list[Trade]

@@ -1,0 +1,144 @@
+"""Decodes the records of one poll at once: from bytes to the columns of a `SwapBatch`.
+
+The plain events are read by compiled passes over the joined bytes: `scan` finds the fields,
+`values`, `names` and `identities` make of them what the windows and the markers need. Every other
+event is decoded by itself, by the rules of `decode`, and put in the same columns. Pure, its memory
+of names aside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator.contracts.batch import MARKER_BYTES, SWAP, SwapBatch, TokenName, fill
+from aggregator.errors import DeadLetter
+from aggregator.ingest.fast_decode import SwapDecoder
+from aggregator.ingest.identities import identify
+from aggregator.ingest.names import UNKNOWN, Names
+from aggregator.ingest.scan import ABSENT, FIELDS, scan
+from aggregator.ingest.values import fill_values
+
+Array = NDArray[Any]
+
+_NONE_YET: Final = np.zeros(0, np.uint8)
+
+
+class Decoded(msgspec.Struct, frozen=True, gc=False):
+    """What became of some records, in log order.
+
+    `record_timestamps` (int64, ms) are those of the swaps; `rejected` are places among the records,
+    and why there is no swap at them.
+    """
+
+    batch: SwapBatch
+    record_timestamps: Array
+    rejected: list[tuple[int, DeadLetter]]
+
+
+class BatchDecoder:
+    """`decode_swap` for many records, with a memory of the names that it has accepted."""
+
+    def __init__(self, max_future_ms: int, names: Names | None = None) -> None:
+        self._max_future_ms = max_future_ms
+        self._decode = SwapDecoder(max_future_ms).decode
+        self._names = names or Names()
+
+    def decode(
+        self, values: Sequence[bytes | None], timestamps: Sequence[int], offsets: Sequence[int]
+    ) -> Decoded:
+        """The swaps of records, and the records that are none.
+
+        `timestamps` are the records', ms since the epoch. The batch keeps `values`.
+        """
+        times = np.array(timestamps, np.int64)
+        events = _Events(values, times + self._max_future_ms)
+        self._names.find(events.data, events.spans, events.whole, events.names)
+        events.read()
+        rejected = self._decode_others(events, values, timestamps)
+        events.swaps["offset"] = offsets
+        batch = SwapBatch(
+            swaps=events.swaps,
+            offsets=offsets,
+            names=events.names,
+            token_names=self._names.accepted,
+            removed=events.removed,
+            markers=events.markers.tobytes(),
+            swap=lambda place: self._decode(values[place], timestamps[place]),
+        )
+        if not rejected:
+            return Decoded(batch, times, rejected)
+        kept = np.delete(np.arange(len(values)), [place for place, _ in rejected])
+        return Decoded(_only(batch, kept), times[kept], rejected)
+
+    def _decode_others(
+        self, events: _Events, values: Sequence[bytes | None], timestamps: Sequence[int]
+    ) -> list[tuple[int, DeadLetter]]:
+        rejected = []
+        for i in np.flatnonzero(~events.plain).tolist():
+            try:
+                swap = self._decode(values[i], timestamps[i])
+            except DeadLetter as error:
+                rejected.append((i, error))
+                continue
+            fill(events.swaps[i], swap)
+            events.removed[i] = swap.removed
+            events.markers[i] = np.frombuffer(swap.marker, np.uint64)
+            events.names[i] = self._names.number(TokenName(swap.token_id, swap.symbol))
+            if events.whole[i]:
+                self._names.remember(events.data, events.spans[i], events.names[i])
+        return rejected
+
+
+class _Events:
+    """The records of one batch, joined, and what the compiled passes have made of them."""
+
+    def __init__(self, values: Sequence[bytes | None], latest: Array) -> None:
+        present = [value or b"" for value in values]
+        count = len(present)
+        self.data = np.frombuffer(b"".join(present), np.uint8) if any(present) else _NONE_YET
+        self.spans = np.full((count, len(FIELDS), 2), ABSENT, np.int32)
+        self.whole = np.empty(count, np.bool_)
+        self.names = np.empty(count, np.int32)
+        self.swaps = np.zeros(count, SWAP)
+        self.removed = np.zeros(count, np.bool_)
+        self.markers = np.empty((count, MARKER_BYTES // 8), np.uint64)
+        self._latest = latest
+        ends = np.fromiter(map(len, present), np.int64, count).cumsum()
+        scan(self.data, ends, self.spans, self.whole)
+        self.plain = self.whole
+
+    def read(self) -> None:
+        """Fill the columns of the plain events whose names are known."""
+        self.plain = self.whole & (self.names != UNKNOWN)
+        fill_values(self.data, self.spans, self._latest, self.swaps, self.removed, self.plain)
+        identify(self.data, self.spans, self.plain, self.markers, self.swaps["trader"])
+
+
+def _only(batch: SwapBatch, kept: Array) -> SwapBatch:
+    """The swaps at the places `kept`."""
+    markers = np.frombuffer(batch.markers, np.uint8).reshape(-1, MARKER_BYTES)
+    return SwapBatch(
+        swaps=batch.swaps[kept],
+        offsets=[batch.offsets[place] for place in kept.tolist()],
+        names=batch.names[kept],
+        token_names=batch.token_names,
+        removed=batch.removed[kept],
+        markers=markers[kept].tobytes(),
+        swap=lambda place: batch.swap(int(kept[place])),
+    )
+
+
+def compile_decoder() -> None:
+    """Compile the passes, or read them from numba's cache: seconds on the first start."""
+    event = (
+        b'{"chain":"c","tx_hash":"h","log_index":0,"timestamp":0,"token":"t","side":"buy",'
+        b'"amount":"1.0","amount_usd":"1.0","trader":"a"}'
+    )
+    decoder = BatchDecoder(0)
+    for _ in range(2):  # the second time its names are known
+        decoder.decode([event], [0], [0])

@@ -1,0 +1,85 @@
+"""The trades that web nodes are told of, one by one, and the last of them to look back at.
+
+Pure; the publisher gives it a thread and a connection. A trade is rendered here and not in the hot
+loop, which only hands over what it has applied.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from aggregator.contracts.batch import SwapBatch
+from aggregator.contracts.event import Swap
+from aggregator.contracts.stats import decimal_text, token_text, usd_text
+from aggregator.contracts.trades import Trade, TradeBatch
+
+KEPT_A_TOKEN: Final = 200
+"""How far back a web node can be told the trades of a token."""
+KEPT: Final = 50_000
+"""Most trades kept of a partition; the tokens that traded longest ago go first."""
+
+
+class RecentTrades:
+    """The last trades of a partition's tokens, in ascending `n` without a hole."""
+
+    def __init__(self, kept_a_token: int = KEPT_A_TOKEN, kept: int = KEPT) -> None:
+        self._kept_a_token = kept_a_token
+        self._kept = kept
+        self._held = 0
+        self._by_token: OrderedDict[str, deque[Trade]] = OrderedDict()
+
+    def add(self, token_id: str, trades: Sequence[Trade]) -> None:
+        """Keep the next trades of a token."""
+        held = self._by_token.get(token_id)
+        if held is None or (held and held[-1].n + 1 != trades[0].n):
+            # Counted anew: what came before has other numbers.
+            self._held -= len(held or ())
+            held = self._by_token[token_id] = deque(maxlen=self._kept_a_token)
+        before = len(held)
+        held.extend(trades)
+        self._held += len(held) - before
+        self._by_token.move_to_end(token_id)
+        while self._held > self._kept and len(self._by_token) > 1:
+            _, dropped = self._by_token.popitem(last=False)
+            self._held -= len(dropped)
+
+    def of(self, token_id: str, up_to: int) -> list[Trade]:
+        """The trades kept of a token, none of a higher `n` than `up_to`."""
+        return [trade for trade in self._by_token.get(token_id, ()) if trade.n <= up_to]
+
+
+def trade_batches(partition: int, epoch: int, applied: Iterable[SwapBatch]) -> list[TradeBatch]:
+    """What to publish of what was applied: the trades of each token together, in their order."""
+    by_token: dict[str, list[Trade]] = {}
+    for each in applied:
+        numbers = each.swaps["n"]
+        for place in numbers.nonzero()[0].tolist():
+            swap = each.swap(place)
+            trade = trade_of(swap, int(numbers[place]), each.offsets[place])
+            by_token.setdefault(swap.token_id, []).append(trade)
+    return [
+        TradeBatch(token_id=token_id, partition=partition, epoch=epoch, trades=trades)
+        for token_id, trades in by_token.items()
+    ]
+
+
+def trade_of(swap: Swap, n: int, offset: int) -> Trade:
+    """A swap as the `n`th trade of its token."""
+    return Trade(
+        n=n,
+        timestamp=swap.timestamp,
+        offset=offset,
+        side="buy" if swap.is_buy else "sell",
+        amount=token_text(swap.amount_attos),
+        amount_usd=None if swap.usd_micros is None else usd_text(swap.usd_micros),
+        price_usd=None if swap.price_usd is None else decimal_text(swap.price_usd),
+        trader=swap.trader,
+        venue=swap.venue,
+        pool=swap.pool,
+        quote=swap.quote,
+        tx_hash=swap.tx_hash,
+        log_index=swap.log_index,
+        removed=swap.removed,
+    )

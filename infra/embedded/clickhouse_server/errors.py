@@ -1,0 +1,60 @@
+"""Exceptions as ClickHouse numbers and names them, and how the engine's own texts become such."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_ENGINE_TEXT = re.compile(
+    r"^Code: (?P<code>\d+)\. (?P<text>.*?)(?: \(version [\d.]+[^)]*\))?$", re.DOTALL
+)
+
+
+class ServerError(Exception):
+    """What a client gets as an EXCEPTION packet; `code` is ClickHouse's error code."""
+
+    def __init__(self, code: int, message: str) -> None:
+        """`message`: with the prefix DB::Exception and the code's name at its end."""
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class ProtocolError(Exception):
+    """What arrived is no ClickHouse native protocol: the connection cannot go on."""
+
+
+QUERY_WAS_CANCELLED: Final = 394
+# https://github.com/ClickHouse/ClickHouse/blob/master/src/Common/ErrorCodes.cpp
+_NAMES: Final = {
+    16: "NO_SUCH_COLUMN_IN_TABLE",
+    48: "NOT_IMPLEMENTED",
+    62: "SYNTAX_ERROR",
+    99: "UNKNOWN_PACKET_FROM_CLIENT",
+    115: "UNKNOWN_SETTING",
+    202: "TOO_MANY_SIMULTANEOUS_QUERIES",
+    216: "QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING",
+    QUERY_WAS_CANCELLED: "QUERY_WAS_CANCELLED",
+    516: "AUTHENTICATION_FAILED",
+    1001: "STD_EXCEPTION",
+}
+
+
+def server_error(code: int, text: str) -> ServerError:
+    """An error of this server's own, in the form of ClickHouse's."""
+    return ServerError(code, f"DB::Exception: {text}. ({_NAMES[code]})")
+
+
+def not_supported(what: str, instead: str = "") -> ServerError:
+    """What the embedded server does not do though ClickHouse does."""
+    hint = f"; {instead}" if instead else ""
+    return server_error(48, f"the embedded ClickHouse server does not support {what}{hint}")
+
+
+def from_engine(error: RuntimeError) -> ServerError:
+    """The engine's "Code: 60. DB::Exception: ... (UNKNOWN_TABLE)" with its number."""
+    text = str(error)
+    found = _ENGINE_TEXT.match(text)
+    if found is None:
+        return server_error(1001, text)
+    return ServerError(int(found["code"]), found["text"])

@@ -1,0 +1,80 @@
+"""An INSERT whose blocks go through a pipe to the engine, while the client still sends.
+
+The engine's own call for this, `send_insert`, answers that all is well where a constraint, a view
+or a limit stopped the insert. INSERT FROM INFILE of the pipe raises what it should.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+from typing import Any, Final
+
+from infra.embedded.clickhouse_server.blocks import Block
+from infra.embedded.clickhouse_server.errors import ServerError, from_engine
+from infra.embedded.clickhouse_server.sql import Insert
+
+_PIPE_BYTES: Final = 1 << 20
+# the engine must not take the end of the pipe for the end of the rows: a block that breaks off
+_ABORT: Final = b"\1"
+
+
+class Inserter:
+    """`append` blocks, then `finish` or `cancel`; each raises what the engine says of the insert.
+
+    Memory does not grow with the insert: `append` waits while the engine is behind.
+    """
+
+    def __init__(self, connection: Any, statement: Insert) -> None:
+        self._connection = connection
+        self._read_end, self._write_end = os.pipe()
+        if hasattr(fcntl, "F_SETPIPE_SZ"):
+            fcntl.fcntl(self._write_end, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        rows = f"FROM INFILE '/dev/fd/{self._read_end}' {statement.settings} FORMAT Native"
+        self._failed: ServerError | None = None
+        self._written = (0, 0)
+        self._engine = threading.Thread(
+            target=self._run, args=(f"{statement.head} {rows}",), name="insert", daemon=True
+        )
+        self._engine.start()
+
+    def _run(self, query: str) -> None:
+        try:
+            result = self._connection.query(query, "Native")
+            self._written = (result.rows_written(), result.bytes_written())
+        except RuntimeError as error:
+            self._failed = from_engine(error)
+        finally:
+            os.close(self._read_end)  # a writer that waits gets a broken pipe
+
+    def append(self, block: Block) -> None:
+        """Hand a block to the engine."""
+        rest = memoryview(block.for_engine())
+        try:
+            while rest:
+                rest = rest[os.write(self._write_end, rest) :]
+        except BrokenPipeError:
+            self.finish()
+            raise
+
+    def finish(self) -> tuple[int, int]:
+        """Wait until the rows are written; returns rows and bytes written, the views' included."""
+        self._end()
+        if self._failed is not None:
+            raise self._failed
+        return self._written
+
+    def cancel(self) -> None:
+        """Have the engine drop what it has not written yet, and wait for it."""
+        if self._write_end >= 0:
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._write_end, _ABORT)
+        self._end()
+
+    def _end(self) -> None:
+        if self._write_end >= 0:
+            os.close(self._write_end)
+            self._write_end = -1
+        self._engine.join()

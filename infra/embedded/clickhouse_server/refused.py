@@ -1,0 +1,66 @@
+"""What a ClickHouse server does and this one cannot, found before the engine passes over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Final
+
+from infra.embedded.clickhouse_server.errors import not_supported, server_error
+from infra.embedded.clickhouse_server.tokens import Token
+
+# the values that change nothing, where any value but these would
+_HARMLESS: Final = {
+    "async_insert": {"0", "false"},
+    "extremes": {"0", "false"},
+    "send_logs_level": {"none"},
+}
+# the server's own: it finds the queries of a client by it
+_OWN_SETTING: Final = "log_comment"
+
+
+def check(parts: list[Token]) -> None:
+    """Raise ServerError for a statement that cannot be done; `parts`: its tokens, at least one."""
+    first = parts[0].value
+    pairs = set(pairwise(part.value for part in parts))
+    if any(part.value == ";" for part in parts):
+        raise server_error(62, "Syntax error: Multi-statements are not allowed")
+    if ("INTO", "OUTFILE") in pairs or ("FROM", "INFILE") in pairs:
+        raise not_supported("files of the client", "write and read them on the client's side")
+    if ("WITH", "TOTALS") in pairs:
+        raise not_supported("WITH TOTALS", "use GROUPING SETS or a second query")
+    if first == "KILL":
+        raise not_supported("KILL", "cancel the query on its connection, or close that")
+    if first != "INSERT" and _ends_with_format(parts):
+        raise not_supported("FORMAT", "leave it out: the native protocol has one format")
+    for name, value in _settings(parts):
+        check_setting(name, value)
+
+
+def check_setting(name: str, value: str) -> None:
+    """Raise ServerError for a setting that would be passed over."""
+    if name == _OWN_SETTING:
+        raise not_supported(f"the setting {name}", "the server marks the query's client with it")
+    if name in _HARMLESS and value.lower() not in _HARMLESS[name]:
+        raise not_supported(f"the setting {name} = {value}")
+
+
+def _settings(parts: list[Token]) -> Iterator[tuple[str, str]]:
+    """What SET and SETTINGS name, with values without quotes."""
+    within = parts[0].value == "SET"
+    for before, name, sign, value in zip(parts, parts[1:], parts[2:], parts[3:], strict=False):
+        within = within or before.value == "SETTINGS"
+        if within and before.value in {"SET", "SETTINGS", ","} and sign.value == "=":
+            yield name.value.strip('`"').lower(), value.value.strip("'")
+
+
+def _ends_with_format(parts: list[Token]) -> bool:
+    """... FORMAT name [SETTINGS ...] at the end, outside of parentheses."""
+    depth = 0
+    for place, part in enumerate(parts[:-1]):
+        depth += (part.value == "(") - (part.value == ")")
+        if part.value == "FORMAT" and depth == 0 and parts[place + 1].kind == "word":
+            rest = parts[place + 2 :]
+            if not rest or rest[0].value == "SETTINGS":
+                return True
+    return False
