@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,16 +23,21 @@ import structlog
 from aggregator import faults, metrics
 from aggregator.config import Config
 from aggregator.contracts.verdict import Verdict
-from aggregator.errors import DeadLetter, Fatal, Fenced, Retry, SwapsError
+from aggregator.errors import Fatal, Fenced, Retry, SwapsError
+from aggregator.ingest.batches import BatchDecoder, compile_decoder
 from aggregator.ingest.dead_letters import DeadLetters, PoisonGuard, Rejected
-from aggregator.ingest.fast_decode import SwapDecoder
 from aggregator.ingest.log import Batch, Records, SwapLog
 from aggregator.ingest.topics import ensure_topics
+from aggregator.pipeline.archive import ArchiverThread
 from aggregator.pipeline.backoff import Backoff
 from aggregator.pipeline.epochs import read_epoch, write_epoch
 from aggregator.pipeline.owner import PartitionOwner, Placed
+from aggregator.pipeline.row_saver import Published, Rows, RowSaver
 from aggregator.pubsub.publisher import Publisher
-from aggregator.stores.redis.connection import NewIncarnation, RedisSession
+from aggregator.pubsub.resync import Patch
+from aggregator.stores.redis.board_rows import RedisBoardRows
+from aggregator.stores.redis.checkins import Checkins
+from aggregator.stores.redis.connection import NewIncarnation, NotCheckedIn, RedisSession
 from aggregator.stores.redis.markers import Markers, RedisMarkers, kinds_of
 from aggregator.stores.redis.snapshots import RedisSnapshots, Snapshots
 from aggregator.window.columnar import warm_up
@@ -41,6 +47,7 @@ log = structlog.get_logger(__name__)
 _POLL_S: Final = 0.02
 _SECOND_MS: Final = 1_000
 _SHORT_LOG_S: Final = 30.0
+_CHECKIN_PAUSE_S: Final = 0.2
 
 T = TypeVar("T")
 
@@ -54,25 +61,46 @@ def wall_clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def run_aggregator(config: Config, stop: threading.Event) -> None:
-    """Run until `stop` is set. Raises Fatal where going on would do harm."""
+def run_aggregator(config: Config, stop: threading.Event, *, archive: bool = True) -> None:
+    """Run until `stop` is set. Raises Fatal where going on would do harm.
+
+    `archive` runs an archiver beside it where the deployment has a ClickHouse.
+    """
     began = time.perf_counter()
     warm_up()
+    compile_decoder()
     log.info("engine_compiled", seconds=round(time.perf_counter() - began, 2))
     session = RedisSession(config.redis_url)
     publisher = Publisher(config.nats_url)
     publisher.start()
+    rows = RowSaver(RedisBoardRows(config.redis_url, config.kafka_topic))
+    rows.start()
+    # Where there is an archive, nothing is claimed in a new run of Redis before it has checked in.
+    archive_topic = config.kafka_topic if config.clickhouse_url else ""
+    archiver = None
+    if archive and archive_topic:
+        archiver = ArchiverThread(config, stop, publisher.archive_status)
+        archiver.start()
     try:
         Aggregator(
             config=config,
-            markers=RedisMarkers(session, config.marker_ttl_ms),
+            markers=RedisMarkers(session, config.marker_ttl_ms, archive_topic=archive_topic),
+            checkins=(
+                Checkins(session, archive_topic, config.marker_ttl_ms) if archive_topic else None
+            ),
+            archiver=archiver,
             snapshots=RedisSnapshots(session, config.kafka_topic),
             dead_letters=DeadLetters(config.kafka_bootstrap, config.kafka_dlq_topic),
             publisher=publisher,
+            rows=rows,
             stop=stop,
         ).run()
     finally:
+        if archiver is not None:
+            stop.set()
+            archiver.join()
         publisher.stop()
+        rows.stop()
         session.close()
 
 
@@ -87,6 +115,9 @@ class Aggregator:
         snapshots: Snapshots,
         dead_letters: DeadLetters,
         publisher: Publisher,
+        rows: Rows,
+        checkins: Checkins | None = None,
+        archiver: ArchiverThread | None = None,
         stop: threading.Event,
         now_ms: Callable[[], int] = wall_clock_ms,
     ) -> None:
@@ -95,9 +126,12 @@ class Aggregator:
         self._snapshots = snapshots
         self._dead_letters = dead_letters
         self._publisher = publisher
+        self._rows = rows
+        self._checkins = checkins
+        self._archiver = archiver
         self._stop = stop
         self._now_ms = now_ms
-        self._decoder = SwapDecoder(config.max_future_ms)
+        self._decoder = BatchDecoder(config.max_future_ms)
         self._guard = PoisonGuard()
         self._log = SwapLog(config, self)
         self._owners: dict[int, PartitionOwner] = {}
@@ -105,6 +139,7 @@ class Aggregator:
         self._in_flight: tuple[PartitionOwner, Placed] | None = None
         self._held: list[Batch] = []
         self._degraded: dict[str, str] = {}
+        self._notes: list[str] = []
         self._partitions = config.kafka_partitions
         self._next_flush = self._next_heartbeat = self._next_save = 0
         self._short_since: dict[int, float] = {}
@@ -150,37 +185,28 @@ class Aggregator:
             taken += len(records.offsets)
             owner = self._owners.get(records.partition)
             if owner is not None:
-                placed = self._decode(owner, records)
-                self._settle()
-                self._claim(owner, placed)
+                self._claim(owner, self._decode(owner, records))
         if taken < self._config.batch_size:
             # Nothing more is waiting: the answer is worth more than the overlap.
             self._settle()
         self._note_ends(batch)
 
     def _decode(self, owner: PartitionOwner, records: Records) -> Placed:
-        decode = self._decoder.decode
-        swaps, offsets, timestamps = [], [], []
+        known = bisect_left(records.offsets, owner.read_offset)
+        decoded = self._decoder.decode(
+            records.values[known:], records.timestamps[known:], records.offsets[known:]
+        )
         rejected: list[Rejected] = []
-        columns = zip(records.offsets, records.timestamps, records.values, strict=True)
-        for index, (offset, timestamp, value) in enumerate(columns):
-            if offset < owner.read_offset:
-                continue
-            try:
-                swaps.append(decode(value, timestamp))
-            except DeadLetter as error:
-                if offset >= owner.committed_offset:
-                    self._guard.bad(error)
-                    letter = Rejected(self._config.kafka_topic, records.record(index), error)
-                    rejected.append(letter)
-                continue
-            offsets.append(offset)
-            timestamps.append(timestamp)
-        self._guard.good(len(swaps))
+        for place, error in decoded.rejected:
+            record = records.record(known + place)
+            if record.offset >= owner.committed_offset:
+                self._guard.bad(error)
+                rejected.append(Rejected(self._config.kafka_topic, record, error))
+        self._guard.good(len(decoded.batch))
         if rejected:
             self._put_aside(rejected)
         metrics.INGEST_EVENTS.labels(owner.partition).inc(len(records.offsets))
-        return owner.place(swaps, offsets, timestamps, records.offsets[-1] + 1)
+        return owner.place(decoded.batch, decoded.record_timestamps, records.offsets[-1] + 1)
 
     def _put_aside(self, rejected: list[Rejected]) -> None:
         self._patiently("kafka", lambda: self._dead_letters.send(rejected))
@@ -188,24 +214,33 @@ class Aggregator:
             metrics.INGEST_DEAD_LETTERS.labels(letter.error.reason).inc()
 
     def _claim(self, owner: PartitionOwner, placed: Placed) -> None:
-        """Ask the markers; `_settle` takes the answer."""
-        swaps = placed.swaps
-        kinds = kinds_of([swap.removed for swap in swaps], placed.late)
-        self._markers.send(owner.partition, placed.offsets, [swap.marker for swap in swaps], kinds)
+        """Ask the markers; while Redis decides, apply the batch that it was asked about before."""
+        before, verdicts = self._in_flight, self._verdicts()
+        batch = placed.batch
+        kinds = kinds_of(batch.removed.tolist(), placed.late)
+        self._markers.send(owner.partition, batch.offsets, batch.markers, kinds)
         self._in_flight = owner, placed
+        if before is not None and verdicts is not None:
+            self._apply(*before, verdicts)
 
     def _settle(self) -> None:
         """Apply the batch that Redis was asked about, if there is one."""
-        asked = self._in_flight
-        if asked is None:
-            return
-        with metrics.STORE_CLAIM_SECONDS.time():
-            verdicts = self._patiently("redis", self._markers.receive)
-        if self._in_flight is asked:  # else it was applied when a partition was revoked meanwhile
+        asked, verdicts = self._in_flight, self._verdicts()
+        if asked is not None and verdicts is not None:
+            self._in_flight = None
             self._apply(*asked, verdicts)
 
+    def _verdicts(self) -> str | None:
+        """The answer, waited for; None where nothing was asked, or it was applied meanwhile."""
+        asked = self._in_flight
+        if asked is None:
+            return None
+        with metrics.STORE_CLAIM_SECONDS.time():
+            verdicts = self._patiently("redis", self._markers.receive)
+        # A partition that was revoked meanwhile had its batch applied.
+        return verdicts if self._in_flight is asked else None
+
     def _apply(self, owner: PartitionOwner, placed: Placed, verdicts: str) -> None:
-        self._in_flight = None
         faults.point("after_claim")
         if not owner.active:
             return
@@ -256,8 +291,10 @@ class Aggregator:
 
     def _settle_once(self) -> None:
         """`_settle` without patience: inside a callback of the group nothing may wait long."""
-        if self._in_flight is not None:
-            self._apply(*self._in_flight, self._markers.receive())
+        if (asked := self._in_flight) is not None:
+            verdicts = self._markers.receive()
+            self._in_flight = None
+            self._apply(*asked, verdicts)
 
     def _release(self, partition: int, reason: str) -> None:
         self._pending.discard(partition)
@@ -269,6 +306,7 @@ class Aggregator:
         if owner is not None:
             owner.active = False
             self._publisher.drop(partition)
+            self._rows.drop(partition)
             log.info("partition_released", partition=partition, epoch=owner.epoch, reason=reason)
 
     def _acquire_pending(self) -> None:
@@ -405,6 +443,7 @@ class Aggregator:
             self._flush(now_ms, list(self._owners))
             # On a grid: counted from now, each flush would come a little later than the last.
             self._next_flush = (now_ms // self._config.coalesce_ms + 1) * self._config.coalesce_ms
+        self._answer_histories()
         if now_ms >= self._next_heartbeat:
             self._heartbeat(now_ms)
             self._next_heartbeat = now_ms + _SECOND_MS
@@ -429,9 +468,9 @@ class Aggregator:
 
     def _advance(self, owner: PartitionOwner, now_ms: int) -> None:
         if self._config.clock == "wall":
-            owner.windows.advance(now_ms)
+            owner.advance(now_ms)
         elif owner.watermark is not None:
-            owner.windows.advance(owner.watermark)
+            owner.advance(owner.watermark)
 
     def _go_live(self, owner: PartitionOwner, now_ms: int) -> None:
         """The replay is done: save the epoch's first snapshot, then let its state be asked for."""
@@ -440,6 +479,7 @@ class Aggregator:
             return
         rows = owner.go_live()
         self._publisher.load(owner.partition, rows, owner.seq, owner.next_offset)
+        self._note(owner, rows, whole=True)
         self._next_heartbeat = 0
         log.info(
             "partition_live",
@@ -457,6 +497,35 @@ class Aggregator:
             self._advance(owner, now_ms)
             if owner.live and (patches := owner.take_patches()):
                 self._publisher.publish(partition, patches, owner.next_offset)
+                self._note(owner, patches, whole=False)
+            self._tell_trades(owner)
+
+    def _tell_trades(self, owner: PartitionOwner) -> None:
+        if applied := owner.take_trades():
+            self._publisher.trades(owner.partition, owner.epoch, applied)
+
+    def _answer_histories(self) -> None:
+        for question in self._publisher.take_questions():
+            owner = self._owners.get(question.partition)
+            if owner is not None and owner.live:
+                # What the answer counts is told first.
+                self._tell_trades(owner)
+                n, candles = owner.history(question.token_id)
+                self._publisher.answer_history(question, owner.epoch, n, candles)
+
+    def _note(self, owner: PartitionOwner, patches: Sequence[Patch], *, whole: bool) -> None:
+        """Have the rows kept for web nodes that start while the partition has no owner."""
+        self._rows.note(
+            Published(
+                partition=owner.partition,
+                partitions=self._partitions,
+                epoch=owner.epoch,
+                seq=owner.seq,
+                next_offset=owner.next_offset,
+                rows=patches,
+                whole=whole,
+            )
+        )
 
     def _save(self, owner: PartitionOwner) -> bool:
         """Save what changed, however long it takes; false where the partition is ours no longer."""
@@ -521,7 +590,9 @@ class Aggregator:
 
     def _heartbeat(self, now_ms: int) -> None:
         self._watch_kafka()
+        self._watch_archiver()
         degraded = [f"{engine}: {why}" for engine, why in sorted(self._degraded.items())]
+        degraded += self._notes
         for partition, owner in self._owners.items():
             end = self._log.newest_end(partition)
             heartbeat = owner.heartbeat(
@@ -533,6 +604,17 @@ class Aggregator:
             )
             self._publisher.heartbeat(heartbeat)
             _gauge(partition, owner, heartbeat.lag)
+
+    def _watch_archiver(self) -> None:
+        """Its faults and a check-in that was skipped are shown; they stop nothing here."""
+        notes = [self._archiver.fault] if self._archiver is not None else []
+        if self._checkins is not None and "redis" not in self._degraded:
+            try:
+                if self._checkins.skipped():
+                    notes.append("the check-in was skipped: repeats from before may count again")
+            except Retry as error:
+                notes.append(str(error))
+        self._notes = [f"archive: {note}" for note in notes if note]
 
     def _watch_kafka(self) -> None:
         if self._log.unreachable and not self._log.still_reachable():
@@ -552,6 +634,9 @@ class Aggregator:
                 answer = call()
             except NewIncarnation:
                 raise
+            except NotCheckedIn as error:
+                self._degraded["archive"] = self._missing_checkins(error)
+                self._wait(_CHECKIN_PAUSE_S)
             except Retry as error:
                 metrics.DEPENDENCY_UP.labels(engine).set(0)
                 metrics.DEPENDENCY_RETRIES.labels(engine).inc()
@@ -561,10 +646,26 @@ class Aggregator:
                 self._wait(pause_s)
             else:
                 metrics.DEPENDENCY_UP.labels(engine).set(1)
-                if self._degraded.pop(engine, None) is not None:
-                    log.info("recovered", engine=engine)
+                waited = engine == "redis" and self._degraded.pop("archive", None) is not None
+                if self._degraded.pop(engine, None) is not None or waited:
+                    log.info("recovered", engine="archive" if waited else engine)
                     self._log.resume(list(self._owners))
                 return answer
+
+    def _missing_checkins(self, error: NotCheckedIn) -> str:
+        """What the operator is told while nothing may be claimed."""
+        assert self._checkins is not None
+        try:
+            missing = self._checkins.missing(self._partitions)
+        except Retry:
+            return str(error)
+        why = (
+            f"{error}; partitions {', '.join(map(str, missing))} are missing: see that an archiver "
+            "runs (manage.py run_archiver), or go on without it (manage.py checkin --skip)"
+        )
+        if self._degraded.get("archive") != why:
+            log.warning("waiting_for_checkin", missing=missing)
+        return why
 
     def _wait(self, pause_s: float) -> None:
         """Let time pass as a member of the group that reads nothing. Raises Stopping."""

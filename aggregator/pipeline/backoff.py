@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import Final
+
+import structlog
+
+from aggregator import metrics
+
+log = structlog.get_logger(__name__)
 
 _FIRST_S: Final = 0.1
 _LONGEST_S: Final = 5.0
+_WAIT_S: Final = 0.2
 
 
 class Backoff:
@@ -24,3 +32,43 @@ class Backoff:
     def reset(self) -> None:
         """Start from the shortest pause again."""
         self._next_s = _FIRST_S
+
+
+class Gate:
+    """Says whether an engine may be asked now, for a loop that has other things to do meanwhile.
+
+    `fault` is why it is left alone, "" while it works.
+    """
+
+    def __init__(self, engine: str) -> None:
+        self.fault = ""
+        self._engine = engine
+        self._backoff = Backoff()
+        self._closed_to = 0.0
+
+    @property
+    def closed_for_s(self) -> float:
+        """Seconds until the engine may be asked; 0 means now."""
+        return max(0.0, self._closed_to - time.monotonic())
+
+    def failed(self, why: str) -> None:
+        """The engine could not do it: leave it alone for a while."""
+        pause_s = self._backoff.pause_s()
+        metrics.DEPENDENCY_UP.labels(self._engine).set(0)
+        metrics.DEPENDENCY_RETRIES.labels(self._engine).inc()
+        log.warning("retrying", engine=self._engine, error=why, pause_s=round(pause_s, 2))
+        self.fault, self._closed_to = why, time.monotonic() + pause_s
+
+    def waits(self, why: str) -> None:
+        """The engine works, but waits for somebody else: ask again soon."""
+        if why != self.fault:
+            log.warning("waiting", engine=self._engine, error=why)
+        self.fault, self._closed_to = why, time.monotonic() + _WAIT_S
+
+    def worked(self) -> None:
+        """The engine did it."""
+        if self.fault:
+            log.info("recovered", engine=self._engine)
+        metrics.DEPENDENCY_UP.labels(self._engine).set(1)
+        self._backoff.reset()
+        self.fault, self._closed_to = "", 0.0

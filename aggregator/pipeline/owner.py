@@ -157,8 +157,8 @@ class PartitionOwner:
 
     def history(self, token_id: str) -> tuple[int, Callable[[], list[CandleRow]]]:
         """The `n` of a token's last trade, and what makes its minutes, on any thread."""
-        n, rows = self.windows.minutes(token_id)
-        return n, partial(candles_of, rows)
+        minutes = self.windows.minutes(token_id)
+        return minutes.n, partial(candles_of, minutes)
 
     def caught_up(self) -> bool:
         """Whether the replay has reached what the log held at assignment."""

@@ -32,7 +32,7 @@ from aggregator.window.columns import (
     new_columns,
     with_room,
 )
-from aggregator.window.minutes import minute_rows
+from aggregator.window.minutes import TokenMinutes, minute_rows
 from aggregator.window.saving import EngineSnapshot, Held, Name, Saver, TokenPart, read
 
 _HELD: Final = [ord(Verdict.COUNTED.value), ord(Verdict.UNDONE.value)]
@@ -162,15 +162,16 @@ class ColumnarWindows:
         applied, self._applied = self._applied, []
         return applied
 
-    def minutes(self, token_id: str) -> tuple[int, Array]:
-        """The `n` of a token's last trade, and its minutes as `minutes.candles_of` takes them.
-
-        (0, none) for a token that is not held.
-        """
+    def minutes(self, token_id: str) -> TokenMinutes:
+        """A token's minutes, with the swaps of minutes to come; none of a token not held."""
         token = self._index.get(token_id)
         if token is None:
-            return 0, self._columns.rows[:0]
-        return int(self._columns.tokens["trades"][token]), minute_rows(self._columns, token)
+            return TokenMinutes(0, self._columns.rows[:0], [])
+        return TokenMinutes(
+            n=int(self._columns.tokens["trades"][token]),
+            rows=minute_rows(self._columns, token),
+            held=[held for held in self._held if held.swap.token_id == token_id],
+        )
 
     def _name(self, batch: SwapBatch, verdicts: str) -> None:
         """Give the swaps this engine's numbers of their tokens and symbols, and their verdicts."""

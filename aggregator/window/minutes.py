@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from aggregator.contracts.stats import decimal_text, token_text, usd_text
 from aggregator.contracts.trades import CandleRow
+from aggregator.contracts.verdict import Verdict
 from aggregator.window import kernels
-from aggregator.window.bucket import MINUTE_MS
+from aggregator.window.bucket import MINUTE_MS, Bucket, minute_of
 from aggregator.window.columns import LIMBS, Array, Columns
+from aggregator.window.saving import Held
 
 _LIMB_BASE: Final = 10**9
 _SHOWN: Final = [
@@ -34,8 +36,53 @@ def minute_rows(columns: Columns, token: int) -> Array:
     return columns.rows[places[:used]]
 
 
-def candles_of(rows: Array) -> list[CandleRow]:
-    """The rows of a token's minutes as candles. May run on any thread, unlike the engine."""
+class TokenMinutes(NamedTuple):
+    """All that is held of a token's minutes; it counts the trades up to `n`.
+
+    `rows` are of the minutes that have begun, `held` the swaps of those to come, in log order.
+    """
+
+    n: int
+    rows: Array
+    held: list[Held]
+
+
+def candles_of(minutes: TokenMinutes) -> list[CandleRow]:
+    """The minutes as candles, the oldest first. May run on any thread, unlike the engine."""
+    coming: dict[int, Bucket] = {}
+    for held in minutes.held:
+        bucket = coming.setdefault(minute_of(held.swap.timestamp), Bucket())
+        if held.verdict == Verdict.COUNTED:
+            bucket.add(held.swap, held.offset)
+        else:
+            bucket.remove(held.swap)
+    return [
+        *_candles_of_rows(minutes.rows),
+        *(_candle_of_bucket(minute, coming[minute]) for minute in sorted(coming)),
+    ]
+
+
+def _candle_of_bucket(minute: int, bucket: Bucket) -> CandleRow:
+    prices = (
+        bucket.opened[2] if bucket.opened else None,
+        bucket.high,
+        bucket.low,
+        bucket.closed[2] if bucket.closed else None,
+    )
+    opened, high, low, closed = (None if p is None else decimal_text(p) for p in prices)
+    return CandleRow(
+        minute_ms=minute * MINUTE_MS,
+        open=opened,
+        high=high,
+        low=low,
+        close=closed,
+        volume_usd=usd_text(bucket.volume),
+        volume_token=token_text(bucket.amount),
+        trades=bucket.trades,
+    )
+
+
+def _candles_of_rows(rows: Array) -> list[CandleRow]:
     candles = []
     for row in rows[_SHOWN].tolist():
         minute, trades, points, *prices, volume0, volume1 = row[:9]

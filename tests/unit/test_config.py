@@ -57,6 +57,8 @@ def test_every_fault_is_named_at_once() -> None:
         ({"KAFKA_RETENTION": "1h"}, {"KAFKA_RETENTION"}),
         ({"KAFKA_TOPIC": "a", "KAFKA_DLQ_TOPIC": "a"}, {"KAFKA_DLQ_TOPIC"}),
         ({"WINDOWS": "5m,300s"}, {"WINDOWS"}),
+        ({"ARCHIVE_HOT": "2h", "ARCHIVE_KEEP": "2h"}, {"ARCHIVE_KEEP"}),
+        ({"ARCHIVE_KEEP": "long"}, {"ARCHIVE_KEEP"}),
         ({"WINDOWS": "8d"}, {"WINDOWS"}),
         ({"WINDOWS": ""}, {"WINDOWS"}),
     ],

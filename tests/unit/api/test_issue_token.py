@@ -12,8 +12,10 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from aggregator.config import load
+from api.security.access import Access, Limits
 from api.security.demo_issuer import ensure_keys
-from api.security.jwt import Verifier, load_public_key
+from api.security.jwt import Verifier
+from api.security.keys import KeyFile
 
 
 @pytest.fixture
@@ -30,8 +32,9 @@ def run(*arguments: str) -> str:
 
 def verifier(issuer: Path) -> Verifier:
     config = load({})
-    key = load_public_key(issuer / "public.pem")
-    return Verifier(key, config.jwt_issuer, config.jwt_audience, config.jwt_leeway_ms)
+    keys = KeyFile(issuer / "public.pem")
+    access = Access(Limits(1, 1))
+    return Verifier(keys, config.jwt_issuer, config.jwt_audience, config.jwt_leeway_ms, access)
 
 
 def test_it_prints_a_token_that_the_service_accepts_and_nothing_else(issuer: Path) -> None:

@@ -2,163 +2,92 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
+
+from api.security.access import Access, AccessState, Limits, Revoked
+from api.security.jwks import KeySet
+from api.security.jwt import VERIFIED_KEPT, TokenRefused, Verifier
+from api.security.keys import KeyFile
+from tests.unit.api.jwt_attacks import (
+    ATTACKS,
+    KEY,
+    KID,
+    LEEWAY_S,
+    NOW,
+    OTHER,
+    PUBLIC_PEM,
+    public_jwk,
+    token,
 )
-
-from aggregator.errors import ConfigError
-from api.security.jwt import LONGEST_TOKEN, VERIFIED_KEPT, TokenRefused, Verifier, load_public_key
-
-NOW = 1_700_000_000
-LEEWAY_S = 10
-KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-OTHER = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-PUBLIC_PEM = KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-GOOD = {
-    "sub": "someone",
-    "iss": "swaps-demo",
-    "aud": "swaps",
-    "iat": NOW,
-    "exp": NOW + 60,
-    "scope": "stats:read ws:connect",
-}
+from tests.unit.api.key_host import KeyHost
 
 
 @pytest.fixture
-def verifier() -> Verifier:
-    return Verifier(KEY.public_key(), "swaps-demo", "swaps", LEEWAY_S * 1000)
+def access() -> Access:
+    return Access(Limits(10, 10))
 
 
-def b64(raw: bytes | dict[str, Any]) -> str:
-    data = raw if isinstance(raw, bytes) else json.dumps(raw).encode()
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+def verifier_of(keys: KeyFile | KeySet, access: Access) -> Verifier:
+    return Verifier(keys, "swaps-demo", "swaps", LEEWAY_S * 1000, access)
 
 
-def raw_token(header: dict[str, Any], payload: bytes | dict[str, Any]) -> str:
-    """Signed with the right key whatever the header says."""
-    signing_input = f"{b64(header)}.{b64(payload)}".encode()
-    signature = jwt.get_algorithm_by_name("RS256").sign(signing_input, KEY)
-    return f"{signing_input.decode()}.{b64(signature)}"
+@pytest.fixture
+def key_file(tmp_path: Path) -> KeyFile:
+    path = tmp_path / "public.pem"
+    path.write_bytes(PUBLIC_PEM)
+    return KeyFile(path)
 
 
-def token(drop: str = "", **claims: Any) -> str:
-    payload = {name: value for name, value in {**GOOD, **claims}.items() if name != drop}
-    return raw_token({"alg": "RS256", "typ": "JWT"}, payload)
+@pytest.fixture
+async def key_set() -> KeySet:
+    host = KeyHost(public_jwk(KEY) | {"kid": KID})
+    keys = KeySet("https://issuer.example/jwks.json", lambda: 0.0, host.fetch)
+    await keys.refresh()
+    return keys
 
 
-def hs256_with_the_public_key() -> str:
-    signing_input = f"{b64({'alg': 'HS256', 'typ': 'JWT'})}.{b64(GOOD)}"
-    mac = hmac.new(PUBLIC_PEM, signing_input.encode(), hashlib.sha256).digest()
-    return f"{signing_input}.{b64(mac)}"
+@pytest.fixture
+def verifier(key_file: KeyFile, access: Access) -> Verifier:
+    return verifier_of(key_file, access)
 
 
-def with_payload_of_another() -> str:
-    header, _, signature = token().split(".")
-    return f"{header}.{b64({**GOOD, 'sub': 'root'})}.{signature}"
-
-
-BAD: dict[str, tuple[Callable[[], str], str, str]] = {
-    "empty": (lambda: "", "token_malformed", ""),
-    "garbage": (lambda: "garbage", "token_malformed", ""),
-    "two dots": (lambda: "..", "token_malformed", ""),
-    "one dot": (lambda: "a.b", "token_malformed", ""),
-    "five parts, encrypted": (lambda: token() + ".a.b", "token_malformed", ""),
-    "empty header": (lambda: "." + token().split(".", 1)[1], "token_malformed", ""),
-    "header is a list": (lambda: f"{b64(b'[]')}.{b64(GOOD)}.eA", "token_malformed", ""),
-    "not ASCII": (lambda: token() + "é", "token_malformed", ""),
-    "too long": (lambda: "e" * (LONGEST_TOKEN + 1), "token_malformed", ""),
-    "payload is a list": (lambda: raw_token({"alg": "RS256"}, b"[1]"), "token_malformed", ""),
-    "payload is no JSON": (lambda: raw_token({"alg": "RS256"}, b"\xff"), "token_malformed", ""),
-    "payload holds NaN": (
-        lambda: raw_token({"alg": "RS256"}, b'{"exp":NaN}'),
-        "token_malformed",
-        "",
-    ),
-    "unknown critical header": (
-        lambda: raw_token({"alg": "RS256", "crit": ["x"], "x": 1}, GOOD),
-        "token_malformed",
-        "",
-    ),
-    "none": (lambda: f"{b64({'alg': 'none'})}.{b64(GOOD)}.", "token_algorithm", ""),
-    "None in capitals": (lambda: f"{b64({'alg': 'NONE'})}.{b64(GOOD)}.", "token_algorithm", ""),
-    "HS256 by the public key": (hs256_with_the_public_key, "token_algorithm", ""),
-    "RS384": (lambda: jwt.encode(GOOD, KEY, algorithm="RS384"), "token_algorithm", ""),
-    "PS256": (lambda: jwt.encode(GOOD, KEY, algorithm="PS256"), "token_algorithm", ""),
-    "ES256": (
-        lambda: jwt.encode(GOOD, ec.generate_private_key(ec.SECP256R1()), algorithm="ES256"),
-        "token_algorithm",
-        "",
-    ),
-    "no algorithm": (lambda: raw_token({"typ": "JWT"}, GOOD), "token_algorithm", ""),
-    "another key": (lambda: jwt.encode(GOOD, OTHER, algorithm="RS256"), "token_signature", ""),
-    "its own key in jwk": (
-        lambda: jwt.encode(GOOD, OTHER, algorithm="RS256", headers={"jwk": {"kty": "RSA"}}),
-        "token_signature",
-        "",
-    ),
-    "kid that is a path": (
-        lambda: jwt.encode(GOOD, OTHER, algorithm="RS256", headers={"kid": "../../dev/null"}),
-        "token_signature",
-        "",
-    ),
-    "jku of another host": (
-        lambda: jwt.encode(GOOD, OTHER, algorithm="RS256", headers={"jku": "https://example.org"}),
-        "token_signature",
-        "",
-    ),
-    "changed payload": (with_payload_of_another, "token_signature", ""),
-    "no signature": (lambda: token().rpartition(".")[0] + ".", "token_signature", ""),
-    "expired": (lambda: token(exp=NOW - LEEWAY_S), "token_expired", "exp"),
-    "no exp": (lambda: token(drop="exp"), "token_claim", "exp"),
-    "exp is a text": (lambda: token(exp=str(NOW + 60)), "token_claim", "exp"),
-    "exp is true": (lambda: token(exp=True), "token_claim", "exp"),
-    "exp is null": (lambda: token(exp=None), "token_claim", "exp"),
-    "exp beyond time": (lambda: token(exp=10**400), "token_claim", "exp"),
-    "exp below 0": (lambda: token(exp=-1), "token_claim", "exp"),
-    "no iat": (lambda: token(drop="iat"), "token_claim", "iat"),
-    "iat ahead": (lambda: token(iat=NOW + LEEWAY_S + 1), "token_not_yet_valid", "iat"),
-    "nbf ahead": (lambda: token(nbf=NOW + LEEWAY_S + 1), "token_not_yet_valid", "nbf"),
-    "nbf is a text": (lambda: token(nbf="now"), "token_claim", "nbf"),
-    "no iss": (lambda: token(drop="iss"), "token_claim", "iss"),
-    "another iss": (lambda: token(iss="other"), "token_issuer", "iss"),
-    "iss is a list": (lambda: token(iss=["swaps-demo"]), "token_issuer", "iss"),
-    "no aud": (lambda: token(drop="aud"), "token_claim", "aud"),
-    "another aud": (lambda: token(aud="other"), "token_audience", "aud"),
-    "aud only begins alike": (lambda: token(aud="swaps-admin"), "token_audience", "aud"),
-    "no audience in the list": (lambda: token(aud=[]), "token_audience", "aud"),
-    "aud is a number": (lambda: token(aud=1), "token_claim", "aud"),
-    "aud holds a number": (lambda: token(aud=["swaps", 1]), "token_claim", "aud"),
-    "no sub": (lambda: token(drop="sub"), "token_claim", "sub"),
-    "sub is a number": (lambda: token(sub=7), "token_claim", "sub"),
-    "sub is empty": (lambda: token(sub=""), "token_claim", "sub"),
-    "sub is blank": (lambda: token(sub="  "), "token_claim", "sub"),
-    "scope is a list": (lambda: token(scope=["stats:read"]), "token_claim", "scope"),
-    "jti is a number": (lambda: token(jti=1), "token_claim", "jti"),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_bad_token(verifier: Verifier, name: str) -> None:
-    make, code, claim = BAD[name]
-    bad = make()
+def refusal(verifier: Verifier, bad: str, now_s: float = NOW) -> tuple[str, str]:
     with pytest.raises(TokenRefused) as refused:
-        verifier.verify(bad, NOW)
-    assert (refused.value.code, refused.value.claim) == (code, claim)
+        verifier.verify(bad, now_s)
     assert not bad or bad not in str(refused.value)
+    return refused.value.code, refused.value.claim
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attack_with_a_key_set(key_set: KeySet, access: Access, name: str) -> None:
+    make, expected = ATTACKS[name]
+    assert refusal(verifier_of(key_set, access), make()) == expected
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attack_with_a_key_file(verifier: Verifier, name: str) -> None:
+    make, expected = ATTACKS[name]
+    # a file's key serves any kid, so who names a wrong one fails by the signature
+    assert refusal(verifier, make()) == (
+        ("token_signature", "") if expected[0] == "token_key" else expected
+    )
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_is_refused_again_and_a_good_token_beside_it_is_not(
+    verifier: Verifier, name: str
+) -> None:
+    bad = ATTACKS[name][0]()
+    first = refusal(verifier, bad)
+    assert verifier.verify(token(), NOW).subject == "someone"
+    assert refusal(verifier, bad) == first
+
+
+def test_the_table_is_as_long_as_it_should_be() -> None:
+    assert len(ATTACKS) >= 40
 
 
 def test_a_good_token_gives_subject_and_scopes(verifier: Verifier) -> None:
@@ -176,6 +105,8 @@ def test_a_good_token_gives_subject_and_scopes(verifier: Verifier) -> None:
         pytest.param({"nbf": NOW + LEEWAY_S}, NOW, id="valid from within the leeway"),
         pytest.param({"aud": ["other", "swaps"]}, NOW, id="one of several audiences"),
         pytest.param({"exp": NOW + 0.5}, NOW, id="fractional seconds"),
+        pytest.param({"header": {"typ": "at+JWT"}}, NOW, id="access token of RFC 9068"),
+        pytest.param({"header": {"x5t": "abc"}}, NOW, id="a header that is not asked for"),
     ],
 )
 def test_good_token(verifier: Verifier, claims: dict[str, Any], now: float) -> None:
@@ -189,9 +120,7 @@ def test_no_scope_claim_gives_no_scope(verifier: Verifier) -> None:
 def test_a_token_verified_before_still_expires(verifier: Verifier) -> None:
     good = token()
     assert verifier.verify(good, NOW) is verifier.verify(good, NOW + 1)
-    with pytest.raises(TokenRefused) as refused:
-        verifier.verify(good, NOW + 60 + LEEWAY_S)
-    assert refused.value.code == "token_expired"
+    assert refusal(verifier, good, NOW + 60 + LEEWAY_S) == ("token_expired", "exp")
 
 
 def test_what_is_remembered_of_tokens_is_bounded(
@@ -204,49 +133,46 @@ def test_what_is_remembered_of_tokens_is_bounded(
     assert len(verifier._verified) == 3
 
 
-def _file(tmp_path: Path, content: bytes) -> Path:
-    path = tmp_path / "key.pem"
-    path.write_bytes(content)
-    return path
-
-
-def test_a_public_key_is_loaded(tmp_path: Path) -> None:
-    assert load_public_key(_file(tmp_path, PUBLIC_PEM)).key_size == 2048
-
-
-def _private() -> bytes:
-    return KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _public(key: Any) -> bytes:
-    pem: bytes = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    return pem
-
-
 @pytest.mark.parametrize(
-    ("content", "said"),
+    "revoked",
     [
-        pytest.param(_private, "private key; the service must never have one", id="private"),
-        pytest.param(lambda: PUBLIC_PEM + _private(), "private key", id="private beside public"),
-        pytest.param(
-            lambda: _public(rsa.generate_private_key(public_exponent=65537, key_size=1024)),
-            "1024 bits, at least 2048",
-            id="short",
-        ),
-        pytest.param(
-            lambda: _public(ec.generate_private_key(ec.SECP256R1())), "not RSA", id="elliptic"
-        ),
-        pytest.param(lambda: b"hello", "no PEM public key", id="no key"),
-        pytest.param(lambda: b"", "no PEM public key", id="empty"),
+        pytest.param(Revoked("jti", "j1"), id="the token"),
+        pytest.param(Revoked("sub", "someone"), id="the subject"),
+        pytest.param(Revoked("sub", "someone", until=NOW + 1), id="for a time"),
     ],
 )
-def test_bad_key_file(tmp_path: Path, content: Callable[[], bytes], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        load_public_key(_file(tmp_path, content()))
+def test_a_revoked_token_is_refused_even_where_it_was_verified_before(
+    verifier: Verifier, access: Access, revoked: Revoked
+) -> None:
+    good = token(jti="j1")
+    assert verifier.verify(good, NOW).token_id == "j1"
+    access.take(AccessState(1, [revoked], {}))
+    assert refusal(verifier, good) == ("token_revoked", "")
+    assert verifier.verify(token(jti="j2", sub="other"), NOW).subject == "other"
+    access.take(AccessState(2, [], {}))
+    assert verifier.verify(good, NOW).token_id == "j1"
 
 
-def test_a_missing_key_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.pem: No such file"):
-        load_public_key(tmp_path / "none.pem")
-    with pytest.raises(ConfigError, match="JWT_PUBLIC_KEY_FILE is not set"):
-        load_public_key(None)
+def test_a_revocation_ends_by_itself_and_means_its_own_kind_only(
+    verifier: Verifier, access: Access
+) -> None:
+    entries = [Revoked("sub", "someone", until=NOW), Revoked("jti", "someone"), Revoked("sub", "j")]
+    access.take(AccessState(1, entries, {}))
+    assert verifier.verify(token(jti="j"), NOW).subject == "someone"
+    assert verifier.verify(token(), NOW).token_id is None
+
+
+async def test_a_key_that_is_taken_away_ends_the_tokens_that_were_verified_by_it(
+    access: Access,
+) -> None:
+    host = KeyHost(public_jwk(KEY) | {"kid": KID})
+    now_s = 0.0
+    keys = KeySet("https://issuer.example/jwks.json", lambda: now_s, host.fetch)
+    await keys.refresh()
+    verifier = verifier_of(keys, access)
+    good = token()
+    assert verifier.verify(good, NOW).subject == "someone"
+    host.keys = [public_jwk(OTHER) | {"kid": "next"}]
+    now_s = 301.0
+    await keys.refresh()
+    assert refusal(verifier, good) == ("token_key", "")

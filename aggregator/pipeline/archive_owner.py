@@ -1,0 +1,240 @@
+"""One partition in the hands of an archiver: what it has read, what it has promised, how far it is.
+
+The stages: "settling" while the intent of the owner before is brought to its end, "checking_in"
+until Redis is known to hold what the archive holds, then "archiving". Knows the batches; does not
+talk to Kafka, Redis or ClickHouse.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import structlog
+
+from aggregator.config import Config
+from aggregator.contracts.event import Swap
+from aggregator.contracts.stats import ArchiveStatus
+from aggregator.ingest.log import LogExtent
+from aggregator.pipeline.intents import MAX_GAPS, Batch, Decided, Intent, Position, again, cut
+
+log = structlog.get_logger(__name__)
+
+_MINUTE_MS: Final = 60_000
+
+
+class Flight(msgspec.Struct):
+    """A batch on its way into ClickHouse.
+
+    `again` tells that it, or part of it, may be there already; `promised_at` is the monotonic
+    second at which the group took its intent last.
+    """
+
+    batch: Batch
+    promised_at: float
+    again: bool = False
+
+
+class ArchivePartition:
+    """Owns one partition.
+
+    Every offset below `next_offset` is archived. `redo` is the intent of the owner before until it
+    is settled; `redo_is_lost` where the log no longer holds all of it. `read_offset` is the first
+    offset that was not yet read, `end` the log's end as of the assignment, `uncommitted` tells that
+    the group does not know `next_offset` yet. `size` is the bytes of the records in memory, as they
+    came. Records behind `looked_up_to` were not yet looked up in the archive, should they be old.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        partition: int,
+        next_offset: int,
+        position: Position,
+        extent: LogExtent,
+    ) -> None:
+        self.partition = partition
+        self.stage = "settling"
+        self.active = True
+        self.checked_in = False
+        self.next_offset = self.read_offset = next_offset
+        self.position = position
+        self.end = extent.end
+        self.redo: Intent | None = position.intent
+        self.redo_is_lost = self.redo is not None and self.redo.first < extent.start
+        if self.redo is not None:
+            self.read_offset = self.redo.first
+        self.flight: Flight | None = None
+        self.uncommitted = False
+        self.waiting = Decided()
+        self.decided = Decided()
+        self.filling_since = 0.0
+        self.archived_to_ms: int | None = None
+        self.size = 0
+        self.looked_up_to = next_offset
+        self._config = config
+        self._watermark = position.watermark
+
+    @property
+    def gaps(self) -> list[tuple[int, int]]:
+        """The newest offsets (first, behind the last) that could not be archived."""
+        return self.position.gaps
+
+    @property
+    def reading(self) -> bool:
+        """Whether records are wanted."""
+        return self.stage == "archiving" or (self.redo is not None and not self.redo_is_lost)
+
+    @property
+    def reads_to(self) -> int:
+        """The offset behind the last record that is wanted."""
+        return sys.maxsize if self.redo is None else self.redo.last + 1
+
+    def begin(self) -> None:
+        """The intent is settled and Redis is as it should be: read on from `next_offset`."""
+        self.stage = "archiving"
+        self.read_offset = self.next_offset
+        log.info("archiving", partition=self.partition, next_offset=self.next_offset)
+
+    def has_checked_in(self) -> None:
+        """Redis holds every claim that the archive has."""
+        self.checked_in = True
+
+    def forget_intent(self, intent: Intent) -> None:
+        """The intent that the log no longer holds is settled."""
+        self.redo = None
+        self.position = msgspec.structs.replace(self.position, intent=None)
+        self.next_offset = intent.last + 1
+        self.uncommitted = True
+
+    def read(
+        self,
+        offsets: Sequence[int],
+        swaps: Sequence[Swap],
+        recorded: Sequence[int],
+        sizes: Sequence[int],
+        read_to: int,
+    ) -> None:
+        """Decoded records came in log order, the first offset not read is now `read_to`."""
+        waiting = self.waiting
+        waiting.offsets += offsets
+        waiting.swaps += swaps
+        waiting.recorded += recorded
+        waiting.sizes += sizes
+        self.size += sum(sizes)
+        self.read_offset = max(self.read_offset, read_to)
+
+    def lateness(self, count: int) -> tuple[list[bool], list[int]]:
+        """Which of the first `count` waiting records are late, and the watermark behind each.
+
+        As the windows decide it: the bucket was closed before the record came.
+        """
+        grace, ahead = self._config.grace_ms, self._config.max_future_ms
+        watermark = self._watermark
+        late, watermarks = [], []
+        waiting = self.waiting
+        for swap, recorded in zip(waiting.swaps[:count], waiting.recorded[:count], strict=True):
+            time = swap.timestamp
+            if watermark is None:
+                late.append(False)
+                watermark = min(time, recorded + ahead)
+            else:
+                late.append((time // _MINUTE_MS + 1) * _MINUTE_MS <= watermark - grace)
+                watermark = max(watermark, min(time, recorded + ahead))
+            watermarks.append(watermark)
+        return late, watermarks
+
+    def decide(self, verdicts: str, watermarks: Sequence[int], now_s: float) -> None:
+        """The markers have decided the first waiting records."""
+        if not self.decided.offsets:
+            self.filling_since = now_s
+        taken = self.waiting.take(len(verdicts))
+        decided = self.decided
+        decided.offsets += taken.offsets
+        decided.swaps += taken.swaps
+        decided.verdicts += verdicts
+        decided.watermarks += watermarks
+        decided.recorded += taken.recorded
+        decided.sizes += taken.sizes
+        self._watermark = watermarks[-1]
+
+    def cut(self, now_ms: int) -> Batch:
+        """Take a batch of what is decided."""
+        return cut(
+            self.decided,
+            self.partition,
+            self.gaps,
+            max_rows=self._config.archive_batch_rows,
+            now_ms=now_ms,
+        )
+
+    def cut_again(self) -> Batch:
+        """The batch of the intent that was found, made of the waiting records."""
+        assert self.redo is not None
+        intent, waiting = self.redo, self.waiting
+        taken = waiting.take(sum(offset <= intent.last for offset in waiting.offsets))
+        blocks = again(intent, self.partition, taken.offsets, taken.swaps)
+        return Batch(
+            intent,
+            msgspec.structs.replace(self.position, intent=None),
+            blocks,
+            sum(len(block.offsets) for block in blocks),
+            sum(taken.sizes),
+            min(taken.recorded, default=intent.decided_at),
+        )
+
+    def passed(self, batch: Batch) -> None:
+        """The batch is archived, or holds nothing to archive."""
+        self.flight = self.redo = None
+        self.size -= batch.size
+        self.position = batch.after
+        self.next_offset = batch.next_offset
+        self.archived_to_ms = batch.oldest
+        self.uncommitted = True
+
+    def settle_reading(self) -> None:
+        """Nothing waits: what was read behind the last record is passed, too."""
+        empty = self.flight is None and not self.waiting.offsets and not self.decided.offsets
+        if empty and self.read_offset > self.next_offset:
+            self.next_offset = self.read_offset
+            self.uncommitted = True
+
+    def skip_to(self, offset: int) -> None:
+        """The log begins at `offset`: what lies before it cannot be archived any more."""
+        self.add_gap(self.next_offset, offset)
+        self.next_offset = self.read_offset = offset
+
+    def add_gap(self, first: int, behind: int) -> None:
+        """The offsets [first, behind) are lost to the archive."""
+        gaps = [*self.gaps, (first, behind)][-MAX_GAPS:]
+        self.position = msgspec.structs.replace(self.position, gaps=gaps)
+        self.uncommitted = True
+
+    def status(self, *, now_ms: int, end: int | None, fault: str) -> ArchiveStatus:
+        """What operators are told every second."""
+        lag = max(0, (self.end if end is None else end) - self.next_offset)
+        oldest = self._oldest()
+        if lag == 0:
+            age_ms: int | None = 0
+        else:
+            age_ms = None if oldest is None else max(0, now_ms - oldest)
+        return ArchiveStatus(
+            partition=self.partition,
+            state="stalled" if fault and self.stage == "archiving" else self.stage,
+            next_offset=self.next_offset,
+            lag=lag,
+            age_ms=age_ms,
+            gaps=[list(gap) for gap in self.gaps],
+            fault=fault or None,
+        )
+
+    def _oldest(self) -> int | None:
+        """The timestamp of the first record that is not archived, as far as it is known."""
+        if self.flight is not None:
+            return self.flight.batch.oldest
+        for held in (self.decided, self.waiting):
+            if held.recorded:
+                return held.recorded[0]
+        return self.archived_to_ms

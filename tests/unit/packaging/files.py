@@ -1,0 +1,63 @@
+"""What the packaging tests share: the repository's files, parsed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from aggregator.config import SECRETS, Config
+
+ROOT: Final = Path(__file__).parents[3]
+_VARIABLE: Final = re.compile(r"\$\{(\w+):-([^}]*)\}")
+
+SETTINGS: Final = {each.metadata["env"] for each in fields(Config)}
+# Beside the settings: secrets by file, and what Python and numba themselves read.
+KNOWN: Final = (
+    SETTINGS
+    | {f"{name}_FILE" for name in SECRETS}
+    | {"NUMBA_CACHE_DIR", "NUMBA_CPU_NAME", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}
+)
+
+
+def yaml_of(path: str) -> Any:
+    return yaml.safe_load((ROOT / path).read_text())
+
+
+def defaults_filled(value: Any) -> Any:
+    """`value` as compose reads it where no variable is set: `${NAME:-default}` is its default."""
+    match value:
+        case str():
+            return _VARIABLE.sub(lambda found: found[2], value).replace("$$", "$")
+        case dict():
+            return {key: defaults_filled(each) for key, each in value.items()}
+        case list():
+            return [defaults_filled(each) for each in value]
+    return value
+
+
+def compose() -> dict[str, Any]:
+    """docker-compose.yml with its defaults."""
+    filled: dict[str, Any] = defaults_filled(yaml_of("docker-compose.yml"))
+    return filled
+
+
+def services() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = compose()["services"]
+    return found
+
+
+def kubernetes() -> list[dict[str, Any]]:
+    """Every object of the Kubernetes base, in the order of its files."""
+    base = ROOT / "infra/k8s/base"
+    names = yaml_of("infra/k8s/base/kustomization.yaml")["resources"]
+    return [each for name in names for each in yaml.safe_load_all((base / name).read_text())]
+
+
+def anchors(path: str) -> set[str]:
+    """The anchors of a Markdown file's headings, as code hosts make them."""
+    headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}

@@ -1,0 +1,87 @@
+"""An archiver decides lateness as the windows do, and knows how far it is."""
+
+from __future__ import annotations
+
+import random
+
+from aggregator.config import load
+from aggregator.ingest.log import LogExtent
+from aggregator.pipeline.archive_owner import ArchivePartition, Flight
+from aggregator.pipeline.intents import Position
+from aggregator.window.columnar import ColumnarWindows
+from tests.unit.test_archive_intents import a_swap
+
+CONFIG = load({"CLICKHOUSE_URL": "clickhouse://127.0.0.1:9000/x"})
+
+
+def owner(position: Position | None = None, end: int = 1_000) -> ArchivePartition:
+    return ArchivePartition(CONFIG, 1, 0, position or Position(), LogExtent(0, end, 0))
+
+
+def test_late_is_what_the_windows_call_late() -> None:
+    draw = random.Random(5)
+    times = [max(0, 3_600_000 + n * 500 + draw.randint(-400_000, 400_000)) for n in range(3_000)]
+    recorded = [3_600_000 + n * 500 for n in range(3_000)]
+    windows = ColumnarWindows(
+        partition=1,
+        windows=CONFIG.windows,
+        grace_ms=CONFIG.grace_ms,
+        max_future_ms=CONFIG.max_future_ms,
+        now_ms=0,
+    )
+    expected = windows.observe(times, recorded)
+    held = owner()
+    held.read(
+        range(3_000), [a_swap(n, at) for n, at in enumerate(times)], recorded, [1] * 3_000, 3_000
+    )
+    found: list[bool] = []
+    while held.waiting.offsets:
+        late, watermarks = held.lateness(min(700, len(held.waiting)))
+        found += late
+        held.decide("C" * len(late), watermarks, 0.0)
+    assert True in expected
+    assert found == expected
+    assert held.decided.watermarks[-1] == windows.watermark
+
+
+def test_the_watermark_goes_on_from_the_commit_metadata() -> None:
+    held = owner(Position(watermark=10_000_000))
+    held.read([0], [a_swap(0, 0)], [0], [1], 1)
+    assert held.lateness(1) == ([True], [10_000_000])
+
+
+def test_an_offset_is_archived_only_when_all_before_it_are() -> None:
+    held = owner()
+    held.begin()
+    held.read(range(5), [a_swap(n) for n in range(5)], [50_000] * 5, [10] * 5, 6)
+    _, watermarks = held.lateness(5)
+    held.decide("CCDCC", watermarks, 0.0)
+    held.settle_reading()
+    assert (held.next_offset, held.size) == (0, 50)
+    batch = held.cut(now_ms=0)
+    held.flight = Flight(batch, 0.0)
+    held.settle_reading()
+    assert held.next_offset == 0
+    assert held.status(now_ms=51_000, end=9, fault="").age_ms == 1_000
+    held.passed(batch)
+    assert (held.next_offset, held.size, held.uncommitted) == (5, 0, True)
+    held.settle_reading()
+    assert held.next_offset == 6
+    status = held.status(now_ms=51_000, end=6, fault="")
+    assert (status.lag, status.age_ms, status.state) == (0, 0, "archiving")
+
+
+def test_a_fault_stalls_and_is_named() -> None:
+    held = owner()
+    held.begin()
+    status = held.status(now_ms=0, end=None, fault="clickhouse: gone")
+    assert (status.state, status.fault, status.lag) == ("stalled", "clickhouse: gone", 1_000)
+
+
+def test_gaps_are_kept_and_bounded() -> None:
+    held = owner()
+    for n in range(20):
+        held.skip_to(10 * n + 10)
+    assert held.next_offset == 200
+    assert len(held.gaps) == 8
+    assert held.gaps[-1] == (190, 200)

@@ -1,0 +1,156 @@
+"""A hub with real sources and a real board, clients whose socket is a list, and a clock by hand."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+from api.board.board import Board
+from api.board.overview import OverviewReader
+from api.board.wire import Wire
+from api.security.jwt import Claims, TokenRefused
+from api.ws.connection import Connection
+from api.ws.hub import SLOTS, Hub
+from api.ws.limits import AUTH_WITHIN_MS, Limits
+from api.ws.live_candles import CandlesSource
+from api.ws.overview import OverviewSource
+from api.ws.session import Session
+from api.ws.status import StatusSource
+from api.ws.streams import Streams
+from api.ws.token_stats import TokenStatsSource
+from api.ws.trades import TradesSource
+from tests.unit.api.samples import Owner
+
+SCOPES = frozenset({"ws:connect", "stats:read"})
+A, B = "ethereum:0xaa", "ethereum:0xbb"
+
+
+class Socket:
+    """An outlet that keeps what it is given; `blocked` is set by the test."""
+
+    def __init__(self) -> None:
+        self.blocked = False
+        self.frames: list[bytes] = []
+        self.closed: tuple[int, str] | None = None
+
+    def write(self, frame: bytes) -> None:
+        assert not self.blocked, "written to a client that has not taken the last frame"
+        assert self.closed is None
+        self.frames.append(frame)
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed = (code, reason)
+
+
+class Client:
+    """One socket with its session; `messages` takes what came since the last call."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.socket = Socket()
+        self.connection = Connection(self.socket, node.hub.limits, node.now)
+        self.connection.deadline = node.now + AUTH_WITHIN_MS
+        node.hub.add(self.connection)
+        self.session = Session(
+            self.connection,
+            node.hub,
+            verify=node.verify,
+            windows=["5m", "1h", "24h"],
+            leeway_ms=10_000,
+            now_ms=lambda: node.now,
+            now_s=lambda: node.now / 1_000,
+        )
+
+    async def enter(self, token: str = "alice") -> Client:
+        await self.session.authenticate(token)
+        return self
+
+    async def send(self, **request: Any) -> None:
+        await self.session.receive(json.dumps(request))
+
+    async def subscribe(self, channel: str, *tokens: str, **fields: Any) -> None:
+        names = {"tokens": list(tokens)} if tokens else {}
+        await self.send(method="subscribe", channel=channel, **names, **fields)
+
+    def messages(self, kind: str | None = None) -> list[dict[str, Any]]:
+        frames, self.socket.frames = self.socket.frames, []
+        every = [message for frame in frames for message in json.loads(frame)]
+        return [each for each in every if kind in {None, each["type"]}]
+
+    def gone(self) -> None:
+        self.node.hub.remove(self.connection)
+
+
+class Node:
+    """A web node without its network: the test is the owner and the clock."""
+
+    def __init__(self, **limits: int) -> None:
+        self.now = 1_000_000
+        self.board = Board(3_000, jitter=lambda: 0.0)
+        self.wire = Wire()
+        self.connected = True
+        self.computed = 0
+        self.owner = Owner()
+        self.hub = Hub(
+            Limits(**limits), lambda: self.now, self.board.stale_partitions, self.board.as_of
+        )
+        self.streams = Streams(self.board, self.wire, lambda: self.now)
+        self.reader = OverviewReader(self.board)
+        self.cost_s = 0.0
+        self._clock = 0.0
+        self.hub.feed(TokenStatsSource(self.board, self.hub))
+        self.hub.feed(TradesSource(self.streams, self.hub))
+        self.hub.feed(CandlesSource(self.streams, self.hub))
+        self.hub.feed(OverviewSource(self.board, self.reader, self.hub, self._read_clock))
+        self.hub.feed(StatusSource(self.board, self.hub, lambda: self.connected))
+        self.expires: dict[str, float] = {}
+
+    def _read_clock(self) -> float:
+        self._clock += self.cost_s
+        return self._clock
+
+    async def verify(self, token: str) -> Claims:
+        """`name`, `name:jti` or `bad`; expires in an hour unless `expires` says otherwise."""
+        name, _, jti = token.partition(":")
+        expires_at = self.expires.get(token, self.now / 1_000 + 3_600)
+        if name == "bad":
+            raise TokenRefused("token_signature", "The signature does not fit.")
+        if expires_at <= self.now / 1_000 - 10:
+            raise TokenRefused("token_expired", "The token has expired.", "exp")
+        scopes = frozenset({"stats:read"}) if name == "noscope" else SCOPES
+        return Claims(subject=name, scopes=scopes, expires_at=expires_at, token_id=jti or None)
+
+    def beat(self) -> None:
+        """A heartbeat of the owner, and the answers to what the board asks after it."""
+        self.board.heartbeat(self.owner.heartbeat(), self.now)
+        for ask in self.board.due(self.now):
+            for chunk in self.owner.answer(ask.request):
+                self.board.answer(ask.request_id, chunk, self.now)
+
+    def trade(self, token_id: str = A) -> None:
+        """A patch that arrives."""
+        self.board.patch(self.owner.trade(token_id), self.now)
+
+    def run(self, ms: int = 100) -> None:
+        """Let time pass, a round every 10 ms."""
+        assert SLOTS == 10
+        for _ in range(ms // 10):
+            self.now += 10
+            self.hub.tick(self.now)
+
+    def client(self) -> Client:
+        return Client(self)
+
+
+def node(**limits: int) -> Node:
+    """A node whose board is hydrated and fresh."""
+    made = Node(**limits)
+    made.beat()
+    return made
+
+
+def encoded(value: object) -> bytes:
+    """As it travels on NATS."""
+    return msgspec.json.encode(value)
