@@ -1,6 +1,7 @@
 -- One row a token and UTC day. The sums are exact whatever was retracted, each row counting by its
 -- sign. Prices and traders are of the additions inserted: a retraction does not take them back.
 -- volume_token sums the amounts of priced swaps alone, so that vwap = volume_usd / volume_token.
+-- Small granules: one token's rows are few and are asked for alone.
 CREATE TABLE IF NOT EXISTS daily_token_agg
 (
     chain LowCardinality(String),
@@ -26,4 +27,4 @@ ENGINE = AggregatingMergeTree
 PARTITION BY toYYYYMM(day)
 ORDER BY (chain, token, day)
 SETTINGS storage_policy = 'tiered', non_replicated_deduplication_window = 10000,
-    ttl_only_drop_parts = 1
+    ttl_only_drop_parts = 1, index_granularity = 256

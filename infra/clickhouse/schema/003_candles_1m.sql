@@ -20,4 +20,4 @@ ENGINE = AggregatingMergeTree
 PARTITION BY toDate(minute, 'UTC')
 ORDER BY (chain, token, minute)
 SETTINGS storage_policy = 'tiered', non_replicated_deduplication_window = 10000,
-    ttl_only_drop_parts = 1
+    ttl_only_drop_parts = 1, index_granularity = 1024
