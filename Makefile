@@ -5,6 +5,8 @@ FEED ?=
 ARGS ?=
 SEEDS ?= 10
 SEED ?=
+N ?= 2000
+PEER ?= daphne
 
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --require-hashes --no-deps
@@ -16,8 +18,8 @@ STARTED := $(shell date +%s)
 # $(call stage,NAME,COMMANDS): run them, print the name before and the seconds after
 stage = @begun=$$(date +%s); echo "== $(1)"; $(2) && echo "== $(1): $$(($$(date +%s) - begun)) s"
 
-.PHONY: help setup setup-dev demo up down test chaos lock clean \
-	bench-ingest bench-decode bench-restore bench-scale bench-latency
+.PHONY: help setup setup-dev demo up down test chaos audit lock clean \
+	bench-ingest bench-decode bench-restore bench-scale bench-latency bench-fanout bench-e2e bench-history bench-rest bench-archive
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,8 +60,26 @@ bench-restore: setup ## 24 h of state: pause of a snapshot, memory, start to the
 bench-scale: setup ## events/s with 2,000 to 200,000 tokens, and with a second process
 	@$(BIN)/python -m bench.scale $(ARGS)
 
+bench-archive: setup ## rows/s into ClickHouse, bytes a row; ARGS="--outage 600": ClickHouse is down
+	@$(BIN)/python -m bench.archive $(ARGS)
+
 bench-latency: setup ## from produce() to the patch on NATS, p50 and p99
 	@$(BIN)/python -m bench.latency $(ARGS)
+
+bench-fanout: setup ## patches on NATS to N=2000 WebSocket clients; PEER=uvicorn, group_send or centrifuge
+	@$(BIN)/python -m bench.fanout --clients $(N) --peer $(PEER) $(ARGS)
+
+bench-e2e: setup ## from produce() to the message at a WebSocket client, 500 clients
+	@$(BIN)/python -m bench.e2e $(ARGS)
+
+bench-rest: setup ## requests/s and p99 of one web node with 20,000 tokens on its board
+	@$(BIN)/python -m bench.rest $(ARGS)
+
+audit: setup-dev ## bandit over the code, pip-audit over the locked packages (where it has a network)
+	@.ci/audit
+
+bench-history: setup ## p99 of candles and trades over 50,000,000 archived swaps (ARGS=--rows N)
+	@$(BIN)/python -m bench.history $(ARGS)
 
 lock: setup-dev ## compile the requirements*.in files to locked requirements*.txt
 	$(LOCK) -o requirements.txt requirements.in

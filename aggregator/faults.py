@@ -18,6 +18,8 @@ POINTS: Final = {
     "after_apply": "the windows have the batch, nothing was published, saved or committed",
     "mid_snapshot": "the snapshot was taken from the windows and is not saved",
     "after_snapshot": "the snapshot is saved, the offsets are not committed",
+    "after_intent": "the group has the archiver's intent, ClickHouse has nothing of it",
+    "after_insert": "ClickHouse has the batch, the group does not know it",
 }
 _ACTIONS: Final = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 

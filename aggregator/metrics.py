@@ -82,6 +82,45 @@ PUBSUB_DROPPED = Counter(
     "Patches that NATS could not take; web nodes notice the hole and ask again.",
     ["partition"],
 )
+ARCHIVE_ROWS = Counter(
+    "swaps_archive_rows_total",
+    "Rows inserted into ClickHouse; flat while swaps come in means that the archive stands still.",
+    ["partition"],
+)
+ARCHIVE_BATCHES = Counter(
+    "swaps_archive_batches_total",
+    "Batches inserted into ClickHouse; many small ones a second make too many parts.",
+    ["partition"],
+)
+ARCHIVE_INSERT_SECONDS = Histogram(
+    "swaps_archive_insert_seconds",
+    "Time of inserting one batch; growing means that ClickHouse cannot keep up.",
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+ARCHIVE_LAG = Gauge(
+    "swaps_archive_lag_offsets",
+    "Offsets between what is archived and the log's end; growing means too few archivers.",
+    ["partition"],
+)
+ARCHIVE_AGE = Gauge(
+    "swaps_archive_age_seconds",
+    "How long the oldest record that is not archived has been in the log; near KAFKA_RETENTION "
+    "it will be lost to the archive.",
+    ["partition"],
+)
+ARCHIVE_BUFFERED_BYTES = Gauge(
+    "swaps_archive_buffered_bytes",
+    "Bytes of records that the archiver holds; at its bound while ClickHouse is slow or down.",
+)
+ARCHIVE_GAP_OFFSETS = Counter(
+    "swaps_archive_gap_offsets_total",
+    "Offsets that Kafka no longer held when they were to be archived; any rise is a loss.",
+    ["partition"],
+)
+ARCHIVE_RESTARTS = Counter(
+    "swaps_archive_restarts_total",
+    "Times that the archiver stopped by a fault and was started again; a rise means a lasting one.",
+)
 DEPENDENCY_UP = Gauge(
     "swaps_dependency_up",
     "1 while the last call to an engine worked; 0 means that it is being retried.",
@@ -91,4 +130,38 @@ DEPENDENCY_RETRIES = Counter(
     "swaps_dependency_retries_total",
     "Calls to an engine that were tried again; a rise means that the engine is unwell.",
     ["engine"],
+)
+WS_CONNECTIONS = Gauge(
+    "swaps_ws_connections",
+    "Open WebSockets of this process; a sudden fall means that clients were cut off.",
+)
+WS_SUBSCRIPTIONS = Gauge(
+    "swaps_ws_subscriptions",
+    "Subscriptions of all open WebSockets; the cost of an update follows it.",
+)
+WS_FRAMES = Counter(
+    "swaps_ws_frames_total",
+    "Frames handed to clients' sockets; flat while swaps come in means that the hub stands still.",
+)
+WS_BYTES = Counter(
+    "swaps_ws_sent_bytes_total",
+    "Bytes of those frames; far above the usual means costly subscriptions.",
+)
+WS_HELD = Counter(
+    "swaps_ws_held_total",
+    "Flushes that waited because the client had not taken the last; a rise means slow readers.",
+)
+WS_CLOSED = Counter(
+    "swaps_ws_closed_total",
+    "WebSockets that this node closed, by code; a rise of 4008 means slow readers.",
+    ["code"],
+)
+WS_TICK_SECONDS = Histogram(
+    "swaps_ws_tick_seconds",
+    "Time of one round of the hub (100 a second); above 0.01 it falls behind.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1),
+)
+WS_FAULTS = Counter(
+    "swaps_ws_faults_total",
+    "Rounds of the hub that failed by a fault of the program; any means a bug, see the log.",
 )

@@ -1,11 +1,28 @@
-"""The API as a Django app, so that manage.py finds its commands."""
+"""The API as a Django app, so that manage.py finds its commands, models and checks."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.apps import AppConfig
+from django.db.models.signals import post_delete, post_save
 
 
 class ApiConfig(AppConfig):
-    """Nothing happens at start: the feed starts in the server's event loop, see `swapsite.asgi`."""
+    """Nothing connects at start: the feed starts in the server's event loop (`swapsite.asgi`)."""
 
     name = "api"
+
+    def ready(self) -> None:
+        """Have every saved or deleted decision published."""
+        for signal in (post_save, post_delete):
+            signal.connect(_on_change, dispatch_uid="api-access")
+
+
+def _on_change(sender: type[Any], **_: Any) -> None:
+    # here, because models cannot be imported before the apps are ready
+    from api.models import Decision  # noqa: PLC0415
+    from api.security.publish import changed  # noqa: PLC0415
+
+    if issubclass(sender, Decision):
+        changed()

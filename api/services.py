@@ -11,35 +11,89 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-import structlog
+from asgiref.sync import sync_to_async
+from channels.layers import BaseChannelLayer, get_channel_layer
 from django.conf import settings
 
 from aggregator.config import Config
-from aggregator.errors import ConfigError
+from aggregator.stores.clickhouse.reader import HistoryReader
 from api.board.board import Board
 from api.board.feed import Feed
 from api.board.overview import OverviewReader
-from api.security.jwt import Verifier, load_public_key
-
-log = structlog.get_logger(__name__)
+from api.board.saved import SavedRowsReader
+from api.history import History
+from api.security.access import Access, default_limits
+from api.security.control import Control
+from api.security.jwks import KeySet
+from api.security.jwt import Verifier
+from api.security.key_keeper import KeyKeeper
+from api.security.keys import KeyFile, KeySource
+from api.security.origins import Origins
+from api.security.ratelimit import Rate, RateLimiter
+from api.security.redis_link import RedisLink
+from api.ws.build import build_hub
+from api.ws.hub import Hub
+from api.ws.limits import Limits
+from api.ws.streams import Streams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """The parts of a web node.
 
-    `now_ms` is a monotonic clock for ages, `now_s` the wall clock for tokens. `verifier` is None
-    where there is no usable key; `auth_fault` then says why, and nobody is let in.
+    `now_ms` is a monotonic clock for ages, `now_s` the wall clock for tokens.
     """
 
     config: Config
     board: Board
     feed: Feed
     overview: OverviewReader
-    verifier: Verifier | None
-    auth_fault: str | None
+    history: History
+    keys: KeySource
+    tokens: Verifier
+    access: Access
+    limiter: RateLimiter
+    redis: RedisLink
+    control: Control
+    key_keeper: KeyKeeper
+    streams: Streams
+    hub: Hub
+    origins: Origins
+    cors_origins: Origins
     now_ms: Callable[[], int]
     now_s: Callable[[], float]
+
+    @property
+    def verifier(self) -> Verifier | None:
+        """Who checks tokens; None where there is no usable key, so that nobody is let in."""
+        return None if self.keys.empty else self.tokens
+
+    @property
+    def auth_fault(self) -> str | None:
+        """Why nobody is let in; None where there is a key."""
+        return self.keys.fault if self.keys.empty else None
+
+    @property
+    def access_faults(self) -> list[str]:
+        """What is wrong with keys, limits and revocations while callers are let in all the same."""
+        keys = None if self.keys.empty else self.keys.fault
+        return [each for each in (keys, self.limiter.fault) if each] + self.control.faults
+
+    def start(self) -> None:
+        """Begin what lives in the event loop, which must be running; again does nothing."""
+        self.feed.start()
+        self.redis.start()
+        self.control.start()
+        self.key_keeper.start()
+
+    async def stop(self) -> None:
+        """End what `start` began."""
+        self.history.close()
+        await self.hub.stop()
+        await self.key_keeper.stop()
+        await self.control.stop()
+        await self.redis.stop()
+        await self.feed.stop()
 
 
 def monotonic_ms() -> int:
@@ -54,14 +108,42 @@ def build(
 ) -> Services:
     """Assemble a web node."""
     board = Board(config.stale_after_ms)
-    verifier, auth_fault = _verifier(config)
+    access = Access(default_limits(config))
+    redis = RedisLink(config.redis_url)
+    keys = _keys(config, lambda: now_ms() / 1000)
+    feed = Feed(
+        board,
+        config.nats_url,
+        now_ms,
+        SavedRowsReader(board, config.redis_url, config.kafka_topic, config.kafka_partitions),
+    )
+    overview = OverviewReader(board)
+    streams = Streams(board, feed.wire, now_ms)
+    hub = build_hub(board, feed, overview, streams, limits=Limits.of(config), now_ms=now_ms)
+    control = Control(access, redis, _channel_layer, _reconcile)
+    control.serve(hub)
     return Services(
         config=config,
         board=board,
-        feed=Feed(board, config.nats_url, now_ms),
-        overview=OverviewReader(board),
-        verifier=verifier,
-        auth_fault=auth_fault,
+        feed=feed,
+        overview=overview,
+        history=History(HistoryReader(config.clickhouse_url) if config.clickhouse_url else None),
+        keys=keys,
+        tokens=Verifier(keys, config.jwt_issuer, config.jwt_audience, config.jwt_leeway_ms, access),
+        access=access,
+        limiter=RateLimiter(
+            redis,
+            access,
+            Rate(config.rate_ip_per_s, config.rate_ip_burst),
+            lambda: now_ms() / 1000,
+        ),
+        redis=redis,
+        control=control,
+        key_keeper=KeyKeeper(keys),
+        streams=streams,
+        hub=hub,
+        origins=Origins(config.ws_allowed_origins),
+        cors_origins=Origins(config.cors_allowed_origins),
         now_ms=now_ms,
         now_s=now_s,
     )
@@ -73,12 +155,19 @@ def services() -> Services:
     return build(settings.SWAPS)
 
 
-def _verifier(config: Config) -> tuple[Verifier | None, str | None]:
-    try:
-        key = load_public_key(config.jwt_public_key_file)
-    except ConfigError as error:
-        fault = "; ".join(error.faults)
-        log.error("auth_unavailable", fault=fault)
-        return None, fault
-    verifier = Verifier(key, config.jwt_issuer, config.jwt_audience, config.jwt_leeway_ms)
-    return verifier, None
+def _keys(config: Config, now_s: Callable[[], float]) -> KeySource:
+    if config.jwt_jwks_url:
+        return KeySet(config.jwt_jwks_url, now_s)
+    return KeyFile(config.jwt_public_key_file)
+
+
+def _channel_layer() -> BaseChannelLayer:
+    layer: BaseChannelLayer = get_channel_layer()  # type: ignore[no-untyped-call]
+    return layer
+
+
+async def _reconcile() -> None:
+    # here, because this module is imported before Django's apps are ready
+    from api.security.publish import publish  # noqa: PLC0415
+
+    await sync_to_async(publish)()

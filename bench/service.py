@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from aggregator.config import load
-from infra.embedded.engine import Process
+from infra.embedded.engine import Engine, Process
 from infra.embedded.guard import Guard
 from infra.embedded.kafka import Kafka
 from infra.embedded.nats import Nats
@@ -33,6 +33,7 @@ ROOT = Path(__file__).parents[1]
 PARTITIONS = 4
 WITHIN_S = 900
 _STOP_WITHIN_S = 60
+_ENGINES: Final[tuple[type[Engine], ...]] = (Nats, Redis, Kafka)
 
 
 class WrongResult(Exception):
@@ -126,16 +127,19 @@ class Aggregator(Logged):
 class Service:
     """Engines, a topic and aggregators of one measurement; nothing outlives the `with` block."""
 
-    def __init__(self, name: str, **settings: str) -> None:
+    def __init__(
+        self, name: str, *, engines: tuple[type[Engine], ...] = _ENGINES, **settings: str
+    ) -> None:
         self._closing = ExitStack()
         self._name = name
+        self._engines = engines
         self._settings = settings
 
     def __enter__(self) -> Self:
         directory = self._closing.enter_context(
             tempfile.TemporaryDirectory(prefix=f"bench-{self._name}-", ignore_cleanup_errors=True)
         )
-        self.stack = Stack(Path(directory), only=(Nats, Redis, Kafka), report=say)
+        self.stack = Stack(Path(directory), only=self._engines, report=say)
         self._closing.enter_context(self.stack)
         self.env = {
             **os.environ,
@@ -163,6 +167,12 @@ class Service:
         """Start an aggregator; every name has a log of its own."""
         process = Aggregator(name, self._log(name), self.stack.guard)
         process.begin(self.env | settings)
+        return process
+
+    def archiver(self, name: str = "archiver") -> Logged:
+        """Start an archiver alone."""
+        process = Logged(name, self._log(name), self.stack.guard)
+        process.launch([sys.executable, "manage.py", "run_archiver"], self.env, cwd=ROOT)
         return process
 
     def helper(self, module: str, *arguments: str | Path) -> Logged:

@@ -6,8 +6,10 @@ where the server has one, else with the first scope (Daphne has no lifespan).
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+from typing import Final
 
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 from django.conf import settings
@@ -21,14 +23,33 @@ if not settings.SWAPS.django_secret_key and not settings.DEBUG:
     sys.stderr.write("settings:\n  - DJANGO_SECRET_KEY: required to serve when DEBUG is 0\n")
     raise SystemExit(2)
 
+SHUTDOWN_WITHIN_S: Final = 3.0
+
 _django = get_asgi_application()
+
+# Behind Django's settings, which its imports read.
+from api.http.handler import DirectHandler  # noqa: E402
+from api.ws.consumer import consumer  # noqa: E402
+from api.ws.shutdown import on_sigterm  # noqa: E402
+from swapsite.daphne_limits import install  # noqa: E402
+
+_direct = DirectHandler()
+# A full collection looks at every row of the board, and every request waits for it: 70 ms with
+# 20,000 tokens. Rows die by their reference counts; what is left are few cycles, mostly young.
+gc.set_threshold(100_000, 20, 100)
+install(settings.SWAPS.body_limit, settings.SWAPS.request_within_ms / 1000)
 
 
 async def application(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
     """Start what lives in the event loop, then hand the scope on."""
-    services().feed.start()
+    services().start()
+    on_sigterm(lambda: services().hub.shutdown(SHUTDOWN_WITHIN_S))
     if scope["type"] == "lifespan":
         await _lifespan(receive, send)
+    elif DirectHandler.takes(scope):
+        await _direct(scope, receive, send)
+    elif scope["type"] == "websocket":
+        await consumer(scope, receive, send)
     else:
         await _django(dict(scope), receive, send)  # type: ignore[arg-type]
 
@@ -39,6 +60,6 @@ async def _lifespan(receive: ASGIReceiveCallable, send: ASGISendCallable) -> Non
         if message["type"] == "lifespan.startup":
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
-            await services().feed.stop()
+            await services().stop()
             await send({"type": "lifespan.shutdown.complete"})
             return

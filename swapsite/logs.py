@@ -87,6 +87,8 @@ def logging_config(log_format: str, level: str) -> dict[str, Any]:
             # A client's mistakes are answered, not logged: a line for each would fill the disk.
             "django.request": {"level": "ERROR", "filters": ["only_exceptions"]},
             "django.security": {"level": "ERROR"},
+            # A traceback a second while Redis is away; `api.security.control` says it once.
+            "channels_redis": {"level": "CRITICAL"},
             # Replaces the handlers that Django's defaults put here.
             "django": {"handlers": [], "propagate": True},
             "django.server": {"handlers": [], "propagate": True},

@@ -32,18 +32,96 @@ DEBUG = SWAPS.debug
 SECRET_KEY = SWAPS.django_secret_key or get_random_secret_key()
 ALLOWED_HOSTS = list(SWAPS.django_allowed_hosts)
 
-INSTALLED_APPS = ["aggregator", "api"]
-# Django's own middleware classes answer in a thread (MiddlewareMixin), which would cost every
-# request a hop and take the board off the event loop. What is here is natively asynchronous.
-MIDDLEWARE = ["api.http.middleware.guard"]
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "aggregator",
+    "api",
+    # for the static files of its Swagger UI
+    "ninja",
+]
+# `guard` answers the API and the probes itself: the others, which hop to a thread, are for pages.
+MIDDLEWARE = [
+    "api.http.middleware.guard",
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "api.http.headers.csp_nonce",
+            ]
+        },
+    }
+]
+STATIC_URL = "/static/"
 ROOT_URLCONF = "swapsite.urls"
 ASGI_APPLICATION = "swapsite.asgi.application"
 APPEND_SLASH = False
 
 DATABASES = {
-    "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DIR / "var" / "db.sqlite3"}
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": SWAPS.database_file or BASE_DIR / "var" / "db.sqlite3",
+    }
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+_REDIS = {"hosts": [SWAPS.redis_url], "prefix": "control:"}
+CHANNEL_LAYERS = {
+    "default": {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer", "CONFIG": _REDIS}
+}
+# What counts the attempts to log in; sessions and pages are not cached.
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": SWAPS.redis_url,
+        "KEY_PREFIX": "rl:login",
+        "OPTIONS": {"socket_timeout": 1, "socket_connect_timeout": 1},
+    }
+}
+
+SECURE_SSL_REDIRECT = SWAPS.https_only
+SECURE_HSTS_SECONDS = 365 * 24 * 3600 if SWAPS.https_only else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = SWAPS.https_only
+# `guard` takes the header away where no trusted proxy sent it.
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if SWAPS.trusted_proxies else None
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SWAPS.https_only
+# A browser takes a cookie of this name over TLS only, from this host only.
+SESSION_COOKIE_NAME = "__Host-session" if SWAPS.https_only else "session"
+CSRF_COOKIE_NAME = "__Host-csrf" if SWAPS.https_only else "csrf"
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Strict"
+SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
+SESSION_COOKIE_AGE = 8 * 3600
+SESSION_EXPIRE_AT_BROWSER_CLOSE = True
+CSRF_TRUSTED_ORIGINS = list(SWAPS.csrf_trusted_origins)
+X_FRAME_OPTIONS = "DENY"
+DATA_UPLOAD_MAX_MEMORY_SIZE = FILE_UPLOAD_MAX_MEMORY_SIZE = SWAPS.body_limit
+DATA_UPLOAD_MAX_NUMBER_FILES = 4
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
 
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"

@@ -17,10 +17,10 @@ _INET = {socket.AF_INET, socket.AF_INET6}
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Kafka, Redis, NATS and S3 on free ports, started when the first test asks for them.
+    """Kafka, Redis, NATS, S3 and ClickHouse on free ports, started when a first test asks for them.
 
-    Shared by the whole session: take topics, keys, subjects and buckets of your own, and do not
-    stop an engine (start a `Stack` of your own for that).
+    Shared by the whole session: take topics, keys, subjects, buckets and databases of your own, and
+    do not stop an engine (start a `Stack` of your own for that).
     """
     with Stack(tmp_path_factory.mktemp("stack")) as running:
         yield running

@@ -44,9 +44,11 @@ class Service:
         self.env = {
             **os.environ,
             **kafka.env(),
+            "CLICKHOUSE_URL": "",  # a test that archives names a database of its own
             "KAFKA_TOPIC": self.topic,
             "KAFKA_DLQ_TOPIC": f"{self.topic}.dlq",
             "KAFKA_GROUP": f"group-{self.topic}",
+            "ARCHIVER_GROUP": f"archive-{self.topic}",
             "ISSUER_DIR": str(directory / "issuer"),
             "JWT_PUBLIC_KEY_FILE": str(directory / "issuer" / "public.pem"),
             "DJANGO_SECRET_KEY": uuid4().hex,
@@ -79,9 +81,14 @@ class Service:
             timeout=60,
         )
 
-    def aggregator(self, name: str = "aggregator", **env: str) -> Process:
+    def aggregator(self, name: str = "aggregator", *options: str, **env: str) -> Process:
         """Start an aggregator; stop it with `terminate` and `wait`, or `kill`."""
-        return self._launch(name, [sys.executable, "manage.py", "run_aggregator"], env)
+        command = [sys.executable, "manage.py", "run_aggregator", *options]
+        return self._launch(name, command, env)
+
+    def archiver(self, name: str = "archiver", **env: str) -> Process:
+        """Start an archiver alone; stop it as an aggregator."""
+        return self._launch(name, [sys.executable, "manage.py", "run_archiver"], env)
 
     def web(self, name: str = "web", **env: str) -> Process:
         """Start Daphne on `web_port` and wait until it answers."""

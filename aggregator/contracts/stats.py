@@ -105,6 +105,15 @@ class TokenStats(msgspec.Struct, frozen=True, gc=False):
     windows: dict[str, WindowStats]
 
 
+class Tallies(msgspec.Struct, frozen=True, gc=False):
+    """What an owner did with the records of its partition since it took it, replays included."""
+
+    records: int = 0
+    duplicates: int = 0
+    late: int = 0
+    dead_letters: int = 0
+
+
 class Heartbeat(msgspec.Struct, frozen=True, gc=False):
     """What a partition's owner says every second on `swaps.heartbeat.<partition>`.
 
@@ -114,6 +123,8 @@ class Heartbeat(msgspec.Struct, frozen=True, gc=False):
     "stalled" while an engine is unreachable and nothing can be counted. Numbers of a partition
     that is not live are stale. `lag` is offsets behind the log's end, null while the broker cannot
     be asked. `degraded` names what is wrong with the owner, an empty list where nothing is.
+    `owner` is the process (host and pid) and `version` what it runs, for operators.
+    `snapshot_age_ms` is how long ago the partition was last saved, null before the first time.
     """
 
     partition: int
@@ -127,6 +138,10 @@ class Heartbeat(msgspec.Struct, frozen=True, gc=False):
     watermark: int | None
     lag: int | None
     degraded: list[str]
+    owner: str = ""
+    version: str = ""
+    snapshot_age_ms: int | None = None
+    tallies: Tallies = Tallies()
 
 
 class ArchiveStatus(msgspec.Struct, frozen=True, gc=False):

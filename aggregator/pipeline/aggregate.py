@@ -28,7 +28,7 @@ from aggregator.ingest.batches import BatchDecoder, compile_decoder
 from aggregator.ingest.dead_letters import DeadLetters, PoisonGuard, Rejected
 from aggregator.ingest.log import Batch, Records, SwapLog
 from aggregator.ingest.topics import ensure_topics
-from aggregator.pipeline.archive import ArchiverThread
+from aggregator.pipeline.archive_thread import ArchiverThread
 from aggregator.pipeline.backoff import Backoff
 from aggregator.pipeline.epochs import read_epoch, write_epoch
 from aggregator.pipeline.owner import PartitionOwner, Placed
@@ -205,6 +205,7 @@ class Aggregator:
         self._guard.good(len(decoded.batch))
         if rejected:
             self._put_aside(rejected)
+            owner.dead_letters += len(rejected)
         metrics.INGEST_EVENTS.labels(owner.partition).inc(len(records.offsets))
         return owner.place(decoded.batch, decoded.record_timestamps, records.offsets[-1] + 1)
 

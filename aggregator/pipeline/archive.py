@@ -50,6 +50,8 @@ _SHORT_LOG_S: Final = 30.0
 _DRAIN_S: Final = 5.0
 # Bytes of records as they came; decoded they take some two and a half times as much.
 _MAX_BYTES: Final = 40 * 1024 * 1024
+# While ClickHouse works on one batch, the next is encoded and sent.
+_WRITERS: Final = 2
 _LOOK_UP_AT_ONCE: Final = 20_000
 _HOUR_MS: Final = 3_600_000
 
@@ -68,35 +70,12 @@ def run_archiver(config: Config, stop: threading.Event, publish: Publish) -> Non
         session.close()
 
 
-class ArchiverThread:
-    """An archiver beside the aggregator: its faults stop nothing but itself, and it comes back."""
+class _Writer:
+    """A thread with a connection to ClickHouse of its own."""
 
-    def __init__(self, config: Config, stop: threading.Event, publish: Publish) -> None:
-        self.fault = ""
-        self._config = config
-        self._stop = stop
-        self._publish = publish
-        self._thread = threading.Thread(target=self._run, name="archiver", daemon=True)
-
-    def start(self) -> None:
-        """Begin."""
-        self._thread.start()
-
-    def join(self) -> None:
-        """Wait for the end, after `stop` was set; not for ever."""
-        self._thread.join(2 * _DRAIN_S)
-
-    def _run(self) -> None:
-        gate = Gate("archiver")
-        while not self._stop.is_set():
-            try:
-                run_archiver(self._config, self._stop, self._publish)
-            except Exception as error:
-                self.fault = str(error) or repr(error)
-                metrics.ARCHIVE_RESTARTS.inc()
-                log.exception("archiver_died", error=self.fault)
-                gate.failed(self.fault)
-                self._stop.wait(gate.closed_for_s)
+    def __init__(self, jobs: ArchiveJobs) -> None:
+        self.jobs = jobs
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="archive-writer")
 
 
 class Archiver:
@@ -120,12 +99,12 @@ class Archiver:
             session, config.marker_ttl_ms, archive_topic=config.kafka_topic, archives=True
         )
         self._checkins = Checkins(session, config.kafka_topic, config.marker_ttl_ms)
-        self._jobs = ArchiveJobs(config, self._checkins)
+        # A partition keeps to its writer, so that what is tried again comes after what is running.
+        self._writers = [_Writer(ArchiveJobs(config, self._checkins)) for _ in range(_WRITERS)]
         # Asked from the loop itself, about old swaps before they are claimed.
         self._archive = ArchiveWriter(
             ClickHouse(config.clickhouse_url, receive_s=20), config.kafka_topic
         )
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="archive-writer")
         self._log = SwapLog(
             replace(config, kafka_group=config.archiver_group), self, queued_kb=16_384
         )
@@ -352,7 +331,7 @@ class Archiver:
         if owner.redo_is_lost:
             self._start(
                 owner,
-                lambda: self._jobs.settle_lost(owner.partition, intent, self._now_ms()),
+                lambda jobs: jobs.settle_lost(owner.partition, intent, self._now_ms()),
                 lambda gaps: self._intent_lost(owner, intent, gaps),
             )
         elif owner.flight is None and owner.read_offset > intent.last:
@@ -391,7 +370,7 @@ class Archiver:
         needed_from = extent.since if extent.since > extent.start else 0
         self._start(
             owner,
-            lambda: self._jobs.reseed(
+            lambda jobs: jobs.reseed(
                 partition,
                 self._partitions,
                 lost_from=lost_from,
@@ -518,7 +497,7 @@ class Archiver:
             flight.promised_at = time.monotonic()
             self._start(
                 owner,
-                partial(self._jobs.insert, owner, flight),
+                partial(ArchiveJobs.insert, owner=owner, flight=flight),
                 partial(self._inserted, owner, flight),
             )
 
@@ -561,11 +540,15 @@ class Archiver:
     # --- jobs on the writer's thread ---
 
     def _start(
-        self, owner: ArchivePartition, job: Callable[[], Any], done: Callable[[Any], None]
+        self,
+        owner: ArchivePartition,
+        job: Callable[[ArchiveJobs], Any],
+        done: Callable[[Any], None],
     ) -> None:
         """Start a job of a partition, unless one is running or ClickHouse is left alone."""
         if owner.partition not in self._running and not self._clickhouse.closed_for_s:
-            self._running[owner.partition] = self._thread.submit(job), done
+            writer = self._writers[owner.partition % _WRITERS]
+            self._running[owner.partition] = writer.thread.submit(job, writer.jobs), done
 
     def _reap(self) -> None:
         """Take note of the jobs that have ended."""
@@ -590,8 +573,9 @@ class Archiver:
 
     def _ask(self, question: Callable[[], T]) -> T:
         """Ask the archive from the loop itself; the tables must be there by then."""
-        if not self._jobs.prepared:
-            self._thread.submit(self._jobs.prepare).result()
+        writer = self._writers[0]
+        if not writer.jobs.prepared:
+            writer.thread.submit(writer.jobs.prepare).result()
         return question()
 
     # --- what happens by the clock ---
@@ -652,7 +636,8 @@ class Archiver:
 
     def _finish(self) -> None:
         self._log.close()
-        self._jobs.close()
         self._archive.close()
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        for writer in self._writers:
+            writer.jobs.close()
+            writer.thread.shutdown(wait=True, cancel_futures=True)
         log.info("archiver_stopped")

@@ -196,7 +196,8 @@ class ArchivePartition:
 
     def settle_reading(self) -> None:
         """Nothing waits: what was read behind the last record is passed, too."""
-        empty = self.flight is None and not self.waiting.offsets and not self.decided.offsets
+        idle = self.stage == "archiving" and self.flight is None
+        empty = idle and not self.waiting.offsets and not self.decided.offsets
         if empty and self.read_offset > self.next_offset:
             self.next_offset = self.read_offset
             self.uncommitted = True

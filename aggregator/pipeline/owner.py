@@ -6,6 +6,8 @@ The states: "rebuilding" from the assignment until the log was replayed to the e
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
@@ -14,12 +16,13 @@ import msgspec
 
 from aggregator.config import Config
 from aggregator.contracts.batch import Array, SwapBatch
-from aggregator.contracts.stats import Heartbeat, Quality, TokenStats
+from aggregator.contracts.stats import Heartbeat, Quality, Tallies, TokenStats
 from aggregator.contracts.trades import CandleRow
 from aggregator.contracts.verdict import Verdict
 from aggregator.ingest.log import LogExtent
 from aggregator.pubsub.resync import Patch
 from aggregator.stores.redis.snapshots import Snapshot, SnapshotHeader
+from aggregator.version import VERSION
 from aggregator.window.bucket import minute_of
 from aggregator.window.columnar import ColumnarWindows
 from aggregator.window.minutes import candles_of
@@ -74,6 +77,8 @@ class PartitionOwner:
         self.live = False
         self.saved_offset: int | None = None
         self.saved_at_ms = 0
+        self.dead_letters = 0
+        self._process = f"{socket.gethostname()}:{os.getpid()}"
         self._unsaved: EngineSnapshot | None = None
         self.gap: tuple[int, int] | None = None
         self.watermark: int | None = None
@@ -99,7 +104,7 @@ class PartitionOwner:
             self.next_offset = self._go_on_from(snapshot.header, extent)
         else:
             self.next_offset = self._begin_anew(extent, replay_since_ms)
-        self.read_offset = self.next_offset
+        self.read_offset = self._first_offset = self.next_offset
         self._was_cut = self._starts_after_a_cut
 
     def _go_on_from(self, header: SnapshotHeader, extent: LogExtent) -> int:
@@ -263,6 +268,19 @@ class PartitionOwner:
             watermark=self.watermark,
             lag=lag,
             degraded=[*degraded, *self._faults(now_ms, lag)],
+            owner=self._process,
+            version=VERSION,
+            snapshot_age_ms=now_ms - self.saved_at_ms if self.saved_at_ms else None,
+            tallies=self._tallies(),
+        )
+
+    def _tallies(self) -> Tallies:
+        counts = self.windows.counts
+        return Tallies(
+            records=self.read_offset - self._first_offset,
+            duplicates=counts[Verdict.DUPLICATE],
+            late=counts[Verdict.LATE],
+            dead_letters=self.dead_letters,
         )
 
     def _faults(self, now_ms: int, lag: int | None) -> list[str]:

@@ -17,14 +17,17 @@ from aggregator.contracts.stats import (
     Heartbeat,
     ResyncChunk,
     ResyncRequest,
+    Tallies,
     TokenStats,
 )
 from api.board.partition import Partition, SavedRows
+from api.board.row import TokenRow
+from api.registry.listing import Listing
 
 MISPLACED_KEPT: Final = 1_000
 MISPLACED_NAMED: Final = 5
 
-_decode_row = msgspec.json.Decoder(TokenStats).decode
+_decode_row = msgspec.json.Decoder(TokenRow).decode
 
 
 class Ask(msgspec.Struct, frozen=True):
@@ -42,7 +45,8 @@ class PartitionStatus(msgspec.Struct, frozen=True):
     `lag`, `watermark` and `state` are the owner's last word, null before it. `state` is the
     owner's, "silent" when it has not spoken for too long, "unknown" before the first heartbeat.
     `age_ms` is the time since the last heartbeat. `in_sync` tells that everything which the owner
-    is known to have published is shown.
+    is known to have published is shown. `owner`, `version`, `snapshot_age_ms` and `tallies` are
+    of the owner's last word too (see `Heartbeat`).
     """
 
     partition: int
@@ -62,6 +66,10 @@ class PartitionStatus(msgspec.Struct, frozen=True):
     watermark: int | None
     age_ms: int | None
     degraded: list[str]
+    owner: str | None
+    version: str | None
+    snapshot_age_ms: int | None
+    tallies: Tallies | None
 
 
 class Board:
@@ -72,7 +80,9 @@ class Board:
         self._jitter = jitter
         self._partitions: dict[int, Partition] = {}
         self._expected = 0
-        self._rows: dict[str, TokenStats] = {}
+        self._rows: dict[str, TokenRow] = {}
+        self._listings: Mapping[str, Listing] = {}
+        self._published: dict[str, TokenStats] = {}
         self._misplaced: dict[str, int] = {}
         self._misplaced_rows = 0
         self._listeners: list[Callable[[str], object]] = []
@@ -80,16 +90,46 @@ class Board:
         self._last_request_id = 0
 
     @property
-    def rows(self) -> Mapping[str, TokenStats]:
-        """The newest row of every token, `stale` not yet set (see `stale_partitions`)."""
+    def rows(self) -> Mapping[str, TokenRow]:
+        """The newest row of every token that may be seen, `stale` not yet set (see
+        `stale_partitions`).
+        """
         return self._rows
 
-    def get(self, token_id: str, now_ms: int) -> TokenStats | None:
+    def get(self, token_id: str, now_ms: int) -> TokenRow | None:
         """The token's row with `stale` set as it is now."""
         row = self._rows.get(token_id)
         if row is None or not self._partitions[row.partition].stale(now_ms):
             return row
         return msgspec.structs.replace(row, stale=True)
+
+    def published(self, token_id: str) -> TokenStats | None:
+        """The row as its owner published it, of a hidden token too: for operators' eyes."""
+        return self._published.get(token_id) or self._rows.get(token_id)
+
+    def hides(self, token_id: str) -> bool:
+        """Whether the operators do not want the token seen."""
+        listing = self._listings.get(token_id)
+        return listing is not None and listing.hidden
+
+    def listing(self, token_id: str) -> Listing | None:
+        """What the operators say of the token."""
+        return self._listings.get(token_id)
+
+    def take_listings(self, listings: Mapping[str, Listing]) -> set[str]:
+        """Take these as all that the operators say of tokens; the tokens for which it is new."""
+        before, self._listings = self._listings, listings
+        changed = {
+            token_id
+            for token_id in before.keys() | listings.keys()
+            if before.get(token_id) != listings.get(token_id)
+        }
+        for token_id in changed:
+            published = self.published(token_id)
+            self._published.pop(token_id, None)
+            if published is not None:
+                self._place(published)
+        return changed
 
     def stale_partitions(self, now_ms: int) -> set[int]:
         """Partitions whose rows may be old, those never heard of included."""
@@ -206,7 +246,7 @@ class Board:
     def show(self, stats: TokenStats) -> None:
         """Take a token's newer row, or let it go at its last, unless another partition has it."""
         token_id = stats.token_id
-        shown = self._rows.get(token_id)
+        shown = self.published(token_id)
         if shown is not None and shown.partition != stats.partition:
             self._misplaced_rows += 1
             if len(self._misplaced) < MISPLACED_KEPT:
@@ -216,13 +256,16 @@ class Board:
             if shown is not None:
                 self._remove([token_id])
             return
-        self._rows[token_id] = stats
-        for listener in self._listeners:
-            listener(token_id)
+        self._place(stats)
 
     def replace(self, partition: int, rows: Iterable[TokenStats]) -> None:
         """Take these as all the rows of the partition."""
-        gone = {token_id for token_id, row in self._rows.items() if row.partition == partition}
+        gone = {
+            token_id
+            for held in (self._rows, self._published)
+            for token_id, row in held.items()
+            if row.partition == partition
+        }
         self._misplaced = {t: p for t, p in self._misplaced.items() if p != partition}
         for row in rows:
             gone.discard(row.token_id)
@@ -231,9 +274,30 @@ class Board:
 
     def _remove(self, token_ids: Iterable[str]) -> None:
         for token_id in token_ids:
-            del self._rows[token_id]
-            for listener in self._listeners:
-                listener(token_id)
+            self._published.pop(token_id, None)
+            self._take_away(token_id)
+
+    def _place(self, stats: TokenStats) -> None:
+        """Show the row as the operators want it shown, if at all."""
+        token_id = stats.token_id
+        listing = self._listings.get(token_id)
+        if listing is None:
+            self._rows[token_id] = TokenRow.of(stats)
+        else:
+            self._published[token_id] = stats
+            if listing.hidden:
+                self._take_away(token_id)
+                return
+            self._rows[token_id] = listing.on(stats)
+        self._tell(token_id)
+
+    def _take_away(self, token_id: str) -> None:
+        if self._rows.pop(token_id, None) is not None:
+            self._tell(token_id)
+
+    def _tell(self, token_id: str) -> None:
+        for listener in self._listeners:
+            listener(token_id)
 
     def _partition(self, number: int) -> Partition:
         partition = self._partitions.get(number)
@@ -266,4 +330,8 @@ class Board:
             watermark=beat.watermark if beat else None,
             age_ms=None if heard_at is None else now_ms - heard_at,
             degraded=list(beat.degraded) if beat else [],
+            owner=beat.owner or None if beat else None,
+            version=beat.version or None if beat else None,
+            snapshot_age_ms=beat.snapshot_age_ms if beat else None,
+            tallies=beat.tallies if beat else None,
         )

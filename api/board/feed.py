@@ -21,14 +21,18 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from aggregator.contracts.names import (
+    ALL_ARCHIVES_SUBJECT,
     ALL_HEARTBEATS_SUBJECT,
     ALL_TOKENS_SUBJECT,
     resync_subject,
 )
-from aggregator.contracts.stats import Heartbeat, ResyncChunk, TokenStats
+from aggregator.contracts.stats import ArchiveStatus, Heartbeat, ResyncChunk
+from api.board.archives import Archives
 from api.board.board import Board
-from api.board.wire import Wire
+from api.board.rates import Rates
+from api.board.row import TokenRow
 from api.board.saved import SavedRowsReader
+from api.board.wire import Wire
 
 TICK_S: Final = 0.05
 CONNECT_TIMEOUT_S: Final = 2
@@ -52,6 +56,8 @@ class Feed:
         now_ms: Callable[[], int],
         saved: SavedRowsReader | None = None,
     ) -> None:
+        self.archives = Archives()
+        self.rates = Rates()
         self._board = board
         self._saved = saved
         self._saved_task: asyncio.Task[None] | None = None
@@ -64,7 +70,8 @@ class Feed:
         self._fault = "not tried yet"
         self._logged_fault = ""
         self._unreadable = 0
-        self._decode_patch = msgspec.json.Decoder(TokenStats).decode
+        self._decode_patch = msgspec.json.Decoder(TokenRow).decode
+        self._decode_archive = msgspec.json.Decoder(ArchiveStatus).decode
         self._decode_heartbeat = msgspec.json.Decoder(Heartbeat).decode
         self._decode_chunk = msgspec.json.Decoder(ResyncChunk).decode
         self._encode = msgspec.json.Encoder().encode
@@ -154,6 +161,7 @@ class Feed:
         for subject, handler in (
             (ALL_TOKENS_SUBJECT, self._on_patch),
             (ALL_HEARTBEATS_SUBJECT, self._on_heartbeat),
+            (ALL_ARCHIVES_SUBJECT, self._on_archive),
             (f"{inbox}.*", self._on_answer),
         ):
             await client.subscribe(
@@ -185,7 +193,15 @@ class Feed:
 
     async def _on_heartbeat(self, message: Msg) -> None:
         try:
-            self._board.heartbeat(self._decode_heartbeat(message.data), self._now_ms())
+            heartbeat, now_ms = self._decode_heartbeat(message.data), self._now_ms()
+            self._board.heartbeat(heartbeat, now_ms)
+            self.rates.heard(heartbeat, now_ms)
+        except msgspec.MsgspecError as error:
+            self._note_unreadable(message.subject, error)
+
+    async def _on_archive(self, message: Msg) -> None:
+        try:
+            self.archives.heard(self._decode_archive(message.data), self._now_ms())
         except msgspec.MsgspecError as error:
             self._note_unreadable(message.subject, error)
 

@@ -2,6 +2,12 @@
 
 Pure; reads the board's rows. Sums are exact, in micro-USD. A row's figures are parsed once and
 kept until the row changes, so that a query costs a pass over the rows and no parsing.
+
+Pages go on by keyset: behind the place (value, token id) of the last token of the page before, not
+behind so many tokens. So a token whose value did not change is on exactly one page however the
+others move, any node can answer, and none remembers anything. One whose value falls past the place
+comes again, one that rises past it is not seen further down: with live numbers there is no list
+for which both could be avoided, short of showing old numbers.
 """
 
 from __future__ import annotations
@@ -12,17 +18,41 @@ from typing import Final, Literal, NamedTuple, get_args
 
 import msgspec
 
-from aggregator.contracts.stats import TokenStats, usd_micros, usd_text
+from aggregator.contracts.stats import usd_micros, usd_text
 from api.board.board import Board
+from api.board.row import TokenRow
 
 Sort = Literal[
-    "volume_usd", "trades", "traders", "buys", "sells", "net_volume_usd", "price_change_pct"
+    "volume_usd",
+    "buy_volume_usd",
+    "sell_volume_usd",
+    "net_volume_usd",
+    "trades",
+    "buys",
+    "sells",
+    "traders",
+    "buyers",
+    "sellers",
+    "price_change_pct",
+    "last_trade_at",
 ]
 Order = Literal["asc", "desc"]
 
 SORTS: Final = get_args(Sort)
 ORDERS: Final = get_args(Order)
 MAX_LIMIT: Final = 500
+
+
+class Place(NamedTuple):
+    """Where a token stands in a sorted list: behind every place that is less.
+
+    `value` is the sorted number, negative where the order is descending; an unknown one stands
+    behind all.
+    """
+
+    unknown: bool
+    value: float
+    token_id: str
 
 
 class OverviewQuery(msgspec.Struct, frozen=True):
@@ -61,7 +91,7 @@ class Overview(msgspec.Struct, frozen=True):
     as_of: int | None
     window: str
     totals: Totals
-    tokens: list[TokenStats]
+    tokens: list[TokenRow]
     stale: bool
     next_cursor: str | None = None
 
@@ -69,9 +99,11 @@ class Overview(msgspec.Struct, frozen=True):
 class _Figures(NamedTuple):
     """A row's numbers of one window, USD in micro-USD; the names are those of `Sort`."""
 
-    row: TokenStats
+    row: TokenRow
     trades: int
     traders: int
+    buyers: int
+    sellers: int
     buys: int
     sells: int
     volume_usd: int
@@ -79,6 +111,7 @@ class _Figures(NamedTuple):
     sell_volume_usd: int
     net_volume_usd: int
     price_change_pct: float | None
+    last_trade_at: int | None
 
 
 class OverviewReader:
@@ -90,16 +123,28 @@ class OverviewReader:
 
     def read(self, query: OverviewQuery, now_ms: int) -> Overview:
         """The overview as the board is now. Ties are in order of token id, unknowns come last."""
+        return self.page(query, now_ms, None)[0]
+
+    def page(
+        self, query: OverviewQuery, now_ms: int, after: Place | None
+    ) -> tuple[Overview, Place | None]:
+        """The tokens behind the place `after`, and the place of the last where there are more."""
         matching = [each for each in self._figures(query.window) if _matches(each, query)]
-        top = heapq.nsmallest(query.limit, matching, key=lambda each: _rank(each, query))
+        places = ((_place(each, query), each.row) for each in matching)
+        if after is not None:
+            places = (each for each in places if each[0] > after)
+        # Places differ, so rows are never compared.
+        found = heapq.nsmallest(query.limit + 1, places)
+        top = found[: query.limit]
         stale = self._board.stale_partitions(now_ms)
-        return Overview(
+        overview = Overview(
             as_of=self._board.as_of(),
             window=query.window,
             totals=_totals(matching),
-            tokens=[_with_staleness(each.row, stale) for each in top],
+            tokens=[_with_staleness(row, stale) for _, row in top],
             stale=bool(stale) or not self._board.partitions_known(),
         )
+        return overview, top[-1][0] if len(found) > query.limit else None
 
     def _figures(self, window: str) -> Iterable[_Figures]:
         rows = self._board.rows
@@ -115,7 +160,7 @@ class OverviewReader:
         return parsed.values()
 
 
-def _parse(row: TokenStats, window: str) -> _Figures | None:
+def _parse(row: TokenRow, window: str) -> _Figures | None:
     stats = row.windows.get(window)
     if stats is None:
         return None
@@ -123,6 +168,8 @@ def _parse(row: TokenStats, window: str) -> _Figures | None:
         row=row,
         trades=stats.trades,
         traders=stats.traders,
+        buyers=stats.buyers,
+        sellers=stats.sellers,
         buys=stats.buys,
         sells=stats.sells,
         volume_usd=usd_micros(stats.volume_usd),
@@ -130,6 +177,7 @@ def _parse(row: TokenStats, window: str) -> _Figures | None:
         sell_volume_usd=usd_micros(stats.sell_volume_usd),
         net_volume_usd=usd_micros(stats.net_volume_usd),
         price_change_pct=stats.price_change_pct,
+        last_trade_at=row.last_trade_at,
     )
 
 
@@ -145,11 +193,11 @@ def _matches(figures: _Figures, query: OverviewQuery) -> bool:
     return wanted in row.token_id.casefold() or wanted in (row.symbol or "").casefold()
 
 
-def _rank(figures: _Figures, query: OverviewQuery) -> tuple[bool, float, str]:
+def _place(figures: _Figures, query: OverviewQuery) -> Place:
     value = getattr(figures, query.sort)
     if value is None:
-        return True, 0, figures.row.token_id
-    return False, -value if query.order == "desc" else value, figures.row.token_id
+        return Place(True, 0, figures.row.token_id)
+    return Place(False, -value if query.order == "desc" else value, figures.row.token_id)
 
 
 def _totals(matching: list[_Figures]) -> Totals:
@@ -164,5 +212,5 @@ def _totals(matching: list[_Figures]) -> Totals:
     )
 
 
-def _with_staleness(row: TokenStats, stale: set[int]) -> TokenStats:
+def _with_staleness(row: TokenRow, stale: set[int]) -> TokenRow:
     return msgspec.structs.replace(row, stale=True) if row.partition in stale else row

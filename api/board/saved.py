@@ -20,6 +20,7 @@ from aggregator.contracts.names import BoardKeys, board_keys
 from aggregator.contracts.stats import TokenStats
 from api.board.board import Board
 from api.board.partition import SavedRows
+from api.board.row import TokenRow
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +30,7 @@ _LONGEST_S: Final = 30.0
 _TIMEOUT_S: Final = 5.0
 _ROWS_A_CALL: Final = 200
 
-_decode_row = msgspec.json.Decoder(TokenStats).decode
+_decode_row = msgspec.json.Decoder(TokenRow).decode
 
 
 class SavedRowsReader:

@@ -1,6 +1,9 @@
-"""The one middleware: refuses foreign hosts, and turns every error into a problem document.
+"""The outermost middleware: refuses foreign hosts, turns every error into a problem document,
+and takes the API past the middleware of the pages.
 
-Natively asynchronous, so that no request hops to a thread.
+Django's own middleware is for pages (sessions, forms, messages) and each class of it costs a hop
+to a thread and back. The API and the probes know no session, cookie or form, so they are answered
+here directly, in the event loop where the board lives.
 """
 
 from __future__ import annotations
@@ -9,11 +12,20 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from django.core.exceptions import DisallowedHost
-from django.http import HttpRequest
+from django.core.handlers.exception import convert_exception_to_response
+from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+from django.urls import resolve
 from django.utils.decorators import async_only_middleware
 
+from api.http.compression import compress
+from api.http.cors import allow, preflight
+from api.http.headers import harden
 from api.problem import CONTENT_TYPE, Problem, response_of
+from api.security.bearer import DECISION
+from api.security.client_ip import from_trusted_proxy
+from api.security.ratelimit import Decision
+from api.services import services
 
 View = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
 
@@ -29,26 +41,60 @@ _CODES: Final = {
 }
 
 
+def is_for_programs(path: str) -> bool:
+    """Whether a path is of the API or a probe: no page, no session, no cookie."""
+    return path.startswith("/api/") or path in PROBES or path == "/api"
+
+
 @async_only_middleware
 def guard(get_response: View) -> View:
     """Wrap the site."""
+    direct: View = convert_exception_to_response(_view)  # type: ignore[assignment]
 
     async def answer(request: HttpRequest) -> HttpResponseBase:
-        probe = request.path in PROBES
-        of_api = request.path == "/api" or request.path.startswith("/api/")
+        probe, program = request.path in PROBES, is_for_programs(request.path)
+        if "HTTP_X_FORWARDED_PROTO" in request.META and not from_trusted_proxy(request):
+            del request.META["HTTP_X_FORWARDED_PROTO"]
         if not probe and not _host_allowed(request):
             return response_of(
                 Problem(400, "host_not_allowed", "This host name is not served here.")
             )
-        response = await get_response(request)
-        if (probe or of_api) and response.status_code >= 400:
-            response = _as_problem(response)
-        response.headers.setdefault("X-Content-Type-Options", "nosniff")
-        if probe or of_api:
-            response.headers.setdefault("Cache-Control", "private, no-cache")
+        response = await (_for_programs(request, direct) if program else get_response(request))
+        decision = request.META.get(DECISION)
+        if isinstance(decision, Decision):
+            for name, value in decision.headers.items():
+                response.headers.setdefault(name, value)
+        harden(request, response, page=not program)
         return response
 
     return answer
+
+
+async def _for_programs(request: HttpRequest, direct: View) -> HttpResponse:
+    """The answer of the API or a probe: problems as documents, compressed, readable by origins."""
+    origins = services().cors_origins
+    head = request.method == "HEAD"
+    if head:
+        # answered as GET is, without the body (RFC 9110, 9.3.2)
+        request.method = "GET"
+    response = preflight(request, origins)
+    if response is None:
+        answered = _as_problem(await direct(request))
+        assert isinstance(answered, HttpResponse)
+        response = answered
+    await compress(request, response)
+    allow(request, response, origins)
+    if response.status_code not in {204, 304}:
+        response.headers["Content-Length"] = str(len(response.content))
+    if head:
+        response.content = b""
+    return response
+
+
+async def _view(request: HttpRequest) -> HttpResponseBase:
+    request.resolver_match = match = resolve(request.path_info)
+    response: HttpResponseBase = await match.func(request, *match.args, **match.kwargs)
+    return response
 
 
 def _host_allowed(request: HttpRequest) -> bool:
@@ -60,9 +106,11 @@ def _host_allowed(request: HttpRequest) -> bool:
 
 
 def _as_problem(response: HttpResponseBase) -> HttpResponseBase:
+    if response.status_code < 400:
+        return response
     known = _CODES.get(response.status_code)
     if known is None or response.headers.get("Content-Type") == CONTENT_TYPE:
         return response
-    allow = response.headers.get("Allow")
-    headers = {"Allow": allow} if allow else None
+    methods = response.headers.get("Allow")
+    headers = {"Allow": methods.replace("GET", "GET, HEAD")} if methods else None
     return response_of(Problem(response.status_code, *known, headers=headers))

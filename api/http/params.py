@@ -9,7 +9,8 @@ from ninja import Field, Schema
 from ninja.errors import ValidationError
 
 from aggregator.contracts.event import MICROS_PER_USD
-from api.board.overview import MAX_LIMIT, ORDERS, SORTS, Order, OverviewQuery, Sort
+from api.board.overview import MAX_LIMIT, ORDERS, SORTS, Order, OverviewQuery, Place, Sort
+from api.http.cursors import place_of
 from api.problem import Problem
 
 _ALLOWED: Final = {"sort": list(SORTS), "order": list(ORDERS)}
@@ -31,7 +32,7 @@ class OverviewParams(Schema):
         """These parameters as a query; raises Problem where the window is none of `windows`."""
         window = self.window if self.window is not None else windows[-1]
         if window not in windows:
-            raise _problem([{"parameter": "window", "detail": "unknown", "allowed": windows}])
+            raise bad("window", "unknown", allowed=windows)
         return OverviewQuery(
             window=window,
             sort=self.sort,
@@ -44,11 +45,40 @@ class OverviewParams(Schema):
         )
 
 
+class OverviewPageParams(OverviewParams):
+    """The parameters of `/api/overview`: those of an overview, and the page."""
+
+    cursor: str | None = Field(
+        None,
+        max_length=1_000,
+        description="next_cursor of the page before, with the same other parameters; pages do not "
+        "shift while numbers change",
+    )
+
+    def after(self, query: OverviewQuery) -> Place | None:
+        """The place that the cursor names; raises Problem where it is none of this question."""
+        if self.cursor is None:
+            return None
+        place = place_of(self.cursor, query)
+        if place is None:
+            raise bad(
+                "cursor", "give the next_cursor of an answer unchanged, with the same parameters"
+            )
+        return place
+
+
+def bad(parameter: str, detail: str, **extra: Any) -> Problem:
+    """A 422 of one parameter; `extra` are members of its entry."""
+    return _problem([{"parameter": parameter, "detail": detail, **extra}])
+
+
 def parameter_problem(error: ValidationError) -> Problem:
     """A 422 that names each bad parameter and what it may be; never echoes the value."""
     errors = []
     for each in error.errors:
-        parameter = str(each["loc"][-1])
+        # a list's entry is named by the list: its position says nothing to the client
+        names = [part for part in each["loc"] if isinstance(part, str)]
+        parameter = names[-1] if names else "query"
         entry = {"parameter": parameter, "detail": each["msg"]}
         if parameter in _ALLOWED:
             entry["allowed"] = _ALLOWED[parameter]

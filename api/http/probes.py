@@ -48,7 +48,10 @@ def readiness_of(parts: Services) -> Readiness:
     if not parts.board.partitions_known():
         reasons.append("no partition is known yet: no aggregator has been heard")
     reasons += [reason for status in partitions for reason in _reasons(status)]
-    degraded = parts.board.degraded()
+    degraded = parts.board.degraded() + parts.access_faults
+    degraded += parts.feed.archives.faults(parts.now_ms())
+    if parts.history.fault is not None:
+        degraded.append(f"the archive does not answer: {parts.history.fault}")
     if parts.feed.unreadable:
         degraded.append(f"{parts.feed.unreadable} messages from NATS could not be read")
     return Readiness(not reasons, reasons, degraded, partitions)

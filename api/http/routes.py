@@ -1,53 +1,45 @@
-"""The routes under /api. Every one asks for a token; the answers are encoded from the structs.
+"""The routes under /api. Those of data ask for a token; answers are encoded from the structs.
 
-All views are coroutines that run in the server's event loop, where the board lives.
+All views are coroutines that run in the server's event loop, where the board lives. HEAD is
+answered for every GET, and answers are compressed, in `api.http.middleware`.
 """
 
 # ruff: noqa: ARG001 - ninja passes by name what a view need not use.
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import msgspec
 from django.http import HttpRequest, HttpResponse
-from django.utils.cache import get_conditional_response
 from ninja import NinjaAPI, Query
 from ninja.errors import ValidationError
 
-from aggregator.contracts.stats import TokenStats
-from api.board.board import PartitionStatus
+from aggregator.version import VERSION
 from api.board.overview import Overview
-from api.http.params import OverviewParams, parameter_problem
+from api.board.row import TokenRow
+from api.http import examples, history
+from api.http.answers import json, tagged
+from api.http.batch import MOST_TOKENS, BatchParams, TokenBatch, ids_of
+from api.http.cursors import cursor_of
+from api.http.docs import anybody, docs
+from api.http.openapi import answers, description_of
+from api.http.openapi import tagged as with_etag
+from api.http.params import OverviewPageParams, bad, parameter_problem
+from api.http.status import Status, status_of
 from api.problem import Problem, response_of
 from api.security.bearer import OPS_READ, STATS_READ, Bearer
-from api.services import services
+from api.security.ratelimit import COST_BATCH, COST_OVERVIEW
+from api.services import Services, services
 
-_encode = msgspec.json.Encoder().encode
-_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
-
-
-class Status(msgspec.Struct, frozen=True):
-    """The answer of `/api/status`. `nats` is null while NATS is well, else what is wrong."""
-
-    as_of: int | None
-    nats: str | None
-    degraded: list[str]
-    partitions: list[PartitionStatus]
-
-
-def _answers(struct: type[msgspec.Struct], **others: str) -> dict[str, Any]:
-    """The OpenAPI of an operation that answers with the struct, others by status code."""
-    schema = {"$ref": f"#/components/schemas/{struct.__name__}"}
-    responses: dict[str, Any] = {
-        code.removeprefix("x"): {"description": description} for code, description in others.items()
-    }
-    responses["200"] = {"description": "OK", "content": {"application/json": {"schema": schema}}}
-    return {"responses": responses}
-
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 api = NinjaAPI(
     title="Swap aggregator",
-    version="1",
+    version=VERSION,
+    description="Swaps counted exactly once in rolling windows. Times are ms since the epoch, "
+    "money and prices decimal strings, unknown is null. Errors are problem documents (RFC 9457) "
+    "with a stable `code`.",
     docs_url=None,
     openapi_url=None,
     urls_namespace="api",
@@ -68,65 +60,83 @@ def on_bad_parameter(_request: HttpRequest, error: ValidationError) -> HttpRespo
 
 
 @api.get(
-    "/overview", auth=Bearer(STATS_READ), openapi_extra=_answers(Overview, x422="bad parameter")
+    "/overview",
+    auth=Bearer(STATS_READ, COST_OVERVIEW),
+    openapi_extra=with_etag(answers(Overview, examples.OVERVIEW, x422="parameter_invalid")),
 )
-async def overview(request: HttpRequest, params: Query[OverviewParams]) -> HttpResponse:
-    """Totals and top tokens of one window; the totals are over all tokens that match."""
+async def overview(request: HttpRequest, params: Query[OverviewPageParams]) -> HttpResponse:
+    """Totals and top tokens of one window; the totals are over all tokens that match.
+
+    `next_cursor` is null on the last page. A page begins behind the value and id of the last token
+    of the page before: a token whose value stays is on exactly one page, one whose value falls may
+    come again, one whose value rises may be missed.
+    """
     parts = services()
     query = params.query([name for name, _ in parts.config.windows])
-    return _json(parts.overview.read(query, parts.now_ms()))
+    found, last = parts.overview.page(query, parts.now_ms(), params.after(query))
+    if last is not None:
+        found = msgspec.structs.replace(found, next_cursor=cursor_of(last, query))
+    return tagged(request, found)
+
+
+@api.get(
+    "/tokens/stats",
+    auth=Bearer(STATS_READ, COST_BATCH),
+    openapi_extra=with_etag(
+        answers(TokenBatch, examples.BATCH, x422="parameter_invalid", x503="board_not_ready")
+    ),
+)
+async def batch_stats(request: HttpRequest, params: Query[BatchParams]) -> HttpResponse:
+    """All windows of up to 100 tokens; unknown and hidden ones are named in `missing`."""
+    parts = services()
+    now_ms = parts.now_ms()
+    ids = ids_of(params.ids)
+    if not 1 <= len(ids) <= MOST_TOKENS:
+        raise bad("ids", f"give 1 to {MOST_TOKENS} token ids")
+    rows = {token_id: parts.board.get(token_id, now_ms) for token_id in ids}
+    missing = [token_id for token_id, row in rows.items() if row is None]
+    if missing:
+        _require_complete(parts)
+    return tagged(request, TokenBatch([row for row in rows.values() if row is not None], missing))
 
 
 @api.get(
     "/tokens/{path:token_id}/stats",
     auth=Bearer(STATS_READ),
-    openapi_extra=_answers(TokenStats, x304="not modified", x404="token_not_found"),
+    openapi_extra=with_etag(
+        answers(TokenRow, examples.STATS, x404="token_not_found", x503="board_not_ready")
+    ),
 )
 async def token_stats(request: HttpRequest, token_id: str) -> HttpResponse:
     """All windows of one token; its id may hold "/" and ":"."""
     parts = services()
-    now_ms = parts.now_ms()
-    row = parts.board.get(token_id, now_ms)
+    row = parts.board.get(token_id, parts.now_ms())
     if row is None:
-        if not parts.board.complete():
-            raise Problem(
-                503,
-                "board_not_ready",
-                "This node does not know every token yet; see /readyz.",
-                headers={"Retry-After": "1"},
-            )
+        _require_complete(parts)
         raise Problem(404, "token_not_found", "No such token.")
-    etag = f'"{row.epoch}-{row.seq}-stale"' if row.stale else f'"{row.epoch}-{row.seq}"'
-    response = _json(row)
-    response.headers["ETag"] = etag
-    conditional = get_conditional_response(request, etag=etag, response=response)
-    assert isinstance(conditional, HttpResponse)
-    return conditional
+    return tagged(request, row, _etag(parts, row))
 
 
-@api.get("/status", auth=Bearer(OPS_READ), openapi_extra=_answers(Status))
+@api.get("/status", auth=Bearer(OPS_READ), openapi_extra=answers(Status, examples.STATUS))
 async def status(request: HttpRequest) -> HttpResponse:
-    """Every partition: how far it is, its owner's lag and watermark, and whether it is stale."""
-    parts = services()
-    return _json(
-        Status(
-            as_of=parts.board.as_of(),
-            nats=parts.feed.fault,
-            degraded=parts.board.degraded(),
-            partitions=parts.board.status(parts.now_ms()),
-        )
-    )
+    """Every partition: how far it is, its owner, lag, watermark and snapshot; and the archive."""
+    return json(status_of(services()))
 
 
-@api.get("/openapi.json", include_in_schema=False)
+history.add_routes(api)
+
+api.get("/docs", auth=anybody, include_in_schema=False)(docs)
+
+
+@api.get("/openapi.json", auth=anybody, include_in_schema=False)
 async def openapi(request: HttpRequest) -> HttpResponse:
     """This API in OpenAPI 3.1."""
-    schema = api.get_openapi_schema()
-    _, components = msgspec.json.schema_components(
-        [Overview, TokenStats, Status], ref_template="#/components/schemas/{name}"
-    )
-    schema["components"]["schemas"].update(components)
-    return _json(schema)
+    return tagged(request, _description())
+
+
+@cache
+def _description() -> dict[str, Any]:
+    return description_of(api, [Overview, TokenRow, TokenBatch, Status, *history.SHAPES])
 
 
 @api.api_operation(_METHODS, "/{path:rest}", include_in_schema=False)
@@ -135,5 +145,21 @@ async def nothing_here(request: HttpRequest, rest: str) -> HttpResponse:
     raise Problem(404, "route_not_found", "There is nothing at this address.")
 
 
-def _json(value: object) -> HttpResponse:
-    return HttpResponse(_encode(value), content_type="application/json")
+def _require_complete(parts: Services) -> None:
+    """Raise Problem while this node does not know every token, so that it cannot say "unknown"."""
+    if not parts.board.complete():
+        raise Problem(
+            503,
+            "board_not_ready",
+            "This node does not know every token yet; see /readyz.",
+            headers={"Retry-After": "1"},
+        )
+
+
+def _etag(parts: Services, row: TokenRow) -> str:
+    """`"<epoch>-<seq>"`, and what else can change the row: the registry, and staleness."""
+    listing = parts.board.listing(row.token_id)
+    words = [str(row.epoch), str(row.seq)]
+    words += [f"r{listing.version}"] if listing is not None else []
+    words += ["stale"] if row.stale else []
+    return f'"{"-".join(words)}"'

@@ -1,53 +1,88 @@
-"""The door of the HTTP API: a bearer token (RFC 6750) with the scope that a route asks for."""
+"""The door of the HTTP API: a bearer token (RFC 6750) with the scope that a route asks for, and
+enough left in the caller's buckets for what the route costs.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NoReturn
 
 from django.http import HttpRequest
 from ninja.security.base import AuthBase
 
 from api.problem import Problem
+from api.security.client_ip import request_ip
 from api.security.jwt import Claims, TokenRefused
-from api.services import services
+from api.security.ratelimit import COST_REFUSED, Decision
+from api.services import Services, services
 
 STATS_READ: Final = "stats:read"
+HISTORY_READ: Final = "history:read"
+WS_CONNECT: Final = "ws:connect"
 OPS_READ: Final = "ops:read"
+
+# Where a request's META holds the `Decision` on it, for the headers of its answer.
+DECISION: Final = "swaps.rate_limit"
 _CHALLENGE: Final = 'Bearer realm="swaps"'
 
 
 class Bearer(AuthBase):
-    """Lets in a request whose token is good and holds `scope`; None asks for no scope."""
+    """Lets in a request whose token is good and holds `scope` (None asks for none), at `cost`.
+
+    A request that is refused costs its address something too, so guessing is limited.
+    """
 
     openapi_type = "http"
     openapi_scheme = "bearer"
     openapi_bearerFormat = "JWT"
 
-    def __init__(self, scope: str | None) -> None:
+    def __init__(self, scope: str | None, cost: int = 1) -> None:
         super().__init__()
         self.is_async = True
         self._scope = scope
+        self._cost = cost
 
     async def __call__(self, request: HttpRequest) -> Claims:
         """The caller's claims; raises Problem where it may not pass."""
-        claims = _claims(request)
+        parts = services()
+        try:
+            claims = await _claims(parts, request)
+        except Problem:
+            await _charge(parts, request, None, COST_REFUSED)
+            raise
+        await _charge(parts, request, claims.subject, self._cost)
         if self._scope is not None and self._scope not in claims.scopes:
-            raise Problem(
-                403,
-                "scope_missing",
-                f"The token lacks the scope {self._scope}.",
-                headers={
-                    "WWW-Authenticate": (
-                        f'{_CHALLENGE}, error="insufficient_scope", scope="{self._scope}"'
-                    )
-                },
-                scope=self._scope,
-            )
+            _refuse_scope(self._scope)
         return claims
 
 
-def _claims(request: HttpRequest) -> Claims:
-    parts = services()
+async def _charge(parts: Services, request: HttpRequest, subject: str | None, cost: int) -> None:
+    decision = await parts.limiter.take(subject, request_ip(request), cost)
+    request.META[DECISION] = decision
+    if not decision.passed:
+        raise rate_problem(decision)
+
+
+def rate_problem(decision: Decision) -> Problem:
+    """The 429 of a decision; the middleware adds the headers that every answer has."""
+    return Problem(
+        429,
+        "rate_limited",
+        f"Too many requests: wait {decision.retry_after_s} s.",
+        retry_after_s=decision.retry_after_s,
+    )
+
+
+def _refuse_scope(scope: str) -> NoReturn:
+    raise Problem(
+        403,
+        "scope_missing",
+        f"The token lacks the scope {scope}.",
+        headers={"WWW-Authenticate": f'{_CHALLENGE}, error="insufficient_scope", scope="{scope}"'},
+        scope=scope,
+    )
+
+
+async def _claims(parts: Services, request: HttpRequest) -> Claims:
     if parts.verifier is None:
         raise Problem(
             503,
@@ -55,7 +90,7 @@ def _claims(request: HttpRequest) -> Claims:
             "This node has no key to verify tokens with.",
             headers={"Retry-After": "5"},
         )
-    scheme, _, token = request.headers.get("Authorization", "").strip().partition(" ")
+    scheme, _, token = request.META.get("HTTP_AUTHORIZATION", "").strip().partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
         raise Problem(
             401,
@@ -64,7 +99,7 @@ def _claims(request: HttpRequest) -> Claims:
             headers={"WWW-Authenticate": _CHALLENGE},
         )
     try:
-        return parts.verifier.verify(token.strip(), parts.now_s())
+        return await parts.verifier.authenticate(token.strip(), parts.now_s())
     except TokenRefused as refused:
         extra = {"claim": refused.claim} if refused.claim else {}
         raise Problem(

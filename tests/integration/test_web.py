@@ -356,7 +356,7 @@ async def test_the_log_is_json_lines_without_tokens_and_sigterm_ends_it(
         await eventually(web.ready, within_s=5)
         assert (await web.get("/api/overview")).status_code == 200
         bad = await web.get("/api/overview", Authorization=f"Bearer {web.token}x")
-        assert (bad.status_code, bad.json()["code"]) == (401, "token_malformed")
+        assert (bad.status_code, bad.json()["code"]) == (401, "token_signature")
         web.process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(web.process.wait, 5) == 0
         lines = [json.loads(line) for line in web.log.read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""`manage.py compile_engine`: compile the window engine's loops before they are needed."""
+"""`manage.py compile_engine`: compile the loops of decoder and windows before they are needed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
+from aggregator.ingest.batches import compile_decoder
 from aggregator.window.columnar import warm_up
 
 
@@ -14,7 +15,7 @@ class Command(BaseCommand):
     """Fills numba's cache."""
 
     help = (
-        "Compiles the loops of the window engine into numba's cache (beside the code, or in "
+        "Compiles the loops of decoder and windows into numba's cache (beside the code, or in "
         "NUMBA_CACHE_DIR), so that the first start of run_aggregator does not have to: some ten "
         "seconds once, tenths of a second after. For image builds."
     )
@@ -24,4 +25,5 @@ class Command(BaseCommand):
         """Compile, and say how long it took."""
         began = time.perf_counter()
         warm_up()
+        compile_decoder()
         self.stdout.write(f"engine compiled, {time.perf_counter() - began:.1f} s")

@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 from django.conf import settings
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandParser
 from prometheus_client import start_http_server
 
 from aggregator import faults
@@ -32,7 +32,15 @@ class Command(BaseCommand):
     )
     requires_system_checks = ()
 
-    def handle(self, *_args: Any, **_options: Any) -> None:
+    def add_arguments(self, parser: CommandParser) -> None:
+        """The one option."""
+        parser.add_argument(
+            "--no-archiver",
+            action="store_true",
+            help="do not archive in this process; run manage.py run_archiver for it",
+        )
+
+    def handle(self, *_args: Any, **options: Any) -> None:
         """Run until asked to stop; exit status 1 with one clear line where it cannot go on."""
         config: Config = settings.SWAPS
         stop = threading.Event()
@@ -50,7 +58,7 @@ class Command(BaseCommand):
                 self._fail(f"METRICS_PORT {config.metrics_port} cannot be used: {error.strerror}")
         try:
             faults.install(os.environ.get("SWAPS_FAULT", ""))
-            run_aggregator(config, stop)
+            run_aggregator(config, stop, archive=not options["no_archiver"])
         except Fatal as error:
             self._fail(str(error))
 

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 from redis.retry import Retry as RedisRetry
 
 from aggregator.errors import Fatal, Retry
@@ -25,6 +25,10 @@ _TIMEOUT_S: Final = 5.0
 
 class NewIncarnation(Retry):
     """Redis is another run than before: discard memory, `connect`, and replay the log."""
+
+
+class NotCheckedIn(Retry):
+    """Nothing is claimed until all archivers have checked in with this run of Redis."""
 
 
 class Session(Protocol):
@@ -57,7 +61,7 @@ class PendingCall:
         except NoScriptError as error:
             raise NewIncarnation("redis has restarted since it was connected") from error
         except RedisError as error:
-            raise Retry(f"redis: {error}") from error
+            raise _named(error) from error
         finally:
             self._pool.release(self._connection)
 
@@ -143,7 +147,7 @@ class RedisSession:
             run_id = self._run_id()
             _check_durability(self._redis)
             shas = {
-                script: str(self._redis.script_load(f"-- run {run_id}\n{text}"))
+                script: str(self._redis.script_load(f'local RUN_ID = "{run_id}"\n{text}'))
                 for script, text in self._scripts.items()
             }
         except RedisError as error:
@@ -169,6 +173,12 @@ class RedisSession:
 
     def _run_id(self) -> str:
         return str(self._redis.info("server")["run_id"])
+
+
+def _named(error: RedisError) -> Retry:
+    if isinstance(error, ResponseError) and str(error).startswith("NOCHECKIN"):
+        return NotCheckedIn("waiting for the archivers to check in with this run of Redis")
+    return Retry(f"redis: {error}")
 
 
 def _check_durability(client: redis.Redis) -> None:

@@ -11,16 +11,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from aggregator.contracts.names import archive_key, checkin_key
 from aggregator.errors import Retry
 from aggregator.stores.redis.connection import (
     Incarnation,
     NewIncarnation,
+    NotCheckedIn,
     PendingCall,
     RedisSession,
     Session,
 )
 
-__all__ = ["MAX_CLAIMS", "Markers", "NewIncarnation", "RedisMarkers", "kinds_of"]
+__all__ = [
+    "MAX_CLAIMS",
+    "Markers",
+    "NewIncarnation",
+    "NotCheckedIn",
+    "RedisMarkers",
+    "kinds_of",
+]
 
 MAX_CLAIMS: Final = 2_000
 _SCRIPT: Final = "claim.lua"
@@ -29,14 +38,18 @@ _SCRIPT: Final = "claim.lua"
 class Markers(Session, Protocol):
     """Decides once, for every reader of the log, which occurrence of a swap counts.
 
-    A batch is of one partition: an offset, a marker (16 bytes) and a kind a record, at most
-    MAX_CLAIMS of them. Its answer is one letter of `Verdict` a record, in the order asked. Asked
-    again with the same position it answers the same, whoever asks; any other position of the same
-    swap is a duplicate.
+    A batch is of one partition: an offset, a marker (16 bytes, given one by one or joined) and a
+    kind a record, at most MAX_CLAIMS of them. Its answer is one letter of `Verdict` a record, in
+    the order asked. Asked again with the same position it answers the same, whoever asks; any other
+    position of the same swap is a duplicate.
     """
 
     def send(
-        self, partition: int, offsets: Sequence[int], markers: Sequence[bytes], kinds: str
+        self,
+        partition: int,
+        offsets: Sequence[int],
+        markers: Sequence[bytes] | bytes,
+        kinds: str,
     ) -> None:
         """Ask, and do not wait; `kinds` as of `kinds_of`. Raises nothing: `receive` does.
 
@@ -57,23 +70,43 @@ class Markers(Session, Protocol):
         """`send` and `receive`."""
 
 
-def kinds_of(removed: Sequence[bool], late: Sequence[bool]) -> str:
-    """A letter a record: R a retraction, L a swap whose bucket was closed, A any other swap."""
+def kinds_of(removed: Sequence[bool], late: Sequence[bool], retraction: str = "R") -> str:
+    """A letter a record: R a retraction, L a swap whose bucket was closed, A any other swap.
+
+    An archiver asks with the `retraction` "r": also the retraction of a late swap is undone there.
+    """
     if True not in removed and True not in late:
         return "A" * len(removed)
     return "".join(
-        ["R" if r else "L" if is_late else "A" for r, is_late in zip(removed, late, strict=True)]
+        [
+            retraction if r else "L" if is_late else "A"
+            for r, is_late in zip(removed, late, strict=True)
+        ]
     )
 
 
 class RedisMarkers:
-    """`Markers` on one Redis or Valkey node. A marker is forgotten `ttl_ms` after it was made."""
+    """`Markers` on one Redis or Valkey node. A marker is forgotten `ttl_ms` after it was made.
 
-    def __init__(self, session: RedisSession, ttl_ms: int) -> None:
+    `archive_topic` is the topic whose archivers must check in before anything is claimed in a new
+    run of Redis, "" where there is no archive; until then `receive` raises NotCheckedIn. `archives`
+    tells that it is an archiver who asks.
+    """
+
+    def __init__(
+        self,
+        session: RedisSession,
+        ttl_ms: int,
+        *,
+        archive_topic: str = "",
+        archives: bool = False,
+    ) -> None:
         session.use(_SCRIPT)
         self._session = session
         self._ttl = str(ttl_ms)
-        self._asked: tuple[Incarnation, tuple[bytes | str, ...]] | None = None
+        self._archive_topic = archive_topic
+        self._archives = archives
+        self._asked: tuple[Incarnation, tuple[bytes, ...], tuple[bytes | str, ...]] | None = None
         self._pending: PendingCall | None = None
 
     def connect(self) -> None:
@@ -90,13 +123,23 @@ class RedisMarkers:
         self._session.close()
 
     def send(
-        self, partition: int, offsets: Sequence[int], markers: Sequence[bytes], kinds: str
+        self,
+        partition: int,
+        offsets: Sequence[int],
+        markers: Sequence[bytes] | bytes,
+        kinds: str,
     ) -> None:
         """See `Markers`."""
         self._drop()
         positions = f"{partition}:" + f",{partition}:".join(map(str, offsets))
-        question = (self._ttl, kinds, b"".join(markers), positions) if offsets else ()
-        self._asked = self._session.incarnation, question
+        witness = str(offsets[-1] + 1) if offsets and self._archives else ""
+        joined = markers if isinstance(markers, bytes) else b"".join(markers)
+        question = (self._ttl, kinds, joined, positions, witness) if offsets else ()
+        topic = self._archive_topic
+        keys: tuple[bytes, ...] = ()
+        if topic:
+            keys = checkin_key(topic), archive_key(topic, partition)
+        self._asked = self._session.incarnation, keys, question
         try:
             self._pending = self._start()
         except Retry:
@@ -127,8 +170,8 @@ class RedisMarkers:
     def _start(self) -> PendingCall | None:
         """Ask the run of Redis that was bound at `send`; None where there is nothing to ask."""
         assert self._asked is not None
-        incarnation, question = self._asked
-        return incarnation.start(_SCRIPT, (), question) if question else None
+        incarnation, keys, question = self._asked
+        return incarnation.start(_SCRIPT, keys, question) if question else None
 
     def _drop(self) -> None:
         if self._pending is not None:

@@ -13,10 +13,10 @@ from aggregator.contracts.stats import (
     Quality,
     ResyncChunk,
     ResyncRequest,
-    TokenStats,
     WindowStats,
     usd_text,
 )
+from api.board.row import TokenRow
 
 AS_OF = 1_700_000_000_000
 
@@ -66,10 +66,10 @@ def row(
     symbol: str | None = None,
     as_of: int = AS_OF,
     stats: WindowStats | None = None,
-) -> TokenStats:
+) -> TokenRow:
     chain, _, token = token_id.partition(":")
     each = stats if stats is not None else window(buy_micros=seq * 1_000_000, buys=1)
-    return TokenStats(
+    return TokenRow(
         token_id=token_id,
         chain=chain,
         token=token,
@@ -100,10 +100,10 @@ class Owner:
         self.seq = 0
         self.next_offset = next_offset
         self.state = "live"
-        self.rows: dict[str, TokenStats] = {}
+        self.rows: dict[str, TokenRow] = {}
         self.degraded: list[str] = []
 
-    def trade(self, token_id: str = "ethereum:0xaa", offsets: int = 1) -> TokenStats:
+    def trade(self, token_id: str = "ethereum:0xaa", offsets: int = 1) -> TokenRow:
         """Count something for the token and return its patch."""
         self.seq += 1
         self.next_offset += offsets

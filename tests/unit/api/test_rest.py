@@ -2,117 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import pytest
-from django.http import HttpResponse
-from django.test import AsyncClient
 
-from aggregator.config import load
 from api import services as services_module
-from api.security.demo_issuer import ensure_keys, issue
+from api.security.demo_issuer import issue
 from api.security.keys import KeyFile
-from api.services import Services, build
-from tests.unit.api.samples import AS_OF, Owner, row, window
-
-NOW_S = 1_700_000_000
-IBC = "cosmos:ibc/27394FB092D2ECCD56123C74F36E4C1F"
-
-
-class Site:
-    """A web node whose clock stands, with a board of two partitions, and a client of it."""
-
-    def __init__(self, directory: Path) -> None:
-        self.now_ms = 1_000
-        self.directory = directory
-        self._key = ensure_keys(directory)
-        config = load({"JWT_PUBLIC_KEY_FILE": str(directory / "public.pem")})
-        self.parts: Services = build(config, lambda: self.now_ms, lambda: NOW_S)
-        self.board = self.parts.board
-        self.client = AsyncClient(raise_request_exception=False)
-
-    def token(self, scope: str = "stats:read ops:read") -> str:
-        return issue(
-            self._key,
-            subject="someone",
-            issuer="swaps-demo",
-            audience="swaps",
-            scope=scope,
-            issued_at=NOW_S,
-            ttl_ms=60_000,
-        )
-
-    async def get(self, path: str, **headers: str) -> HttpResponse:
-        sent = {"Authorization": f"Bearer {self.token()}", **headers}
-        response: HttpResponse = await self.client.get(path, headers=sent)
-        return response
-
-    def hydrate(self, *owners: Owner) -> None:
-        for owner in owners:
-            self.board.heartbeat(owner.heartbeat(), self.now_ms)
-        for ask in self.board.due(self.now_ms):
-            for chunk in owners[ask.partition].answer(ask.request):
-                self.board.answer(ask.request_id, chunk, self.now_ms)
-
-
-@pytest.fixture(scope="module")
-def issuer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("issuer")
-
-
-@pytest.fixture
-def site(issuer: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    made = Site(issuer)
-    services_module.services.cache_clear()
-    monkeypatch.setattr(services_module, "build", lambda _config: made.parts)
-    yield made
-    services_module.services.cache_clear()
-
-
-def filled(site: Site) -> tuple[Owner, Owner]:
-    """Four tokens on two partitions; AAA and BBB tie in trades."""
-    owners = Owner(partition=0, partitions=2), Owner(partition=1, partitions=2)
-    for owner, token_id, symbol, stats in (
-        (owners[0], "ethereum:0xbb", "BBB", window(2_500_000, 1, 2, 1, change_pct=-1.5)),
-        (owners[0], IBC, None, window(0, 7_000_000, 0, 9, traders=2)),
-        (owners[1], "ethereum:0xaa", "AAA", window(10_000_000, 333_333, 2, 1, change_pct=4.25)),
-        (owners[1], "base:0xcc", "aaC", window(1, 0, 1, 0, change_pct=0.0)),
-    ):
-        patch = owner.trade(token_id)
-        owner.rows[token_id] = row(
-            token_id,
-            partition=owner.partition,
-            seq=patch.seq,
-            next_offset=patch.next_offset,
-            symbol=symbol,
-            as_of=AS_OF + owner.partition * 50,
-            stats=stats,
-        )
-    site.hydrate(*owners)
-    return owners
-
-
-def body(response: HttpResponse) -> Any:
-    return json.loads(response.content)
-
-
-def ids(response: HttpResponse) -> list[str]:
-    assert response.status_code == 200, response.content
-    return [each["token_id"] for each in body(response)["tokens"]]
-
-
-def problem(response: HttpResponse, status: int, code: str) -> Any:
-    assert response.status_code == status, response.content
-    assert response.headers["Content-Type"] == "application/problem+json"
-    document = body(response)
-    assert (document["status"], document["code"]) == (status, code)
-    assert document["title"] and document["detail"]
-    return document
+from tests.unit.api.rest_site import IBC, NOW_S, Site, body, filled, ids, problem
+from tests.unit.api.samples import AS_OF, Owner
 
 
 async def test_overview_sums_exactly_over_all_matching_tokens(site: Site) -> None:
@@ -128,7 +27,7 @@ async def test_overview_sums_exactly_over_all_matching_tokens(site: Site) -> Non
         "sell_volume_usd": "7.333334",
     }
     assert [each["token_id"] for each in answer["tokens"]] == ["ethereum:0xaa"]
-    assert (answer["window"], answer["stale"], answer["next_cursor"]) == ("5m", False, None)
+    assert (answer["window"], answer["stale"]) == ("5m", False)
     assert answer["as_of"] == AS_OF + 2
 
 
@@ -371,7 +270,7 @@ async def test_the_root_of_the_api_is_a_problem(site: Site, path: str) -> None:
 async def test_another_method_is_a_problem_that_names_the_allowed(site: Site) -> None:
     response = await site.client.post("/api/overview")
     problem(response, 405, "method_not_allowed")
-    assert response.headers["Allow"] == "GET"
+    assert response.headers["Allow"] == "GET, HEAD"
 
 
 async def test_a_fault_of_ours_is_a_problem_without_details(
@@ -400,15 +299,23 @@ async def test_answers_are_not_stored_by_caches_of_others(site: Site) -> None:
 
 async def test_openapi_describes_the_answers(site: Site) -> None:
     schema = body(await site.get("/api/openapi.json"))
-    assert set(schema["paths"]) == {"/api/overview", "/api/tokens/{token_id}/stats", "/api/status"}
+    assert set(schema["paths"]) == {
+        "/api/overview",
+        "/api/tokens/stats",
+        "/api/tokens/{token_id}/stats",
+        "/api/tokens/{token_id}/trades",
+        "/api/tokens/{token_id}/candles",
+        "/api/tokens/{token_id}/daily",
+        "/api/status",
+    }
     overview = schema["paths"]["/api/overview"]["get"]
     parameters = {each["name"]: each["schema"] for each in overview["parameters"]}
     assert parameters["limit"]["maximum"] == 500
     assert "price_change_pct" in parameters["sort"]["enum"]
     answer = overview["responses"]["200"]["content"]["application/json"]["schema"]
     assert answer == {"$ref": "#/components/schemas/Overview"}
-    fields = schema["components"]["schemas"]["TokenStats"]["properties"]
-    assert "next_offset" in fields and "windows" in fields
+    fields = schema["components"]["schemas"]["TokenRow"]["properties"]
+    assert {"next_offset", "windows", "flags"} <= set(fields)
 
 
 async def test_healthz_needs_nothing(site: Site) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from aggregator.contracts.trades import TokenHistory, TradeBatch
 from api.ws.protocol import INTERVALS
 from api.ws.stream import KEPT, Gap, Step, TokenStream
-from tests.unit.ws.trading import START, Seller, trade
+from tests.unit.ws.trading import START, Seller, rows_of, trade
 
 AS_OF = START + 3_600_000
 
@@ -145,6 +145,16 @@ def test_a_token_that_nobody_knows_starts_with_its_first_trade() -> None:
     stream.batch(seller.sell(2), 0)
     step = stream.history(seller.history(), AS_OF, 0)
     assert (step.gap, [each.n for each in step.trades]) == (None, [41, 42])
+
+
+def test_the_first_trade_may_have_any_number() -> None:
+    seller = Seller()
+    stream = live(seller)
+    first = trade(5_000_001)
+    stream.batch(seller.batch([first]), 0)
+    known = TokenHistory("e:t", 0, 1, 5_000_001, rows_of([first]), [first])
+    step = stream.history(known, AS_OF, 0)
+    assert (step.gap, [each.n for each in step.trades]) == (None, [5_000_001])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,91 @@
+"""`manage.py backfill`: archives again what the archive lacks of a time range."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from aggregator.config import Config
+from aggregator.errors import SwapsError
+from aggregator.pipeline.backfill import Backfill, Progress
+
+
+class Command(BaseCommand):
+    """One run over a time range of the log."""
+
+    help = (
+        "Reads the swaps whose Kafka timestamp lies in [--from, --to) again, and archives those "
+        "that are missing in ClickHouse. What is archived stays as it is, so it may be run again "
+        "at any time; offsets that the archivers have not reached are left to them. A swap of "
+        "which no marker is left in Redis is archived as late. Do not run two at once."
+    )
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """The range, and whether to change anything."""
+        parser.add_argument(
+            "--from",
+            dest="since",
+            required=True,
+            type=_instant,
+            help="begin: ISO 8601 (UTC unless it has a zone), or ms since the epoch",
+        )
+        parser.add_argument(
+            "--to", dest="until", required=True, type=_instant, help="end, itself not included"
+        )
+        parser.add_argument(
+            "--dry-run", action="store_true", help="say what is missing, and change nothing"
+        )
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        """Run to the end. Raises CommandError where it cannot."""
+        config: Config = settings.SWAPS
+        if not config.clickhouse_url:
+            raise CommandError("CLICKHOUSE_URL is not set: this deployment has no archive")
+        if options["since"] >= options["until"]:
+            raise CommandError("--from must lie before --to")
+        last: dict[int, Progress] = {}
+
+        def report(progress: Progress) -> None:
+            last[progress.partition] = progress
+            length = progress.behind - progress.first
+            done = 100 if not length else 100 * (progress.next_offset - progress.first) // length
+            self.stderr.write(f"partition {progress.partition}: {done} %, {_counts(progress)}")
+
+        try:
+            backfill = Backfill(config, dry_run=options["dry_run"])
+            try:
+                backfill.run(options["since"], options["until"], report)
+            finally:
+                backfill.close()
+        except SwapsError as error:
+            raise CommandError(str(error)) from error
+        total = Progress(-1, 0, 0, 0)
+        for each in last.values():
+            for name in ("seen", "there", "repeats", "undecodable", "archived"):
+                setattr(total, name, getattr(total, name) + getattr(each, name))
+        self.stdout.write(_counts(total, missing=options["dry_run"]))
+
+
+def _counts(progress: Progress, *, missing: bool = False) -> str:
+    return (
+        f"{progress.seen} read, {progress.there} archived before, {progress.repeats} repeats, "
+        f"{progress.undecodable} undecodable, {progress.archived} "
+        f"{'missing' if missing else 'archived'}"
+    )
+
+
+def _instant(text: str) -> int:
+    """ms since the epoch."""
+    if text.isdigit():
+        return int(text)
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("give ISO 8601 or ms since the epoch") from None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=UTC)
+    return round(when.timestamp() * 1000)

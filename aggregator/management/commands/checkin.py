@@ -1,0 +1,61 @@
+"""`manage.py checkin`: which archivers Redis waits for, and going on without them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import structlog
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from aggregator.config import Config
+from aggregator.errors import SwapsError
+from aggregator.ingest.topics import count_partitions
+from aggregator.stores.redis.checkins import Checkins
+from aggregator.stores.redis.connection import RedisSession
+
+log = structlog.get_logger(__name__)
+
+
+class Command(BaseCommand):
+    """Shows the check-ins, or skips them."""
+
+    help = (
+        "After a restart of Redis nothing is counted until the archiver of each partition has "
+        "checked in: it makes the markers again that Redis lost. Without an option this shows "
+        "which partitions are missing (exit status 1 while one is). With --skip the swaps are "
+        "counted without waiting: repeats of swaps from before the restart may then count again, "
+        "in the windows and in the archive. It is logged, and shown as degraded until the "
+        "archivers have checked in."
+    )
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """The one option."""
+        parser.add_argument("--skip", action="store_true", help="do not wait for the archivers")
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        """Show or skip. Raises CommandError where an engine cannot be asked."""
+        config: Config = settings.SWAPS
+        if not config.clickhouse_url:
+            raise CommandError("CLICKHOUSE_URL is not set: without an archive nothing waits")
+        session = RedisSession(config.redis_url)
+        checkins = Checkins(session, config.kafka_topic, config.marker_ttl_ms)
+        try:
+            session.connect()
+            missing = checkins.missing(count_partitions(config))
+            if options["skip"] and checkins.skip():
+                log.warning("checkin_skipped", missing=missing)
+                self.stdout.write(f"skipped; not checked in: partitions {missing}")
+                return
+        except SwapsError as error:
+            raise CommandError(str(error)) from error
+        finally:
+            session.close()
+        if not missing:
+            self.stdout.write("every archiver has checked in")
+            return
+        self.stdout.write(f"not checked in: partitions {', '.join(map(str, missing))}")
+        if not options["skip"]:
+            sys.exit(1)

@@ -1,0 +1,99 @@
+"""`manage.py verify_archive`: do the archive's three tables say the same of one UTC day."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from typing import Any
+
+import msgspec
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from aggregator.config import Config
+from aggregator.errors import SwapsError
+from aggregator.stores.clickhouse.connection import ClickHouse
+from aggregator.stores.clickhouse.verify import Compared, verify_day
+
+_RECEIVE_S = 1_900
+
+
+class Command(BaseCommand):
+    """Exit status 0 where they do, 1 where they do not or could not be compared."""
+
+    help = (
+        "Compares raw_swaps (each row once, by its sign) with daily_token_agg and candles_1m over "
+        "one UTC day, token by token and minute by minute, and prints every number that differs. "
+        "Exit status 1 where one does. A day that is still written to may differ for a moment: "
+        "run it again before you act. docs/archive.md says how to mend one."
+    )
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """See `--help`."""
+        parser.add_argument(
+            "--day",
+            required=True,
+            metavar="YYYY-MM-DD",
+            type=_day,
+            help="the UTC day, or 'today' or 'yesterday'",
+        )
+        parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+        parser.add_argument(
+            "--show", type=int, default=50, metavar="N", help="differences to print (50)"
+        )
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        """Compare, print, exit."""
+        config: Config = settings.SWAPS
+        if not config.clickhouse_url:
+            raise CommandError("CLICKHOUSE_URL is empty: there is no archive to verify")
+        clickhouse = ClickHouse(config.clickhouse_url, receive_s=_RECEIVE_S)
+        try:
+            found = verify_day(
+                clickhouse, options["day"], shown=max(0, options["show"]), progress=self._progress
+            )
+        except SwapsError as error:
+            raise CommandError(str(error)) from error
+        finally:
+            clickhouse.close()
+        if options["json"]:
+            self.stdout.write(msgspec.json.encode(found).decode())
+        else:
+            self._print(found)
+        if found.different:
+            sys.exit(1)
+
+    def _progress(self, done: int, steps: int) -> None:
+        last = done == steps
+        if self.stderr.isatty() or last:
+            ending = "\n" if last else "\r"
+            self.stderr.write(f"compared {done} of {steps} slices", style_func=str, ending=ending)
+
+    def _print(self, found: Compared) -> None:
+        for each in found.differences:
+            self.stdout.write(
+                f"{each.table} {each.chain}:{each.token} {each.at} {each.field}: "
+                f"{_said(each.found)}, raw_swaps says {_said(each.expected)}"
+            )
+        hidden = found.different - len(found.differences)
+        if hidden:
+            self.stdout.write(f"and {hidden:,} more differences")
+        verdict = f"{found.different:,} differences" if found.different else "no difference"
+        self.stdout.write(
+            f"{found.day}: {found.rows:,} rows, {found.token_days:,} tokens, "
+            f"{found.candles:,} candles, {verdict}"
+        )
+
+
+def _said(value: str | None) -> str:
+    return "nothing" if value is None else value
+
+
+def _day(text: str) -> dt.date:
+    today = dt.datetime.now(dt.UTC).date()
+    near = {"today": today, "yesterday": today - dt.timedelta(days=1)}
+    try:
+        return near[text] if text in near else dt.date.fromisoformat(text)
+    except ValueError:
+        raise CommandError(f"--day: {text!r} is no day; give YYYY-MM-DD (UTC)") from None

@@ -1,0 +1,18 @@
+"""What the admin keeps or shows of the aggregator. Rows of the archive are not here."""
+
+from __future__ import annotations
+
+from django.db import models
+
+
+class ClickHouseHealth(models.Model):
+    """No table: it gives the admin's page of that name its place and its permission."""
+
+    class Meta:
+        managed = False
+        default_permissions = ("view",)
+        verbose_name = "ClickHouse health"
+        verbose_name_plural = "ClickHouse health"
+
+    def __str__(self) -> str:
+        return "ClickHouse health"

@@ -1,0 +1,1 @@
+"""The archive in ClickHouse: its schema, the writer, the readers."""

@@ -1,0 +1,14 @@
+"""The names of the archive's tables, and of the storage policy that they lie on."""
+
+from __future__ import annotations
+
+from typing import Final
+
+RAW_SWAPS: Final = "raw_swaps"
+DAILY_TOKEN_AGG: Final = "daily_token_agg"  # noqa: S105 - a table
+CANDLES_1M: Final = "candles_1m"
+TABLES: Final = (RAW_SWAPS, DAILY_TOKEN_AGG, CANDLES_1M)
+
+POLICY: Final = "tiered"
+HOT: Final = "hot"
+COLD: Final = "cold"

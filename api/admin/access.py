@@ -1,0 +1,64 @@
+"""Subjects with their limits, and revocations. What is saved here is in force within 2 s."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from django.contrib import admin, messages
+from django.contrib.admin.models import ADDITION, LogEntry
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from api.models import ApiSubject, Revocation
+
+if TYPE_CHECKING:
+    _Subjects = admin.ModelAdmin[ApiSubject]
+    _Revocations = admin.ModelAdmin[Revocation]
+else:
+    _Subjects = _Revocations = admin.ModelAdmin
+
+
+@admin.register(ApiSubject)
+class ApiSubjectAdmin(_Subjects):
+    """Subjects that have limits of their own; everyone else has the default."""
+
+    list_display = ("subject", "rate_per_s", "burst", "connections", "subscriptions", "changed_at")
+    search_fields = ("subject", "notes")
+    readonly_fields = ("created_at", "changed_at")
+    actions = ("revoke",)
+
+    @admin.action(description="Revoke all tokens of the selected subjects", permissions=["change"])
+    def revoke(self, request: HttpRequest, queryset: QuerySet[ApiSubject]) -> None:
+        """Throw the subjects out, their open sockets too."""
+        if not request.user.has_perm("api.add_revocation"):
+            self.message_user(request, "You may not add revocations.", messages.ERROR)
+            return
+        made = 0
+        for each in queryset:
+            revocation, new = Revocation.objects.get_or_create(
+                kind=Revocation.Kind.SUBJECT, value=each.subject
+            )
+            if new:
+                LogEntry.objects.log_actions(
+                    request.user.pk or 0, [revocation], ADDITION, "by the action on subjects"
+                )
+            made += new
+        self.message_user(request, f"{made} subjects revoked.", messages.SUCCESS)
+
+
+@admin.register(Revocation)
+class RevocationAdmin(_Revocations):
+    """Tokens and subjects that let nobody in. Deleting a row lets them in again."""
+
+    list_display = ("value", "kind", "reason", "expires_at", "created_at")
+    list_filter = ("kind",)
+    search_fields = ("value", "reason")
+    readonly_fields = ("created_at",)
+
+    def get_readonly_fields(
+        self,
+        request: HttpRequest,  # noqa: ARG002 - the admin's signature
+        obj: Revocation | None = None,
+    ) -> tuple[str, ...]:
+        """Who is revoked stays as it was entered."""
+        return (*self.readonly_fields, "kind", "value") if obj else self.readonly_fields

@@ -1,0 +1,253 @@
+"""The routes of a token's past, answered from the archive: trades, candles, days.
+
+Asked in a pool of threads (`api.history`), so the event loop goes on. Each range has a limit that
+the problem names, so that one request cannot make ClickHouse read all it has.
+"""
+
+# ruff: noqa: ARG001 - ninja passes by name what a view need not use.
+from __future__ import annotations
+
+import re
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
+from django.core import signing
+from django.http import HttpRequest, HttpResponse
+from ninja import Field, NinjaAPI, Query, Schema
+
+from aggregator.contracts.history import Candle, Day, Trade
+from aggregator.stores.clickhouse.reader import TradePosition
+from api.http import history_examples as examples
+from api.problem import Problem
+from api.security.bearer import HISTORY_READ, Bearer
+from api.services import services
+
+Interval = Literal["1m", "5m", "15m", "1h", "4h", "1d"]
+Side = Literal["buy", "sell"]
+
+INTERVALS_MS: Final[dict[str, int]] = {
+    "1m": 60_000,
+    "5m": 300_000,
+    "15m": 900_000,
+    "1h": 3_600_000,
+    "4h": 14_400_000,
+    "1d": 86_400_000,
+}
+MAX_TRADES: Final = 1_000
+MAX_CANDLES: Final = 1_500
+MAX_DAYS: Final = 1_830
+_DEFAULT_CANDLES: Final = 300
+_DEFAULT_DAYS: Final = 30
+_DAY_MS: Final = 86_400_000
+# The years that ClickHouse's DateTime holds, in whole days.
+_LATEST_MS: Final = 2**32 // 86_400 * _DAY_MS
+_CHAIN: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+_MAX_TOKEN_ID: Final = 32 + 1 + 128
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Trades(msgspec.Struct, frozen=True):
+    """Trades, newest first; `next_cursor` is null where there are no older ones in the range."""
+
+    trades: list[Trade]
+    next_cursor: str | None
+
+
+class Candles(msgspec.Struct, frozen=True):
+    """Candles, oldest first; an interval without a trade has none."""
+
+    candles: list[Candle]
+
+
+class Days(msgspec.Struct, frozen=True):
+    """Days, oldest first; a day without a trade has none."""
+
+    days: list[Day]
+
+
+SHAPES: Final = (Trades, Candles, Days)
+
+
+class RangeParams(Schema):
+    """A range of time: from inclusive, to exclusive."""
+
+    from_: int | None = Field(None, alias="from", ge=0, le=_LATEST_MS, description="ms, inclusive")
+    to: int | None = Field(None, ge=0, le=_LATEST_MS, description="ms, exclusive; default: now")
+
+
+class TradesParams(RangeParams):
+    """The parameters of trades."""
+
+    limit: int = Field(100, ge=1, le=MAX_TRADES)
+    side: Side | None = Field(None, description="only buys, or only sells")
+    cursor: str | None = Field(None, max_length=1_000, description="next_cursor of the page before")
+
+
+class CandlesParams(RangeParams):
+    """The parameters of candles."""
+
+    interval: Interval = Field("1m", description="length of a candle; they begin at UTC multiples")
+
+
+class Token(NamedTuple):
+    """A token id in its two parts."""
+
+    chain: str
+    token: str
+
+
+def add_routes(api: NinjaAPI) -> None:
+    """Register the routes on the API."""
+    limits = f"bad parameter, or more than {MAX_CANDLES:,} candles"
+    base = "/tokens/{path:token_id}"
+    auth = Bearer(HISTORY_READ)
+    api.get(
+        f"{base}/trades",
+        auth=auth,
+        openapi_extra=_answers(Trades, examples.TRADES, "bad parameter"),
+    )(trades)
+    api.get(
+        f"{base}/candles", auth=auth, openapi_extra=_answers(Candles, examples.CANDLES, limits)
+    )(candles)
+    api.get(
+        f"{base}/daily", auth=auth, openapi_extra=_answers(Days, examples.DAYS, "bad parameter")
+    )(daily)
+
+
+async def trades(request: HttpRequest, token_id: str, params: Query[TradesParams]) -> HttpResponse:
+    """The trades of a token, newest first, without those that were retracted.
+
+    Pages do not shift while trades arrive: a page goes on behind the last trade of the one before.
+    """
+    token = _token(token_id)
+    since, until = params.from_ or 0, _LATEST_MS if params.to is None else params.to
+    _require_order(since, until)
+    # A cursor goes on with the question that it is the answer to.
+    salt = f"trades {token_id} {params.side}"
+    after = None if params.cursor is None else _position(params.cursor, salt)
+    page = await services().history.ask(
+        lambda reader: reader.trades(
+            *token, since=since, until=until, side=params.side, limit=params.limit, after=after
+        )
+    )
+    if not page.trades and after is None:
+        await _require_known(token_id, token)
+    cursor = None if page.next is None else signing.dumps(page.next, salt=salt)
+    return _json(Trades(page.trades, cursor))
+
+
+async def candles(
+    request: HttpRequest, token_id: str, params: Query[CandlesParams]
+) -> HttpResponse:
+    """Open, high, low, close and volumes of each interval that has a trade, oldest first.
+
+    `from` is taken down and `to` up to the next multiple of the interval. By default the newest 300
+    intervals.
+    """
+    token = _token(token_id)
+    length = INTERVALS_MS[params.interval]
+    since, until = _aligned_range(
+        params, length, _DEFAULT_CANDLES, MAX_CANDLES, f"candles of {params.interval}"
+    )
+    found = await services().history.ask(
+        lambda reader: reader.candles(*token, since=since, until=until, interval_ms=length)
+    )
+    if not found:
+        await _require_known(token_id, token)
+    return _json(Candles(found))
+
+
+async def daily(request: HttpRequest, token_id: str, params: Query[RangeParams]) -> HttpResponse:
+    """The totals of each UTC day that has a trade, oldest first; by default the last 30 days."""
+    token = _token(token_id)
+    since, until = _aligned_range(params, _DAY_MS, _DEFAULT_DAYS, MAX_DAYS, "days")
+    found = await services().history.ask(
+        lambda reader: reader.days(*token, since=since, until=until)
+    )
+    if not found:
+        await _require_known(token_id, token)
+    return _json(Days(found))
+
+
+def _answers(struct: type[msgspec.Struct], example: Any, bad: str) -> dict[str, Any]:
+    schema = {"$ref": f"#/components/schemas/{struct.__name__}"}
+    content = {"application/json": {"schema": schema, "example": example}}
+    return {
+        "responses": {
+            "200": {"description": "OK", "content": content},
+            "404": {"description": "token_not_found"},
+            "422": {"description": bad},
+            "503": {"description": "history_unavailable, history_busy or history_too_slow"},
+        }
+    }
+
+
+def _token(token_id: str) -> Token:
+    chain, separator, token = token_id.partition(":")
+    if not separator or not token or not _CHAIN.fullmatch(chain) or len(token_id) > _MAX_TOKEN_ID:
+        raise _not_found()
+    return Token(chain, token)
+
+
+async def _require_known(token_id: str, token: Token) -> None:
+    """An empty answer is one for a token that exists; raises Problem 404 for any other."""
+    parts = services()
+    if parts.board.get(token_id, parts.now_ms()) is None and not await parts.history.ask(
+        lambda reader: reader.knows(*token)
+    ):
+        raise _not_found()
+
+
+def _not_found() -> Problem:
+    return Problem(404, "token_not_found", "No such token.")
+
+
+def _aligned_range(
+    params: RangeParams, length: int, default: int, most: int, what: str
+) -> tuple[int, int]:
+    """[from, to) in ms, widened to multiples of `length`; by default the newest `default` of them.
+
+    Raises Problem 422 where it holds more than `most`.
+    """
+    until = int(services().now_s() * 1000) if params.to is None else params.to
+    since = max(0, until - default * length) if params.from_ is None else params.from_
+    _require_order(since, until)
+    since, until = since // length * length, -(-until // length) * length
+    count = (until - since) // length
+    if count > most:
+        raise _bad(
+            "from",
+            f"the range holds {count:,} {what}, at most {most:,} are answered at once; ask for a "
+            "shorter range",
+            limit=most,
+        )
+    return since, until
+
+
+def _require_order(since: int, until: int) -> None:
+    if since >= until:
+        raise _bad("from", "must lie before `to` (default: now); give an earlier time in ms")
+
+
+def _position(cursor: str, salt: str) -> TradePosition:
+    try:
+        return TradePosition(*signing.loads(cursor, salt=salt))
+    except signing.BadSignature:
+        raise _bad(
+            "cursor", "give the next_cursor of an answer unchanged, with the same token and side"
+        ) from None
+
+
+def _bad(parameter: str, detail: str, **extra: Any) -> Problem:
+    return Problem(
+        422,
+        "parameter_invalid",
+        f"{parameter}: {detail}",
+        parameter=parameter,
+        errors=[{"parameter": parameter, "detail": detail, **extra}],
+    )
+
+
+def _json(value: object) -> HttpResponse:
+    return HttpResponse(_encode(value), content_type="application/json")

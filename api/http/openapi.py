@@ -1,0 +1,152 @@
+"""The API's description: what django-ninja reads from the routes, the structs' schemas, and what
+holds for every route (problems, headers).
+
+A route names the problem codes that it may answer with; the catalogue here turns each into an
+example, so a code is described in one place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+from ninja import NinjaAPI
+
+from api.problem import CONTENT_TYPE
+
+_METHODS: Final = ("get",)
+_CODE: Final = re.compile(r"[a-z]+(?:_[a-z]+)+")
+
+# By code: the status, a detail as a client may see it, and members of the document beside it.
+PROBLEMS: Final[dict[str, tuple[int, str, dict[str, Any]]]] = {
+    "host_not_allowed": (400, "This host name is not served here.", {}),
+    "token_missing": (401, "Send a token in the header Authorization: Bearer <token>.", {}),
+    "token_expired": (401, "The token has expired.", {"claim": "exp"}),
+    "token_revoked": (401, "The token was revoked.", {}),
+    "scope_missing": (403, "The token lacks the scope stats:read.", {"scope": "stats:read"}),
+    "token_not_found": (404, "No such token.", {}),
+    "parameter_invalid": (
+        422,
+        "limit: Input should be less than or equal to 500",
+        {
+            "parameter": "limit",
+            "errors": [
+                {"parameter": "limit", "detail": "Input should be less than or equal to 500"}
+            ],
+        },
+    ),
+    "rate_limited": (429, "Too many requests: wait 2 s.", {"retry_after_s": 2}),
+    "board_not_ready": (503, "This node does not know every token yet; see /readyz.", {}),
+    "auth_unavailable": (503, "This node has no key to verify tokens with.", {}),
+    "history_unavailable": (503, "The archive does not answer.", {}),
+    "history_busy": (503, "Too many questions to the archive at once.", {}),
+    "history_too_slow": (503, "The archive did not answer in time.", {}),
+}
+_EVERYWHERE: Final = {
+    "400": "host_not_allowed",
+    "401": "token_missing, token_expired, token_revoked",
+    "403": "scope_missing",
+    "429": "rate_limited",
+    "503": "auth_unavailable",
+}
+
+_PROBLEM_SCHEMA: Final = {
+    "title": "Problem",
+    "description": "RFC 9457. Match `code`, which is stable; `detail` is for people. Other members "
+    "depend on the code.",
+    "type": "object",
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "code": {"type": "string"},
+        "detail": {"type": "string"},
+        "parameter": {"type": "string", "description": "the first parameter at fault"},
+        "errors": {"type": "array", "items": {"type": "object"}},
+    },
+    "required": ["type", "title", "status", "code", "detail"],
+}
+_HEADERS: Final = {
+    "X-RateLimit-Limit": "cost that may be spent at once",
+    "X-RateLimit-Remaining": "cost that is left",
+    "X-RateLimit-Reset": "seconds until all of it is there again",
+}
+
+
+def answers(struct: type[msgspec.Struct], example: Any, **problems: str) -> dict[str, Any]:
+    """The description of an operation that answers with the struct.
+
+    `problems` are the codes that it may answer with beside the common ones, as `x404="..."`.
+    """
+    schema = {"$ref": f"#/components/schemas/{struct.__name__}"}
+    responses: dict[str, Any] = {
+        code.removeprefix("x"): {"description": codes} for code, codes in problems.items()
+    }
+    content = {"application/json": {"schema": schema, "example": example}}
+    responses["200"] = {"description": "OK", "content": content}
+    return {"responses": responses}
+
+
+def tagged(described: dict[str, Any]) -> dict[str, Any]:
+    """The same, for an operation whose answers have an ETag."""
+    responses = described["responses"]
+    etag = {"ETag": {"schema": {"type": "string"}, "description": "send it as If-None-Match"}}
+    responses["200"]["headers"] = etag
+    responses["304"] = {"description": "what the client has by that ETag is still so"}
+    return described
+
+
+def description_of(api: NinjaAPI, structs: Iterable[type[msgspec.Struct]]) -> dict[str, Any]:
+    """The API in OpenAPI 3.1."""
+    schema: dict[str, Any] = dict(api.get_openapi_schema())
+    _, components = msgspec.json.schema_components(
+        structs, ref_template="#/components/schemas/{name}"
+    )
+    schemas = schema["components"]["schemas"]
+    schemas.update(components)
+    schemas["Problem"] = _PROBLEM_SCHEMA
+    for path in schema["paths"].values():
+        for method in _METHODS:
+            _complete(path[method]["responses"])
+    return schema
+
+
+def _complete(responses: dict[Any, Any]) -> None:
+    """Add what every operation may answer with, and what its problems look like."""
+    for status, codes in _EVERYWHERE.items():
+        before = responses.get(status, {}).get("description", "")
+        responses.setdefault(status, {})["description"] = f"{before}, {codes}".lstrip(", ")
+    for status, response in responses.items():
+        if status.startswith(("4", "5")):
+            response.setdefault("content", _problem_content(int(status), response["description"]))
+        if status not in {"400", "401"}:
+            headers = response.setdefault("headers", {})
+            for name, said in _HEADERS.items():
+                headers[name] = {"schema": {"type": "integer"}, "description": said}
+    retry = {"schema": {"type": "integer"}, "description": "seconds to wait"}
+    responses["429"]["headers"]["Retry-After"] = retry
+
+
+def _problem_content(status: int, description: str) -> dict[str, Any]:
+    codes = [code for code in _CODE.findall(description) if code in PROBLEMS]
+    if not codes:
+        codes = [code for code, (of, _, _) in PROBLEMS.items() if of == status]
+    examples = {code: {"value": problem_example(code)} for code in codes}
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {CONTENT_TYPE: {"schema": schema, "examples": examples}}
+
+
+def problem_example(code: str) -> dict[str, Any]:
+    """A problem document with that code."""
+    status, detail, extra = PROBLEMS[code]
+    return {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "code": code,
+        "detail": detail,
+        **extra,
+    }

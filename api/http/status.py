@@ -1,0 +1,55 @@
+"""How the service does, for operators: every partition, its owner, the archive, the versions."""
+
+from __future__ import annotations
+
+import platform
+
+import msgspec
+
+from aggregator.contracts.stats import ArchiveStatus
+from aggregator.version import VERSION
+from api.board.board import PartitionStatus
+from api.board.rates import Rate
+from api.http.probes import readiness_of
+from api.services import Services
+
+
+class Status(msgspec.Struct, frozen=True):
+    """The answer of `/api/status`.
+
+    `ready`, `reasons` and `degraded` are those of `/readyz`. `nats` is null while NATS is well,
+    else what is wrong. `rates` are of owners that were heard for some seconds. `archive` is empty
+    where no archiver has been heard. `versions` are of this web node ("web", "python") and of the
+    partitions' owners ("aggregators").
+    """
+
+    ready: bool
+    reasons: list[str]
+    degraded: list[str]
+    as_of: int | None
+    nats: str | None
+    partitions: list[PartitionStatus]
+    rates: list[Rate]
+    archive: list[ArchiveStatus]
+    versions: dict[str, str | list[str]]
+
+
+def status_of(parts: Services) -> Status:
+    """What `/api/status` says of these parts now."""
+    readiness = readiness_of(parts)
+    aggregators = {each.version for each in readiness.partitions if each.version is not None}
+    return Status(
+        ready=readiness.ready,
+        reasons=readiness.reasons,
+        degraded=readiness.degraded,
+        as_of=parts.board.as_of(),
+        nats=parts.feed.fault,
+        partitions=readiness.partitions,
+        rates=parts.feed.rates.all(),
+        archive=parts.feed.archives.status(parts.now_ms()),
+        versions={
+            "web": VERSION,
+            "python": platform.python_version(),
+            "aggregators": sorted(aggregators),
+        },
+    )

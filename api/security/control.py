@@ -1,0 +1,208 @@
+"""Decisions of the operators, brought to this process while it runs.
+
+Two ways, because either may fail. The state of `api.security.access` lies in Redis beside its
+revision, and a look at the revision every second finds what was missed. A message over the channel
+layer says at once that there is a new one; the same way come a notice to all sockets and the order
+to close some. The database is the truth: every 10 s, and whenever Redis was away, it is compared
+with what Redis holds. Nothing here ever keeps a request waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol
+
+import msgspec
+import structlog
+from channels.layers import BaseChannelLayer
+from redis.exceptions import RedisError
+
+from aggregator.contracts.names import ACCESS_REVISION_KEY, ACCESS_STATE_KEY
+from aggregator.errors import Retry
+from api.security.access import Access, AccessState, Revoked
+from api.security.redis_link import RedisLink
+
+GROUP: Final = "control"
+CHANGED: Final = "access.changed"
+NOTICE: Final = "notice"
+CLOSE: Final = "close"
+REVOKED_CODE: Final = 4003
+LOOK_EVERY_S: Final = 1.0
+RECONCILE_EVERY_S: Final = 10.0
+_LISTEN_AGAIN_S: Final = 1.0
+_CANCEL_AGAIN_S: Final = 0.1
+
+log = structlog.get_logger(__name__)
+
+_decode_state = msgspec.json.Decoder(AccessState).decode
+
+
+class Sockets(Protocol):
+    """The open sockets of this process."""
+
+    def close_where(
+        self, *, jti: str | None = None, sub: str | None = None, code: int, reason: str
+    ) -> int:
+        """Close those of the token or of the subject; how many there were."""
+        ...
+
+    def notice(self, text: str) -> object:
+        """Tell every client something."""
+        ...
+
+
+class Control:
+    """Keeps `access` at the newest state; `start` it in the server's event loop.
+
+    `reconcile` compares the database with Redis and raises Retry where it cannot.
+    """
+
+    def __init__(
+        self,
+        access: Access,
+        link: RedisLink,
+        layer: Callable[[], BaseChannelLayer],
+        reconcile: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._access = access
+        self._link = link
+        self._layer = layer
+        self._reconcile = reconcile
+        self._sockets: list[Sockets] = []
+        self._changed = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._faults: dict[str, str] = {}
+        self._was_away = False
+        access.listen(self._close_revoked)
+
+    @property
+    def faults(self) -> list[str]:
+        """What keeps decisions from coming in, a sentence each."""
+        return list(self._faults.values())
+
+    def serve(self, sockets: Sockets) -> None:
+        """Have these sockets told and closed too."""
+        self._sockets.append(sockets)
+
+    def start(self) -> None:
+        """Begin, in the running event loop; a second call does nothing."""
+        if not self._tasks:
+            loop = asyncio.get_running_loop()
+            work = (self._follow(), self._listen(), self._compare())
+            self._tasks = [loop.create_task(each, name="access-control") for each in work]
+            for task in self._tasks:
+                task.add_done_callback(self._ended)
+
+    async def stop(self) -> None:
+        """End the tasks."""
+        tasks, self._tasks = self._tasks, []
+        while left := [each for each in tasks if not each.done()]:
+            # again and again: the channel layer's `flush` swallows a cancellation
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left, timeout=_CANCEL_AGAIN_S)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._faults["ended"] = f"revocations and limits are not followed: {error!r}"
+            log.error("access_control_ended", exc_info=error)
+
+    def obey(self, message: dict[str, Any]) -> None:
+        """Do what a control message says; one that cannot be understood is logged and dropped."""
+        match message:
+            case {"type": "access.changed"}:
+                self._changed.set()
+            case {"type": "notice", "text": str(text)}:
+                for each in self._sockets:
+                    each.notice(text)
+            case {
+                "type": "close",
+                "kind": "jti" | "sub" as kind,
+                "value": str(value),
+                "code": int(code),
+                "reason": str(reason),
+            }:
+                self._close(Revoked(kind, value, reason=reason), code)
+            case _:
+                log.warning("control_message_unknown", kind=str(message.get("type"))[:32])
+
+    async def _follow(self) -> None:
+        while True:
+            self._changed.clear()
+            try:
+                await self._look()
+            except (Retry, RedisError) as error:
+                # A state that was taken stays in force.
+                self._faults["follow"] = f"revocations and limits are not followed: {error}"
+                self._was_away = True
+            else:
+                self._faults.pop("follow", None)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), LOOK_EVERY_S)
+
+    async def _look(self) -> None:
+        revision = await self._link.call("GET", ACCESS_REVISION_KEY)
+        if revision is None or int(revision) == self._access.revision:
+            return
+        state = await self._link.call("GET", ACCESS_STATE_KEY)
+        if state is None:
+            return
+        try:
+            decoded = _decode_state(state)
+        except msgspec.MsgspecError as error:
+            raise Retry(f"the state in Redis cannot be read: {error}") from error
+        self._access.take(decoded)
+        log.info(
+            "access_state_taken",
+            revision=decoded.revision,
+            revoked=len(decoded.revoked),
+            limits=len(decoded.limits),
+        )
+
+    async def _listen(self) -> None:
+        while True:
+            layer: Any = self._layer()
+            try:
+                channel = await layer.new_channel()
+                await layer.group_add(GROUP, channel)
+                self._faults.pop("listen", None)
+                while True:
+                    self.obey(await layer.receive(channel))
+            except (RedisError, OSError) as error:
+                self._faults["listen"] = f"control messages are not heard: {error}"
+                with contextlib.suppress(RedisError, OSError):
+                    await layer.flush()
+            await asyncio.sleep(_LISTEN_AGAIN_S)
+
+    async def _compare(self) -> None:
+        while True:
+            try:
+                await self._reconcile()
+            except Retry as error:
+                self._faults["compare"] = f"revocations and limits were not compared: {error}"
+            else:
+                self._faults.pop("compare", None)
+            self._was_away = False
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RECONCILE_EVERY_S):
+                    await self._until_redis_is_back()
+
+    async def _until_redis_is_back(self) -> None:
+        """Return a moment after Redis was away: it may have lost what it held."""
+        while not self._was_away or self._link.fault:  # noqa: ASYNC110 - looked at, not told
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    def _close_revoked(self, revoked: Revoked) -> None:
+        self._close(revoked, REVOKED_CODE)
+
+    def _close(self, revoked: Revoked, code: int) -> None:
+        jti = revoked.value if revoked.kind == "jti" else None
+        sub = revoked.value if revoked.kind == "sub" else None
+        closed = sum(
+            each.close_where(jti=jti, sub=sub, code=code, reason=revoked.reason or "revoked")
+            for each in self._sockets
+        )
+        if closed:
+            log.info("sockets_closed", kind=revoked.kind, code=code, count=closed)

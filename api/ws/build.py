@@ -1,0 +1,36 @@
+"""The hub and everything that feeds it, assembled in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from api.board.board import Board
+from api.board.feed import Feed
+from api.board.overview import OverviewReader
+from api.ws.hub import Hub
+from api.ws.limits import Limits
+from api.ws.live_candles import CandlesSource
+from api.ws.overview import OverviewSource
+from api.ws.status import StatusSource
+from api.ws.streams import Streams
+from api.ws.token_stats import TokenStatsSource
+from api.ws.trades import TradesSource
+
+
+def build_hub(
+    board: Board,
+    feed: Feed,
+    overview: OverviewReader,
+    streams: Streams,
+    *,
+    limits: Limits,
+    now_ms: Callable[[], int],
+) -> Hub:
+    """A hub with all five channels."""
+    hub = Hub(limits, now_ms, stale=board.stale_partitions, as_of=board.as_of)
+    hub.feed(TokenStatsSource(board, hub))
+    hub.feed(TradesSource(streams, hub))
+    hub.feed(CandlesSource(streams, hub))
+    hub.feed(OverviewSource(board, overview, hub))
+    hub.feed(StatusSource(board, hub, connected=lambda: feed.fault is None))
+    return hub

@@ -1,0 +1,185 @@
+"""Candles of one token: minutes as the owner counted them, with the newest trades folded in.
+
+Pure. Open and close go by (timestamp, offset), as in the windows; sums are exact integers. An
+hour or a day is put together from its minutes, aligned to UTC. What cannot be folded exactly (a
+retraction, a trade before the first or behind the last one known of an old minute) is said, and
+the minutes are asked for again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from aggregator.contracts.event import ATTOS_PER_TOKEN
+from aggregator.contracts.stats import token_text, usd_micros, usd_text, vwap_text
+from aggregator.contracts.trades import CandleRow, Trade
+
+MINUTE_MS: Final = 60_000
+HISTORY_MS: Final = 48 * 3_600_000
+# An update repeats what changed in this time, so that a client misses nothing when an update is
+# replaced by a newer one before it was sent.
+REPEATED_MS: Final = 30_000
+
+Place = tuple[int, int]
+
+
+class Candle(msgspec.Struct, frozen=True, gc=False):
+    """The trades of [open_time, close_time), named as GET /api/tokens/{token_id}/candles does.
+
+    Prices are null where no trade has one; vwap_usd = volume_usd / volume_token.
+    """
+
+    open_time: int
+    close_time: int
+    open_usd: str | None
+    high_usd: str | None
+    low_usd: str | None
+    close_usd: str | None
+    volume_usd: str
+    volume_token: str
+    trades: int
+    vwap_usd: str | None
+
+
+class Candles:
+    """The minutes of one token."""
+
+    def __init__(self) -> None:
+        self.wrong = False
+        """Something could not be folded: `load` again."""
+        self._rows: dict[int, CandleRow] = {}
+        self._from_ms = 0
+        self._places: dict[int, tuple[Place, Place]] = {}
+        self._whole: set[int] = set()
+        self._changed_at: dict[int, int] = {}
+
+    def load(self, rows: Iterable[CandleRow], trades: Iterable[Trade], as_of: int) -> None:
+        """Take these minutes; `trades` are the newest of those in them, `as_of` their instant."""
+        self.wrong = False
+        self._rows = {row.minute_ms: row for row in rows}
+        self._from_ms = as_of - HISTORY_MS
+        self._places, self._changed_at = {}, {}
+        named: Counter[int] = Counter()
+        for trade in trades:
+            minute, place = _minute(trade), (trade.timestamp, trade.offset)
+            named[minute] += 0 if trade.removed else 1
+            if not trade.removed and trade.price_usd is not None:
+                first, last = self._places.get(minute, (place, place))
+                self._places[minute] = (min(first, place), max(last, place))
+        self._whole = {m for m, row in self._rows.items() if named[m] == row.trades}
+
+    def fold(self, trade: Trade, now_ms: int) -> None:
+        """Count one more trade; sets `wrong` where that cannot be done exactly."""
+        if trade.removed:
+            self.wrong = True
+            return
+        minute = _minute(trade)
+        row = self._rows.get(minute)
+        if row is None:
+            row = CandleRow(minute, None, None, None, None, "0.000000", "0", 0)
+            self._whole.add(minute)
+        self._rows[minute] = self._with(row, trade)
+        self._changed_at[minute] = now_ms
+
+    def _with(self, row: CandleRow, trade: Trade) -> CandleRow:
+        row = msgspec.structs.replace(row, trades=row.trades + 1)
+        if trade.amount_usd is not None:
+            row = msgspec.structs.replace(
+                row,
+                volume_usd=usd_text(usd_micros(row.volume_usd) + usd_micros(trade.amount_usd)),
+                volume_token=token_text(_attos(row.volume_token) + _attos(trade.amount)),
+            )
+        if trade.price_usd is not None:
+            price = trade.price_usd
+            opened, closed = self._ends(row, price, (trade.timestamp, trade.offset))
+            row = msgspec.structs.replace(
+                row,
+                open=opened,
+                high=price if row.high is None else max(row.high, price, key=float),
+                low=price if row.low is None else min(row.low, price, key=float),
+                close=closed,
+            )
+        return row
+
+    def _ends(self, row: CandleRow, price: str, place: Place) -> tuple[str | None, str | None]:
+        """Open and close with one more trade."""
+        if row.open is None:
+            self._places[row.minute_ms] = (place, place)
+            return price, price
+        known = self._places.get(row.minute_ms)
+        if known is None:
+            # A trade of an old minute of which no other is known: it may lie anywhere in it.
+            self.wrong = True
+            return row.open, row.close
+        first, last = known
+        if place < first and row.minute_ms not in self._whole:
+            # Only the newest trades of the minute are known: one before them may be its first.
+            self.wrong = True
+        self._places[row.minute_ms] = (min(first, place), max(last, place))
+        opened, closed = row.open, row.close
+        if place < first:
+            opened = price
+        if place > last:
+            closed = price
+        return opened, closed
+
+    def newest(self, interval_ms: int, limit: int) -> list[Candle]:
+        """The newest candles, oldest first; none that began before the history did."""
+        opened = sorted({minute - minute % interval_ms for minute in self._rows})
+        whole = [each for each in opened if each >= self._from_ms]
+        return self._candles(whole[-limit:], interval_ms)
+
+    def changed(self, interval_ms: int, now_ms: int) -> list[Candle]:
+        """The candles that changed in the last REPEATED_MS, oldest first."""
+        recent = {m: at for m, at in self._changed_at.items() if now_ms - at <= REPEATED_MS}
+        self._changed_at = recent
+        opened = sorted({minute - minute % interval_ms for minute in recent})
+        return self._candles([each for each in opened if each >= self._from_ms], interval_ms)
+
+    def _candles(self, opened: list[int], interval_ms: int) -> list[Candle]:
+        rows: dict[int, list[CandleRow]] = {each: [] for each in opened}
+        for minute in sorted(self._rows):
+            group = rows.get(minute - minute % interval_ms)
+            if group is not None:
+                group.append(self._rows[minute])
+        return [_joined(each, interval_ms, group) for each, group in rows.items()]
+
+    def forget_before(self, as_of: int) -> None:
+        """Let go of the minutes that are older than the history."""
+        self._from_ms = max(self._from_ms, as_of - HISTORY_MS)
+        for minute in [each for each in self._rows if each < self._from_ms]:
+            del self._rows[minute]
+            self._places.pop(minute, None)
+            self._whole.discard(minute)
+            self._changed_at.pop(minute, None)
+
+
+def _joined(open_time: int, interval_ms: int, rows: list[CandleRow]) -> Candle:
+    priced = [row for row in rows if row.open is not None]
+    volume = sum(usd_micros(row.volume_usd) for row in rows)
+    amount = sum(_attos(row.volume_token) for row in rows)
+    return Candle(
+        open_time=open_time,
+        close_time=open_time + interval_ms,
+        open_usd=priced[0].open if priced else None,
+        high_usd=max((row.high for row in priced if row.high), key=float, default=None),
+        low_usd=min((row.low for row in priced if row.low), key=float, default=None),
+        close_usd=priced[-1].close if priced else None,
+        volume_usd=usd_text(volume),
+        volume_token=token_text(amount),
+        trades=sum(row.trades for row in rows),
+        vwap_usd=vwap_text(volume, amount),
+    )
+
+
+def _minute(trade: Trade) -> int:
+    return trade.timestamp - trade.timestamp % MINUTE_MS
+
+
+def _attos(text: str) -> int:
+    whole, _, part = text.partition(".")
+    return int(whole) * ATTOS_PER_TOKEN + int(part.ljust(18, "0")[:18] or 0)

@@ -1,0 +1,158 @@
+"""One client's socket: what it is subscribed to, what waits for it, and when it is sent.
+
+Pure: time comes in, frames go to an `Outlet`. Two things wait for a client: the outbox, messages
+that must arrive in order and none left out (acks, snapshots, trades), and the newest message of
+each topic, where a newer one replaces an older. So a client that reads slowly costs no more than
+its subscriptions and `queue_bytes`; one that takes nothing for too long is closed.
+"""
+
+from __future__ import annotations
+
+from aggregator import metrics
+from api.security.jwt import Claims
+from api.ws.limits import Limits
+from api.ws.outlet import Outlet
+from api.ws.protocol import FLUSH_MS, Close, Message, frame, write
+from api.ws.topic import Topic
+
+
+class Subscription:
+    """One connection's interest in one topic; `next_at` is used where the interval is its own."""
+
+    __slots__ = ("interval_ms", "next_at", "topic")
+
+    def __init__(self, topic: Topic, interval_ms: int) -> None:
+        self.topic = topic
+        self.interval_ms = interval_ms
+        self.next_at = 0
+
+
+class Connection:
+    """All `now_ms` are of one monotonic clock."""
+
+    __slots__ = (
+        "_blocked_at",
+        "_limits",
+        "_outbox",
+        "_outbox_bytes",
+        "_outlet",
+        "_paced",
+        "claims",
+        "closing",
+        "deadline",
+        "expires_at",
+        "opened_at",
+        "pending",
+        "sent_at",
+        "subscriptions",
+        "warned",
+    )
+
+    def __init__(self, outlet: Outlet, limits: Limits, now_ms: int) -> None:
+        self.claims: Claims | None = None
+        self.opened_at = now_ms
+        self.expires_at: int | None = None
+        self.deadline = now_ms
+        self.warned = False
+        self.closing: int | None = None
+        self.sent_at = now_ms
+        self.subscriptions: dict[Topic, Subscription] = {}
+        self.pending: dict[Topic, bytes] = {}
+        self._paced: dict[Topic, bytes] = {}
+        self._outbox: list[bytes] = []
+        self._outbox_bytes = 0
+        self._blocked_at: int | None = None
+        self._outlet = outlet
+        self._limits = limits
+
+    @property
+    def waiting(self) -> bool:
+        """Whether anything waits to be sent."""
+        return bool(self._outbox or self.pending or self._paced)
+
+    def push(self, message: bytes) -> None:
+        """Queue a message behind those before it."""
+        if self.closing is None:
+            self._outbox.append(message)
+            self._outbox_bytes += len(message)
+
+    def say(self, message: Message) -> None:
+        """Queue a message that is for this client only."""
+        self.push(write(message))
+
+    def mark(self) -> int:
+        """The place behind what is queued now, for `insert`; good until something is flushed."""
+        return len(self._outbox)
+
+    def insert(self, mark: int, message: Message) -> None:
+        """Queue a message before what was queued since the mark."""
+        written = write(message)
+        self._outbox.insert(mark, written)
+        self._outbox_bytes += len(written)
+
+    def offer(self, topic: Topic, message: bytes) -> None:
+        """The newest message of a topic, instead of one that still waits."""
+        subscription = self.subscriptions.get(topic)
+        if subscription is not None and subscription.interval_ms > FLUSH_MS:
+            self._paced[topic] = message
+        else:
+            self.pending[topic] = message
+
+    def drop(self, topic: Topic) -> None:
+        """Forget what waits of a topic, because what is queued now is newer or none is wanted."""
+        self.pending.pop(topic, None)
+        self._paced.pop(topic, None)
+
+    def flush(self, now_ms: int) -> None:
+        """Send everything that is due as one frame, unless the client has not taken the last."""
+        if self.closing is not None:
+            return
+        if self._outlet.blocked:
+            self._hold(now_ms)
+            return
+        self._blocked_at = None
+        messages = self._outbox
+        if self._paced:
+            self._move_due(now_ms)
+        if self.pending:
+            messages += self.pending.values()
+            self.pending = {}
+        if not messages:
+            return
+        whole = frame(messages)
+        self._outbox, self._outbox_bytes = [], 0
+        self.sent_at = now_ms
+        metrics.WS_FRAMES.inc()
+        metrics.WS_BYTES.inc(len(whole))
+        self._outlet.write(whole)
+
+    def _move_due(self, now_ms: int) -> None:
+        for topic in list(self._paced):
+            subscription = self.subscriptions[topic]
+            if now_ms >= subscription.next_at:
+                self.pending[topic] = self._paced.pop(topic)
+                subscription.next_at = now_ms + subscription.interval_ms
+
+    def _hold(self, now_ms: int) -> None:
+        metrics.WS_HELD.inc()
+        if self._blocked_at is None:
+            self._blocked_at = now_ms
+        elif now_ms - self._blocked_at > self._limits.slow_after_ms:
+            self.close(Close.TOO_SLOW, "nothing was read for too long")
+        if self._outbox_bytes > self._limits.queue_bytes:
+            self.close(Close.TOO_SLOW, "too much waits to be read")
+
+    def refuse(self, code: str, text: str, close: int, now_ms: int) -> None:
+        """Say why, then close."""
+        self.say(Message(type="error", code=code, message=text))
+        self.flush(now_ms)
+        self.close(close, text)
+
+    def close(self, code: int, reason: str) -> None:
+        """Close the socket; what still waits is not sent."""
+        if self.closing is None:
+            self.closing = code
+            self._outbox, self._outbox_bytes = [], 0
+            self.pending, self._paced = {}, {}
+            metrics.WS_CLOSED.labels(int(code)).inc()
+            self._outlet.close(int(code), reason)

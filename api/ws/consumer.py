@@ -1,0 +1,110 @@
+"""The ASGI application at /ws: the handshake, then the client's messages to its session.
+
+Plain ASGI, because what Channels adds to a consumer is a hop through a thread for each message.
+Nothing is sent from here but the accept or the refusal of the handshake: the hub flushes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import structlog
+from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, WebSocketScope
+
+from api.security.jwt import Claims, TokenRefused
+from api.services import Services, services
+from api.ws.connection import Connection
+from api.ws.limits import AUTH_WITHIN_MS
+from api.ws.outlet import outlet_of
+from api.ws.protocol import SUBPROTOCOL
+from api.ws.session import Session
+
+PATH: Final = "/ws"
+_REFUSED: Final[Any] = {"type": "websocket.close", "code": 1008, "reason": ""}
+
+log = structlog.get_logger(__name__)
+
+
+async def consumer(
+    scope: WebSocketScope, receive: ASGIReceiveCallable, send: ASGISendCallable
+) -> None:
+    """One socket, from its handshake to its end."""
+    parts = services()
+    hub = parts.hub
+    if (await receive())["type"] != "websocket.connect":
+        return
+    if not _may_connect(scope, parts):
+        # Before the accept a close is the answer 403 to the handshake.
+        await send(_REFUSED)
+        return
+    offered = list(scope["subprotocols"])
+    chosen = SUBPROTOCOL if SUBPROTOCOL in offered else None
+    accept: Any = {"type": "websocket.accept", "subprotocol": chosen, "headers": []}
+    await send(accept)
+    now_ms = parts.now_ms()
+    connection = Connection(outlet_of(send), hub.limits, now_ms)
+    connection.deadline = now_ms + AUTH_WITHIN_MS
+    session = _session(connection, parts)
+    hub.start()
+    hub.add(connection)
+    try:
+        token = _token(scope, offered)
+        if token is None or await session.authenticate(token):
+            session.welcome()
+        await _listen(receive, session)
+    finally:
+        hub.remove(connection)
+
+
+async def _listen(receive: ASGIReceiveCallable, session: Session) -> None:
+    while True:
+        event: Any = await receive()
+        if event["type"] == "websocket.disconnect":
+            return
+        text = event.get("text")
+        await session.receive(event["bytes"] if text is None else text)
+
+
+def _session(connection: Connection, parts: Services) -> Session:
+    async def verify(token: str) -> Claims:
+        if parts.verifier is None:
+            raise TokenRefused("auth_unavailable", "This node has no key to verify tokens with.")
+        return await parts.verifier.authenticate(token, parts.now_s())
+
+    return Session(
+        connection,
+        parts.hub,
+        verify=verify,
+        windows=[name for name, _ in parts.config.windows],
+        leeway_ms=parts.config.jwt_leeway_ms,
+        now_ms=parts.now_ms,
+        now_s=parts.now_s,
+    )
+
+
+def _may_connect(scope: WebSocketScope, parts: Services) -> bool:
+    if scope["path"] != PATH or parts.hub.full:
+        return False
+    origin, host = _header(scope, b"origin"), _header(scope, b"host")
+    if parts.origins.allow(origin, host):
+        return True
+    log.warning("origin_refused", origin=(origin or "")[:128])
+    return False
+
+
+def _token(scope: WebSocketScope, offered: list[str]) -> str | None:
+    """The token of the handshake: `Authorization: Bearer`, or the one offered after `bearer`."""
+    scheme, _, token = (_header(scope, b"authorization") or "").strip().partition(" ")
+    if scheme.lower() == "bearer":
+        return token.strip()
+    if SUBPROTOCOL in offered:
+        behind = offered[offered.index(SUBPROTOCOL) + 1 :]
+        return behind[0] if behind else None
+    return None
+
+
+def _header(scope: WebSocketScope, name: bytes) -> str | None:
+    for each, value in scope["headers"]:
+        if each == name:
+            return value.decode("latin-1")
+    return None

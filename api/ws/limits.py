@@ -1,0 +1,58 @@
+"""How much a client may ask of a node, and how long a node waits for a client."""
+
+from __future__ import annotations
+
+from typing import Final, Self
+
+import msgspec
+
+from aggregator.config import Config
+
+AUTH_WITHIN_MS: Final = 10_000
+EXPIRY_NOTICE_MS: Final = 60_000
+HEARTBEAT_MS: Final = 1_000
+BURST_S: Final = 2
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """The settings WS_*, by their meaning in `aggregator.config`."""
+
+    subscriptions: int = 200
+    connections: int = 10_000
+    subject_connections: int = 10
+    messages_per_s: int = 20
+    message_bytes: int = 65_536
+    queue_bytes: int = 1_048_576
+    slow_after_ms: int = 10_000
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """The limits that the settings give."""
+        return cls(
+            subscriptions=config.ws_subscriptions,
+            connections=config.ws_connections,
+            subject_connections=config.ws_subject_connections,
+            messages_per_s=config.ws_messages_per_s,
+            message_bytes=config.ws_message_bytes,
+            queue_bytes=config.ws_queue_bytes,
+            slow_after_ms=config.ws_slow_after_ms,
+        )
+
+
+class Allowance:
+    """A token bucket: `rate` messages a second, BURST_S seconds' worth at once."""
+
+    def __init__(self, rate: int, now_ms: int) -> None:
+        self._rate = rate
+        self._left = float(rate * BURST_S)
+        self._at = now_ms
+
+    def take(self, now_ms: int) -> bool:
+        """Whether one more message is allowed now."""
+        filled = self._left + (now_ms - self._at) / 1_000 * self._rate
+        self._left = min(float(self._rate * BURST_S), filled)
+        self._at = now_ms
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True

@@ -1,0 +1,345 @@
+"""What a client's messages do: one session a socket, from the token it shows to its last request.
+
+Reads requests, checks them against the limits and the client's scopes, and acts on the hub. Every
+request is answered, and done before the next one is read; only a token may need a wait, where its
+key has to be fetched.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final
+
+import msgspec
+from pydantic import ValidationError
+
+from aggregator.contracts.stats import usd_text
+from api.board.overview import OverviewQuery
+from api.http.params import OverviewParams
+from api.problem import Problem
+from api.security.jwt import Claims, TokenRefused
+from api.ws import protocol
+from api.ws.connection import Connection
+from api.ws.hub import Hub
+from api.ws.limits import Allowance
+from api.ws.protocol import (
+    FLUSH_MS,
+    LONGEST_INTERVAL_MS,
+    Auth,
+    Close,
+    Fault,
+    ListSubscriptions,
+    Message,
+    Ping,
+    RequestId,
+    RequestRefused,
+    Resume,
+    Selection,
+    Subscribe,
+    Unsubscribe,
+)
+from api.ws.topic import TopicKey
+
+WS_CONNECT: Final = "ws:connect"
+STATS_READ: Final = "stats:read"
+MOST_OVERVIEW_TOKENS: Final = 100
+# A token is refused with one of these where it was good once: the client needs another one.
+OUTDATED: Final = frozenset({"token_expired", "token_revoked"})
+
+_TOKEN_ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}:[^\s\x00-\x1f]{1,128}")
+_TOKEN_CHANNELS: Final = frozenset({"token_stats", "trades", "candles"})
+
+Verify = Callable[[str], Awaitable[Claims]]
+
+
+class Session:
+    """One client's requests. `verify` raises TokenRefused; `now_s` is the wall clock."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        hub: Hub,
+        *,
+        verify: Verify,
+        windows: list[str],
+        leeway_ms: int,
+        now_ms: Callable[[], int],
+        now_s: Callable[[], float],
+    ) -> None:
+        self._connection = connection
+        self._hub = hub
+        self._verify = verify
+        self._windows = windows
+        self._leeway_ms = leeway_ms
+        self._now_ms = now_ms
+        self._now_s = now_s
+        self._allowance = Allowance(hub.limits.messages_per_s, now_ms())
+
+    def welcome(self) -> None:
+        """The first message, whether or not a token was shown."""
+        limits = self._hub.limits
+        self._connection.say(
+            Message(
+                type="welcome",
+                data={
+                    "authenticated": self._connection.claims is not None,
+                    "windows": self._windows,
+                    "stale": self._hub.stale,
+                    "limits": {
+                        "subscriptions": limits.subscriptions,
+                        "messages_per_s": limits.messages_per_s,
+                        "message_bytes": limits.message_bytes,
+                    },
+                },
+            )
+        )
+
+    async def authenticate(self, token: str) -> bool:
+        """Let the client in; where it may not pass, tell it and close. Whether it is in."""
+        connection = self._connection
+        try:
+            claims = await self._checked(token)
+        except TokenRefused as refused:
+            close = Close.EXPIRED if refused.code in OUTDATED else Close.UNAUTHENTICATED
+            connection.refuse(refused.code, refused.detail, close, self._now_ms())
+            return False
+        if not self._hub.admit(connection, claims):
+            text = f"at most {self._hub.limits.subject_connections} connections a subject"
+            connection.refuse("too_many_connections", text, Close.LIMIT, self._now_ms())
+            return False
+        self._hub.expect_expiry(connection, self._expires_at(claims))
+        return True
+
+    async def receive(self, text: str | bytes) -> None:
+        """Do what a client's message asks for."""
+        connection, now_ms = self._connection, self._now_ms()
+        if connection.closing is not None:
+            return
+        limits = self._hub.limits
+        if len(text) > limits.message_bytes:
+            said = f"a message may have at most {limits.message_bytes} bytes"
+            connection.refuse("message_too_large", said, Close.LIMIT, now_ms)
+        elif not self._allowance.take(now_ms):
+            said = f"at most {limits.messages_per_s} messages a second"
+            connection.refuse("rate_limited", said, Close.LIMIT, now_ms)
+        else:
+            try:
+                await self._act(protocol.read(text))
+            except RequestRefused as refused:
+                self._error(refused.code, refused.message, refused.req_id)
+
+    async def _act(self, request: protocol.Request) -> None:
+        if isinstance(request, Ping):
+            self._connection.say(Message(type="pong", req_id=request.req_id))
+        elif isinstance(request, Auth):
+            await self._auth(request)
+        elif self._connection.claims is None:
+            self._error("unauthenticated", "show a token first: method auth", request.req_id)
+        elif isinstance(request, Subscribe):
+            self._subscribe(request)
+        elif isinstance(request, Unsubscribe):
+            self._unsubscribe(request)
+        else:
+            self._list(request)
+
+    def _error(self, code: str, text: str, req_id: RequestId) -> None:
+        self._connection.say(Message(type="error", code=code, message=text, req_id=req_id))
+
+    # Tokens.
+
+    async def _checked(self, token: str) -> Claims:
+        claims = await self._verify(token)
+        if WS_CONNECT not in claims.scopes:
+            raise TokenRefused("scope_missing", f"The token lacks the scope {WS_CONNECT}.")
+        return claims
+
+    def _expires_at(self, claims: Claims) -> int:
+        """When to close, of the monotonic clock; a token in its leeway has the rest of it."""
+        left_ms = int((claims.expires_at - self._now_s()) * 1_000)
+        return self._now_ms() + (left_ms if left_ms > 0 else left_ms + self._leeway_ms)
+
+    async def _auth(self, request: Auth) -> None:
+        connection = self._connection
+        if connection.claims is None:
+            if not await self.authenticate(request.token):
+                return
+        elif not await self._renew(connection.claims, request):
+            return
+        assert connection.claims is not None
+        data = {"expires_at": int(connection.claims.expires_at * 1_000)}
+        connection.say(Message(type="ack", method="auth", req_id=request.req_id, data=data))
+
+    async def _renew(self, before: Claims, request: Auth) -> bool:
+        """Take a newer token of the same subject; the old one stays where it is refused."""
+        try:
+            claims = await self._checked(request.token)
+        except TokenRefused as refused:
+            self._error(refused.code, refused.detail, request.req_id)
+            return False
+        if claims.subject != before.subject:
+            text = "the token is of another subject: open another connection for it"
+            self._error("subject_changed", text, request.req_id)
+            return False
+        self._connection.claims = claims
+        self._hub.expect_expiry(self._connection, self._expires_at(claims))
+        return True
+
+    # Subscriptions.
+
+    def _subscribe(self, request: Subscribe) -> None:
+        if not FLUSH_MS <= request.interval_ms <= LONGEST_INTERVAL_MS:
+            raise RequestRefused(
+                "request_invalid",
+                f"interval_ms: give {FLUSH_MS} to {LONGEST_INTERVAL_MS}",
+                request.req_id,
+            )
+        self._check_scope(request)
+        resumes = _resumes(request)
+        for key, labels, wrong in self._selected(request):
+            ack = _ack("subscribe", request, labels)
+            fault = wrong or self._fault(key)
+            if fault is not None:
+                self._connection.say(msgspec.structs.replace(ack, error=fault))
+                continue
+            topic = self._hub.subscribe(self._connection, key, labels, request.interval_ms)
+            # The ack goes before what the subscription begins with.
+            resume = resumes.get(labels.get("token", ""), resumes.get(""))
+            mark = self._connection.mark()
+            sent = self._hub.begin(self._connection, topic, resume)
+            resumed = resume is not None and not sent
+            self._connection.insert(mark, msgspec.structs.replace(ack, resumed=resumed))
+
+    def _unsubscribe(self, request: Unsubscribe) -> None:
+        for key, labels, _ in self._selected(request):
+            ack = _ack("unsubscribe", request, labels)
+            topic = self._hub.topic(key)
+            if topic is not None and topic in self._connection.subscriptions:
+                self._hub.unsubscribe(self._connection, topic)
+            else:
+                fault = Fault("not_subscribed", "there is no such subscription")
+                ack = msgspec.structs.replace(ack, error=fault)
+            self._connection.say(ack)
+
+    def _list(self, request: ListSubscriptions) -> None:
+        subscriptions = [
+            {"channel": topic.key.channel, **topic.labels, "interval_ms": each.interval_ms}
+            for topic, each in self._connection.subscriptions.items()
+        ]
+        self._connection.say(
+            Message(
+                type="ack",
+                method="list_subscriptions",
+                req_id=request.req_id,
+                data={"subscriptions": subscriptions},
+            )
+        )
+
+    def _check_scope(self, request: Subscribe) -> None:
+        claims = self._connection.claims
+        assert claims is not None
+        if request.channel != "status" and STATS_READ not in claims.scopes:
+            text = f"channel: the token lacks the scope {STATS_READ}"
+            raise RequestRefused("scope_missing", text, request.req_id)
+
+    def _fault(self, key: TopicKey) -> Fault | None:
+        """Why one more subscription is refused."""
+        held = self._connection.subscriptions
+        topic = self._hub.topic(key)
+        most = self._hub.limits.subscriptions
+        if len(held) >= most and (topic is None or topic not in held):
+            return Fault("too_many_subscriptions", f"at most {most} subscriptions a connection")
+        return None
+
+    def _selected(
+        self, request: Selection
+    ) -> Iterable[tuple[TopicKey, dict[str, Any], Fault | None]]:
+        """The topics that a request names, each with its labels and what is wrong with it."""
+        channel = request.channel
+        self._check_fields(request)
+        if channel == "status":
+            yield TopicKey(channel, None), {}, None
+        elif channel == "overview":
+            query = _overview(request, self._windows)
+            yield TopicKey(channel, query), {"params": _params(query)}, None
+        else:
+            for token_id in dict.fromkeys(request.tokens):
+                labels = {"token": token_id}
+                subject: Any = token_id
+                if channel == "candles":
+                    assert request.interval is not None
+                    labels["interval"] = request.interval
+                    subject = (token_id, request.interval)
+                fault = None
+                if not _TOKEN_ID.fullmatch(token_id):
+                    fault = Fault("token_invalid", "tokens: give ids of the form chain:token")
+                yield TopicKey(channel, subject), labels, fault
+
+    def _check_fields(self, request: Selection) -> None:
+        """Raise RequestRefused for a field that is missing, or that the channel does not have."""
+        channel, fault = request.channel, None
+        if channel in _TOKEN_CHANNELS and not request.tokens:
+            fault = "tokens: give at least one token id"
+        elif channel not in _TOKEN_CHANNELS and request.tokens:
+            fault = f"tokens: the channel {channel} has none"
+        elif len(request.tokens) > self._hub.limits.subscriptions:
+            fault = f"tokens: at most {self._hub.limits.subscriptions} in one message"
+        elif (channel == "candles") != (request.interval is not None):
+            fault = "interval: give it for the channel candles, and for no other"
+        elif channel != "overview" and request.overview():
+            name = next(iter(request.overview()))
+            fault = f"{name}: the channel {channel} does not have it"
+        if fault is not None:
+            raise RequestRefused("request_invalid", fault, request.req_id)
+
+
+def _ack(method: str, request: Selection, labels: dict[str, Any]) -> Message:
+    return Message(
+        type="ack", method=method, channel=request.channel, req_id=request.req_id, **labels
+    )
+
+
+def _resumes(request: Subscribe) -> dict[str, Resume]:
+    """By token id; "" is for every token."""
+    given = request.resume
+    if given is None:
+        return {}
+    try:
+        if given.keys() <= set(Resume.__struct_fields__):
+            return {"": msgspec.convert(given, Resume)}
+        return msgspec.convert(given, dict[str, Resume])
+    except msgspec.ValidationError as error:
+        raise RequestRefused("request_invalid", f"resume: {error}", request.req_id) from None
+
+
+def _overview(request: Selection, windows: list[str]) -> OverviewQuery:
+    """The query by REST's own rules, with fewer tokens."""
+    try:
+        query = OverviewParams.model_validate(request.overview()).query(windows)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        text = f"{first['loc'][-1]}: {first['msg']}"
+        raise RequestRefused("request_invalid", text, request.req_id) from None
+    except Problem as problem:
+        raise RequestRefused("request_invalid", problem.detail, request.req_id) from None
+    if query.limit > MOST_OVERVIEW_TOKENS:
+        text = f"limit: at most {MOST_OVERVIEW_TOKENS}"
+        raise RequestRefused("request_invalid", text, request.req_id)
+    return query
+
+
+def _params(query: OverviewQuery) -> dict[str, Any]:
+    """The query's parameters as a client names them, those that filter nothing left out."""
+    params: dict[str, Any] = {
+        "window": query.window,
+        "sort": query.sort,
+        "order": query.order,
+        "limit": query.limit,
+    }
+    filters = {
+        "chain": query.chain,
+        "min_volume_usd": usd_text(query.min_volume_micros) if query.min_volume_micros else None,
+        "min_trades": query.min_trades,
+        "q": query.q,
+    }
+    return params | {name: value for name, value in filters.items() if value}

@@ -1,0 +1,206 @@
+"""One token's trades on this node: the last 200, in order of `n`, without a hole that is not told.
+
+Pure. Batches and histories come in, in any order and as often as NATS delivers them; what comes out
+is each trade once, with contiguous `n`, or a gap that says what is missing. Batches that arrive
+while the history is asked for are kept aside and applied behind it, so nothing falls between.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+import msgspec
+
+from aggregator.contracts.trades import TokenHistory, Trade, TradeBatch
+from api.ws.candles import Candles
+
+KEPT: Final = 200
+KEPT_ASIDE: Final = 2_000
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """Trades from_n … to_n cannot be given; where `restarted`, the counting began again.
+
+    `to_n` is null where it is not known.
+    """
+
+    from_n: int
+    to_n: int | None
+    restarted: bool
+
+
+class Resumption(msgspec.Struct, frozen=True):
+    """What a client that asks to resume is given: a gap first, then trades."""
+
+    gap: Gap | None
+    whole: bool
+    """The trades are all that are held, a fresh start, not a continuation."""
+    trades: list[Trade]
+
+
+class Step(msgspec.Struct, frozen=True):
+    """What one message changed, in the order in which clients must hear it."""
+
+    gap: Gap | None = None
+    trades: list[Trade] = []
+    loaded: bool = False
+    """A history was taken: candles may have changed anywhere."""
+
+
+class TokenStream:
+    """The trades and candles of one token."""
+
+    def __init__(self, token_id: str) -> None:
+        self.token_id = token_id
+        self.partition: int | None = None
+        self.epoch = 0
+        self.n = 0
+        self.live = False
+        """A history has been taken at least once."""
+        self.candles = Candles()
+        self.newest_timestamp = 0
+        """The newest event time of any trade that was taken."""
+        self._unnumbered = False
+        self._newest_epoch = 0
+        self._hole = False
+        self._ring: deque[Trade] = deque(maxlen=KEPT)
+        self._aside: dict[int, Trade] = {}
+
+    @property
+    def wants_history(self) -> bool:
+        """Whether the owner must be asked."""
+        return not self.live or self._hole or self.candles.wrong
+
+    @property
+    def trades(self) -> list[Trade]:
+        """The last trades, oldest first."""
+        return list(self._ring)
+
+    def begin_empty(self) -> None:
+        """There is no such token yet, so nobody can be asked: what comes first is the start."""
+        self.live = self._unnumbered = True
+        self._hole = False
+
+    def suspect(self) -> None:
+        """Something may have been missed: ask the owner."""
+        self._hole = True
+
+    def batch(self, batch: TradeBatch, now_ms: int) -> Step:
+        """What the owner published."""
+        self.partition = batch.partition
+        if batch.epoch < self._newest_epoch:
+            return Step()
+        if batch.epoch > self._newest_epoch:
+            # A new owner may have begun to count again: only its history tells.
+            self._newest_epoch = batch.epoch
+            self._aside.clear()
+            self._hole = True
+        fresh = []
+        for trade in batch.trades:
+            if not self.live or self._hole or trade.n > self.n + 1:
+                self._hole = True
+                self._keep_aside(trade)
+            elif trade.n == self.n + 1:
+                self._append(trade, now_ms)
+                fresh.append(trade)
+        return Step(trades=fresh)
+
+    def history(self, history: TokenHistory, as_of: int, now_ms: int) -> Step:
+        """The owner's answer. One that is older than what is held changes nothing."""
+        if history.epoch < self._newest_epoch:
+            return Step()
+        restarted = self.live and self._began_again(history)
+        if not restarted and history.n < self.n and history.epoch > self.epoch:
+            # A new owner that is behind what was shown: ask again when it has caught up.
+            self._newest_epoch = history.epoch
+            return Step()
+        if history.epoch > self._newest_epoch:
+            self._aside.clear()
+        if self._unnumbered:
+            self._unnumbered = False
+            self.n = min(self._aside, default=history.n + 1) - 1
+        elif self.live and self.n == 0 and history.trades:
+            # There was no trade before, so all of these are new, whatever they are counted from.
+            self.n = history.trades[0].n - 1
+        self.partition = history.partition
+        self.epoch = self._newest_epoch = history.epoch
+        if not self.live or restarted:
+            gap = Gap(self.n + 1, None, True) if restarted else None
+            self._restart(history)
+            trades: list[Trade] = []
+        else:
+            gap, trades = self._continue(history)
+        self.live, self._hole = True, False
+        self._reload_candles(history, as_of, now_ms)
+        trades += self._take_aside(now_ms)
+        return Step(gap, trades, loaded=True)
+
+    def resume(self, n: int, offset: int | None) -> Resumption:
+        """What a client needs that has the trades up to `n`; `offset` is that of trade `n`."""
+        held = self.trades
+        first = held[0].n if held else self.n + 1
+        same = next((each for each in held if each.n == n), None)
+        if n > self.n or (same is not None and offset not in {None, same.offset}):
+            return Resumption(Gap(n + 1, None, True), True, held)
+        if n + 1 < first:
+            return Resumption(Gap(n + 1, first - 1, False), False, held)
+        return Resumption(None, False, [each for each in held if each.n > n])
+
+    def _began_again(self, history: TokenHistory) -> bool:
+        """Whether the owner's `n` are others than those that are held."""
+        held = {each.n: each.offset for each in self._ring}
+        theirs = {each.n: each.offset for each in history.trades}
+        common = held.keys() & theirs.keys()
+        if common or history.n >= self.n:
+            return any(held[n] != theirs[n] for n in common)
+        if not history.trades or not self._ring:
+            return True
+        return history.trades[-1].timestamp > self._ring[-1].timestamp
+
+    def _restart(self, history: TokenHistory) -> None:
+        self._ring = deque(history.trades, maxlen=KEPT)
+        self.n = history.n
+        self._note_newest(history.trades)
+
+    def _continue(self, history: TokenHistory) -> tuple[Gap | None, list[Trade]]:
+        """The trades behind what is held, and the gap before them."""
+        newer = [each for each in history.trades if each.n > self.n]
+        gap = None
+        first = newer[0].n if newer else history.n + 1
+        if first > self.n + 1:
+            gap = Gap(self.n + 1, first - 1, False)
+        self._ring.extend(newer)
+        self.n = max(self.n, history.n)
+        self._note_newest(newer)
+        return gap, newer
+
+    def _reload_candles(self, history: TokenHistory, as_of: int, now_ms: int) -> None:
+        self.candles.load(history.candles, history.trades, as_of)
+        for trade in self._ring:
+            if trade.n > history.n:
+                self.candles.fold(trade, now_ms)
+
+    def _take_aside(self, now_ms: int) -> list[Trade]:
+        taken = []
+        while (trade := self._aside.pop(self.n + 1, None)) is not None:
+            self._append(trade, now_ms)
+            taken.append(trade)
+        self._aside = {n: trade for n, trade in self._aside.items() if n > self.n}
+        self._hole = bool(self._aside)
+        return taken
+
+    def _append(self, trade: Trade, now_ms: int) -> None:
+        self._ring.append(trade)
+        self.n = trade.n
+        self._note_newest([trade])
+        self.candles.fold(trade, now_ms)
+
+    def _keep_aside(self, trade: Trade) -> None:
+        self._aside[trade.n] = trade
+        if len(self._aside) > KEPT_ASIDE:
+            del self._aside[min(self._aside)]
+
+    def _note_newest(self, trades: list[Trade]) -> None:
+        for trade in trades:
+            self.newest_timestamp = max(self.newest_timestamp, trade.timestamp)

@@ -1,0 +1,92 @@
+"""The channel `token_stats`: the board's row of a token, as REST gives it.
+
+The board calls `add` of a set for each row that changes; a round writes each changed row that
+somebody is subscribed to once. Values are absolute, so the newest is all that a client needs.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import ClassVar, Final
+
+from aggregator.contracts.stats import TokenStats
+from api.board.board import Board
+from api.ws.connection import Connection
+from api.ws.hub import Hub
+from api.ws.protocol import Message, Resume, write
+from api.ws.topic import Source, Topic, TopicKey
+
+# A round of some ms: a board that is replaced whole is published over several.
+ROWS_A_ROUND: Final = 500
+
+
+class TokenStatsSource(Source):
+    """Publishes the board's rows."""
+
+    channel: ClassVar[str] = "token_stats"
+
+    def __init__(self, board: Board, hub: Hub) -> None:
+        self._board = board
+        self._hub = hub
+        self._changed: set[str] = set()
+        board.listen(self._changed.add)
+
+    def begin(
+        self, topic: Topic, connection: Connection, resume: Resume | None, now_ms: int
+    ) -> bool:
+        """The row as it is now, or `data: null` for a token without trades."""
+        row = self._board.get(topic.subject, now_ms)
+        if topic.subject in self._changed:
+            # The others get the change now, so that the newcomer is not given it twice.
+            self._changed.discard(topic.subject)
+            self._hub.publish(topic, self._message(topic, "update", row), now_ms)
+            connection.drop(topic)
+        if row is not None and resume is not None and resume.epoch is not None:
+            have = (resume.epoch, resume.seq or 0)
+            if (row.epoch, row.seq) <= have and not row.stale:
+                return False
+        connection.push(self._message(topic, "snapshot", row))
+        return True
+
+    def tick(self, now_ms: int) -> None:
+        """Publish the rows that changed, at most ROWS_A_ROUND that somebody wants."""
+        if not self._changed:
+            return
+        channel, topic_of = self.channel, self._hub.topic
+        wanted = (
+            (token_id, topic)
+            for token_id in self._changed
+            if (topic := topic_of(TopicKey(channel, token_id))) is not None
+        )
+        published = list(islice(wanted, ROWS_A_ROUND))
+        for token_id, topic in published:
+            row = self._board.get(token_id, now_ms)
+            self._hub.publish(topic, self._message(topic, "update", row), now_ms)
+        if len(published) < ROWS_A_ROUND:
+            self._changed.clear()
+        else:
+            self._changed.difference_update(token_id for token_id, _ in published)
+
+    def staleness_changed(self, partitions: frozenset[int], now_ms: int) -> None:
+        """Publish every row of these partitions again, with `stale` as it is now."""
+        for topic in self._hub.topics(self.channel):
+            row = self._board.rows.get(topic.subject)
+            if row is not None and row.partition in partitions:
+                self._changed.add(topic.subject)
+
+    @staticmethod
+    def _message(topic: Topic, kind: str, row: TokenStats | None) -> bytes:
+        if row is None:
+            return write(Message(channel="token_stats", type=kind, token=topic.subject, data=None))
+        return write(
+            Message(
+                channel="token_stats",
+                type=kind,
+                token=row.token_id,
+                epoch=row.epoch,
+                seq=row.seq,
+                as_of=row.as_of,
+                watermark=row.watermark,
+                data=row,
+            )
+        )

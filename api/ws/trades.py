@@ -1,0 +1,110 @@
+"""The channel `trades`: every trade of a token once, in order of `n`; what is missing is told.
+
+A stream, not a state: nothing is replaced by something newer, so its messages go to the outbox.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+from aggregator.contracts.trades import Trade
+from api.ws.connection import Connection
+from api.ws.hub import Hub
+from api.ws.protocol import Message, Resume, write
+from api.ws.stream import Gap, Step, TokenStream
+from api.ws.streams import Streams
+from api.ws.topic import Source, Topic, TopicKey
+
+
+class TradesData(msgspec.Struct, frozen=True):
+    """Trades in order of `n`."""
+
+    trades: list[Trade]
+
+
+class _State:
+    """A topic's stream, and the subscribers that wait for it to be live."""
+
+    def __init__(self, stream: TokenStream) -> None:
+        self.stream = stream
+        self.waiting: dict[Connection, Resume | None] = {}
+
+
+class TradesSource(Source):
+    """Publishes the streams' trades."""
+
+    channel: ClassVar[str] = "trades"
+
+    def __init__(self, streams: Streams, hub: Hub) -> None:
+        self._streams = streams
+        self._hub = hub
+        streams.listen(self)
+
+    def opened(self, topic: Topic) -> None:
+        """Hold the token's stream."""
+        topic.state = _State(self._streams.hold(topic.subject))
+
+    def closed(self, topic: Topic) -> None:
+        """Let the stream go."""
+        self._streams.release(topic.subject)
+
+    def left(self, topic: Topic, connection: Connection) -> None:
+        """The subscriber waits no more."""
+        topic.state.waiting.pop(connection, None)
+
+    def begin(
+        self, topic: Topic, connection: Connection, resume: Resume | None, now_ms: int
+    ) -> bool:
+        """The last trades, or those behind `resume.n`; later, where the owner must be asked."""
+        state: _State = topic.state
+        if not state.stream.live:
+            state.waiting[connection] = resume
+            return True
+        return self._start(topic, connection, resume)
+
+    def stepped(self, stream: TokenStream, step: Step, now_ms: int) -> None:
+        """Queue what is new to those who have the rest, then start those who waited."""
+        topic = self._hub.topic(TopicKey(self.channel, stream.token_id))
+        if topic is None:
+            return
+        state: _State = topic.state
+        for message in self._news(topic, stream, step):
+            for connection in topic.subscribers:
+                if connection not in state.waiting:
+                    connection.push(message)
+        if stream.live and state.waiting:
+            waiting, state.waiting = state.waiting, {}
+            for connection, resume in waiting.items():
+                self._start(topic, connection, resume)
+
+    def _news(self, topic: Topic, stream: TokenStream, step: Step) -> list[bytes]:
+        messages = []
+        if step.gap is not None:
+            messages.append(self._message(topic, "gap", step.gap))
+            if step.gap.restarted:
+                return [*messages, self._message(topic, "snapshot", TradesData(stream.trades))]
+        if step.trades:
+            messages.append(self._message(topic, "update", TradesData(step.trades)))
+        return messages
+
+    def _start(self, topic: Topic, connection: Connection, resume: Resume | None) -> bool:
+        stream: TokenStream = topic.state.stream
+        if resume is None or resume.n is None:
+            connection.push(self._message(topic, "snapshot", TradesData(stream.trades)))
+            return True
+        given = stream.resume(resume.n, resume.offset)
+        if given.gap is not None:
+            connection.push(self._message(topic, "gap", given.gap))
+        if given.whole or given.trades:
+            kind = "snapshot" if given.whole else "update"
+            connection.push(self._message(topic, kind, TradesData(given.trades)))
+        return given.gap is not None or bool(given.trades)
+
+    @staticmethod
+    def _message(topic: Topic, kind: str, data: TradesData | Gap) -> bytes:
+        epoch = topic.state.stream.epoch
+        return write(
+            Message(channel="trades", type=kind, token=topic.subject, epoch=epoch, data=data)
+        )

@@ -1,0 +1,264 @@
+"""Rows per second from Kafka into the three tables of the archive, and what a row costs on disk.
+
+    python -m bench.archive [-n 1000000]
+    python -m bench.archive --outage 600 [--rate 5000]
+
+Starts engines of its own, fills a topic and measures `manage.py run_archiver` from the moment it
+begins to read until every row is in raw_swaps and behind both views; CPU seconds are read from
+/proc between these instants. The sums of all three tables are compared with what was sent. Then all
+parts are merged, and the bytes of raw_swaps are counted by column.
+
+With --outage nothing of that: `run_aggregator`, its archiver inside, is fed at an even rate; after
+as many seconds with ClickHouse as without, ClickHouse is killed, and started again at the end. The
+latency from produce() to the patch and the resident memory of both times are told, and everything
+must arrive. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import threading
+import time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+
+from clickhouse_driver import Client
+
+from bench import command
+from bench.command import percentile
+from bench.cpu import CpuMeter
+from bench.latency import _read, latencies, listen
+from bench.service import Aggregator, Service, WrongResult, instant, say
+from bench.workload import Tally, fill
+from infra.embedded.clickhouse import ClickHouse
+from infra.embedded.kafka import Kafka
+from infra.embedded.nats import Nats
+from infra.embedded.redis import Redis
+from infra.embedded.s3 import S3
+
+ENGINES: Final = (S3, Nats, Redis, Kafka, ClickHouse)
+_WARM_UP_S: Final = 5
+
+
+class Held:
+    """What the archive holds, asked over a connection of its own."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def ask(self, query: str) -> Any:
+        """The rows of a query."""
+        with Client.from_url(self._url) as client:
+            return client.execute(query)
+
+    def count(self) -> int:
+        """Rows of raw_swaps; 0 before there is such a table."""
+        if not self.ask("EXISTS TABLE raw_swaps")[0][0]:
+            return 0
+        return int(self.ask("SELECT count() FROM raw_swaps")[0][0])
+
+    def sums(self) -> dict[str, tuple[int, Decimal]]:
+        """(trades, volume in USD) of each table."""
+        return {
+            "raw_swaps": self.ask("SELECT sum(sign), sum(sign * amount_usd) FROM raw_swaps")[0],
+            "daily_token_agg": self.ask("SELECT sum(trades), sum(volume_usd) FROM daily_token_agg")[
+                0
+            ],
+            "candles_1m": self.ask("SELECT sum(trades), sum(volume_usd) FROM candles_1m")[0],
+        }
+
+    def columns(self) -> dict[str, float]:
+        """Bytes a row of each column of raw_swaps, compressed; its index is not in them."""
+        rows = self.count()
+        found = self.ask(
+            "SELECT name, data_compressed_bytes FROM system.columns "
+            "WHERE database = currentDatabase() AND table = 'raw_swaps' "
+            "AND data_compressed_bytes > 0 ORDER BY data_compressed_bytes DESC"
+        )
+        return {name: round(size / rows, 2) for name, size in found}
+
+    def bytes_on_disk(self) -> dict[str, int]:
+        """Bytes of the active parts of each table."""
+        return dict(
+            self.ask(
+                "SELECT table, toInt64(sum(bytes_on_disk)) FROM system.parts "
+                "WHERE active AND database = currentDatabase() GROUP BY table"
+            )
+        )
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """How fast, and how small."""
+    with Service("archive", engines=ENGINES, ARCHIVE_BATCH=str(options.batch)) as service:
+        tally = Tally()
+        work = fill(
+            service.config, options.n, options.tokens, options.seed, options.span * 1_000, tally
+        )
+        held, rows = Held(service.config.clickhouse_url), work.events - work.duplicates
+        archiver = service.archiver()
+        pids = {
+            "archiver": archiver.pid,
+            "clickhouse": service.stack.clickhouse.pid,
+            "redis": service.stack.redis.pid,
+        }
+        with CpuMeter(pids) as meter:
+            archiver.wait_for("first line", lambda: bool(archiver.lines("archiving")))
+            archiver.wait_for("rows", lambda: held.count() >= rows, every_s=0.1)
+            last = time.time()
+            time.sleep(0.2)
+        first = instant(archiver.lines("archiving")[0])
+        archiver.end("archiver_stopped")
+        sums = held.sums()
+        totals = tally.window(int(time.time() // 60) + 60, 10 * 24 * 60)
+        for table, found in sums.items():
+            if found != (totals.trades, Decimal(totals.volume_micros) / 1_000_000):
+                raise WrongResult(f"{table} holds {found}, sent were {totals}")
+        say(f"{rows / (last - first):,.0f} rows/s, all three tables hold what was sent")
+        parts = held.ask(
+            "SELECT count() FROM system.parts WHERE active AND table = 'raw_swaps' "
+            "AND database = currentDatabase()"
+        )[0][0]
+        for table in sums:
+            held.ask(f"OPTIMIZE TABLE {table} FINAL")
+        size = held.bytes_on_disk()
+        cpu = meter.between(first, last)
+        return {
+            "rows_per_s": round(rows / (last - first)),
+            "rows": rows,
+            "seconds": round(last - first, 2),
+            "cpu_s_per_million": {name: round(used / rows * 1e6, 2) for name, used in cpu.items()},
+            "parts_before_merge": parts,
+            "bytes_per_row": round(size["raw_swaps"] / rows, 2),
+            "bytes_per_row_by_column": held.columns(),
+            "bytes_by_table": size,
+            "tokens": work.tokens,
+            "span_s": options.span,
+        }
+
+
+class Memory:
+    """The most resident memory of a process, by phase."""
+
+    def __init__(self, process: Aggregator) -> None:
+        self.most: dict[str, int] = {}
+        self.phase = "warm_up"
+        self._process = process
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._done.wait(0.2):
+            now = self._process.resident_bytes()
+            self.most[self.phase] = max(now, self.most.get(self.phase, 0))
+
+    def close(self) -> None:
+        """Look no more."""
+        self._done.set()
+        self._thread.join()
+
+
+def outage(options: argparse.Namespace) -> dict[str, Any]:
+    """The real-time path before and while ClickHouse is down."""
+    with Service("outage", engines=ENGINES) as service:
+        aggregator = service.aggregator()
+        aggregator.wait_live()
+        held = Held(service.config.clickhouse_url)
+        file = service.directory / "sent"
+        events = options.rate * (_WARM_UP_S + 2 * options.outage)
+        feed = service.helper(
+            "bench.paced",
+            *(service.stack.kafka.address, service.config.kafka_topic, str(options.rate)),
+            *(str(events), str(options.tokens), str(options.seed), "0", file),
+        )
+        memory = Memory(aggregator)
+        killed_at: list[float] = []
+
+        def strike() -> None:
+            time.sleep(_WARM_UP_S)
+            memory.phase = "before"
+            time.sleep(options.outage)
+            service.stack.clickhouse.kill()
+            killed_at.append(time.time())
+            memory.phase = "outage"
+
+        striker = threading.Thread(target=strike)
+        striker.start()
+        arrivals = asyncio.run(listen(service.config.nats_url, feed))
+        striker.join()
+        memory.phase = "after"
+        service.stack.clickhouse.start()
+        back_at = time.time()
+        aggregator.wait_for("archived swaps", lambda: held.count() >= events, every_s=0.5)
+        caught_up_s = time.time() - back_at
+        memory.close()
+        if (sums := held.sums())["candles_1m"][0] != events or sums["daily_token_agg"][0] != events:
+            raise WrongResult(f"the archive holds {sums}, sent were {events}")
+        return _outage_row(options, file, arrivals, memory.most, killed_at[0], caught_up_s)
+
+
+def _outage_row(
+    options: argparse.Namespace,
+    file: Path,
+    arrivals: list[Any],
+    most: dict[str, int],
+    killed_at: float,
+    caught_up_s: float,
+) -> dict[str, Any]:
+    sent = _read(file)
+    begin = sent.sent_at[0] + _WARM_UP_S
+    everything = latencies(sent, arrivals, begin)
+    during = latencies(sent, arrivals, killed_at)
+    counted = len(everything) - len(during)
+    # `latencies` goes token by token: what is of both phases is subtracted by its counts.
+    before = _without(everything, during)
+    assert len(before) == counted
+    p99 = {"before": 1000 * percentile(before, 0.99), "outage": 1000 * percentile(during, 0.99)}
+    return {
+        "rate": options.rate,
+        "outage_s": options.outage,
+        "p50_ms_before": round(1000 * percentile(before, 0.5), 1),
+        "p50_ms_outage": round(1000 * percentile(during, 0.5), 1),
+        "p99_ms_before": round(p99["before"], 1),
+        "p99_ms_outage": round(p99["outage"], 1),
+        "p99_change_percent": round(100 * (p99["outage"] / p99["before"] - 1), 1),
+        "rss_mb": {phase: round(size / 2**20) for phase, size in most.items()},
+        "rss_growth_mb": round((most["outage"] - most["before"]) / 2**20),
+        "archived": options.rate * (_WARM_UP_S + 2 * options.outage),
+        "caught_up_s": round(caught_up_s, 1),
+    }
+
+
+def _without(everything: list[float], some: list[float]) -> list[float]:
+    """The values of `everything` without those of `some`, each as often as it is there."""
+    rest, ordered = [], sorted(some)
+    place = 0
+    for value in sorted(everything):
+        if place < len(ordered) and ordered[place] == value:
+            place += 1
+        else:
+            rest.append(value)
+    return rest
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    return outage(options) if options.outage else measure(options)
+
+
+def main() -> None:
+    """See the module's text."""
+    parser = argparse.ArgumentParser(prog="bench.archive", description=(__doc__ or "").strip())
+    parser.add_argument("-n", type=int, default=1_000_000, help="messages in the topic")
+    parser.add_argument("--span", type=int, default=600, help="seconds of event time they cover")
+    parser.add_argument("--batch", type=int, default=50_000, help="ARCHIVE_BATCH")
+    parser.add_argument("--outage", type=int, default=0, help="seconds that ClickHouse is down")
+    parser.add_argument("--rate", type=int, default=5_000, help="events/s of the outage")
+    parser.add_argument("--tokens", type=int, default=2_000)
+    parser.add_argument("--seed", type=int, default=7)
+    command.main(parser, run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,787 @@
+// A client of the swap aggregator's WebSocket (docs/websocket.md) for browsers and Node 22 or newer.
+//
+// One ES module, no dependencies. `SwapsClient` is the entrance. The rest is pure and exported for
+// its tests: cursors give each change once, an inbox keeps what waits for a slow reader bounded, the
+// session decides what to send and when to come back. Times are ms.
+
+export const SILENCE_MS = 3_000;
+const RESTARTED_AFTER_MS = 10_000;
+const PROVED_AFTER_MS = 10_000;
+const RENEW_AGAIN_MS = 5_000;
+const LEAST_RENEWAL_MS = 200;
+const REQUEST_BYTES = 48_000;
+const REQUEST_TOKENS = 200;
+const CANDLES_KEPT = 300;
+const AUTH_CODES = new Set([4001, 4003]);
+const LIMIT_CODES = new Set([4008, 4029]);
+
+/** The service takes this token no more (4001, 4003): make a client with another one. */
+export class AuthRefused extends Error {
+  constructor(closeCode, reason) {
+    super(`${reason} (${closeCode}): give a token that is valid`);
+    this.name = "AuthRefused";
+    this.closeCode = closeCode;
+    this.reason = reason;
+  }
+}
+
+/** A subscription, or one token of it, cannot be had as it was asked for. */
+export class RequestRefused extends Error {
+  constructor(code, message, token = null) {
+    super(`${code}: ${message}`);
+    this.name = "RequestRefused";
+    this.code = code;
+    this.token = token;
+  }
+}
+
+// Exponential backoff with full jitter (M. Brooker, AWS, 2015); longer after a limit was hit.
+export function waitMs(backoff, attempt, draw, limited = false) {
+  const bound = Math.min(backoff.longestMs, backoff.firstMs * 2 ** Math.min(attempt, 30));
+  return draw * bound + (limited ? backoff.limitedMs : 0);
+}
+
+// A token bucket below the service's 20 messages a second, 40 at once.
+export class Pace {
+  constructor(nowMs, rate = 15, burst = 20) {
+    this.rate = rate;
+    this.burst = burst;
+    this.left = burst;
+    this.at = nowMs;
+  }
+
+  take(nowMs) {
+    const filled = this.left + ((nowMs - this.at) / 1_000) * this.rate;
+    this.left = Math.min(this.burst, filled) - 1;
+    this.at = nowMs;
+    return Math.max(0, (-this.left / this.rate) * 1_000);
+  }
+}
+
+// Cursors: what a reader has of one topic.
+
+const compare = (a, b) => a[0] - b[0] || a[1] - b[1];
+
+class StatsCursor {
+  last = null;
+  toldEmpty = false;
+
+  take(message) {
+    const snapshot = message.type === "snapshot";
+    const { token, data } = message;
+    if (data === null) {
+      const fresh = !this.toldEmpty;
+      this.toldEmpty = true;
+      return fresh ? [{ kind: "update", token, snapshot, data }] : [];
+    }
+    if (!this.isNews(data)) return [];
+    this.last = data;
+    this.toldEmpty = false;
+    return [{ kind: "update", token, snapshot, data }];
+  }
+
+  isNews(data) {
+    const last = this.last;
+    if (last === null) return true;
+    const order = compare([data.epoch, data.seq], [last.epoch, last.seq]);
+    if (order === 0) return this.toldEmpty || data.stale !== last.stale;
+    // An older epoch that is much younger is no straggler: the service lost its state.
+    return order > 0 || data.as_of >= last.as_of + RESTARTED_AFTER_MS;
+  }
+
+  resume() {
+    const last = this.last;
+    // That a stale row is fresh again must be told, so there is nothing to go on from.
+    if (last === null || last.stale || this.toldEmpty) return null;
+    return { epoch: last.epoch, seq: last.seq };
+  }
+}
+
+const gap = (token, from_n, to_n, restarted, cause) => {
+  return { kind: "gap", token, from_n, to_n, restarted, cause };
+};
+
+class TradesCursor {
+  n = null;
+  offset = null;
+
+  take(message) {
+    const { token, data } = message;
+    if (message.type === "gap") return this.takeGap(token, data);
+    const snapshot = message.type === "snapshot";
+    const events = [];
+    let first = this.n === null;
+    if (!first && snapshot && this.beganAgain(data.trades)) {
+      events.push(gap(token, this.n + 1, null, true, "service"));
+      this.n = null;
+      first = true;
+    }
+    const known = this.n;
+    const trades = known === null ? data.trades : data.trades.filter((each) => each.n > known);
+    if (known !== null && trades.length && trades[0].n > known + 1) {
+      events.push(gap(token, known + 1, trades[0].n - 1, false, "connection"));
+    }
+    if (trades.length) ({ n: this.n, offset: this.offset } = trades.at(-1));
+    if (trades.length || (snapshot && first)) {
+      events.push({ kind: "update", token, snapshot: snapshot && first, data: { trades } });
+    }
+    return events;
+  }
+
+  takeGap(token, { from_n, to_n, restarted }) {
+    if (restarted) {
+      this.n = this.offset = null;
+      return [gap(token, from_n, to_n, true, "service")];
+    }
+    let from = from_n;
+    if (this.n !== null) {
+      if (to_n !== null && to_n <= this.n) return [];
+      from = Math.max(from, this.n + 1);
+    }
+    if (to_n !== null) {
+      this.n = to_n;
+      this.offset = null;
+    }
+    return [gap(token, from, to_n, false, "service")];
+  }
+
+  beganAgain(trades) {
+    if (!trades.length) return false;
+    const other = (each) =>
+      each.n === this.n && this.offset !== null && each.offset !== this.offset;
+    return trades.at(-1).n < this.n || trades.some(other);
+  }
+
+  resume() {
+    if (this.n === null) return null;
+    return this.offset === null ? { n: this.n } : { n: this.n, offset: this.offset };
+  }
+}
+
+class CandlesCursor {
+  at = [0, 0];
+
+  take(message) {
+    const at = [message.epoch, message.seq];
+    const snapshot = message.type === "snapshot";
+    if (!snapshot && compare(at, this.at) < 0) return [];
+    this.at = at;
+    const { token, interval, data } = message;
+    return [{ kind: "update", token, interval, snapshot, data }];
+  }
+
+  resume() {
+    return null;
+  }
+}
+
+class OverviewCursor {
+  asOf = 0;
+
+  take(message) {
+    const asOf = message.data.as_of ?? 0;
+    if (this.asOf - RESTARTED_AFTER_MS < asOf && asOf < this.asOf) return [];
+    this.asOf = asOf;
+    const snapshot = message.type === "snapshot";
+    return [{ kind: "update", params: message.params, snapshot, data: message.data }];
+  }
+
+  resume() {
+    return null;
+  }
+}
+
+class StatusCursor {
+  take(message) {
+    return [{ kind: "update", snapshot: message.type === "snapshot", data: message.data }];
+  }
+
+  resume() {
+    return null;
+  }
+}
+
+const CURSORS = {
+  token_stats: StatsCursor,
+  trades: TradesCursor,
+  candles: CandlesCursor,
+  overview: OverviewCursor,
+  status: StatusCursor,
+};
+
+const keyOf = (topic) =>
+  JSON.stringify([topic.channel, topic.token ?? null, topic.interval ?? null, topic.query ?? null]);
+
+// What waits for one reader. Of absolute values the newest of each topic; of trades the newest
+// `buffer`, and one gap a token for those that had to go.
+export class Inbox {
+  constructor(topics, intervalMs = 100, buffer = 10_000) {
+    this.topics = new Map(topics.map((topic) => [keyOf(topic), topic]));
+    this.intervalMs = intervalMs;
+    this.buffer = buffer;
+    this.conflated = 0;
+    this.wake = () => {};
+    this.cursors = new Map(
+      [...this.topics].map(([key, topic]) => [key, new CURSORS[topic.channel]()]),
+    );
+    this.newest = new Map();
+    this.refused = new Map();
+    this.lost = new Map();
+    this.stream = [];
+    this.weight = 0;
+  }
+
+  take(key, message) {
+    const streamed = message.channel === "trades";
+    for (const event of this.cursors.get(key).take(message)) {
+      this.refused.delete(key);
+      if (streamed) this.append(event);
+      else this.replace(key, event);
+    }
+    this.wake();
+  }
+
+  refuse(key, code, message) {
+    const token = this.topics.get(key).token ?? null;
+    this.refused.set(key, { kind: "error", error: new RequestRefused(code, message, token) });
+    this.wake();
+  }
+
+  fail(error) {
+    this.refused.set("", { kind: "error", error });
+    this.wake();
+  }
+
+  resume(key) {
+    return this.cursors.get(key).resume();
+  }
+
+  // The next event, or undefined.
+  pop() {
+    for (const waiting of [this.refused, this.lost]) {
+      if (waiting.size) return shift(waiting);
+    }
+    if (this.stream.length) {
+      const event = this.stream.shift();
+      this.weight -= weightOf(event);
+      return event;
+    }
+    return this.newest.size ? shift(this.newest) : undefined;
+  }
+
+  replace(key, event) {
+    const before = this.newest.get(key);
+    if (before !== undefined) this.conflated += 1;
+    this.newest.set(key, before === undefined ? event : merged(before, event));
+  }
+
+  append(event) {
+    this.stream.push(event);
+    this.weight += weightOf(event);
+    while (this.weight > this.buffer) this.lose(this.weight - this.buffer);
+  }
+
+  lose(excess) {
+    this.conflated += 1;
+    const oldest = this.stream.shift();
+    this.weight -= weightOf(oldest);
+    if (oldest.kind === "gap") return this.noteLost(oldest);
+    const gone = oldest.data.trades.slice(0, excess);
+    const kept = oldest.data.trades.slice(excess);
+    if (gone.length) {
+      this.noteLost(gap(oldest.token, gone[0].n, gone.at(-1).n, false, "slow_reader"));
+    }
+    if (kept.length) {
+      this.stream.unshift({ ...oldest, data: { trades: kept } });
+      this.weight += kept.length;
+    }
+  }
+
+  noteLost(event) {
+    const before = this.lost.get(event.token);
+    if (before === undefined) return this.lost.set(event.token, event);
+    const restarted = before.restarted || event.restarted;
+    const toN = restarted ? null : event.to_n;
+    this.lost.set(event.token, gap(event.token, before.from_n, toN, restarted, "slow_reader"));
+  }
+}
+
+function shift(map) {
+  const [key, value] = map.entries().next().value;
+  map.delete(key);
+  return value;
+}
+
+const weightOf = (event) => (event.kind === "gap" ? 1 : Math.max(1, event.data.trades.length));
+
+function merged(before, event) {
+  if (event.snapshot) return event;
+  const snapshot = before.snapshot;
+  if (!event.data?.candles) return { ...event, snapshot };
+  const byTime = new Map();
+  for (const each of [...before.data.candles, ...event.data.candles]) {
+    byTime.set(each.open_time, each);
+  }
+  const candles = [...byTime.values()].sort((a, b) => a.open_time - b.open_time);
+  return { ...event, snapshot, data: { candles: candles.slice(-CANDLES_KEPT) } };
+}
+
+const labelOf = (params) => JSON.stringify(Object.entries(params).sort());
+
+// One client's state over all its connections; `draw` gives chance from [0, 1).
+export class Session {
+  constructor(backoff, draw, renewable) {
+    this.backoff = backoff;
+    this.draw = draw;
+    this.renewable = renewable;
+    this.state = "connecting";
+    this.nodeStale = true;
+    this.renewAt = null;
+    this.attempt = 0;
+    this.anotherTokenTried = false;
+    this.readers = new Map();
+    this.topics = new Map();
+    this.ids = 0;
+    this.connecting();
+  }
+
+  get stale() {
+    return this.state !== "open" || this.nodeStale;
+  }
+
+  add(inbox) {
+    for (const [key, topic] of inbox.topics) {
+      if (!this.readers.has(key)) this.readers.set(key, new Set());
+      this.readers.get(key).add(inbox);
+      this.topics.set(key, topic);
+      this.wanted.add(key);
+      this.unwanted.delete(key);
+    }
+  }
+
+  remove(inbox) {
+    for (const [key, topic] of inbox.topics) {
+      const readers = this.readers.get(key);
+      if (!readers?.delete(inbox) || readers.size) continue;
+      this.readers.delete(key);
+      this.topics.delete(key);
+      this.wanted.delete(key);
+      const label = this.labels.get(key);
+      this.labels.delete(key);
+      // An overview that was asked for in other words may be the same to the service.
+      if (label === undefined || ![...this.labels.values()].includes(label)) {
+        this.unwanted.set(key, topic);
+      }
+    }
+  }
+
+  inboxes() {
+    return new Set([...this.readers.values()].flatMap((each) => [...each]));
+  }
+
+  connecting() {
+    this.state = "connecting";
+    this.said = "";
+    this.openedAt = this.retryAfterMs = this.renewAt = null;
+    this.asked = new Map();
+    this.renewals = new Set();
+    this.labels = new Map();
+    this.unwanted = new Map();
+    this.wanted = new Set(this.readers.keys());
+  }
+
+  // ms until the next attempt; throws AuthRefused where there must be none.
+  lost(code, nowMs) {
+    if (AUTH_CODES.has(code)) {
+      if (!this.renewable || this.anotherTokenTried) {
+        throw new AuthRefused(code, this.said || "refused");
+      }
+      this.anotherTokenTried = true;
+    }
+    this.state = "waiting";
+    if (this.openedAt !== null && nowMs - this.openedAt >= PROVED_AFTER_MS) this.attempt = 0;
+    if (this.retryAfterMs !== null) {
+      this.attempt = 0;
+      return this.retryAfterMs;
+    }
+    const wait = waitMs(this.backoff, this.attempt, this.draw(), LIMIT_CODES.has(code));
+    this.attempt += 1;
+    return wait;
+  }
+
+  // What is to be sent now; each is given once.
+  requests() {
+    if (this.state !== "open") return [];
+    const groups = new Map();
+    const put = (method, key, topic, intervalMs) => {
+      const { channel, interval, query } = topic;
+      const group = JSON.stringify([method, channel, interval, query, intervalMs]);
+      if (!groups.has(group)) groups.set(group, { method, topic, intervalMs, members: [] });
+      groups.get(group).members.push([key, topic]);
+    };
+    for (const [key, topic] of this.unwanted) put("unsubscribe", key, topic, null);
+    for (const key of this.wanted) {
+      const intervals = [...this.readers.get(key)].map((each) => each.intervalMs);
+      put("subscribe", key, this.topics.get(key), Math.min(...intervals));
+    }
+    this.unwanted = new Map();
+    this.wanted = new Set();
+    return [...groups.values()].flatMap((group) => this.split(group));
+  }
+
+  split({ method, topic, intervalMs, members }) {
+    const base = { method, channel: topic.channel };
+    if (topic.interval) base.interval = topic.interval;
+    if (topic.query) Object.assign(base, JSON.parse(topic.query));
+    if (method === "subscribe" && topic.channel !== "trades") base.interval_ms = intervalMs;
+    const requests = [];
+    let size = REQUEST_BYTES;
+    for (const [key, member] of members) {
+      const cost = 6 * (member.token?.length ?? 0) + 80;
+      const full = requests.at(-1)?.tokens?.length >= REQUEST_TOKENS;
+      if (full || size + cost > REQUEST_BYTES) {
+        requests.push({ ...base, req_id: ++this.ids });
+        this.asked.set(this.ids, new Map());
+        size = 0;
+      }
+      size += cost;
+      const request = requests.at(-1);
+      this.asked.get(request.req_id).set(member.token ?? null, key);
+      if (member.token) (request.tokens ??= []).push(member.token);
+      const resume = method === "subscribe" ? this.resume(key) : null;
+      if (resume !== null) (request.resume ??= {})[member.token] = resume;
+    }
+    return requests;
+  }
+
+  // What every reader of the topic has; null where one has nothing.
+  resume(key) {
+    const resumes = [...this.readers.get(key)].map((each) => each.resume(key));
+    if (resumes.includes(null)) return null;
+    const place = (each) => [each.epoch ?? each.n, each.seq ?? each.offset ?? 0];
+    return resumes.sort((a, b) => compare(place(a), place(b)))[0];
+  }
+
+  renewal(token) {
+    this.renewAt = null;
+    this.renewals.add(++this.ids);
+    return { method: "auth", token, req_id: this.ids };
+  }
+
+  renewalFailed(nowMs) {
+    this.renewAt = nowMs + RENEW_AGAIN_MS * (0.5 + this.draw() / 2);
+  }
+
+  // The messages of a frame, in order.
+  received(text, nowMs) {
+    for (const message of JSON.parse(text)) this.onMessage(message, nowMs);
+  }
+
+  onMessage(message, nowMs) {
+    const { type, data } = message;
+    if (message.channel && ["snapshot", "update", "gap"].includes(type)) this.onData(message);
+    else if (type === "ack") this.onAck(message);
+    else if (type === "heartbeat") this.nodeStale = data.stale;
+    else if (type === "error") this.onError(message, nowMs);
+    else if (type === "server_shutdown") this.retryAfterMs = data.retry_after_ms;
+    else if (type === "welcome") {
+      this.state = "open";
+      this.nodeStale = data.stale;
+      this.openedAt = nowMs;
+      this.anotherTokenTried = false;
+    } else if (type === "auth_expiring" && this.renewable) {
+      // In the first half of what is left, not all clients at once.
+      const wait = (data.expires_in_ms * this.draw()) / 2;
+      this.renewAt = nowMs + Math.max(LEAST_RENEWAL_MS, wait);
+    }
+  }
+
+  onData(message) {
+    const { channel, token, interval, data } = message;
+    if (channel === "status") this.nodeStale = data.stale || !data.connected;
+    let keys = [keyOf({ channel, token, interval })];
+    if (channel === "overview") {
+      const label = labelOf(message.params);
+      keys = [...this.labels].filter(([, each]) => each === label).map(([key]) => key);
+    }
+    for (const key of keys) {
+      for (const inbox of this.readers.get(key) ?? []) inbox.take(key, message);
+    }
+  }
+
+  onAck(message) {
+    this.renewals.delete(message.req_id);
+    const asked = this.asked.get(message.req_id);
+    const key = asked?.get(message.token ?? null);
+    if (key === undefined) return;
+    asked.delete(message.token ?? null);
+    if (!asked.size) this.asked.delete(message.req_id);
+    if (message.method !== "subscribe") return;
+    if (message.error) {
+      const { code, message: text } = message.error;
+      for (const inbox of this.readers.get(key) ?? []) inbox.refuse(key, code, text);
+    } else if (message.channel === "overview" && this.readers.has(key)) {
+      this.labels.set(key, labelOf(message.params));
+    }
+  }
+
+  onError(message, nowMs) {
+    if (this.renewals.delete(message.req_id)) return this.renewalFailed(nowMs);
+    const asked = this.asked.get(message.req_id);
+    this.asked.delete(message.req_id);
+    if (asked === undefined) this.said = message.code;
+    const error = new RequestRefused(message.code, message.message);
+    for (const key of asked?.values() ?? []) {
+      for (const inbox of [...(this.readers.get(key) ?? [])]) {
+        inbox.fail(error);
+        this.remove(inbox);
+      }
+    }
+  }
+}
+
+export function socketUrl(url, base = globalThis.location?.href) {
+  const parsed = new URL(url, base);
+  const scheme = { "http:": "ws:", "https:": "wss:", "ws:": "ws:", "wss:": "wss:" }[parsed.protocol];
+  if (!scheme) throw new TypeError("url: give one such as wss://host/ws or https://host");
+  parsed.protocol = scheme;
+  if (parsed.pathname === "/") parsed.pathname = "/ws";
+  parsed.hash = "";
+  return parsed.href;
+}
+
+const TOKEN_CHANNELS = new Set(["token_stats", "trades", "candles"]);
+
+function topicsOf({ channel, tokens = [], interval, params = {} }) {
+  if (!(channel in CURSORS)) throw new TypeError(`channel: there is no ${channel}`);
+  if (channel === "overview") {
+    return [{ channel, query: JSON.stringify(Object.fromEntries(Object.entries(params).sort())) }];
+  }
+  if (channel === "status") return [{ channel }];
+  if (!TOKEN_CHANNELS.has(channel) || !Array.isArray(tokens) || !tokens.length) {
+    throw new TypeError("tokens: give an array with at least one id of the form chain:token");
+  }
+  if ((channel === "candles") !== Boolean(interval)) {
+    throw new TypeError("interval: give it for the channel candles, and for no other");
+  }
+  return tokens.map((token) => ({ channel, token, interval }));
+}
+
+/** One reader; made by `SwapsClient.subscribe`. */
+export class Subscription {
+  constructor(inbox, handlers, leave) {
+    this.inbox = inbox;
+    this.handlers = handlers;
+    this.leave = leave;
+    this.closed = false;
+    this.busy = false;
+    inbox.wake = () => this.pump();
+  }
+
+  /** How many events were replaced by newer ones, or lost, because the reader was slower. */
+  get conflated() {
+    return this.inbox.conflated;
+  }
+
+  /** Unsubscribe; no handler is called any more. */
+  close() {
+    if (this.closed) return;
+    this.closed = true;
+    this.leave(this.inbox);
+  }
+
+  // A handler that returns a promise is waited for: meanwhile the inbox stays bounded.
+  async pump() {
+    if (this.busy) return;
+    this.busy = true;
+    try {
+      for (let event; !this.closed && (event = this.inbox.pop()) !== undefined; ) {
+        const waiting = this.handle(event);
+        if (typeof waiting?.then === "function") await waiting;
+      }
+    } catch (error) {
+      // A fault in a handler must neither end the stream nor go unseen.
+      queueMicrotask(() => {
+        throw error;
+      });
+    } finally {
+      this.busy = false;
+    }
+  }
+
+  handle(event) {
+    const { onSnapshot, onUpdate, onGap, onError } = this.handlers;
+    if (event.kind === "gap") return onGap?.(event);
+    if (event.kind === "error") return onError?.(event.error);
+    return (event.snapshot && onSnapshot ? onSnapshot : onUpdate)?.(event);
+  }
+}
+
+/**
+ * One connection to the service, kept until `close`. Events: "change" (detail {state, stale}),
+ * "error" (detail is what ended the client), "notice" (detail is the operator's text).
+ */
+export class SwapsClient extends EventTarget {
+  constructor({ url, token, backoff = {}, silenceMs = SILENCE_MS, WebSocket: kind } = {}) {
+    super();
+    this.url = socketUrl(url);
+    this.token = token;
+    this.silenceMs = silenceMs;
+    this.kind = kind ?? globalThis.WebSocket;
+    if (!this.kind) throw new TypeError("WebSocket: this runtime has none (Node 22 has)");
+    const times = { firstMs: 500, longestMs: 30_000, limitedMs: 5_000, ...backoff };
+    this.session = new Session(times, Math.random, typeof token === "function");
+    this.told = { state: this.state, stale: this.stale };
+    this.socket = null;
+    this.timers = {};
+    this.sending = false;
+    this.connect();
+  }
+
+  /** "connecting", "open", "waiting" (lost, another attempt follows) or "closed". */
+  get state() {
+    return this.session.state;
+  }
+
+  /** Whether what came last may be old: not connected, or the node says so. */
+  get stale() {
+    return this.session.stale;
+  }
+
+  /** Handlers are called with {token, snapshot, data, …}; `onGap` with {token, from_n, to_n, …}. */
+  subscribe({ channel, tokens, interval, params, intervalMs, buffer, ...handlers }) {
+    const pace = intervalMs ?? (TOKEN_CHANNELS.has(channel) ? 100 : 1_000);
+    const inbox = new Inbox(topicsOf({ channel, tokens, interval, params }), pace, buffer);
+    const subscription = new Subscription(inbox, handlers, (each) => {
+      this.session.remove(each);
+      this.send();
+    });
+    if (this.state === "closed") {
+      inbox.fail(this.error ?? new Error("the client is closed"));
+    } else {
+      this.session.add(inbox);
+      this.send();
+    }
+    return subscription;
+  }
+
+  /** End the connection and every subscription. A second call does nothing. */
+  close() {
+    if (this.state === "closed") return;
+    this.session.state = "closed";
+    for (const timer of Object.values(this.timers)) clearTimeout(timer);
+    this.drop(1000);
+    this.note();
+  }
+
+  // The connection.
+
+  async connect() {
+    this.session.connecting();
+    this.note();
+    let token;
+    try {
+      token = typeof this.token === "function" ? await this.token() : this.token;
+    } catch {
+      return this.onLost(null, null);
+    }
+    if (this.state === "closed") return;
+    const socket = new this.kind(this.url, ["bearer", token]);
+    this.socket = socket;
+    this.pace = new Pace(performance.now());
+    this.later("silence", this.silenceMs * 3, () => this.onLost(socket, null));
+    socket.onmessage = ({ data }) => this.onFrame(socket, data);
+    socket.onclose = ({ code }) => this.onLost(socket, code);
+  }
+
+  onFrame(socket, data) {
+    if (socket !== this.socket) return;
+    // The service sends a heartbeat after 1 s of silence.
+    this.later("silence", this.silenceMs, () => this.onLost(socket, null));
+    try {
+      this.session.received(data, performance.now());
+    } catch (error) {
+      return this.fail(error);
+    }
+    if (this.session.renewAt !== null) {
+      const wait = Math.max(0, this.session.renewAt - performance.now());
+      this.later("renew", wait, () => this.renew(socket));
+    }
+    this.note();
+    this.send();
+  }
+
+  onLost(socket, code) {
+    if (socket !== this.socket || this.state === "closed") return;
+    this.drop();
+    let wait;
+    try {
+      wait = this.session.lost(code, performance.now());
+    } catch (error) {
+      return this.fail(error);
+    }
+    this.note();
+    this.later("connect", wait, () => this.connect());
+  }
+
+  // Let go of the socket at once: a peer that is gone answers no closing handshake.
+  drop(code) {
+    const socket = this.socket;
+    this.socket = null;
+    clearTimeout(this.timers.silence);
+    clearTimeout(this.timers.renew);
+    if (socket !== null) {
+      socket.onmessage = socket.onclose = null;
+      socket.close(code);
+    }
+  }
+
+  fail(error) {
+    this.error = error;
+    const inboxes = this.session.inboxes();
+    this.close();
+    for (const inbox of inboxes) inbox.fail(error);
+    this.dispatchEvent(new CustomEvent("error", { detail: error }));
+  }
+
+  async renew(socket) {
+    if (socket !== this.socket) return;
+    let token;
+    try {
+      token = await this.token();
+    } catch {
+      this.session.renewalFailed(performance.now());
+      return;
+    }
+    if (socket === this.socket) socket.send(JSON.stringify(this.session.renewal(token)));
+  }
+
+  async send() {
+    if (this.sending) return;
+    this.sending = true;
+    // Subscriptions that are made together go together.
+    await null;
+    const socket = this.socket;
+    for (let requests; (requests = this.session.requests()).length; ) {
+      for (const request of requests) {
+        const wait = this.pace.take(performance.now());
+        if (wait > 0) await new Promise((done) => setTimeout(done, wait));
+        if (socket !== this.socket) break;
+        socket.send(JSON.stringify(request));
+      }
+    }
+    this.sending = false;
+  }
+
+  later(name, ms, act) {
+    clearTimeout(this.timers[name]);
+    this.timers[name] = setTimeout(act, ms);
+  }
+
+  note() {
+    const { state, stale } = this;
+    if (state === this.told.state && stale === this.told.stale) return;
+    this.told = { state, stale };
+    this.dispatchEvent(new CustomEvent("change", { detail: this.told }));
+  }
+}

@@ -1,0 +1,56 @@
+"""A client of the swap aggregator's WebSocket: subscribe, iterate over typed updates, nothing else.
+
+`Client` is the entrance; the protocol is docs/websocket.md. Knows nothing of the service's code.
+"""
+
+from swapclient.backoff import Backoff
+from swapclient.client import Client
+from swapclient.errors import AuthRefused, ProtocolFault, RequestRefused, SwapClientError
+from swapclient.events import (
+    CandlesUpdate,
+    Gap,
+    OverviewUpdate,
+    Refused,
+    StatsUpdate,
+    StatusUpdate,
+    TradesUpdate,
+)
+from swapclient.messages import (
+    Candle,
+    Overview,
+    Partition,
+    Status,
+    TokenStats,
+    Totals,
+    Trade,
+    WindowStats,
+)
+from swapclient.session import Condition, State
+from swapclient.subscription import Subscription
+
+__all__ = [
+    "AuthRefused",
+    "Backoff",
+    "Candle",
+    "CandlesUpdate",
+    "Client",
+    "Condition",
+    "Gap",
+    "Overview",
+    "OverviewUpdate",
+    "Partition",
+    "ProtocolFault",
+    "Refused",
+    "RequestRefused",
+    "State",
+    "StatsUpdate",
+    "Status",
+    "StatusUpdate",
+    "Subscription",
+    "SwapClientError",
+    "TokenStats",
+    "Totals",
+    "Trade",
+    "TradesUpdate",
+    "WindowStats",
+]

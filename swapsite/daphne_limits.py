@@ -1,0 +1,122 @@
+"""What one connection may cost Daphne: the size of a request, and the time that it takes to arrive.
+
+Daphne takes a body of any size and a request as slow as a byte a minute. Where Daphne runs (any
+other ASGI server is left alone) its connections get a limit of the body, told 413, and one of the
+time from a request's first byte to its last, told 408. Heads are limited to 16 KiB and 500 lines by
+Twisted, WebSocket handshakes to 5 s by Daphne.
+"""
+
+# Twisted's interfaces are described without `self`, most of its methods without types.
+# mypy: disable-error-code="no-untyped-call, call-arg, misc, union-attr, attr-defined"
+
+from __future__ import annotations
+
+import sys
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+from daphne.http_protocol import HTTPFactory, WebRequest
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
+
+_DONE: Final = Failure(ConnectionDone())
+_CODES: Final = {
+    HTTPStatus.REQUEST_TIMEOUT: ("request_too_slow", "The request did not arrive in time."),
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ("request_too_large", "The request's body is too large."),
+}
+
+
+def install(body_limit: int, within_s: float) -> None:
+    """Have the Daphne that imports the application use the limits; it makes its factory later."""
+    server = sys.modules.get("daphne.server")
+    if server is not None:
+        limits = {"body_limit": body_limit, "within_s": within_s}
+        server.HTTPFactory = type("LimitedFactory", (LimitedFactory,), limits)
+
+
+class LimitedRequest(WebRequest):
+    """A request whose body ends where the limit does."""
+
+    _received = 0
+
+    def gotLength(self, length: int | None) -> None:
+        """The head is there, with the body's length, or None where it comes in chunks."""
+        super().gotLength(length)
+        if length is not None and length > self.channel.factory.body_limit:
+            self.channel.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """A piece of the body."""
+        self._received += len(data)
+        if self._received > self.channel.factory.body_limit:
+            self.channel.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        elif not self.channel.refused:
+            super().handleContentChunk(data)
+
+
+class LimitedChannel(HTTPChannel):
+    """A connection that is cut where a request does not arrive in time.
+
+    Twisted's own timeout begins again with every byte.
+    """
+
+    refused = False
+    _due: IDelayedCall | None = None
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes of a request; none of one that is being answered, those wait in the buffer."""
+        if self.refused:
+            return
+        if self._due is None and not self._handlingRequest:
+            within_s = self.factory.within_s
+            self._due = self.callLater(within_s, self.refuse, HTTPStatus.REQUEST_TIMEOUT)
+        super().dataReceived(data)
+
+    def allContentReceived(self) -> None:
+        """The request is whole."""
+        self._stop_clock()
+        if not self.refused:
+            super().allContentReceived()
+
+    def connectionLost(self, reason: Failure = _DONE) -> None:
+        """The connection is gone."""
+        self._stop_clock()
+        super().connectionLost(reason)
+
+    def refuse(self, status: HTTPStatus) -> None:
+        """Answer with a problem document, and close; the rest of the request is not read."""
+        if self.refused:
+            return
+        self.refused = True
+        self._stop_clock()
+        code, detail = _CODES[status]
+        problem = {"type": "about:blank", "title": status.phrase, "status": status.value}
+        body = msgspec.json.encode(problem | {"code": code, "detail": detail})
+        head = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\n"
+            f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.loseConnection()
+
+    def _stop_clock(self) -> None:
+        if self._due is not None and self._due.active():
+            self._due.cancel()
+        self._due = None
+
+
+class LimitedFactory(HTTPFactory):
+    """Makes such connections; `install` sets the limits."""
+
+    protocol = LimitedChannel  # type: ignore[assignment]
+    body_limit: int
+    within_s: float
+
+    def buildProtocol(self, addr: Any) -> Any:
+        """A connection from `addr`."""
+        channel = super().buildProtocol(addr)
+        channel.requestFactory = LimitedRequest
+        return channel

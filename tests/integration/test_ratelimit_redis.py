@@ -1,0 +1,215 @@
+"""Rate limits as they run: one bucket for all web nodes, in Redis; and without Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from aggregator.errors import Retry
+from api.security.access import Access, Limits
+from api.security.ratelimit import Rate, RateLimiter
+from api.security.redis_link import ANSWER_WITHIN_S, RedisLink, Script
+from infra.embedded.redis import Redis
+from infra.embedded.stack import Stack
+from tests.web_nodes import STATUS, Node, Nodes
+
+pytestmark = pytest.mark.engines
+
+HOME = "203.0.113.9"
+WIDE = Rate(1_000_000, 1_000_000)
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[Redis]:
+    with Stack(tmp_path / "stack", only=(Redis,)) as stack:
+        yield stack.redis
+
+
+@pytest.fixture
+async def link(redis: Redis) -> AsyncIterator[RedisLink]:
+    made = RedisLink(redis.url)
+    made.start()
+    await until_up(made)
+    yield made
+    await made.stop()
+
+
+async def until_up(link: RedisLink, within_s: float = 5) -> None:
+    async with asyncio.timeout(within_s):
+        while link.fault is not None:  # noqa: ASYNC110 - it has no event to wait for
+            await asyncio.sleep(0.01)
+
+
+def limiter_of(link: RedisLink, rate: int, burst: int, ip: Rate = WIDE) -> RateLimiter:
+    return RateLimiter(link, Access(Limits(rate, burst)), ip, time.monotonic)
+
+
+async def test_both_buckets_must_let_a_cost_pass_and_a_refusal_charges_none(
+    link: RedisLink,
+) -> None:
+    limiter = limiter_of(link, 1, 10, Rate(1, 15))
+    first = [await limiter.take("a", HOME, 2) for _ in range(6)]
+    assert [each.passed for each in first] == [True] * 5 + [False]
+    assert (first[4].remaining, first[4].limit) == (0, 10)
+    assert first[5].retry_after_s in {1, 2}
+    second = [await limiter.take("b", HOME, 1) for _ in range(6)]
+    assert [each.passed for each in second] == [True] * 5 + [False], "the address had 5 left"
+    assert not any(each.local for each in first + second)
+
+
+async def test_it_refills_at_its_rate(link: RedisLink) -> None:
+    limiter = limiter_of(link, 50, 5)
+    for _ in range(5):
+        assert (await limiter.take("a", HOME)).passed
+    begun, passed = time.monotonic(), 0
+    while time.monotonic() - begun < 1:
+        passed += (await limiter.take("a", HOME)).passed
+    took = time.monotonic() - begun
+    assert 45 <= passed <= 50 * took + 1
+
+
+async def test_many_at_once_get_exactly_the_burst(link: RedisLink) -> None:
+    limiter = limiter_of(link, 1, 100)
+    begun = time.monotonic()
+    decisions = await asyncio.gather(*(limiter.take("a", HOME) for _ in range(3_000)))
+    took = time.monotonic() - begun
+    assert not any(each.local for each in decisions)
+    assert 100 <= sum(each.passed for each in decisions) <= 101 + took
+
+
+async def test_keys_hold_no_text_of_the_caller_and_expire(link: RedisLink) -> None:
+    limiter = limiter_of(link, 5, 10)
+    await limiter.take("x\r\nFLUSHALL {evil}", "2001:db8::")
+    keys = sorted(await link.call("KEYS", "*"))
+    assert len(keys) == 2
+    assert keys[0] == b"rl:ip:2001:db8::"
+    assert keys[1].startswith(b"rl:sub:") and len(keys[1]) == len("rl:sub:") + 32
+    for key in keys:
+        assert 0 < await link.call("PTTL", key) <= 3_000
+
+
+async def test_redis_dies_and_comes_back(redis: Redis, link: RedisLink) -> None:
+    limiter = limiter_of(link, 1, 5)
+    assert not (await limiter.take("a", HOME)).local
+    redis.kill()
+    decisions = await asyncio.gather(*(limiter.take("a", HOME) for _ in range(100)))
+    assert all(each.local for each in decisions)
+    assert sum(each.passed for each in decisions) == 5, "a bucket of the same rate"
+    assert limiter.fault is not None and "of this node alone" in limiter.fault
+    redis.start()
+    await until_up(link)
+    again = await limiter.take("a", HOME)
+    assert (again.local, limiter.fault) == (False, None)
+
+
+async def test_a_redis_that_hangs_does_not_hold_a_request_up(redis: Redis, link: RedisLink) -> None:
+    limiter = limiter_of(link, 1, 5)
+    os.kill(redis.pid, signal.SIGSTOP)
+    try:
+        begun = time.monotonic()
+        decisions = await asyncio.gather(*(limiter.take("a", HOME) for _ in range(20)))
+        assert time.monotonic() - begun < ANSWER_WITHIN_S + 0.5
+        assert all(each.local for each in decisions)
+        begun = time.monotonic()
+        assert (await limiter.take("b", HOME)).local
+        assert time.monotonic() - begun < 0.05, "it does not wait again"
+    finally:
+        os.kill(redis.pid, signal.SIGCONT)
+    await until_up(link)
+    assert not (await limiter.take("b", HOME)).local
+
+
+async def test_a_script_that_redis_forgot_is_sent_again_and_a_broken_one_is_a_retry(
+    link: RedisLink,
+) -> None:
+    script = Script(b"return {KEYS[1], ARGV[1]}")
+    assert await link.run(script, ["k"], [7]) == [b"k", b"7"]
+    await link.call("SCRIPT", "FLUSH")
+    assert await link.run(script, ["k"], [8]) == [b"k", b"8"]
+    with pytest.raises(Retry, match="refused a script"):
+        await link.run(Script(b"return redis.call('NOPE')"), [], [])
+    assert await link.call("PING") == b"PONG", "the connection is as good as before"
+
+
+async def test_callers_that_give_up_do_not_mix_up_the_answers(link: RedisLink) -> None:
+    async def ask(number: int) -> bool:
+        return bool(await link.call("ECHO", str(number)) == str(number).encode())
+
+    tasks = [asyncio.create_task(ask(number)) for number in range(2_000)]
+    await asyncio.sleep(0)
+    for task in tasks[::3]:
+        task.cancel()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    kept = [each for number, each in enumerate(answers) if number % 3]
+    assert kept and all(each is True for each in kept)
+
+
+async def _fire(nodes: list[Node], token: str, count: int) -> list[httpx.Response]:
+    """`count` requests, spread over the nodes, fifty under way at once."""
+    clients = [httpx.AsyncClient(base_url=node.url, timeout=30) for node in nodes]
+    waiting = iter(range(count))
+    answers: list[httpx.Response] = []
+
+    async def worker(number: int) -> None:
+        client = clients[number % len(clients)]
+        for _ in waiting:
+            answers.append(await client.get(STATUS, headers={"Authorization": f"Bearer {token}"}))
+
+    await asyncio.gather(*(worker(number) for number in range(50)))
+    for client in clients:
+        await client.aclose()
+    return answers
+
+
+def test_5000_requests_at_two_nodes_never_pass_more_than_burst_and_refill(tmp_path: Path) -> None:
+    rate, burst = 40, 300
+    limits = {"RATE_LIMIT": str(rate), "RATE_BURST": str(burst)}
+    wide = {"RATE_LIMIT_IP": "100000", "RATE_BURST_IP": "100000"}
+    with Nodes(tmp_path, **limits, **wide) as nodes:
+        pair = [nodes.web("one"), nodes.web("two")]
+        token = nodes.token("busy")
+        begun = time.monotonic()
+        answers = asyncio.run(_fire(pair, token, 5_000))
+        took = time.monotonic() - begun
+        by_status = {
+            status: [a for a in answers if a.status_code == status] for status in (200, 429)
+        }
+        passed, refused = len(by_status[200]), by_status[429]
+        assert passed + len(refused) == 5_000
+        assert passed <= burst + rate * took + 1, f"{passed} passed in {took:.2f} s"
+        assert passed >= burst + rate * (took - 1), "what is free is given"
+        for answer in refused[:50]:
+            assert answer.json()["code"] == "rate_limited"
+            assert int(answer.headers["Retry-After"]) >= 1
+        for answer in by_status[200][:50]:
+            assert answer.headers["X-RateLimit-Limit"] == str(burst)
+        assert nodes.token("calm") and pair[0].get(nodes.token("calm")).status_code == 200
+
+
+def test_a_client_cannot_change_its_address_by_a_header(tmp_path: Path) -> None:
+    with Nodes(tmp_path, RATE_LIMIT_IP="1", RATE_BURST_IP="20") as nodes:
+        node = nodes.web()
+        forged = [
+            node.get("no-token", **{"X-Forwarded-For": f"198.51.100.{number}"})
+            for number in range(40)
+        ]
+        assert 15 <= sum(each.status_code == 401 for each in forged) <= 25
+        assert forged[-1].status_code == 429, "bad tokens are counted too"
+        behind = nodes.web("behind", TRUSTED_PROXIES="127.0.0.0/8")
+        honest = [
+            behind.get("no-token", **{"X-Forwarded-For": f"9.9.9.9, 198.51.100.{number}"})
+            for number in range(40)
+        ]
+        assert {each.status_code for each in honest} == {401}
+        one = [
+            behind.get("no-token", **{"X-Forwarded-For": f"198.51.100.{number}, 203.0.113.1"})
+            for number in range(40)
+        ]
+        assert one[-1].status_code == 429, "only the entry that the proxy wrote counts"

@@ -1,0 +1,289 @@
+"""Revocations and limits as an operator makes them, at web nodes that run."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from asgiref.sync import async_to_sync
+from channels_redis.pubsub import RedisPubSubChannelLayer
+
+from aggregator.contracts.names import ACCESS_REVISION_KEY
+from api.security.access import Access, AccessState, Limits, Revoked
+from api.security.control import CLOSE, GROUP, NOTICE, Control
+from api.security.redis_link import RedisLink
+from tests.processes import wait_until
+from tests.web_nodes import Nodes
+
+pytestmark = pytest.mark.engines
+
+WITHIN_S = 2.0
+
+
+@pytest.fixture
+def nodes(tmp_path: Path) -> Iterator[Nodes]:
+    with Nodes(tmp_path) as running:
+        yield running
+
+
+def jti_of(token: str) -> str:
+    jti: str = jwt.decode(token, options={"verify_signature": False})["jti"]
+    return jti
+
+
+def revoke(kind: str, value: str) -> str:
+    return (
+        "from api.models import Revocation\n"
+        f"Revocation.objects.create(kind={kind!r}, value={value!r}, reason='leaked')\n"
+    )
+
+
+def lift(value: str) -> str:
+    return (
+        f"from api.models import Revocation\nRevocation.objects.filter(value={value!r}).delete()\n"
+    )
+
+
+def test_a_revocation_reaches_every_node_and_is_lifted_again(nodes: Nodes) -> None:
+    pair = [nodes.web("one"), nodes.web("two")]
+    leaked, other, of_another = nodes.token("ann"), nodes.token("ann"), nodes.token("bob")
+    for node in pair:
+        assert [node.get(each).status_code for each in (leaked, other, of_another)] == [200] * 3
+
+    nodes.shell(revoke("jti", jti_of(leaked)))
+    wait_until(lambda: all(node.refuses(leaked) for node in pair), WITHIN_S, "the token is out")
+    assert all(node.get(other).status_code == 200 for node in pair)
+
+    nodes.shell(revoke("sub", "ann"))
+    wait_until(lambda: all(node.refuses(other) for node in pair), WITHIN_S, "the subject is out")
+    assert all(node.refuses(nodes.token("ann")) for node in pair), "a new token of hers too"
+    assert all(node.get(of_another).status_code == 200 for node in pair)
+
+    nodes.shell(lift("ann"))
+    wait_until(
+        lambda: all(node.get(other).status_code == 200 for node in pair), WITHIN_S, "ann is back"
+    )
+    assert all(node.refuses(leaked) for node in pair)
+    late = nodes.web("late")
+    wait_until(lambda: late.refuses(leaked), WITHIN_S, "a node that starts later knows it")
+
+
+def test_limits_of_a_subject_change_without_a_restart(nodes: Nodes) -> None:
+    node = nodes.web()
+    token = nodes.token("small")
+    assert node.get(token).headers["X-RateLimit-Limit"] == "200"
+    nodes.shell(
+        "from api.models import ApiSubject\n"
+        "ApiSubject.objects.create(subject='small', rate_per_s=1, burst=3)\n"
+    )
+    wait_until(lambda: node.get(token).status_code == 429, WITHIN_S, "the smaller limit")
+    nodes.shell("from api.models import ApiSubject\nApiSubject.objects.get().delete()\n")
+
+    def default_again() -> bool:
+        return node.get(token).headers["X-RateLimit-Limit"] == "200"
+
+    wait_until(default_again, WITHIN_S, "the default")
+
+
+def test_a_redis_that_lost_everything_gets_the_revocations_from_the_database(nodes: Nodes) -> None:
+    node = nodes.web()
+    token = nodes.token("ann")
+    nodes.shell(revoke("sub", "ann"))
+    wait_until(lambda: node.refuses(token), WITHIN_S, "ann is out")
+    redis = nodes.engines.redis
+    redis.kill()
+    node.wait_degraded("rate limits are of this node alone")
+    assert node.refuses(token), "what was taken stays in force"
+    for file in (redis.data / "appendonlydir").iterdir():
+        file.unlink()
+    redis.start()
+    wait_until(lambda: not node.degraded(), 10, "Redis is back")
+    late = nodes.web("late")
+    wait_until(lambda: late.refuses(token), 15, "a node that knows Redis only")
+
+
+def test_what_is_saved_while_redis_is_down_comes_in_when_it_is_back(nodes: Nodes) -> None:
+    node = nodes.web()
+    token = nodes.token("ann")
+    assert node.get(token).status_code == 200
+    nodes.engines.redis.kill()
+    nodes.shell(revoke("sub", "ann"))
+    node.wait_degraded("rate limits are of this node alone")
+    assert node.get(token).status_code == 200
+    nodes.engines.redis.start()
+    wait_until(lambda: node.refuses(token), 10, "ann is out")
+
+
+def test_a_node_whose_database_is_empty_takes_nobodys_revocation_away(nodes: Nodes) -> None:
+    node = nodes.web()
+    token = nodes.token("ann")
+    nodes.shell(revoke("sub", "ann"))
+    wait_until(lambda: node.refuses(token), WITHIN_S, "ann is out")
+    empty = nodes.web("empty", DATABASE_FILE=str(nodes.directory / "empty.sqlite3"))
+    wait_until(lambda: empty.refuses(token), WITHIN_S, "the state comes from Redis")
+    empty.wait_degraded("manage.py migrate")
+    assert node.refuses(token)
+
+
+def test_no_token_is_in_any_log(nodes: Nodes) -> None:
+    node = nodes.web(LOG_LEVEL="debug")
+    good = nodes.token("ann")
+    bad = f"{good[:-4]}AAAA"
+    assert node.get(good).status_code == 200
+    assert node.get(bad).status_code == 401
+    assert node.get(None, f"/api/status?token={good}").status_code == 401, "never in a URL"
+    assert node.get(None, f"/api/status?access_token={good}").status_code == 401
+    log = node.process.log.read_text()
+    for part in good.split("."):
+        assert part not in log.replace(f"token={good}", "")
+
+
+class Recorded:
+    """Sockets that write down what is asked of them."""
+
+    def __init__(self) -> None:
+        self.closed: list[tuple[str | None, str | None, int, str]] = []
+        self.notices: list[str] = []
+
+    def close_where(
+        self, *, jti: str | None = None, sub: str | None = None, code: int, reason: str
+    ) -> int:
+        self.closed.append((jti, sub, code, reason))
+        return 1
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
+
+
+async def until(holds: Any, within_s: float = WITHIN_S) -> None:
+    async with asyncio.timeout(within_s):
+        while not holds():  # noqa: ASYNC110 - it has no event to wait for
+            await asyncio.sleep(0.01)
+
+
+async def test_control_messages_reach_the_sockets_of_a_process(nodes: Nodes) -> None:
+    url = nodes.engines.redis.url
+    layer = RedisPubSubChannelLayer(hosts=[url], prefix="control:")
+    link, access, sockets = RedisLink(url), Access(Limits(1, 1)), Recorded()
+    compared = 0
+
+    async def compare() -> None:
+        nonlocal compared
+        compared += 1
+
+    control = Control(access, link, lambda: layer, compare)
+    control.serve(sockets)
+    link.start()
+    control.start()
+    try:
+        await until(lambda: access.revision == 0 and not control.faults and compared)
+
+        async def heard() -> bool:
+            await layer.group_send(GROUP, {"type": NOTICE, "text": "maintenance at noon"})
+            return bool(sockets.notices)
+
+        async with asyncio.timeout(WITHIN_S):
+            while not await heard():  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.05)
+        order = {"type": CLOSE, "kind": "sub", "value": "ann", "code": 4029, "reason": "too much"}
+        await layer.group_send(GROUP, order)
+        await until(lambda: sockets.closed == [(None, "ann", 4029, "too much")])
+        for broken in ({"type": "nonsense"}, {"type": CLOSE, "kind": "all"}, {"text": "x"}):
+            await layer.group_send(GROUP, broken)
+        begun = time.monotonic()
+        await asyncio.to_thread(nodes.shell, revoke("jti", "j-1"))
+        saved = time.monotonic()
+        await until(lambda: len(sockets.closed) == 2, within_s=saved - begun + WITHIN_S)
+        assert sockets.closed[1] == ("j-1", None, 4003, "the token is revoked")
+        assert access.revision == int(await link.call("GET", ACCESS_REVISION_KEY))
+    finally:
+        await control.stop()
+        await link.stop()
+        await layer.flush()
+
+
+async def test_a_message_that_is_lost_costs_a_second(nodes: Nodes) -> None:
+    """With the channel layer out of order the revision alone brings the change."""
+    url = nodes.engines.redis.url
+    elsewhere = RedisPubSubChannelLayer(hosts=[url], prefix="another:")
+    link, access, sockets = RedisLink(url), Access(Limits(1, 1)), Recorded()
+
+    async def compare() -> None:
+        pass
+
+    control = Control(access, link, lambda: elsewhere, compare)
+    control.serve(sockets)
+    link.start()
+    control.start()
+    try:
+        await asyncio.to_thread(nodes.shell, revoke("sub", "ann"))
+        await until(lambda: len(sockets.closed) == 1)
+        assert sockets.closed == [(None, "ann", 4003, "the subject is revoked")]
+    finally:
+        await control.stop()
+        await link.stop()
+        await elsewhere.flush()
+
+
+def test_access_tells_of_each_revocation_once() -> None:
+    access, told = Access(Limits(1, 1)), list[Revoked]()
+    access.listen(told.append)
+    ann, token = Revoked("sub", "ann"), Revoked("jti", "j")
+    access.take(AccessState(1, [ann], {}))
+    access.take(AccessState(2, [ann, token], {}))
+    access.take(AccessState(3, [token], {}))
+    access.take(AccessState(4, [ann, token], {}))
+    assert told == [ann, token, ann]
+
+
+def test_an_older_state_never_takes_the_place_of_a_newer_one(nodes: Nodes) -> None:
+    nodes.shell(revoke("sub", "ann"))
+    before = nodes.shell(
+        "import redis; from django.conf import settings\n"
+        "print(int(redis.Redis.from_url(settings.SWAPS.redis_url).get('auth:revision')))\n"
+    )
+    nodes.shell(
+        "from api.models import AccessRevision, Revocation\n"
+        "Revocation.objects.all().delete()\n"
+        "AccessRevision.objects.update(revision=5)\n"
+        "from api.security.publish import publish\n"
+        "assert publish() is False\n"
+    )
+    after = nodes.shell(
+        "import redis; from django.conf import settings\n"
+        "print(int(redis.Redis.from_url(settings.SWAPS.redis_url).get('auth:revision')))\n"
+    )
+    assert int(after) > int(before) > 5, "only the deletion, which was newer, was published"
+
+
+def test_a_notice_is_sent_by_the_function_that_the_admin_uses(nodes: Nodes) -> None:
+    heard: list[dict[str, Any]] = []
+    layer = RedisPubSubChannelLayer(hosts=[nodes.engines.redis.url], prefix="control:")
+
+    async def listen() -> None:
+        channel = await layer.new_channel()
+        await layer.group_add(GROUP, channel)
+        sending = asyncio.create_task(
+            asyncio.to_thread(
+                nodes.shell,
+                "from api.security.publish import send_close, send_notice\n"
+                "send_notice('hello')\n"
+                "send_close('sub', 'ann', 4003, 'bye')\n",
+            )
+        )
+        async with asyncio.timeout(30):
+            heard.append(await layer.receive(channel))
+            heard.append(await layer.receive(channel))
+        await sending
+        await layer.flush()
+
+    async_to_sync(listen)()
+    assert heard == [
+        {"type": NOTICE, "text": "hello"},
+        {"type": CLOSE, "kind": "sub", "value": "ann", "code": 4003, "reason": "bye"},
+    ]

@@ -1,0 +1,207 @@
+"""The admin's door and its forms at a web node, as a browser and an attacker use them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.processes import wait_until
+from tests.web_nodes import Node, Nodes
+
+pytestmark = pytest.mark.engines
+
+PASSWORD = "correct horse battery"
+LOGIN = "/admin/login/"
+_TOKEN = re.compile(r'name="csrfmiddlewaretoken" value="([^"]+)"')
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    directory: Path = tmp_path_factory.mktemp("admin")
+    with Nodes(directory, LOGIN_RATE="6/1h", TRUSTED_PROXIES="127.0.0.1") as running:
+        running.shell(
+            "from django.contrib.auth.models import User\n"
+            f"User.objects.create_superuser('root', password={PASSWORD!r})\n"
+            f"User.objects.create_user('clerk', password={PASSWORD!r}, is_staff=True)\n"
+        )
+        yield running
+
+
+@pytest.fixture(scope="module")
+def node(nodes: Nodes) -> Node:
+    return nodes.web()
+
+
+_open: list[httpx.Client] = []
+
+
+@pytest.fixture(autouse=True)
+def _close_browsers() -> Iterator[None]:
+    yield
+    while _open:
+        _open.pop().close()
+
+
+class Browser:
+    """Cookies, forms and an address of its own."""
+
+    def __init__(self, node: Node, address: str) -> None:
+        self.client = httpx.Client(
+            base_url=node.url, headers={"X-Forwarded-For": address}, timeout=20
+        )
+        _open.append(self.client)
+
+    def form(self, path: str, **fields: Any) -> httpx.Response:
+        """Fill in the page's form and send it."""
+        found = _TOKEN.search(self.client.get(path).text)
+        assert found is not None, "the page has no form"
+        data = {"csrfmiddlewaretoken": found[1], **fields}
+        return self.client.post(path, data=data, headers={"Referer": str(self.client.base_url)})
+
+    def login(self, name: str = "root", password: str = PASSWORD) -> httpx.Response:
+        return self.form(LOGIN, username=name, password=password)
+
+
+def test_an_operator_revokes_by_the_admin_and_it_is_logged(nodes: Nodes, node: Node) -> None:
+    browser = Browser(node, "198.51.100.1")
+    answer = browser.login()
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/accounts/profile/")
+    token = nodes.token("mallory")
+    assert node.get(token).status_code == 200
+    added = browser.form(
+        "/admin/api/revocation/add/", kind="sub", value="mallory", reason="test",
+        expires_at_0="", expires_at_1="",
+    )  # fmt: skip
+    assert added.status_code == 302, added.text
+    wait_until(lambda: node.refuses(token), 2, "mallory is out")
+    history = browser.client.get("/admin/").text
+    assert "sub mallory" in history
+    assert '"event": "admin_login"' in node.process.log.read_text()
+
+
+def test_an_action_without_the_form_is_refused(nodes: Nodes, node: Node) -> None:
+    browser = Browser(node, "198.51.100.2")
+    browser.login()
+    nodes.shell(
+        "from api.models import ApiSubject\n"
+        "ApiSubject.objects.create(subject='victim', rate_per_s=1, burst=3)\n"
+    )
+    row = nodes.shell("from api.models import ApiSubject; print(ApiSubject.objects.get().pk)")
+    action = {"action": "revoke", "_selected_action": row.strip()}
+    page = "/admin/api/apisubject/"
+    forged = browser.client.post(page, data=action, headers={"Origin": "https://evil.example"})
+    assert forged.status_code == 403
+    assert browser.client.post(page, data=action).status_code == 403, "no token"
+    stale = browser.client.post(page, data=action | {"csrfmiddlewaretoken": "a" * 64})
+    assert stale.status_code == 403
+    assert nodes.shell("from api.models import Revocation as R\nprint('victim' in R.objects.values_list('value', flat=True))\n").strip() == "False"  # fmt: skip # noqa: E501
+    done = browser.form(page, **action)
+    assert done.status_code == 302
+    assert nodes.shell("from api.models import Revocation as R\nprint('victim' in R.objects.values_list('value', flat=True))\n").strip() == "True"  # fmt: skip # noqa: E501
+
+
+def test_an_action_by_get_does_nothing(nodes: Nodes, node: Node) -> None:
+    browser = Browser(node, "198.51.100.3")
+    browser.login()
+    browser.client.get("/admin/api/revocation/add/?kind=sub&value=by-get")
+    found = nodes.shell("from api.models import Revocation as R\nprint(R.objects.filter(value='by-get').count())\n")  # fmt: skip # noqa: E501
+    assert found.strip() == "0"
+
+
+def test_staff_without_a_permission_sees_and_changes_nothing(node: Node) -> None:
+    browser = Browser(node, "198.51.100.4")
+    assert browser.login("clerk").status_code == 302
+    for path in ("/admin/api/revocation/", "/admin/api/apisubject/add/"):
+        assert browser.client.get(path).status_code == 403
+    stranger = Browser(node, "198.51.100.5")
+    assert stranger.client.get("/admin/api/revocation/").status_code == 302
+
+
+def test_guessing_is_limited_by_address_and_logged(node: Node) -> None:
+    guesser = Browser(node, "198.51.100.66")
+    codes = [guesser.login(f"user{number}", "guess").status_code for number in range(8)]
+    assert codes == [200] * 6 + [429] * 2
+    last = guesser.login()
+    assert last.status_code == 429, "the right password does not help"
+    assert 0 < int(last.headers["Retry-After"]) <= 3_600
+    assert Browser(node, "198.51.100.67").login().status_code == 302, "others may"
+    log = node.process.log.read_text()
+    assert '"event": "admin_login_failed"' in log and '"event": "admin_login_limited"' in log
+    assert "198.51.100.66" in log
+    assert "guess" not in log.replace("guesser", "") and PASSWORD not in log
+
+
+def test_guessing_one_name_from_many_addresses_is_limited(node: Node) -> None:
+    codes = []
+    for number in range(33):
+        browser = Browser(node, f"203.0.113.{number}")
+        codes.append(browser.login("Boss" if number % 2 else "boss", "wrong").status_code)
+    assert codes[:30] == [200] * 30
+    assert codes[30:] == [429] * 3
+
+
+def test_the_login_page_and_its_cookies(node: Node) -> None:
+    browser = Browser(node, "198.51.100.6")
+    page = browser.client.get(LOGIN)
+    policy = page.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
+    assert "unsafe-inline" not in policy and "unsafe-eval" not in policy
+    assert page.headers["X-Frame-Options"] == "DENY"
+    assert page.headers["Referrer-Policy"] == "same-origin"
+    assert not re.search(r"<script(?![^>]*\bsrc=)(?![^>]*nonce=)", page.text), "an inline script"
+    browser.login()
+    cookies = {each.name: each for each in browser.client.cookies.jar}
+    assert set(cookies) == {"session", "csrf"}
+    for cookie in cookies.values():
+        assert cookie.has_nonstandard_attr("HttpOnly")
+        assert cookie.get_nonstandard_attr("SameSite") == "Strict"
+
+
+def test_behind_tls_cookies_are_secure_and_http_is_left(nodes: Nodes) -> None:
+    node = nodes.web("tls", HTTPS_ONLY="1")
+    plain = httpx.get(f"{node.url}{LOGIN}")
+    assert plain.status_code == 301 and plain.headers["Location"].startswith("https://")
+    secure = httpx.get(f"{node.url}{LOGIN}", headers={"X-Forwarded-Proto": "https"})
+    assert secure.status_code == 200
+    assert "max-age=31536000" in secure.headers["Strict-Transport-Security"]
+    cookie = secure.headers["Set-Cookie"]
+    assert cookie.startswith("__Host-csrf=") and "Secure" in cookie and "HttpOnly" in cookie
+    untrusting = nodes.web("untrusting", HTTPS_ONLY="1", TRUSTED_PROXIES="10.0.0.0/8")
+    forged = httpx.get(f"{untrusting.url}{LOGIN}", headers={"X-Forwarded-Proto": "https"})
+    assert forged.status_code == 301, "anybody can send that header"
+
+
+def test_the_api_knows_no_cookie_and_is_no_page(nodes: Nodes, node: Node) -> None:
+    browser = Browser(node, "198.51.100.7")
+    browser.login()
+    assert browser.client.get("/api/status").status_code == 401, "a session is no token"
+    answer = node.get(nodes.token())
+    assert answer.headers["Content-Security-Policy"] == (
+        "default-src 'none'; frame-ancestors 'none'"
+    )
+    assert "Set-Cookie" not in answer.headers
+    assert "Content-Length" in answer.headers
+
+
+def test_the_login_is_counted_without_redis_too(nodes: Nodes, tmp_path: Path) -> None:
+    with Nodes(tmp_path, LOGIN_RATE="3/1h") as alone:
+        node = alone.web()
+        alone.engines.redis.kill()
+        guesser = Browser(node, "198.51.100.8")
+        codes = [guesser.login("root", "wrong").status_code for _ in range(5)]
+        assert codes == [200] * 3 + [429] * 2
+
+
+def test_check_deploy_is_clean_in_production(nodes: Nodes) -> None:
+    secret = nodes.directory / "secret"
+    secret.write_text("s3cr3t-" * 10 + "0123456789abcdefghij\n")
+    said = nodes.run(
+        "manage.py", "check", "--deploy", "--fail-level", "WARNING",
+        DJANGO_SECRET_KEY="", DJANGO_SECRET_KEY_FILE=str(secret), HTTPS_ONLY="1",
+    )  # fmt: skip
+    assert "no issues (0 silenced)" in said

@@ -1,0 +1,109 @@
+"""Parts move to S3 by their age and go at the end of their life, and questions stay right.
+
+On an engine of its own whose clock-driven lifetimes are seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from aggregator.config import load
+from aggregator.stores.clickhouse.connection import ClickHouse
+from aggregator.stores.clickhouse.reader import HistoryReader
+from aggregator.stores.clickhouse.schema import ensure_schema
+from infra.embedded.clickhouse import ClickHouse as ClickHouseEngine
+from infra.embedded.s3 import S3
+from infra.embedded.stack import Stack
+from tests.archive_rows import MINUTE_MS, Row, archive, insert
+from tests.processes import wait_until
+
+TOKEN = ("ethereum", "0xaa")
+ROWS = 4_000
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Stack]:
+    with Stack(tmp_path, only=(S3, ClickHouseEngine)) as stack:
+        yield stack
+
+
+def disks(clickhouse: ClickHouse, table: str) -> dict[str, int]:
+    """Rows in active parts, by disk."""
+    return dict(
+        clickhouse.execute(
+            "SELECT disk_name, toInt64(sum(rows)) FROM system.parts WHERE active "
+            "AND database = currentDatabase() AND table = %(table)s GROUP BY disk_name",
+            {"table": table},
+        )
+    )
+
+
+def cold_bytes(stack: Stack) -> int:
+    """Bytes that lie in the bucket."""
+    return sum(path.stat().st_size for path in stack.s3.data.rglob("*") if path.is_file())
+
+
+def test_parts_move_to_s3_and_then_go(own: Stack) -> None:
+    lifetimes = {"ARCHIVE_HOT": "1h", "ARCHIVE_KEEP": "2h", "ARCHIVE_DAILY_KEEP": "10d"}
+    with archive(own.clickhouse.url, **lifetimes) as (clickhouse, config):
+        reader = HistoryReader(config.clickhouse_url)
+        minute = time.time_ns() // 1_000_000 // MINUTE_MS * MINUTE_MS
+        day = minute // 86_400_000 * 86_400_000
+        old = max(day, minute - 20 * MINUTE_MS)  # one day's partition, whatever the hour
+        rows = [Row(number=n, timestamp=old + n % 1_000) for n in range(ROWS)]
+        insert(config, rows)
+
+        def answers() -> tuple[object, ...]:
+            span = {"since": old - MINUTE_MS, "until": minute + MINUTE_MS}
+            page = reader.trades(*TOKEN, **span, side=None, limit=1_000, after=None)
+            candles = reader.candles(*TOKEN, **span, interval_ms=MINUTE_MS)
+            days = reader.days(*TOKEN, since=day, until=day + 86_400_000)
+            return page, candles, days
+
+        before = answers()
+        assert disks(clickhouse, "raw_swaps") == {"default": ROWS}
+        empty_bucket = cold_bytes(own)
+        age_s = int(time.time() - old / 1000)
+
+        ensure_schema(clickhouse, load(_settings(config.clickhouse_url, hot_s=max(1, age_s - 2))))
+        wait_until(
+            lambda: (
+                disks(clickhouse, "raw_swaps") == {"cold": ROWS}
+                and "default" not in disks(clickhouse, "candles_1m")
+            ),
+            60,
+            "the move to S3",
+        )
+        assert answers() == before
+        # 16 bytes of marker and 32 of transaction hash in each row cannot be packed
+        assert cold_bytes(own) - empty_bucket > ROWS * 20
+        assert disks(clickhouse, "daily_token_agg") == {"default": 1}
+        # a day read again after the move: late swaps go beside what lies on S3
+        insert(config, [Row(number=ROWS, timestamp=old, verdict="L")], first_offset=ROWS)
+        assert reader.days(*TOKEN, since=day, until=day + 86_400_000)[0].trades == ROWS + 1
+
+        keep_s = int(time.time() - old / 1000) + 2
+        ensure_schema(clickhouse, load(_settings(config.clickhouse_url, hot_s=1, keep_s=keep_s)))
+        wait_until(
+            lambda: not disks(clickhouse, "raw_swaps") and not disks(clickhouse, "candles_1m"),
+            60,
+            "the end of life",
+        )
+        page, candles, days = answers()
+        assert (page.trades, candles) == ([], [])  # type: ignore[attr-defined]
+        assert days[0].trades == ROWS + 1  # type: ignore[index]
+        wait_until(lambda: cold_bytes(own) - empty_bucket < ROWS, 60, "an empty bucket")
+        reader.close()
+
+
+def _settings(url: str, *, hot_s: int, keep_s: int = 7_200) -> dict[str, str]:
+    return {
+        "CLICKHOUSE_URL": url,
+        "ARCHIVE_HOT": f"{hot_s}s",
+        "ARCHIVE_KEEP": f"{keep_s}s",
+        "ARCHIVE_DAILY_KEEP": "10d",
+    }

@@ -1,0 +1,180 @@
+"""docs/websocket.md and docs/asyncapi.yaml against the service: every example, every message."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+import yaml
+
+from aggregator.contracts.stats import TokenStats
+from api.board.overview import Overview
+from api.security.demo_issuer import ensure_keys
+from api.ws.live_candles import CandlesData
+from api.ws.protocol import Auth, Fault, ListSubscriptions, Ping, Subscribe, Unsubscribe
+from api.ws.status import StatusData
+from api.ws.stream import Gap
+from api.ws.trades import TradesData
+from infra.embedded.nats import Nats
+from infra.embedded.stack import Stack
+from tests.integration.test_web import live_owner
+from tests.integration.ws_node import (
+    Message,
+    client,
+    eventually_async,
+    live_seller,
+    token_of,
+    web_node,
+)
+from tests.unit.api.samples import Owner
+from tests.unit.ws.trading import Seller
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+STRUCTS = (
+    *(TokenStats, TradesData, Gap, CandlesData, Overview, StatusData, Fault),
+    *(Subscribe, Unsubscribe, ListSubscriptions, Ping, Auth),
+)
+
+
+def examples(side: str) -> list[Message]:
+    text = (DOCS / "websocket.md").read_text()
+    found = re.findall(rf"```json {side}\n(.*?)\n```", text, re.DOTALL)
+    assert len(found) == text.count(f"```json {side}")
+    return [json.loads(each) for each in found]
+
+
+def document() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((DOCS / "asyncapi.yaml").read_text())
+    return loaded
+
+
+def validator(schema: dict[str, Any]) -> jsonschema.Draft202012Validator:
+    """Of one schema of the document, with the components that it refers to."""
+    whole = schema | {"components": document()["components"]}
+    return jsonschema.Draft202012Validator(whole)
+
+
+FRAME = validator(document()["components"]["messages"]["frame"]["payload"])
+
+
+def test_the_document_is_asyncapi_3() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of its own models' field names
+        from asyncapi3.models.asyncapi import AsyncAPI3
+
+    AsyncAPI3.model_validate(document())
+    broken = document()
+    broken["operations"]["sendFrame"]["action"] = "shout"
+    with pytest.raises(ValueError, match="action"):
+        AsyncAPI3.model_validate(broken)
+
+
+def without_prose(schema: Any) -> Any:
+    """The schema without its descriptions, which may be told in other words."""
+    if isinstance(schema, dict):
+        return {
+            name: without_prose(each)
+            for name, each in schema.items()
+            if name != "description" or not isinstance(each, str)
+        }
+    return [without_prose(each) for each in schema] if isinstance(schema, list) else schema
+
+
+def test_its_schemas_are_those_of_the_code() -> None:
+    _, schemas = msgspec.json.schema_components(STRUCTS, ref_template="#/components/schemas/{name}")
+    documented = document()["components"]["schemas"]
+    chosen = {name: documented.get(name) for name in schemas}
+    assert without_prose(chosen) == without_prose(schemas)
+
+
+@pytest.mark.parametrize("example", examples("server"), ids=lambda each: each["type"])
+def test_each_documented_message_is_in_it(example: Message) -> None:
+    FRAME.validate([example])
+
+
+def test_each_kind_of_message_has_an_example() -> None:
+    titles = [
+        schema["title"]
+        for name, schema in document()["components"]["schemas"].items()
+        if name.startswith("Message_")
+    ]
+    schemas = document()["components"]["schemas"]
+    missing = [
+        title
+        for title in titles
+        if not any(
+            validator(schemas[f"Message_{title}"]).is_valid(each) for each in examples("server")
+        )
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("example", examples("client"), ids=lambda each: each["method"])
+def test_each_documented_request_is_in_it(example: Message) -> None:
+    operation = document()["operations"]["receiveRequest"]["messages"]
+    names = [each["$ref"].rpartition("/")[2] for each in operation]
+    payloads = [document()["components"]["messages"][name]["payload"] for name in names]
+    fitting = [payload for payload in payloads if validator(payload).is_valid(example)]
+    assert len(fitting) == 1
+
+
+@pytest.fixture
+def nats_server(tmp_path: Path) -> Iterator[Nats]:
+    with Stack(tmp_path / "stack", only=(Nats,)) as stack:
+        yield stack.nats
+
+
+@pytest.mark.engines
+async def test_every_documented_request_works_and_every_answer_is_documented(
+    tmp_path: Path, nats_server: Nats
+) -> None:
+    issuer = tmp_path / "issuer"
+    ensure_keys(issuer)
+    owner, seller = Owner(), Seller("ethereum:0xaa")
+    for token_id in ("ethereum:0xaa", "ethereum:0xbb"):
+        owner.trade(token_id)
+    seller.sell(3)
+    refused = {"no-token"}
+    async with (
+        web_node(tmp_path, issuer, nats_server.url) as node,
+        live_owner(nats_server.url, owner) as live,
+        live_seller(nats_server.url, seller) as market,
+    ):
+        await eventually_async(lambda: node.answers("/readyz", 200), 10, "readiness")
+        async with client(node) as socket:
+            seen: list[Message] = []
+            for example in examples("client"):
+                request = dict(example)
+                if request["method"] == "auth":
+                    request["token"] = token_of(issuer, ttl_ms=30_000)
+                await socket.send(**request)
+                expected = len(request.get("tokens", [""])) or 1
+                while expected:
+                    message = await socket.next()
+                    seen.append(message)
+                    assert message["type"] != "error", (request, message)
+                    if message["type"] in {"ack", "pong"}:
+                        expected -= 1
+                        assert message.get("req_id") == request.get("req_id")
+                        failed = "error" in message
+                        assert failed == (message.get("token") in refused), (request, message)
+            await live.publish(owner.trade("ethereum:0xaa"))
+            await market.publish(seller.sell(1))
+            live.speaks = False
+            wanted = {
+                *(("token_stats", "update"), ("trades", "update"), ("candles", "update")),
+                *(("overview", "update"), ("status", "update"), (None, "auth_expiring")),
+            }
+            async with asyncio.timeout(10):
+                while not wanted <= {(each.get("channel"), each["type"]) for each in seen}:
+                    seen.append(await socket.next(10))
+        for each in seen:
+            FRAME.validate([each])

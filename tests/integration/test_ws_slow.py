@@ -1,0 +1,141 @@
+"""Clients that do not read: the server does not grow, the others do not notice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from api.security.demo_issuer import ensure_keys
+from infra.embedded.nats import Nats
+from infra.embedded.stack import Stack
+from tests.integration.test_web import LiveOwner, live_owner
+from tests.integration.ws_node import (
+    WebNode,
+    WsClient,
+    client,
+    eventually_async,
+    token_of,
+    web_node,
+)
+from tests.unit.api.samples import Owner
+
+pytestmark = pytest.mark.engines
+
+TOKENS = [f"ethereum:0x{number}" for number in range(50)]
+READERS, STALLED = 20, 50
+MEASURED_S = 6.0
+
+
+@pytest.fixture
+def nats_server(tmp_path: Path) -> Iterator[Nats]:
+    with Stack(tmp_path / "stack", only=(Nats,)) as stack:
+        yield stack.nats
+
+
+async def publish_for_ever(live: LiveOwner, owner: Owner) -> None:
+    """Every token, every 100 ms."""
+    due = time.monotonic()
+    while True:
+        await live.publish(*(owner.trade(token) for token in TOKENS))
+        due += 0.1
+        await asyncio.sleep(max(0, due - time.monotonic()))
+
+
+def stall(node: WebNode, token: str) -> socket.socket:
+    """A client with a small buffer that asks for every token and never reads."""
+    opened = socket.socket()
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+    opened.connect(("127.0.0.1", node.port))
+    opened.sendall(
+        f"GET /ws HTTP/1.1\r\nHost: 127.0.0.1:{node.port}\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        f"Authorization: Bearer {token}\r\n\r\n".encode()
+    )
+    answer = b""
+    while not answer.endswith(b"\r\n\r\n"):
+        answer += opened.recv(1)  # no more, so that nothing is read after the handshake
+    request = {"method": "subscribe", "channel": "token_stats", "tokens": TOKENS}
+    payload = json.dumps(request).encode()
+    # A masked text frame with a mask of zeros (RFC 6455, 5.2).
+    opened.sendall(b"\x81\xfe" + len(payload).to_bytes(2, "big") + b"\0\0\0\0" + payload)
+    return opened
+
+
+async def gaps_of(reader: WsClient, until: float) -> list[float]:
+    """The times between two updates of one token, in seconds."""
+    gaps, before = [], time.monotonic()
+    while (now := time.monotonic()) < until:
+        await reader.next(type="update", token=TOKENS[0])
+        now = time.monotonic()
+        gaps.append(now - before)
+        before = now
+    return gaps[1:]
+
+
+def p99(values: list[list[float]]) -> float:
+    every = sorted(value for each in values for value in each)
+    return every[int(len(every) * 0.99)]
+
+
+@pytest.mark.parametrize("server", ["daphne", "uvicorn"])
+async def test_fifty_that_never_read(tmp_path: Path, nats_server: Nats, server: str) -> None:
+    issuer = tmp_path / "issuer"
+    ensure_keys(issuer)
+    owner = Owner()
+    async with (
+        web_node(
+            tmp_path, issuer, nats_server.url, server, WS_SLOW_AFTER="5s", LOG_LEVEL="warning"
+        ) as node,
+        live_owner(nats_server.url, owner) as live,
+        contextlib.AsyncExitStack() as closing,
+    ):
+        await eventually_async(lambda: node.answers("/readyz", 200), 10, "readiness")
+        publishing = asyncio.create_task(publish_for_ever(live, owner))
+        closing.callback(publishing.cancel)
+        readers = []
+        for number in range(READERS):
+            reader = await closing.enter_async_context(
+                client(node, token_of(issuer, f"reader{number}"))
+            )
+            await reader.send(method="subscribe", channel="token_stats", tokens=TOKENS[:5])
+            readers.append(reader)
+        alone = await asyncio.gather(*(gaps_of(r, time.monotonic() + MEASURED_S) for r in readers))
+        before_mb = node.rss_mb()
+        stalled = [stall(node, token_of(issuer, f"stalled{n % 10}")) for n in range(STALLED)]
+        for each in stalled:
+            closing.callback(each.close)
+        until = time.monotonic() + 2 * MEASURED_S
+        beside = asyncio.gather(*(gaps_of(reader, until) for reader in readers))
+        grown = 0.0
+        while not beside.done():
+            await asyncio.sleep(0.1)
+            grown = max(grown, node.rss_mb() - before_mb)
+        print(f"{server}: +{grown:.1f} MB, p99 {p99(alone):.3f} s alone, {p99(await beside):.3f}")
+        assert grown < 20
+        assert p99(await beside) < p99(alone) + 0.1
+        assert all(len(each) > 2 * MEASURED_S * 8 for each in await beside)
+        assert all(each.socket.close_code is None for each in readers)
+        if server == "daphne":  # ASGI cannot cut a connection; uvicorn's own pings do, in 40 s
+            await eventually_async(lambda: cut_off(stalled), 10, "the end of those that never read")
+
+
+async def cut_off(stalled: list[socket.socket]) -> bool:
+    """Whether the node has ended all of them: what is left to read comes to an end."""
+    for each in list(stalled):
+        each.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            try:
+                while each.recv(1 << 20):
+                    pass
+                stalled.remove(each)
+            except ConnectionError:
+                stalled.remove(each)
+    return not stalled
