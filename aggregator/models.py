@@ -16,3 +16,16 @@ class ClickHouseHealth(models.Model):
 
     def __str__(self) -> str:
         return "ClickHouse health"
+
+
+class DeadLetter(models.Model):
+    """No table: dead letters lie in Kafka; it gives their admin page its place and permissions."""
+
+    class Meta:
+        managed = False
+        default_permissions = ("view",)
+        permissions = (("replay_deadletter", "Can replay dead letters"),)
+        verbose_name = "dead letter"
+
+    def __str__(self) -> str:
+        return "dead letter"

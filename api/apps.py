@@ -21,8 +21,11 @@ class ApiConfig(AppConfig):
 
 def _on_change(sender: type[Any], **_: Any) -> None:
     # here, because models cannot be imported before the apps are ready
-    from api.models import Decision  # noqa: PLC0415
+    from api.models import Decision, RegisteredToken  # noqa: PLC0415
+    from api.registry.publish import changed as registry_changed  # noqa: PLC0415
     from api.security.publish import changed  # noqa: PLC0415
 
     if issubclass(sender, Decision):
         changed()
+    elif issubclass(sender, RegisteredToken):
+        registry_changed()

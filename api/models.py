@@ -12,6 +12,18 @@ from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models, transaction
 
+from api.registry.models import RegisteredToken, RegistryRevision
+
+__all__ = [
+    "AccessRevision",
+    "ApiSubject",
+    "Decision",
+    "Pipeline",
+    "RegisteredToken",
+    "RegistryRevision",
+    "Revocation",
+]
+
 LONGEST_NAME = 256
 _POSITIVE = (MinValueValidator(1), MaxValueValidator(1_000_000))
 
@@ -101,3 +113,15 @@ class AccessRevision(models.Model):
 
     def __str__(self) -> str:
         return str(self.revision)
+
+
+class Pipeline(models.Model):
+    """No table: it gives the admin's page of that name its place and its permission."""
+
+    class Meta:
+        managed = False
+        default_permissions = ("view",)
+        verbose_name = verbose_name_plural = "Pipeline"
+
+    def __str__(self) -> str:
+        return "Pipeline"

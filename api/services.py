@@ -22,6 +22,8 @@ from api.board.feed import Feed
 from api.board.overview import OverviewReader
 from api.board.saved import SavedRowsReader
 from api.history import History
+from api.registry.follow import RegistryFollower
+from api.registry.listing import RegistryState
 from api.security.access import Access, default_limits
 from api.security.control import Control
 from api.security.jwks import KeySet
@@ -56,6 +58,7 @@ class Services:
     redis: RedisLink
     control: Control
     key_keeper: KeyKeeper
+    registry: RegistryFollower
     streams: Streams
     hub: Hub
     origins: Origins
@@ -77,7 +80,8 @@ class Services:
     def access_faults(self) -> list[str]:
         """What is wrong with keys, limits and revocations while callers are let in all the same."""
         keys = None if self.keys.empty else self.keys.fault
-        return [each for each in (keys, self.limiter.fault) if each] + self.control.faults
+        found = [each for each in (keys, self.limiter.fault, self.registry.fault) if each]
+        return found + self.control.faults
 
     def start(self) -> None:
         """Begin what lives in the event loop, which must be running; again does nothing."""
@@ -85,11 +89,13 @@ class Services:
         self.redis.start()
         self.control.start()
         self.key_keeper.start()
+        self.registry.start()
 
     async def stop(self) -> None:
         """End what `start` began."""
         self.history.close()
         await self.hub.stop()
+        await self.registry.stop()
         await self.key_keeper.stop()
         await self.control.stop()
         await self.redis.stop()
@@ -140,6 +146,7 @@ def build(
         redis=redis,
         control=control,
         key_keeper=KeyKeeper(keys),
+        registry=RegistryFollower(redis, lambda state: _take_registry(board, hub, state)),
         streams=streams,
         hub=hub,
         origins=Origins(config.ws_allowed_origins),
@@ -155,6 +162,11 @@ def services() -> Services:
     return build(settings.SWAPS)
 
 
+def _take_registry(board: Board, hub: Hub, state: RegistryState) -> None:
+    changed = board.take_listings(state.listings)
+    hub.end_streams([token_id for token_id in changed if board.hides(token_id)])
+
+
 def _keys(config: Config, now_s: Callable[[], float]) -> KeySource:
     if config.jwt_jwks_url:
         return KeySet(config.jwt_jwks_url, now_s)
@@ -168,6 +180,8 @@ def _channel_layer() -> BaseChannelLayer:
 
 async def _reconcile() -> None:
     # here, because this module is imported before Django's apps are ready
+    from api.registry.publish import publish as publish_registry  # noqa: PLC0415
     from api.security.publish import publish  # noqa: PLC0415
 
     await sync_to_async(publish)()
+    await sync_to_async(publish_registry)()

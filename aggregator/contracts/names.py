@@ -21,6 +21,8 @@ MARKER_PREFIX: Final = b"dedupe:"
 RATE_PREFIX: Final = "rl:"
 ACCESS_REVISION_KEY: Final = "auth:revision"
 ACCESS_STATE_KEY: Final = "auth:state"
+REGISTRY_REVISION_KEY: Final = "registry:revision"
+REGISTRY_STATE_KEY: Final = "registry:state"
 
 AGGREGATOR_GROUP: Final = "aggregator"
 ARCHIVER_GROUP: Final = "archiver"

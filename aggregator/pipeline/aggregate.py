@@ -499,7 +499,10 @@ class Aggregator:
             if owner.live and (patches := owner.take_patches()):
                 self._publisher.publish(partition, patches, owner.next_offset)
                 self._note(owner, patches, whole=False)
-            self._tell_trades(owner)
+        # Behind every patch: a trade takes longer to render, and fewer look at it.
+        for partition in partitions:
+            if (owner := self._owners.get(partition)) is not None:
+                self._tell_trades(owner)
 
     def _tell_trades(self, owner: PartitionOwner) -> None:
         if applied := owner.take_trades():

@@ -187,6 +187,8 @@ def _token(token_id: str) -> Token:
     chain, separator, token = token_id.partition(":")
     if not separator or not token or not _CHAIN.fullmatch(chain) or len(token_id) > _MAX_TOKEN_ID:
         raise _not_found()
+    if services().board.hides(token_id):
+        raise _not_found()
     return Token(chain, token)
 
 

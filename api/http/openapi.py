@@ -7,6 +7,7 @@ example, so a code is described in one place.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable
 from http import HTTPStatus
@@ -110,12 +111,15 @@ def description_of(api: NinjaAPI, structs: Iterable[type[msgspec.Struct]]) -> di
     schemas["Problem"] = _PROBLEM_SCHEMA
     for path in schema["paths"].values():
         for method in _METHODS:
-            _complete(path[method]["responses"])
+            path[method]["responses"] = _completed(path[method]["responses"])
     return schema
 
 
-def _complete(responses: dict[Any, Any]) -> None:
-    """Add what every operation may answer with, and what its problems look like."""
+def _completed(described: dict[Any, Any]) -> dict[str, Any]:
+    """With what every operation may answer with, and what its problems look like."""
+    # ninja's own have numbers for keys, and say less
+    by_kind = sorted(described.items(), key=lambda each: isinstance(each[0], str))
+    responses = {str(status): copy.deepcopy(response) for status, response in by_kind}
     for status, codes in _EVERYWHERE.items():
         before = responses.get(status, {}).get("description", "")
         responses.setdefault(status, {})["description"] = f"{before}, {codes}".lstrip(", ")
@@ -128,6 +132,7 @@ def _complete(responses: dict[Any, Any]) -> None:
                 headers[name] = {"schema": {"type": "integer"}, "description": said}
     retry = {"schema": {"type": "integer"}, "description": "seconds to wait"}
     responses["429"]["headers"]["Retry-After"] = retry
+    return responses
 
 
 def _problem_content(status: int, description: str) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class Listing(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class RegistryState(msgspec.Struct, frozen=True):
-    """Every listing by token id; `revision` is ms since the epoch of the last change, and unique."""
+    """Every listing by token id; `revision` is ms since the epoch of the last change, unique."""
 
     revision: int
     listings: dict[str, Listing]

@@ -75,6 +75,7 @@ def _session(connection: Connection, parts: Services) -> Session:
         connection,
         parts.hub,
         verify=verify,
+        hides=parts.board.hides,
         windows=[name for name, _ in parts.config.windows],
         leeway_ms=parts.config.jwt_leeway_ms,
         now_ms=parts.now_ms,

@@ -3,8 +3,9 @@
 Pure but for `run`: time comes in, and a round (`tick`) never waits for a client. A round first has
 each source publish what changed (a message is written once, however many take it), then flushes
 one slot: the connections are spread over ten slots, a round every 10 ms, so each is flushed every
-100 ms and the work is even. Everything happens on one event loop: a subscriber is given the state
-in the same step in which it is added, so no change can fall between the two.
+100 ms and the work is even. Those that were sent nothing just now go first, some in each round.
+Everything happens on one event loop: a subscriber is given the state in the same step in which it
+is added, so no change can fall between the two.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import contextlib
 import random
 import time
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Final
 
 import structlog
@@ -22,11 +24,13 @@ from aggregator import metrics
 from api.security.jwt import Claims
 from api.ws.connection import Connection, Subscription
 from api.ws.limits import EXPIRY_NOTICE_MS, HEARTBEAT_MS, Limits
-from api.ws.protocol import FLUSH_MS, Close, Message, Resume, write
+from api.ws.protocol import FLUSH_MS, Close, Fault, Message, Resume, write
 from api.ws.topic import Source, Topic, TopicKey
 
 SLOTS: Final = 10
 ROUND_MS: Final = FLUSH_MS // SLOTS
+EARLY_MS: Final = 20
+EARLY_A_ROUND: Final = 100
 RETRY_AFTER_MS: Final = (500, 5_000)
 
 log = structlog.get_logger(__name__)
@@ -55,6 +59,7 @@ class Hub:
         self._slot_of: dict[Connection, int] = {}
         self._subjects: dict[str, int] = {}
         self._next_slot = 0
+        self._early: dict[Connection, None] = {}
         self._someone = asyncio.Event()
         self._empty = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -112,6 +117,7 @@ class Hub:
         if slot is None:
             return
         del self._slots[slot][connection]
+        self._early.pop(connection, None)
         for topic in list(connection.subscriptions):
             self.unsubscribe(connection, topic)
         if connection.claims is not None:
@@ -157,18 +163,21 @@ class Hub:
             del self._topics[topic.key]
             topic.source.closed(topic)
 
-    @staticmethod
-    def publish(topic: Topic, message: bytes, now_ms: int) -> None:
+    def publish(self, topic: Topic, message: bytes, now_ms: int) -> None:
         """The newest message of a topic, to all its subscribers.
 
         Where one that was published about FLUSH_MS ago still waits, because the beat of the owner
-        and that of the slot are nearly in phase, it is sent first instead of being replaced.
+        and that of the slot are nearly in phase, it is sent first instead of being replaced. One
+        that was sent nothing for EARLY_MS need not wait for its slot while there is time for it.
         """
-        early = now_ms - FLUSH_MS // 2
+        half, early = now_ms - FLUSH_MS // 2, now_ms - EARLY_MS
         for connection, subscription in topic.subscribers.items():
             if subscription.interval_ms == FLUSH_MS:
-                if topic in connection.pending and connection.sent_at <= early:
+                pending = connection.pending
+                if topic in pending and connection.sent_at <= half:
                     connection.flush(now_ms)
+                elif not pending and connection.sent_at <= early:
+                    self._early[connection] = None
                 connection.pending[topic] = message
             else:
                 connection.offer(topic, message)
@@ -191,6 +200,23 @@ class Hub:
                 closed += 1
         return closed
 
+    def end_streams(self, token_ids: Iterable[str]) -> None:
+        """End the subscriptions to the trades and candles of tokens that are shown no more.
+
+        Their stats end by themselves: the board has no row of such a token.
+        """
+        gone = set(token_ids)
+        fault = Fault("token_not_found", "the token is not shown any more")
+        for key, topic in list(self._topics.items()):
+            if key.channel not in {"trades", "candles"} or topic.labels.get("token") not in gone:
+                continue
+            ack = Message(
+                type="ack", method="unsubscribe", channel=key.channel, error=fault, **topic.labels
+            )
+            for connection in list(topic.subscribers):
+                self.unsubscribe(connection, topic)
+                connection.say(ack)
+
     def notice(self, text: str) -> None:
         """Tell every client something, such as a maintenance to come."""
         message = write(Message(type="notice", message=text))
@@ -207,9 +233,14 @@ class Hub:
 
     def tick(self, now_ms: int) -> None:
         """One round: publish what changed, flush one slot."""
+        # Those of the round before: by now the rest of the owner's burst is there too.
+        early = list(islice(self._early, EARLY_A_ROUND))
         self._watch_staleness(now_ms)
         for source in self._sources.values():
             source.tick(now_ms)
+        for connection in early:
+            self._early.pop(connection, None)
+            connection.flush(now_ms)
         slot = self._slots[self._next_slot]
         self._next_slot = (self._next_slot + 1) % SLOTS
         silent_since = now_ms - HEARTBEAT_MS

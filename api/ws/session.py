@@ -54,7 +54,10 @@ Verify = Callable[[str], Awaitable[Claims]]
 
 
 class Session:
-    """One client's requests. `verify` raises TokenRefused; `now_s` is the wall clock."""
+    """One client's requests. `verify` raises TokenRefused; `now_s` is the wall clock.
+
+    `hides(token_id)` is whether the operators do not want a token seen.
+    """
 
     def __init__(
         self,
@@ -62,6 +65,7 @@ class Session:
         hub: Hub,
         *,
         verify: Verify,
+        hides: Callable[[str], bool],
         windows: list[str],
         leeway_ms: int,
         now_ms: Callable[[], int],
@@ -70,6 +74,7 @@ class Session:
         self._connection = connection
         self._hub = hub
         self._verify = verify
+        self._hides = hides
         self._windows = windows
         self._leeway_ms = leeway_ms
         self._now_ms = now_ms
@@ -273,6 +278,8 @@ class Session:
                 fault = None
                 if not _TOKEN_ID.fullmatch(token_id):
                     fault = Fault("token_invalid", "tokens: give ids of the form chain:token")
+                elif self._hides(token_id):
+                    fault = Fault("token_not_found", "there is no such token")
                 yield TopicKey(channel, subject), labels, fault
 
     def _check_fields(self, request: Selection) -> None:

@@ -84,7 +84,8 @@ class StatsCursor {
     const last = this.last;
     if (last === null) return true;
     const order = compare([data.epoch, data.seq], [last.epoch, last.seq]);
-    if (order === 0) return this.toldEmpty || data.stale !== last.stale;
+    // Staleness, and what operators say of a token, change without a new seq.
+    if (order === 0) return this.toldEmpty || JSON.stringify(data) !== JSON.stringify(last);
     // An older epoch that is much younger is no straggler: the service lost its state.
     return order > 0 || data.as_of >= last.as_of + RESTARTED_AFTER_MS;
   }
@@ -342,6 +343,7 @@ export class Session {
     this.readers = new Map();
     this.topics = new Map();
     this.ids = 0;
+    this.onNotice = () => {};
     this.connecting();
   }
 
@@ -483,6 +485,7 @@ export class Session {
     else if (type === "ack") this.onAck(message);
     else if (type === "heartbeat") this.nodeStale = data.stale;
     else if (type === "error") this.onError(message, nowMs);
+    else if (type === "notice") this.onNotice(message.message);
     else if (type === "server_shutdown") this.retryAfterMs = data.retry_after_ms;
     else if (type === "welcome") {
       this.state = "open";
@@ -594,19 +597,18 @@ export class Subscription {
   async pump() {
     if (this.busy) return;
     this.busy = true;
-    try {
-      for (let event; !this.closed && (event = this.inbox.pop()) !== undefined; ) {
+    for (let event; !this.closed && (event = this.inbox.pop()) !== undefined; ) {
+      try {
         const waiting = this.handle(event);
         if (typeof waiting?.then === "function") await waiting;
+      } catch (error) {
+        // A fault in a handler must neither end the stream nor go unseen.
+        queueMicrotask(() => {
+          throw error;
+        });
       }
-    } catch (error) {
-      // A fault in a handler must neither end the stream nor go unseen.
-      queueMicrotask(() => {
-        throw error;
-      });
-    } finally {
-      this.busy = false;
     }
+    this.busy = false;
   }
 
   handle(event) {
@@ -631,6 +633,7 @@ export class SwapsClient extends EventTarget {
     if (!this.kind) throw new TypeError("WebSocket: this runtime has none (Node 22 has)");
     const times = { firstMs: 500, longestMs: 30_000, limitedMs: 5_000, ...backoff };
     this.session = new Session(times, Math.random, typeof token === "function");
+    this.session.onNotice = (detail) => this.dispatchEvent(new CustomEvent("notice", { detail }));
     this.told = { state: this.state, stale: this.stale };
     this.socket = null;
     this.timers = {};
@@ -746,6 +749,7 @@ export class SwapsClient extends EventTarget {
 
   async renew(socket) {
     if (socket !== this.socket) return;
+    this.session.renewAt = null;
     let token;
     try {
       token = await this.token();
@@ -761,8 +765,8 @@ export class SwapsClient extends EventTarget {
     this.sending = true;
     // Subscriptions that are made together go together.
     await null;
-    const socket = this.socket;
     for (let requests; (requests = this.session.requests()).length; ) {
+      const socket = this.socket;
       for (const request of requests) {
         const wait = this.pace.take(performance.now());
         if (wait > 0) await new Promise((done) => setTimeout(done, wait));

@@ -63,7 +63,10 @@ class Quality(msgspec.Struct, frozen=True, gc=False):
 
 
 class TokenStats(msgspec.Struct, frozen=True, gc=False):
-    """Everything known of one token; `windows` by name, such as "1h"."""
+    """Everything known of one token; `windows` by name, such as "1h".
+
+    `name`, `decimals` and `flags` ("verified", "spam") are what the service's operators say of it.
+    """
 
     token_id: str
     chain: str
@@ -78,6 +81,9 @@ class TokenStats(msgspec.Struct, frozen=True, gc=False):
     last_trade_at: int | None
     quality: Quality
     windows: dict[str, WindowStats]
+    name: str | None = None
+    decimals: int | None = None
+    flags: tuple[str, ...] = ()
 
 
 class Trade(msgspec.Struct, frozen=True, gc=False):

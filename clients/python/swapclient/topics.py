@@ -54,7 +54,7 @@ class Cursor(Protocol):
 
 
 class StatsCursor:
-    """Absolute numbers: the highest (epoch, seq), once for each value of `stale`."""
+    """Absolute numbers: the highest (epoch, seq), again where it reads otherwise."""
 
     def __init__(self) -> None:
         self._last: TokenStats | None = None
@@ -79,7 +79,8 @@ class StatsCursor:
             return True
         here, there = (stats.epoch, stats.seq), (last.epoch, last.seq)
         if here == there:
-            return self._told_empty or stats.stale != last.stale
+            # Staleness, and what operators say of a token, change without a new seq.
+            return self._told_empty or stats != last
         return here > there or stats.as_of >= last.as_of + RESTARTED_AFTER_MS
 
     def resume(self) -> dict[str, int] | None:

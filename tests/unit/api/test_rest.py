@@ -279,7 +279,7 @@ async def test_a_fault_of_ours_is_a_problem_without_details(
     def broken(*_: object) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr(site.parts.overview, "read", broken)
+    monkeypatch.setattr(site.parts.overview, "page", broken)
     response = await site.get("/api/overview")
     problem(response, 500, "internal_error")
     assert b"secret" not in response.content

@@ -57,6 +57,7 @@ class Client:
             self.connection,
             node.hub,
             verify=node.verify,
+            hides=node.hidden.__contains__,
             windows=["5m", "1h", "24h"],
             leeway_ms=10_000,
             now_ms=lambda: node.now,
@@ -91,6 +92,7 @@ class Node:
         self.board = Board(3_000, jitter=lambda: 0.0)
         self.wire = Wire()
         self.connected = True
+        self.hidden: set[str] = set()
         self.computed = 0
         self.owner = Owner()
         self.hub = Hub(

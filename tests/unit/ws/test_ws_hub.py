@@ -58,12 +58,12 @@ async def test_a_message_is_written_once_for_all_its_subscribers() -> None:
     assert len(waiting) == 1
 
 
-async def test_the_work_is_spread_over_ten_slots() -> None:
+async def test_the_work_is_spread_over_the_rounds() -> None:
     hub = node()
-    clients = [await hub.client().enter(f"user{number}") for number in range(40)]
+    clients = [await hub.client().enter(f"user{number}") for number in range(1_000)]
     for client in clients:
         await client.subscribe("token_stats", A)
-    hub.run(100)
+    hub.run(200)
     for client in clients:
         client.messages()
     hub.trade(A)
@@ -71,7 +71,27 @@ async def test_the_work_is_spread_over_ten_slots() -> None:
     for _ in range(10):
         hub.run(10)
         served.append(sum(bool(each.messages()) for each in clients))
-    assert served == [4] * 10
+    assert sum(served) == 1_000
+    assert max(served) <= 200
+
+
+async def test_who_was_sent_nothing_lately_does_not_wait_for_its_slot() -> None:
+    hub = node()
+    clients = [await hub.client().enter(f"user{number}") for number in range(40)]
+    for client in clients:
+        await client.subscribe("token_stats", A)
+    hub.run(300)
+    for client in clients:
+        client.messages()
+    hub.trade(A)
+    hub.run(20)
+    assert [seqs(each.messages()) for each in clients] == [[1]] * 40
+    hub.trade(A)
+    hub.run(10)
+    assert sum(bool(each.messages()) for each in clients) <= 4
+    hub.run(90)
+    assert all(each.connection.pending == {} for each in clients)
+    assert hub.hub._early == {}
 
 
 async def test_interval_ms_paces_one_subscription_and_not_the_other() -> None:

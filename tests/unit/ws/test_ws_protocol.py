@@ -112,6 +112,17 @@ async def test_a_token_id_that_is_none_is_refused_in_its_ack(token: str) -> None
     assert len(client.connection.subscriptions) == 1
 
 
+async def test_a_token_that_the_operators_hide_is_none() -> None:
+    hub = node()
+    hub.hidden.add(A)
+    client = await hub.client().enter()
+    for channel, fields in (("token_stats", {}), ("trades", {}), ("candles", {"interval": "1m"})):
+        await client.subscribe(channel, A, **fields)
+    hub.run(100)
+    assert [each["error"]["code"] for each in client.messages("ack")] == ["token_not_found"] * 3
+    assert client.connection.subscriptions == {}
+
+
 async def test_without_stats_read_there_is_only_the_status() -> None:
     hub = node()
     client = await hub.client().enter()

@@ -1,0 +1,82 @@
+"""The tables of the token registry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, RegexValidator
+from django.db import models
+
+LONGEST_ID = 32 + 1 + 128
+LONGEST_DECIMALS = 36
+_TOKEN_ID = RegexValidator(
+    r"\A[a-z0-9][a-z0-9-]{0,31}:\S{1,128}\Z",
+    "Give chain:token, such as ethereum:0xc02aaa39b223fe8d0a0e5c4f27ead9083c756cc2.",
+)
+
+
+def one_line(text: str) -> None:
+    """Refuse what would break a line or hide in one; blanks around it are taken off by forms."""
+    if not text.isprintable():
+        raise ValidationError("Give printable characters on one line.")
+
+
+class RegisteredToken(models.Model):
+    """What operators say of a token; an empty field leaves what its swaps say."""
+
+    token_id = models.CharField(
+        "token id",
+        max_length=LONGEST_ID,
+        unique=True,
+        validators=[_TOKEN_ID, one_line],
+        help_text="chain:token, as in the API",
+    )
+    symbol = models.CharField(
+        max_length=32, blank=True, validators=[one_line], help_text="shown instead of the swaps'"
+    )
+    name = models.CharField(max_length=128, blank=True, validators=[one_line])
+    decimals = models.PositiveSmallIntegerField(
+        null=True,
+        blank=True,
+        validators=[MaxValueValidator(LONGEST_DECIMALS)],
+        help_text="of the token's contract; shown only, amounts arrive converted",
+    )
+    hidden = models.BooleanField(
+        default=False, help_text="shown nowhere: not in lists, not by its id, not on sockets"
+    )
+    verified = models.BooleanField(default=False)
+    spam = models.BooleanField(default=False)
+    notes = models.TextField(blank=True, help_text="for colleagues, never shown to callers")
+    created_at = models.DateTimeField(auto_now_add=True)
+    changed_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        app_label = "api"
+        verbose_name = "token"
+        ordering = ("token_id",)
+        permissions = (("import_registeredtoken", "Can import tokens from a file"),)
+
+    def __str__(self) -> str:
+        return self.token_id
+
+    def clean(self) -> None:
+        """A `0x` address is lower-cased, as in the events; verified spam is a mistake."""
+        chain, separator, token = self.token_id.partition(":")
+        if token.lower().startswith("0x") and len(token) == 42:
+            self.token_id = f"{chain}{separator}{token.lower()}"
+        if self.verified and self.spam:
+            raise ValidationError({"spam": "A token is verified or spam, not both."})
+
+
+class RegistryRevision(models.Model):
+    """One row: ms since the epoch of the newest change, and always above the one before."""
+
+    revision = models.BigIntegerField(default=0)
+
+    class Meta:
+        app_label = "api"
+        default_permissions: tuple[Any, ...] = ()
+
+    def __str__(self) -> str:
+        return str(self.revision)

@@ -1,0 +1,212 @@
+/** A client of the swap aggregator's WebSocket; the protocol is docs/websocket.md. */
+
+export type State = "connecting" | "open" | "waiting" | "closed";
+export type Token = string | (() => string | Promise<string>);
+export type Interval = "1m" | "5m" | "15m" | "1h" | "4h" | "1d";
+
+/** Money, amounts and prices are decimal strings, times ms since the epoch, unknown is null. */
+export interface WindowStats {
+  open_time: number;
+  close_time: number;
+  complete: boolean;
+  trades: number;
+  buys: number;
+  sells: number;
+  traders: number;
+  buyers: number;
+  sellers: number;
+  volume_usd: string;
+  buy_volume_usd: string;
+  sell_volume_usd: string;
+  net_volume_usd: string;
+  volume_token: string;
+  open_usd: string | null;
+  high_usd: string | null;
+  low_usd: string | null;
+  close_usd: string | null;
+  vwap_usd: string | null;
+  price_change_pct: number | null;
+  largest_trade_usd: string | null;
+  previous: { volume_usd: string; trades: number; price_change_pct: number | null } | null;
+  approximate: boolean;
+}
+
+export interface TokenStats {
+  token_id: string;
+  chain: string;
+  token: string;
+  symbol: string | null;
+  name: string | null;
+  decimals: number | null;
+  flags: string[];
+  partition: number;
+  epoch: number;
+  seq: number;
+  as_of: number;
+  watermark: number | null;
+  stale: boolean;
+  last_price_usd: string | null;
+  last_trade_at: number | null;
+  quality: { unpriced: number; duplicates: number; late: number; retracted: number };
+  windows: Record<string, WindowStats>;
+}
+
+/** `removed` takes back an earlier trade of the same tx_hash and log_index. */
+export interface Trade {
+  n: number;
+  timestamp: number;
+  offset: number;
+  side: "buy" | "sell";
+  amount: string;
+  amount_usd: string | null;
+  price_usd: string | null;
+  trader: string | null;
+  venue: string | null;
+  pool: string | null;
+  quote: string | null;
+  tx_hash: string;
+  log_index: number;
+  removed: boolean;
+}
+
+export interface Candle {
+  open_time: number;
+  close_time: number;
+  open_usd: string | null;
+  high_usd: string | null;
+  low_usd: string | null;
+  close_usd: string | null;
+  volume_usd: string;
+  volume_token: string;
+  trades: number;
+  vwap_usd: string | null;
+}
+
+export interface Overview {
+  as_of: number | null;
+  window: string;
+  totals: {
+    tokens: number;
+    trades: number;
+    buys: number;
+    sells: number;
+    volume_usd: string;
+    buy_volume_usd: string;
+    sell_volume_usd: string;
+  };
+  tokens: TokenStats[];
+  stale: boolean;
+}
+
+export interface Status {
+  stale: boolean;
+  connected: boolean;
+  partitions: {
+    partition: number;
+    state: string;
+    stale: boolean;
+    epoch: number;
+    seq: number;
+    next_offset: number;
+    as_of: number | null;
+    watermark: number | null;
+    lag: number | null;
+    age_ms: number | null;
+  }[];
+}
+
+/** `snapshot`: the data replaces everything before it. */
+interface Update<D> {
+  kind: "update";
+  snapshot: boolean;
+  data: D;
+}
+
+export type StatsUpdate = Update<TokenStats | null> & { token: string };
+/** In order of `n`, each once, contiguous with those before unless a gap came between. */
+export type TradesUpdate = Update<{ trades: Trade[] }> & { token: string };
+/** Whole candles: replace yours by open_time. */
+export type CandlesUpdate = Update<{ candles: Candle[] }> & { token: string; interval: Interval };
+export type OverviewUpdate = Update<Overview> & { params: Record<string, unknown> };
+export type StatusUpdate = Update<Status>;
+
+/** Trades from_n … to_n did not come; `restarted`: `n` counts anew, a snapshot follows. */
+export interface Gap {
+  kind: "gap";
+  token: string;
+  from_n: number;
+  to_n: number | null;
+  restarted: boolean;
+  cause: "service" | "connection" | "slow_reader";
+}
+
+/** A handler that returns a promise is waited for; what comes meanwhile is kept bounded. */
+interface Handlers<U> {
+  /** Without it snapshots go to onUpdate. */
+  onSnapshot?(update: U): unknown;
+  onUpdate?(update: U): unknown;
+  onError?(error: AuthRefused | RequestRefused | Error): unknown;
+}
+
+interface Absolute {
+  /** The least time between two updates, 100 to 10,000. */
+  intervalMs?: number;
+}
+
+export type Request =
+  | ({ channel: "token_stats"; tokens: string[] } & Absolute & Handlers<StatsUpdate>)
+  | ({
+      channel: "trades";
+      tokens: string[];
+      /** How many trades wait for a slow handler before the oldest become a gap. */
+      buffer?: number;
+      onGap?(gap: Gap): unknown;
+    } & Handlers<TradesUpdate>)
+  | ({ channel: "candles"; tokens: string[]; interval: Interval } & Absolute &
+      Handlers<CandlesUpdate>)
+  | ({
+      channel: "overview";
+      /** Those of GET /api/overview. */
+      params?: Record<string, string | number>;
+    } & Absolute &
+      Handlers<OverviewUpdate>)
+  | ({ channel: "status" } & Absolute & Handlers<StatusUpdate>);
+
+export interface Options {
+  /** The socket's address (wss://host/ws), the service's (https://host), or a path of the page's. */
+  url: string;
+  /** A JWT, or a function that gives a fresh one: for each connection, and before it expires. */
+  token: Token;
+  backoff?: { firstMs?: number; longestMs?: number; limitedMs?: number };
+  /** Without a frame for this long the connection counts as dead. */
+  silenceMs?: number;
+  WebSocket?: typeof WebSocket;
+}
+
+export class AuthRefused extends Error {
+  readonly closeCode: number;
+  readonly reason: string;
+}
+
+export class RequestRefused extends Error {
+  readonly code: string;
+  readonly token: string | null;
+}
+
+export class Subscription {
+  readonly conflated: number;
+  close(): void;
+}
+
+/**
+ * Events: "change" (detail `{state, stale}`), "error" (detail: what ended the client), "notice"
+ * (detail: the operator's text).
+ */
+export class SwapsClient extends EventTarget {
+  constructor(options: Options);
+  readonly state: State;
+  readonly stale: boolean;
+  readonly error?: Error;
+  subscribe(request: Request): Subscription;
+  close(): void;
+}

@@ -1,0 +1,118 @@
+"""Clients as processes, the same for both languages, and node for JavaScript where it is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from tests.processes import wait_until
+
+ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+Line = dict[str, Any]
+
+
+def node() -> list[str]:
+    """The command line of a node that has WebSocket; skips the test without one."""
+    path = shutil.which("node")
+    if path is None:
+        pytest.skip("node is not installed")
+    version = subprocess.run([path, "--version"], check=True, capture_output=True, text=True).stdout
+    found = re.match(r"v(\d+)\.(\d+)", version)
+    assert found is not None, version
+    release = (int(found[1]), int(found[2]))
+    if release < (20, 10):
+        pytest.skip(f"node {version.strip()} has no WebSocket: 20.10 or newer is needed")
+    return [path] if release >= (22, 0) else [path, "--experimental-websocket"]
+
+
+def command(language: str) -> list[str]:
+    if language == "js":
+        return [*node(), str(HERE / "client_probe.mjs")]
+    return [sys.executable, str(HERE / "client_probe.py")]
+
+
+class ClientProcess:
+    """One client; `lines` is what it has said so far."""
+
+    def __init__(self, language: str, url: str, token_file: Path, **settings: str) -> None:
+        environment = {"URL": url, "TOKEN_FILE": str(token_file), **settings}
+        environment["PYTHONPATH"] = str(ROOT / "clients" / "python")
+        self.lines: list[Line] = []
+        self._errors: list[str] = []
+        self._process = subprocess.Popen(
+            command(language),
+            env=os.environ | environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._threads = [
+            threading.Thread(target=self._listen, daemon=True),
+            threading.Thread(target=self._listen_errors, daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        for thread in self._threads:
+            thread.join()
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            assert stream is not None
+            stream.close()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.lines.append(json.loads(line))
+
+    def _listen_errors(self) -> None:
+        assert self._process.stderr is not None
+        self._errors += self._process.stderr
+
+    def go(self) -> None:
+        """Let a client that was started with HOLD read."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+
+    def exit_code(self, within_s: float = 10) -> int:
+        """How it ended by itself."""
+        return self._process.wait(within_s)
+
+    def of(self, kind: str, **fields: Any) -> list[Line]:
+        """The lines of one kind with these fields."""
+        wanted = {"kind": kind, **fields}
+        return [line for line in list(self.lines) if wanted.items() <= line.items()]
+
+    def numbers(self, token: str) -> list[int]:
+        """The `n` of every trade, in the order in which they were told."""
+        return [n for line in self.of("trades", token=token) for n, _ in line["trades"]]
+
+    def hashes(self, token: str) -> list[str]:
+        """The transactions, in the same order."""
+        return [tx for line in self.of("trades", token=token) for _, tx in line["trades"]]
+
+    def wait(self, holds: Callable[[], Any], within_s: float, what: str) -> None:
+        """Wait for a condition; what was said is in the error."""
+        try:
+            wait_until(lambda: bool(holds()), within_s, what)
+        except AssertionError as error:
+            said = "\n".join(map(json.dumps, self.lines[-30:]))
+            raise AssertionError(f"{error}\n{said}\n{''.join(self._errors)}") from None
