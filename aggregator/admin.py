@@ -15,8 +15,11 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
 
+from aggregator.dead_letters_admin import DeadLetterAdmin
 from aggregator.models import ClickHouseHealth
 from aggregator.stores.clickhouse.health import Report, Verdict, report
+
+__all__ = ["ClickHouseHealthAdmin", "DeadLetterAdmin"]
 
 _SAYS = {
     Verdict.OK: "All is well.",

@@ -121,6 +121,14 @@ def _optional_url(*schemes: str) -> Callable[[str], str]:
     return lambda text: parse(text) if text else ""
 
 
+def _database_url(text: str) -> str:
+    if not text:
+        return ""
+    if len(urlsplit(_url("postgresql", "postgres")(text)).path) < 2:
+        raise ValueError("give the database's name: postgresql://user:password@host:5432/name")
+    return text
+
+
 def _optional_path(text: str) -> Path | None:
     return Path(text) if text else None
 
@@ -360,6 +368,12 @@ class Config:
     database_file: Path | None = setting(
         "DATABASE_FILE", "", _optional_path, "SQLite file of the admin; empty: var/db.sqlite3"
     )
+    database_url: str = setting(
+        "DATABASE_URL",
+        "",
+        _database_url,
+        "PostgreSQL of the admin, postgresql://user:password@host:5432/name; empty: SQLite",
+    )
     debug: bool = setting("DEBUG", "0", _flag, "Django's debug mode; never in production")
     metrics_host: str = setting(
         "METRICS_HOST", "127.0.0.1", _text, "address that the aggregator's metrics listen on"
@@ -429,6 +443,8 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
         faults.append("JWT_LEEWAY: at most 30s")
     if values.get("jwt_jwks_url") and values.get("jwt_public_key_file"):
         faults.append("JWT_JWKS_URL: give it or JWT_PUBLIC_KEY_FILE, not both")
+    if values.get("database_url") and values.get("database_file"):
+        faults.append("DATABASE_URL: give it or DATABASE_FILE, not both")
     if values.get("kafka_topic") is not None and values["kafka_topic"] == values.get(
         "kafka_dlq_topic"
     ):

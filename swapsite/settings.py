@@ -15,6 +15,7 @@ from django.core.management.utils import get_random_secret_key
 
 from aggregator.config import load
 from aggregator.errors import ConfigError
+from swapsite.database import databases
 from swapsite.logs import configure_structlog, logging_config
 
 try:
@@ -74,12 +75,7 @@ ROOT_URLCONF = "swapsite.urls"
 ASGI_APPLICATION = "swapsite.asgi.application"
 APPEND_SLASH = False
 
-DATABASES = {
-    "default": {
-        "ENGINE": "django.db.backends.sqlite3",
-        "NAME": SWAPS.database_file or BASE_DIR / "var" / "db.sqlite3",
-    }
-}
+DATABASES = databases(SWAPS, BASE_DIR / "var" / "db.sqlite3")
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 _REDIS = {"hosts": [SWAPS.redis_url], "prefix": "control:"}

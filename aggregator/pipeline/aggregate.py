@@ -1,10 +1,9 @@
 """The aggregator process: Kafka to windows to NATS, assembled and run here alone.
 
 Every batch takes the same way: decode, put bad messages aside, claim, apply, and only then does
-`next_offset` move. While Redis decides one batch the next is decoded. The commit order is written
-down once, in `_commit`: snapshot, then Kafka offset. A restart begins at the next_offset of the
-snapshot, never at the committed one. A call that fails for a passing reason is made again, with
-nothing polled meanwhile.
+`next_offset` move. While Redis decides one batch the next is decoded. How partitions are taken,
+what is saved and committed, and what is told stand in `takeover`, `checkpoint` and `telling`. A
+call that fails for a passing reason is made again, with nothing polled meanwhile.
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Final, TypeVar
 
 import structlog
@@ -23,18 +20,19 @@ import structlog
 from aggregator import faults, metrics
 from aggregator.config import Config
 from aggregator.contracts.verdict import Verdict
-from aggregator.errors import Fatal, Fenced, Retry, SwapsError
+from aggregator.errors import Fenced, Retry, SwapsError
 from aggregator.ingest.batches import BatchDecoder, compile_decoder
 from aggregator.ingest.dead_letters import DeadLetters, PoisonGuard, Rejected
 from aggregator.ingest.log import Batch, Records, SwapLog
 from aggregator.ingest.topics import ensure_topics
 from aggregator.pipeline.archive_thread import ArchiverThread
 from aggregator.pipeline.backoff import Backoff
-from aggregator.pipeline.epochs import read_epoch, write_epoch
+from aggregator.pipeline.checkpoint import Checkpoint
 from aggregator.pipeline.owner import PartitionOwner, Placed
-from aggregator.pipeline.row_saver import Published, Rows, RowSaver
+from aggregator.pipeline.row_saver import Rows, RowSaver
+from aggregator.pipeline.takeover import Takeover
+from aggregator.pipeline.telling import Telling
 from aggregator.pubsub.publisher import Publisher
-from aggregator.pubsub.resync import Patch
 from aggregator.stores.redis.board_rows import RedisBoardRows
 from aggregator.stores.redis.checkins import Checkins
 from aggregator.stores.redis.connection import NewIncarnation, NotCheckedIn, RedisSession
@@ -46,7 +44,6 @@ log = structlog.get_logger(__name__)
 
 _POLL_S: Final = 0.02
 _SECOND_MS: Final = 1_000
-_SHORT_LOG_S: Final = 30.0
 _CHECKIN_PAUSE_S: Final = 0.2
 
 T = TypeVar("T")
@@ -123,10 +120,7 @@ class Aggregator:
     ) -> None:
         self._config = config
         self._markers = markers
-        self._snapshots = snapshots
         self._dead_letters = dead_letters
-        self._publisher = publisher
-        self._rows = rows
         self._checkins = checkins
         self._archiver = archiver
         self._stop = stop
@@ -134,15 +128,16 @@ class Aggregator:
         self._decoder = BatchDecoder(config.max_future_ms)
         self._guard = PoisonGuard()
         self._log = SwapLog(config, self)
+        self._takeover = Takeover(config, self._log, snapshots, now_ms)
+        self._checkpoint = Checkpoint(self._log, snapshots)
+        self._telling = Telling(publisher, rows, config.kafka_partitions)
         self._owners: dict[int, PartitionOwner] = {}
         self._pending: set[int] = set()
         self._in_flight: tuple[PartitionOwner, Placed] | None = None
         self._held: list[Batch] = []
         self._degraded: dict[str, str] = {}
         self._notes: list[str] = []
-        self._partitions = config.kafka_partitions
         self._next_flush = self._next_heartbeat = self._next_save = 0
-        self._short_since: dict[int, float] = {}
         self._totals: Counter[str] = Counter()
         self._applied_at: list[float] = []
 
@@ -152,7 +147,7 @@ class Aggregator:
             for topic in self._patiently("kafka", lambda: ensure_topics(self._config)):
                 log.info("topic_made", topic=topic)
             self._patiently("redis", self._markers.connect)
-            self._partitions = self._patiently("kafka", self._log.partition_count)
+            self._telling.partitions = self._patiently("kafka", self._log.partition_count)
             self._log.subscribe()
             while not self._stop.is_set():
                 self._round()
@@ -306,8 +301,7 @@ class Aggregator:
         owner = self._owners.pop(partition, None)
         if owner is not None:
             owner.active = False
-            self._publisher.drop(partition)
-            self._rows.drop(partition)
+            self._telling.released(partition)
             log.info("partition_released", partition=partition, epoch=owner.epoch, reason=reason)
 
     def _acquire_pending(self) -> None:
@@ -318,13 +312,7 @@ class Aggregator:
         if not self._pending:
             return
         try:
-            # Reading a state back is compiled code: the next one is loaded meanwhile.
-            with ThreadPoolExecutor(thread_name_prefix="restore") as pool:
-                restoring = [
-                    pool.submit(_restore, self._take(partition))
-                    for partition in sorted(self._pending)
-                ]
-            taken = [each.result() for each in restoring]
+            taken = self._takeover.take(self._pending)
             for owner in taken:
                 self._log.begin(owner.partition, owner.next_offset)
         except NewIncarnation:
@@ -340,61 +328,11 @@ class Aggregator:
             for owner in taken:
                 self._own(owner)
 
-    def _take(self, partition: int) -> Callable[[], PartitionOwner]:
-        """A higher epoch, committed to Kafka first, then taken in Redis, then the state loaded.
-
-        What it returns makes the owner from that.
-        """
-        now_ms = self._now_ms()
-        committed, metadata = self._log.committed(partition)
-        epoch = max(read_epoch(metadata), self._snapshots.last_epoch(partition)) + 1
-        history_from, since = self._replay_from(now_ms)
-        extent = self._log.extent(partition, since)
-        committed_offset = max(committed or 0, extent.start)
-        self._log.commit({partition: (committed_offset, write_epoch(epoch))})
-        self._snapshots.take(partition, epoch)
-        began = time.perf_counter()
-        snapshot = self._snapshots.load(partition)
-        log.debug("loaded", partition=partition, loading_s=time.perf_counter() - began)
-        if snapshot is not None:
-            self._check_end(partition, snapshot.header.next_offset, extent.end)
-        return partial(
-            PartitionOwner,
-            config=self._config,
-            partition=partition,
-            epoch=epoch,
-            extent=extent,
-            committed_offset=committed_offset,
-            now_ms=now_ms if self._config.clock == "wall" else 0,
-            replay_since_ms=history_from,
-            snapshot=snapshot,
-        )
-
-    def _check_end(self, partition: int, next_offset: int, end: int) -> None:
-        """Raise where the log ends before what is counted of it.
-
-        A broker that has just started may tell an old end, so it is asked again for a while.
-        """
-        if next_offset <= end:
-            self._short_since.pop(partition, None)
-            return
-        since = self._short_since.setdefault(partition, time.monotonic())
-        fault = (
-            f"partition {partition} of {self._config.kafka_topic} ends at {end}, but the offsets "
-            f"below {next_offset} are counted"
-        )
-        if time.monotonic() - since < _SHORT_LOG_S:
-            raise Retry(fault)
-        raise Fatal(
-            f"{fault}: the topic was made anew or has lost records. Delete the snap: and dedupe: "
-            "keys in Redis to begin again"
-        )
-
     def _own(self, owner: PartitionOwner) -> None:
         partition = owner.partition
         self._pending.discard(partition)
         self._owners[partition] = owner
-        self._publisher.take(partition, owner.epoch)
+        self._telling.taken(owner)
         log.info(
             "partition_acquired",
             partition=partition,
@@ -405,18 +343,6 @@ class Aggregator:
         )
         if owner.gap is not None:
             log.error("gap", partition=partition, first=owner.gap[0], behind=owner.gap[1])
-
-    def _replay_from(self, now_ms: int) -> tuple[int, int | None]:
-        """(the instant that the windows reach back to, the record time to replay from).
-
-        Asked for where there is no snapshot. A record may be older than its event by MAX_FUTURE.
-        Windows at event time have no place in the record times, so the whole log is replayed.
-        """
-        reach_ms = 2 * self._config.longest_window_minutes * 60_000 + self._config.grace_ms
-        history_from = now_ms - reach_ms
-        if self._config.clock == "event":
-            return history_from, None
-        return history_from, history_from - self._config.max_future_ms
 
     def _start_over(self, reason: str) -> None:
         """Redis may have forgotten claims: discard memory, load what it has and replay."""
@@ -435,7 +361,7 @@ class Aggregator:
     # --- what happens by the clock ---
 
     def _tick(self) -> None:
-        self._publisher.check()
+        self._telling.check()
         now_ms = self._now_ms()
         for owner in list(self._owners.values()):
             if not owner.live and owner.caught_up():
@@ -444,7 +370,7 @@ class Aggregator:
             self._flush(now_ms, list(self._owners))
             # On a grid: counted from now, each flush would come a little later than the last.
             self._next_flush = (now_ms // self._config.coalesce_ms + 1) * self._config.coalesce_ms
-        self._answer_histories()
+        self._telling.histories(self._owners)
         if now_ms >= self._next_heartbeat:
             self._heartbeat(now_ms)
             self._next_heartbeat = now_ms + _SECOND_MS
@@ -459,7 +385,7 @@ class Aggregator:
         if owner is not None:
             owner.saved_at_ms = now_ms
             if self._save(owner):
-                self._commit([owner], wait=False)
+                self._checkpoint.commit([owner], wait=False)
         if self._log.commit_fault:
             # The next commit covers this one; a lost partition is told by `on_lost`.
             log.warning("commit_failed", error=self._log.commit_fault)
@@ -478,64 +404,27 @@ class Aggregator:
         self._advance(owner, now_ms)
         if not self._save(owner):
             return
-        rows = owner.go_live()
-        self._publisher.load(owner.partition, rows, owner.seq, owner.next_offset)
-        self._note(owner, rows, whole=True)
+        tokens = self._telling.live(owner)
         self._next_heartbeat = 0
         log.info(
             "partition_live",
             partition=owner.partition,
             epoch=owner.epoch,
-            tokens=len(rows),
+            tokens=tokens,
             next_offset=owner.next_offset,
         )
 
     def _flush(self, now_ms: int, partitions: Sequence[int]) -> None:
-        for partition in partitions:
-            owner = self._owners.get(partition)
-            if owner is None:
-                continue
+        owners = [self._owners[partition] for partition in partitions if partition in self._owners]
+        for owner in owners:
             self._advance(owner, now_ms)
-            if owner.live and (patches := owner.take_patches()):
-                self._publisher.publish(partition, patches, owner.next_offset)
-                self._note(owner, patches, whole=False)
-        # Behind every patch: a trade takes longer to render, and fewer look at it.
-        for partition in partitions:
-            if (owner := self._owners.get(partition)) is not None:
-                self._tell_trades(owner)
-
-    def _tell_trades(self, owner: PartitionOwner) -> None:
-        if applied := owner.take_trades():
-            self._publisher.trades(owner.partition, owner.epoch, applied)
-
-    def _answer_histories(self) -> None:
-        for question in self._publisher.take_questions():
-            owner = self._owners.get(question.partition)
-            if owner is not None and owner.live:
-                # What the answer counts is told first.
-                self._tell_trades(owner)
-                n, candles = owner.history(question.token_id)
-                self._publisher.answer_history(question, owner.epoch, n, candles)
-
-    def _note(self, owner: PartitionOwner, patches: Sequence[Patch], *, whole: bool) -> None:
-        """Have the rows kept for web nodes that start while the partition has no owner."""
-        self._rows.note(
-            Published(
-                partition=owner.partition,
-                partitions=self._partitions,
-                epoch=owner.epoch,
-                seq=owner.seq,
-                next_offset=owner.next_offset,
-                rows=patches,
-                whole=whole,
-            )
-        )
+        self._telling.changes(owners)
 
     def _save(self, owner: PartitionOwner) -> bool:
         """Save what changed, however long it takes; false where the partition is ours no longer."""
         began = time.perf_counter()
         try:
-            self._patiently("redis", lambda: self._save_changes(owner))
+            self._patiently("redis", lambda: self._checkpoint.save(owner))
         except Fenced as error:
             # Whether it is ours still is for Kafka to say: `_take` commits, and is refused if not.
             log.warning("fenced", partition=owner.partition, error=str(error))
@@ -547,67 +436,21 @@ class Aggregator:
         """Save and commit without patience. Raises Retry and Fenced."""
         owners = [self._owners[partition] for partition in partitions if partition in self._owners]
         for owner in owners:
-            self._save_changes(owner)
-        self._commit(owners)
-
-    def _save_changes(self, owner: PartitionOwner) -> None:
-        if not owner.active or owner.saved_offset == owner.next_offset:
-            return
-        began = time.perf_counter()
-        header, snapshot = owner.take_snapshot()
-        taken = time.perf_counter()
-        faults.point("mid_snapshot")
-        self._snapshots.save(
-            owner.partition,
-            header,
-            snapshot.changed,
-            snapshot.dropped,
-            replace=owner.saved_offset is None and not owner.restored,
-        )
-        owner.saved(header)
-        size = sum(map(len, snapshot.changed.values()))
-        metrics.SNAPSHOT_BYTES.labels(owner.partition).inc(size)
-        log.debug(
-            "snapshot_saved",
-            partition=owner.partition,
-            next_offset=header.next_offset,
-            sections=len(snapshot.changed),
-            bytes=size,
-            taking_s=taken - began,
-            saving_s=time.perf_counter() - taken,
-        )
-        faults.point("after_snapshot")
-
-    def _commit(self, owners: Sequence[PartitionOwner], *, wait: bool = True) -> None:
-        """The one commit order: a snapshot first, then its offset in Kafka."""
-        positions = {
-            owner.partition: (owner.saved_offset, write_epoch(owner.epoch))
-            for owner in owners
-            if owner.active and owner.saved_offset is not None
-        }
-        if self._log.unreachable:
-            return
-        try:
-            self._log.commit(positions, wait=wait)
-        except (Retry, Fenced) as error:
-            log.warning("commit_failed", partitions=sorted(positions), error=str(error))
+            self._checkpoint.save(owner)
+        self._checkpoint.commit(owners)
 
     def _heartbeat(self, now_ms: int) -> None:
         self._watch_kafka()
         self._watch_archiver()
         degraded = [f"{engine}: {why}" for engine, why in sorted(self._degraded.items())]
         degraded += self._notes
-        for partition, owner in self._owners.items():
-            end = self._log.newest_end(partition)
-            heartbeat = owner.heartbeat(
-                partitions=self._partitions,
-                now_ms=now_ms,
-                end=end,
-                degraded=degraded,
-                stalled=bool(self._degraded),
-            )
-            self._publisher.heartbeat(heartbeat)
-            _gauge(partition, owner, heartbeat.lag)
+        self._telling.heartbeats(
+            self._owners,
+            self._log,
+            now_ms=now_ms,
+            degraded=degraded,
+            stalled=bool(self._degraded),
+        )
 
     def _watch_archiver(self) -> None:
         """Its faults and a check-in that was skipped are shown; they stop nothing here."""
@@ -660,7 +503,7 @@ class Aggregator:
         """What the operator is told while nothing may be claimed."""
         assert self._checkins is not None
         try:
-            missing = self._checkins.missing(self._partitions)
+            missing = self._checkins.missing(self._telling.partitions)
         except Retry:
             return str(error)
         why = (
@@ -706,27 +549,3 @@ class Aggregator:
             last_applied_at=self._applied_at[-1] if self._applied_at else None,
             **{verdict.name.lower(): self._totals[verdict.value] for verdict in Verdict},
         )
-
-
-def _restore(ready: Callable[[], PartitionOwner]) -> PartitionOwner:
-    began = time.perf_counter()
-    owner = ready()
-    log.debug("restored", partition=owner.partition, decoding_s=time.perf_counter() - began)
-    return owner
-
-
-def _gauge(partition: int, owner: PartitionOwner, lag: int | None) -> None:
-    windows = owner.windows
-    if lag is not None:
-        metrics.INGEST_LAG.labels(partition).set(lag)
-    if owner.watermark is not None:
-        metrics.INGEST_WATERMARK.labels(partition).set(owner.watermark / 1000)
-    for counter, verdict in (
-        (metrics.INGEST_DUPLICATES, Verdict.DUPLICATE),
-        (metrics.INGEST_LATE, Verdict.LATE),
-    ):
-        counter.labels(partition).inc(windows.counts[verdict] - owner.reported[verdict])
-    owner.reported = dict(windows.counts)
-    metrics.WINDOW_TOKENS.labels(partition).set(windows.token_count)
-    metrics.WINDOW_BUCKETS.labels(partition).set(windows.bucket_count)
-    metrics.WINDOW_MEMORY.labels(partition).set(windows.memory_bytes)

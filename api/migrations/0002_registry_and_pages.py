@@ -47,7 +47,7 @@ class Migration(migrations.Migration):
                         validators=[
                             django.core.validators.RegexValidator(
                                 "\\A[a-z0-9][a-z0-9-]{0,31}:\\S{1,128}\\Z",
-                                "Give chain:token, such as ethereum:0xc02aaa39b223fe8d0a0e5c4f27ead9083c756cc2.",
+                                "Give chain:token, such as ethereum:0xc02aaa39….",
                             ),
                             api.registry.models.one_line,
                         ],

@@ -53,7 +53,7 @@ def make(apps, schema_editor):
             group.permissions.add(found)
 
 
-def unmake(apps, schema_editor):
+def unmake(apps, _schema_editor):
     """Users stay, without their role."""
     apps.get_model("auth", "Group").objects.filter(name__in=ROLES).delete()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, RegexValidator
 from django.db import models
@@ -12,7 +10,7 @@ LONGEST_ID = 32 + 1 + 128
 LONGEST_DECIMALS = 36
 _TOKEN_ID = RegexValidator(
     r"\A[a-z0-9][a-z0-9-]{0,31}:\S{1,128}\Z",
-    "Give chain:token, such as ethereum:0xc02aaa39b223fe8d0a0e5c4f27ead9083c756cc2.",
+    "Give chain:token, such as ethereum:0xc02aaa39….",
 )
 
 
@@ -76,7 +74,7 @@ class RegistryRevision(models.Model):
 
     class Meta:
         app_label = "api"
-        default_permissions: tuple[Any, ...] = ()
+        default_permissions = ()
 
     def __str__(self) -> str:
         return str(self.revision)

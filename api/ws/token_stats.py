@@ -39,6 +39,7 @@ class TokenStatsSource(Source):
         if topic.subject in self._changed:
             # The others get the change now, so that the newcomer is not given it twice.
             self._changed.discard(topic.subject)
+            topic.state = row
             self._hub.publish(topic, self._message(topic, "update", row), now_ms)
             connection.drop(topic)
         if row is not None and resume is not None and resume.epoch is not None:
@@ -61,6 +62,9 @@ class TokenStatsSource(Source):
         published = list(islice(wanted, ROWS_A_ROUND))
         for token_id, topic in published:
             row = self._board.get(token_id, now_ms)
+            if row is not None and row == topic.state:
+                continue  # A resync gives rows again that have not changed.
+            topic.state = row
             self._hub.publish(topic, self._message(topic, "update", row), now_ms)
         if len(published) < ROWS_A_ROUND:
             self._changed.clear()

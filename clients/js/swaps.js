@@ -227,6 +227,7 @@ export class Inbox {
     );
     this.newest = new Map();
     this.refused = new Map();
+    this.error = undefined;
     this.lost = new Map();
     this.stream = [];
     this.weight = 0;
@@ -249,7 +250,7 @@ export class Inbox {
   }
 
   fail(error) {
-    this.refused.set("", { kind: "error", error });
+    this.error = { kind: "error", error };
     this.wake();
   }
 
@@ -257,7 +258,7 @@ export class Inbox {
     return this.cursors.get(key).resume();
   }
 
-  // The next event, or undefined.
+  // The next event, or undefined; what ended the subscription comes last.
   pop() {
     for (const waiting of [this.refused, this.lost]) {
       if (waiting.size) return shift(waiting);
@@ -267,7 +268,10 @@ export class Inbox {
       this.weight -= weightOf(event);
       return event;
     }
-    return this.newest.size ? shift(this.newest) : undefined;
+    if (this.newest.size) return shift(this.newest);
+    const error = this.error;
+    this.error = undefined;
+    return error;
   }
 
   replace(key, event) {
@@ -287,7 +291,7 @@ export class Inbox {
     const oldest = this.stream.shift();
     this.weight -= weightOf(oldest);
     if (oldest.kind === "gap") return this.noteLost(oldest);
-    const gone = oldest.data.trades.slice(0, excess);
+    const gone = oldest.data.trades.slice(0, excess - 1);
     const kept = oldest.data.trades.slice(excess);
     if (gone.length) {
       this.noteLost(gap(oldest.token, gone[0].n, gone.at(-1).n, false, "slow_reader"));

@@ -26,6 +26,8 @@ T = TypeVar("T")
 _WATCH_S = 0.02
 _ANSWER_S = 1.0
 
+_FIELDS = TokenStats.__struct_fields__
+
 
 class Reader:
     """Watches from `with` on. `shown`: every row as it was shown; `steps_back`: what went back."""
@@ -65,7 +67,11 @@ class Reader:
         """What the board shows now, by token id."""
 
         async def look() -> dict[str, TokenStats]:
-            return dict(self._board.rows)
+            # A board's row says more than an owner's: what operators wrote down of the token.
+            return {
+                token_id: TokenStats(**{name: getattr(row, name) for name in _FIELDS})
+                for token_id, row in self._board.rows.items()
+            }
 
         return self._call(look())
 

@@ -23,7 +23,7 @@ def say(**fields: Any) -> None:
 
 async def token() -> str:
     say(kind="token")
-    return Path(env["TOKEN_FILE"]).read_text()
+    return await asyncio.to_thread(Path(env["TOKEN_FILE"]).read_text)
 
 
 async def main() -> None:

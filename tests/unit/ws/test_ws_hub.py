@@ -94,6 +94,24 @@ async def test_who_was_sent_nothing_lately_does_not_wait_for_its_slot() -> None:
     assert hub.hub._early == {}
 
 
+async def test_a_row_that_a_resync_gives_again_is_not_sent_again() -> None:
+    hub = node()
+    hub.trade(A)
+    client = await hub.client().enter()
+    await client.subscribe("token_stats", A)
+    hub.trade(A)
+    hub.run(100)
+    client.messages()
+    hub.board.reconnected(hub.now)
+    for _ in range(5):
+        hub.beat()
+        hub.run(100)
+    assert client.messages("update") == []
+    hub.trade(A)
+    hub.run(100)
+    assert seqs(client.messages()) == [3]
+
+
 async def test_interval_ms_paces_one_subscription_and_not_the_other() -> None:
     hub = node()
     client = await hub.client().enter()

@@ -1,0 +1,166 @@
+"""`manage.py dead_letters list|show|replay`: what could not be counted, and sending it again."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import structlog
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from aggregator.config import Config
+from aggregator.errors import SwapsError
+from aggregator.ingest.dead_letter_log import DeadLetterLog, Letter, Position, replay
+from aggregator.ingest.topics import count_partitions
+
+log = structlog.get_logger(__name__)
+
+_SHOWN_BYTES = 60
+
+
+class Command(BaseCommand):
+    """One subcommand each for the list, one letter, and replaying."""
+
+    help = (
+        "Messages that cannot be counted go to the dead-letter topic with their bytes and the "
+        "reason. After the fault is mended (here: a rule was widened) they can be replayed: each "
+        "goes to the topic and partition that it came from with the bytes that it came with, and "
+        "is decoded anew. A letter stays in the dead-letter topic; replaying it twice counts it "
+        "once. What is still bad becomes a new dead letter."
+    )
+    requires_system_checks = ()
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """See `--help` of each subcommand."""
+        commands = parser.add_subparsers(dest="command", required=True)
+        listing = commands.add_parser("list", help="the newest letters, a line each")
+        listing.add_argument("--limit", type=int, default=20, metavar="N", help="at most N (20)")
+        listing.add_argument("--reason", help="only those of this reason")
+        listing.add_argument("--json", action="store_true", help="one JSON object a line")
+        showing = commands.add_parser("show", help="one letter whole")
+        showing.add_argument("position", help="offset, or partition:offset, as `list` shows it")
+        showing.add_argument("--raw", action="store_true", help="its bytes on stdout, nothing else")
+        replaying = commands.add_parser("replay", help="send letters to the topic they came from")
+        replaying.add_argument("position", nargs="*", help="letters, as `list` shows them")
+        replaying.add_argument("--all", action="store_true", help="every letter that is there")
+        replaying.add_argument("--reason", help="with --all: only those of this reason")
+        replaying.add_argument("--dry-run", action="store_true", help="say what would be sent")
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        """Run the subcommand. Raises CommandError where Kafka cannot be asked."""
+        config: Config = settings.SWAPS
+        run = {"list": self._list, "show": self._show, "replay": self._replay}
+        try:
+            with DeadLetterLog(config.kafka_bootstrap, config.kafka_dlq_topic) as letters:
+                run[options["command"]](config, letters, options)
+        except (SwapsError, ValueError) as error:
+            raise CommandError(str(error)) from error
+
+    def _list(self, _config: Config, letters: DeadLetterLog, options: dict[str, Any]) -> None:
+        if options["limit"] < 1:
+            raise CommandError("--limit: give 1 or more")
+        held = sum(each.end - each.start for each in letters.extents())
+        found = letters.newest(options["limit"], reason=options["reason"], look_at=held)
+        for letter in found:
+            self.stdout.write(_json(letter) if options["json"] else _line(letter))
+        if not options["json"]:
+            self.stderr.write(f"{len(found):,} shown of {held:,} in the topic", style_func=str)
+
+    def _show(self, _config: Config, letters: DeadLetterLog, options: dict[str, Any]) -> None:
+        letter = _get(letters, options["position"])
+        value = letter.value or b""
+        if options["raw"]:
+            sys.stdout.buffer.write(value)
+            sys.stdout.buffer.flush()
+            return
+        said = {
+            "position": str(letter.position),
+            "at": _time(letter.at),
+            "reason": letter.reason,
+            "field": letter.field or "-",
+            "detail": letter.detail,
+            "came from": f"{letter.source_topic} {letter.source_partition}:{letter.source_offset}",
+            "key": _text(letter.key),
+            "bytes": f"{len(value):,}" if letter.value is not None else "none",
+        }
+        for name, what in said.items():
+            self.stdout.write(f"{name + ':':<11}{what}")
+        self.stdout.write("")
+        self.stdout.write(_text(letter.value))
+
+    def _replay(self, config: Config, letters: DeadLetterLog, options: dict[str, Any]) -> None:
+        if options["all"] == bool(options["position"]):
+            raise CommandError("give positions, or --all")
+        if options["reason"] and not options["all"]:
+            raise CommandError("--reason goes with --all")
+        if options["all"]:
+            chosen = list(letters.all(reason=options["reason"]))
+        else:
+            chosen = [_get(letters, each) for each in dict.fromkeys(options["position"])]
+        if options["dry_run"]:
+            for letter in chosen:
+                self.stdout.write(_line(letter))
+            self.stdout.write(f"{len(chosen):,} letters would be replayed")
+            return
+        self._send(config, chosen)
+        self.stdout.write(f"{len(chosen):,} letters replayed to {config.kafka_topic}")
+
+    def _send(self, config: Config, chosen: Sequence[Letter]) -> None:
+        def progress(sent: int) -> None:
+            last = sent == len(chosen)
+            if self.stderr.isatty() or last:
+                ending = "\n" if last else "\r"
+                self.stderr.write(f"sent {sent:,} of {len(chosen):,}", str, ending)
+
+        replay(
+            chosen,
+            bootstrap=config.kafka_bootstrap,
+            source_topic=config.kafka_topic,
+            partitions=count_partitions(config),
+            progress=progress,
+        )
+        for letter in chosen:
+            log.info(
+                "dead_letter_replayed",
+                position=str(letter.position),
+                reason=letter.reason,
+                topic=config.kafka_topic,
+                by="manage.py",
+            )
+
+
+def _get(letters: DeadLetterLog, text: str) -> Letter:
+    position = Position.parse(text)
+    letter = letters.get(position)
+    if letter is None:
+        raise CommandError(f"there is no dead letter {position}; see `dead_letters list`")
+    return letter
+
+
+def _line(letter: Letter) -> str:
+    place = f"{letter.source_topic} {letter.source_partition}:{letter.source_offset}"
+    about = f"{letter.reason} {letter.field}".strip()
+    start = _text((letter.value or b"")[:_SHOWN_BYTES])
+    return f"{letter.position!s:<8} {_time(letter.at)}  {about:<28} {place:<20} {start}"
+
+
+def _json(letter: Letter) -> str:
+    fields = msgspec.structs.asdict(letter)
+    fields |= {"position": str(letter.position), "key": _text(letter.key)}
+    return msgspec.json.encode(fields | {"value": _text(letter.value)}).decode()
+
+
+def _text(data: bytes | None) -> str:
+    """As a person may read it, on one line: a terminal must not obey what a stranger sent."""
+    if data is None:
+        return "none"
+    text = data.decode("utf-8", "backslashreplace")
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
+def _time(at_ms: int) -> str:
+    return dt.datetime.fromtimestamp(at_ms / 1_000, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,132 @@
+"""What the aggregator tells of its partitions: patches, trades, histories, heartbeats, gauges.
+
+Reads the owners and hands on; decides nothing and waits for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from aggregator import metrics
+from aggregator.contracts.verdict import Verdict
+from aggregator.ingest.log import SwapLog
+from aggregator.pipeline.owner import PartitionOwner
+from aggregator.pipeline.row_saver import Published, Rows
+from aggregator.pubsub.publisher import Publisher
+from aggregator.pubsub.resync import Patch
+
+
+class Telling:
+    """Tells web nodes, the rows in Redis and the metrics of the partitions of this process."""
+
+    def __init__(self, publisher: Publisher, rows: Rows, partitions: int) -> None:
+        self._publisher = publisher
+        self._rows = rows
+        self.partitions = partitions
+
+    def check(self) -> None:
+        """Raise Fatal where the publisher has died."""
+        self._publisher.check()
+
+    def taken(self, owner: PartitionOwner) -> None:
+        """The partition is ours from now on."""
+        self._publisher.take(owner.partition, owner.epoch)
+
+    def released(self, partition: int) -> None:
+        """The partition is ours no longer; gauges that stood still would look like facts."""
+        self._publisher.drop(partition)
+        self._rows.drop(partition)
+        for gauge in _GAUGES:
+            gauge.remove(partition)
+
+    def live(self, owner: PartitionOwner) -> int:
+        """The first full state of an epoch may be asked for; of how many tokens it is."""
+        rows = owner.go_live()
+        self._publisher.load(owner.partition, rows, owner.seq, owner.next_offset)
+        self._note(owner, rows, whole=True)
+        return len(rows)
+
+    def changes(self, owners: Sequence[PartitionOwner]) -> None:
+        """What changed since the last call. The windows' now was moved before."""
+        for owner in owners:
+            if owner.live and (patches := owner.take_patches()):
+                self._publisher.publish(owner.partition, patches, owner.next_offset)
+                self._note(owner, patches, whole=False)
+        # Behind every patch: a trade takes longer to render, and fewer look at it.
+        for owner in owners:
+            self._trades(owner)
+
+    def histories(self, owners: Mapping[int, PartitionOwner]) -> None:
+        """Answer the questions for tokens' histories."""
+        for question in self._publisher.take_questions():
+            owner = owners.get(question.partition)
+            if owner is not None and owner.live:
+                # What the answer counts is told first.
+                self._trades(owner)
+                n, candles = owner.history(question.token_id)
+                self._publisher.answer_history(question, owner.epoch, n, candles)
+
+    def heartbeats(
+        self,
+        owners: Mapping[int, PartitionOwner],
+        swap_log: SwapLog,
+        *,
+        now_ms: int,
+        degraded: list[str],
+        stalled: bool,
+    ) -> None:
+        """How far each partition is, and what is wrong, to the web nodes and the metrics."""
+        for partition, owner in owners.items():
+            heartbeat = owner.heartbeat(
+                partitions=self.partitions,
+                now_ms=now_ms,
+                end=swap_log.newest_end(partition),
+                degraded=degraded,
+                stalled=stalled,
+            )
+            self._publisher.heartbeat(heartbeat)
+            _gauge(partition, owner, heartbeat.lag)
+
+    def _trades(self, owner: PartitionOwner) -> None:
+        if applied := owner.take_trades():
+            self._publisher.trades(owner.partition, owner.epoch, applied)
+
+    def _note(self, owner: PartitionOwner, patches: Sequence[Patch], *, whole: bool) -> None:
+        """Have the rows kept for web nodes that start while the partition has no owner."""
+        self._rows.note(
+            Published(
+                partition=owner.partition,
+                partitions=self.partitions,
+                epoch=owner.epoch,
+                seq=owner.seq,
+                next_offset=owner.next_offset,
+                rows=patches,
+                whole=whole,
+            )
+        )
+
+
+_GAUGES = (
+    metrics.INGEST_LAG,
+    metrics.INGEST_WATERMARK,
+    metrics.WINDOW_TOKENS,
+    metrics.WINDOW_BUCKETS,
+    metrics.WINDOW_MEMORY,
+)
+
+
+def _gauge(partition: int, owner: PartitionOwner, lag: int | None) -> None:
+    windows = owner.windows
+    if lag is not None:
+        metrics.INGEST_LAG.labels(partition).set(lag)
+    if owner.watermark is not None:
+        metrics.INGEST_WATERMARK.labels(partition).set(owner.watermark / 1000)
+    for counter, verdict in (
+        (metrics.INGEST_DUPLICATES, Verdict.DUPLICATE),
+        (metrics.INGEST_LATE, Verdict.LATE),
+    ):
+        counter.labels(partition).inc(windows.counts[verdict] - owner.reported[verdict])
+    owner.reported = dict(windows.counts)
+    metrics.WINDOW_TOKENS.labels(partition).set(windows.token_count)
+    metrics.WINDOW_BUCKETS.labels(partition).set(windows.bucket_count)
+    metrics.WINDOW_MEMORY.labels(partition).set(windows.memory_bytes)
