@@ -291,7 +291,7 @@ export class Inbox {
     const oldest = this.stream.shift();
     this.weight -= weightOf(oldest);
     if (oldest.kind === "gap") return this.noteLost(oldest);
-    const gone = oldest.data.trades.slice(0, excess - 1);
+    const gone = oldest.data.trades.slice(0, excess);
     const kept = oldest.data.trades.slice(excess);
     if (gone.length) {
       this.noteLost(gap(oldest.token, gone[0].n, gone.at(-1).n, false, "slow_reader"));

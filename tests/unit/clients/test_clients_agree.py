@@ -78,7 +78,7 @@ scripts = st.fixed_dictionaries(
         "topics": st.lists(st.sampled_from(TOPICS), min_size=1, max_size=3, unique_by=str),
         "buffer": st.integers(1, 8),
         "renewable": st.booleans(),
-        "steps": st.lists(steps, max_size=40),
+        "steps": st.lists(steps, min_size=10, max_size=60),
     }
 )
 
@@ -94,7 +94,7 @@ def replay() -> Iterator[subprocess.Popen[str]]:
 
 
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(scripts)
 def test_both_clients_do_the_same(replay: subprocess.Popen[str], script: dict[str, Any]) -> None:
