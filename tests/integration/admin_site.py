@@ -1,0 +1,115 @@
+"""Web nodes with an owner of numbers on NATS, and a person's browser, for tests of the admin."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Self
+
+import httpx
+from websockets.sync.client import ClientConnection, connect
+
+from tests.integration.test_web import live_owner
+from tests.unit.api.samples import Owner
+from tests.web_nodes import Node
+
+PASSWORD = "correct horse battery"
+_TOKEN = re.compile(r'name="csrfmiddlewaretoken" value="([^"]+)"')
+
+
+@contextmanager
+def owner_in_a_thread(nats_url: str, owner: Owner) -> Iterator[Any]:
+    """The owner, heard while the test waits; `call(patch)` publishes."""
+    loop = asyncio.new_event_loop()
+    stop, started = asyncio.Event(), threading.Event()
+    held: list[Any] = []
+
+    async def run() -> None:
+        async with live_owner(nats_url, owner) as live:
+            held.append(live)
+            started.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
+    thread.start()
+    assert started.wait(10)
+
+    def publish(*patches: Any) -> None:
+        asyncio.run_coroutine_threadsafe(held[0].publish(*patches), loop).result(5)
+
+    try:
+        yield publish
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
+
+
+class Browser:
+    """A person at the admin: cookies, forms and an address of their own."""
+
+    def __init__(self, node: Node, address: str, name: str = "root") -> None:
+        self.client = httpx.Client(
+            base_url=node.url, headers={"X-Forwarded-For": address}, timeout=20
+        )
+        self._name = name
+
+    def __enter__(self) -> Self:
+        answer = self.form("/admin/login/", username=self._name, password=PASSWORD)
+        assert answer.status_code == 302, answer.text
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+
+    def form(
+        self,
+        path: str,
+        page: str | None = None,
+        files: dict[str, Any] | None = None,
+        **fields: Any,
+    ) -> httpx.Response:
+        """Fill in the form of `page` (by default the path's own) and send it to the path."""
+        found = _TOKEN.search(self.client.get(page or path).text)
+        assert found is not None, "the page has no form"
+        data = {"csrfmiddlewaretoken": found[1], **fields}
+        referer = {"Referer": str(self.client.base_url)}
+        return self.client.post(path, data=data, files=files, headers=referer)
+
+    def get(self, path: str) -> httpx.Response:
+        return self.client.get(path)
+
+
+class Socket:
+    """A WebSocket and its messages."""
+
+    def __init__(self, node: Node, token: str) -> None:
+        self._url = f"ws{node.url.removeprefix('http')}/ws"
+        self._token = token
+        self._seen: list[dict[str, Any]] = []
+        self._closing = ExitStack()
+
+    def __enter__(self) -> Self:
+        headers = {"Authorization": f"Bearer {self._token}"}
+        connection = connect(self._url, additional_headers=headers)
+        self._socket: ClientConnection = self._closing.enter_context(connection)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
+
+    def send(self, **request: Any) -> None:
+        self._socket.send(json.dumps(request))
+
+    def next(self, within_s: float = 5, **fields: Any) -> dict[str, Any]:
+        """The next message with these fields; those before it are dropped."""
+        while True:
+            while self._seen:
+                message = self._seen.pop(0)
+                if all(message.get(name) == value for name, value in fields.items()):
+                    return message
+            self._seen += json.loads(self._socket.recv(timeout=within_s))
