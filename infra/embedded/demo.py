@@ -26,6 +26,7 @@ REPOSITORY: Final = Path(__file__).parents[2]
 WEB_PORT: Final = 8000
 METRICS_PORT: Final = 9108
 OVERVIEW: Final = "/api/overview?window=24h"
+ADMIN_NAME: Final = "demo"
 
 _DAY: Final = "data/ethereum_dex_day.ndjson.gz"
 _TAPE: Final = "data/binance_trades.ndjson.gz"
@@ -40,7 +41,8 @@ _POLL_S: Final = 0.1
 class Service:
     """One aggregator and one web node, and the feeds where asked for.
 
-    `issue_keys` and `compile_engine` need no engine and may run while those start; then `start`.
+    `issue_keys`, `compile_engine` and `prepare_site` need no engine and may run while those start;
+    then `start`.
     """
 
     def __init__(self, stack: Stack, web_port: int, metrics_port: int) -> None:
@@ -49,6 +51,7 @@ class Service:
         self.metrics_port = metrics_port
         self.token = ""
         self._issuer = stack.directory / "issuer"
+        self._database = stack.directory / "site.sqlite3"
         self._children: list[Process] = []
 
     @property
@@ -73,13 +76,31 @@ class Service:
     def issue_keys(self) -> None:
         """Make the demo issuer's keys where missing, and a token of it."""
         command = ["issue_token", "--sub", "demo", "--ttl", "12h"]
-        command += ["--scope", "stats:read ws:connect"]
+        command += ["--scope", "stats:read history:read ws:connect"]
         environment = {**os.environ, "ISSUER_DIR": str(self._issuer)}
         self.token = _done(command, environment)
 
     def compile_engine(self) -> None:
         """Have the engine's loops compiled: the longest part of a very first start."""
         _done(["compile_engine"], dict(os.environ))
+
+    def prepare_site(self) -> None:
+        """Bring the admin's database up to date; the first time, make an operator to log in as."""
+        environment = {**os.environ, **self._site()}
+        first = not self._database.exists()
+        _done(["migrate", "-v", "0"], environment)
+        if first:
+            account = {
+                "DJANGO_SUPERUSER_USERNAME": ADMIN_NAME,
+                "DJANGO_SUPERUSER_PASSWORD": self.admin_password,
+                "DJANGO_SUPERUSER_EMAIL": "",
+            }
+            _done(["createsuperuser", "--noinput"], environment | account)
+
+    @property
+    def admin_password(self) -> str:
+        """The password of ADMIN_NAME in this stack's admin."""
+        return _secret(self._stack.directory / "admin-password")
 
     def start(self, report: Callable[[str], None]) -> None:
         """Start aggregator and web and return when the web node can serve."""
@@ -185,12 +206,15 @@ class Service:
         return f"/readyz answers {status} {body.decode(errors='replace')[:500]}"
 
     def _environment(self) -> dict[str, str]:
-        own = {
-            "METRICS_PORT": str(self.metrics_port),
+        own = {"METRICS_PORT": str(self.metrics_port)}
+        return {**os.environ, **self._stack.env(), **self.addresses(), **self._site(), **own}
+
+    def _site(self) -> dict[str, str]:
+        return {
+            "DATABASE_FILE": str(self._database),
             "DJANGO_SECRET_KEY": _secret(self._stack.directory / "django-secret"),
             "DEBUG": "0",
         }
-        return {**os.environ, **self._stack.env(), **self.addresses(), **own}
 
     def _get(self, path: str) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(ports.HOST, self.web_port, timeout=5)
@@ -233,6 +257,7 @@ def _manage(*arguments: str) -> list[str]:
 
 def _secret(path: Path) -> str:
     if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
         path.write_text(secrets.token_urlsafe(50))
     return path.read_text()

@@ -81,9 +81,13 @@ def _serve(options: Options, say: Steps) -> None:
     stack = Stack(options.directory, ports=chosen, report=say)
     service = demo.Service(stack, chosen["web"], chosen["metrics"]) if options.service else None
     try:
-        with ThreadPoolExecutor(2, "prepare") as pool:
+        with ThreadPoolExecutor(3, "prepare") as pool:
             prepared = (
-                [pool.submit(service.issue_keys), pool.submit(service.compile_engine)]
+                [
+                    pool.submit(service.issue_keys),
+                    pool.submit(service.compile_engine),
+                    pool.submit(service.prepare_site),
+                ]
                 if service
                 else []
             )
@@ -127,6 +131,8 @@ def _start_service(stack: Stack, service: demo.Service, feed: bool, say: Steps) 
     stack.publish(service.addresses(), service.pids())
     print(
         f"\nREST      {service.web_url}{demo.OVERVIEW}\n"
+        f"WebSocket {service.web_url.replace('http', 'ws', 1)}/ws\n"
+        f"Admin     {service.web_url}/admin/ ({demo.ADMIN_NAME} / {service.admin_password})\n"
         f"Metrics   {service.metrics_url}\n"
         f"Logs      {stack.directory / 'log'}\n\n{service.curl()}",
         flush=True,
