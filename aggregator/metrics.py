@@ -32,6 +32,11 @@ INGEST_LAG = Gauge(
     "Offsets between what is counted and the log's end; growing means too few aggregators.",
     ["partition"],
 )
+INGEST_JUMPS = Counter(
+    "swaps_ingest_jumps_total",
+    "Jumps of the Kafka client past unread offsets, read again; many mean a log with holes.",
+    ["partition"],
+)
 INGEST_WATERMARK = Gauge(
     "swaps_ingest_watermark_seconds",
     "Newest event time of a partition, epoch seconds; standing still means no new swaps.",

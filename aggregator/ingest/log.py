@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
+import structlog
 from confluent_kafka import (
     OFFSET_END,
     Consumer,
@@ -21,8 +22,12 @@ from confluent_kafka import (
     TopicPartition,
 )
 
+from aggregator import metrics
 from aggregator.config import Config
 from aggregator.errors import Fatal, Fenced, Retry
+from aggregator.ingest.positions import Positions
+
+log = structlog.get_logger(__name__)
 
 _TIMEOUT_S: Final = 5.0
 _FENCED: Final = {
@@ -79,6 +84,16 @@ class Records(msgspec.Struct, gc=False):
     values: list[bytes | None]
     _messages: list[Message]
 
+    def first(self, count: int) -> Records:
+        """The first of them."""
+        return Records(
+            self.partition,
+            self.offsets[:count],
+            self.timestamps[:count],
+            self.values[:count],
+            self._messages[:count],
+        )
+
     def record(self, index: int) -> LogRecord:
         """One record with its key."""
         return _record(self._messages[index])
@@ -131,6 +146,7 @@ class SwapLog:
         if queued_kb is not None:
             settings["queued.max.messages.kbytes"] = queued_kb
         self._consumer = Consumer(settings)
+        self._positions = Positions()
 
     def subscribe(self) -> None:
         """Join the group."""
@@ -150,18 +166,41 @@ class SwapLog:
         events = [message for message in received if message.error() is not None]
         if events:
             received = [message for message in received if message.error() is None]
-        batch = Batch(by_partition(received), {}, [])
+        batch = Batch(self._without_jumps(by_partition(received)), {}, [])
         for event in events:
             self._note(event, event.error(), batch)  # type: ignore[arg-type]
         if batch.records or batch.ends:
             self.unreachable = ""
         return batch
 
+    def _without_jumps(self, groups: list[Records]) -> list[Records]:
+        kept = []
+        for records in groups:
+            count, back_to = self._positions.keep(records.partition, records.offsets)
+            if back_to is not None:
+                self._seek_back(records.partition, back_to, records.offsets[count])
+            if count:
+                kept.append(records if count == len(records.offsets) else records.first(count))
+        return kept
+
+    def _seek_back(self, partition: int, offset: int, jumped_to: int) -> None:
+        log.warning("log_jumped", partition=partition, expected=offset, found=jumped_to)
+        metrics.INGEST_JUMPS.labels(partition).inc()
+        try:
+            self._consumer.seek(TopicPartition(self._topic, partition, offset))
+        except KafkaException:
+            # It is being taken from us, or the next jump is doubted as this one was.
+            self._positions.begin(partition, offset)
+
     def _note(self, event: Message, fault: KafkaError, batch: Batch) -> None:
         """What the client says between the messages."""
         place = _record(event)
         if fault.code() == KafkaError._PARTITION_EOF:
-            batch.ends[place.partition] = place.offset
+            taken, back_to = self._positions.keep_end(place.partition, place.offset)
+            if taken:
+                batch.ends[place.partition] = place.offset
+            elif back_to is not None:
+                self._seek_back(place.partition, back_to, place.offset)
         elif fault.code() in _RESEEK:
             batch.out_of_range.append(place.partition)
         elif fault.fatal():
@@ -230,6 +269,7 @@ class SwapLog:
             self._consumer.resume([self._at(partition)])
         except KafkaException as error:
             raise Retry(f"kafka: seeking: {error.args[0].str()}") from error
+        self._positions.begin(partition, offset)
 
     def pause(self, partitions: Sequence[int]) -> None:
         """Stop reading; a paused partition keeps its position and its owner."""
@@ -284,20 +324,34 @@ class SwapLog:
             self.commit_fault = error.str()
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        # Nothing is fetched: the partition is paused until `begin` seeks. The end, because it is
-        # looked up, paused or not, and any offset that the log does not hold would be an error for
-        # good.
+        # Nothing is fetched: the partition is paused until `begin` seeks. The end, because any
+        # offset that the log does not hold would be an error for good; as a number, because the
+        # client's own look-up of a logical offset may be answered after that seek and undo it.
         consumer.incremental_assign(
-            [TopicPartition(p.topic, p.partition, OFFSET_END) for p in partitions]
+            [TopicPartition(p.topic, p.partition, self._end_of(p)) for p in partitions]
         )
         consumer.pause(partitions)
         self._listener.on_assign([p.partition for p in partitions])
 
+    def _end_of(self, place: TopicPartition) -> int:
+        try:
+            found = self._consumer.get_watermark_offsets(place, timeout=_TIMEOUT_S, cached=False)
+        except KafkaException:
+            found = None
+        # Where the broker cannot be asked, `Positions` notices what the look-up makes us skip.
+        return OFFSET_END if found is None else int(found[1])
+
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._drop(partitions)
         self._listener.on_revoke([p.partition for p in partitions])
         consumer.incremental_unassign(partitions)
 
+    def _drop(self, partitions: list[TopicPartition]) -> None:
+        for place in partitions:
+            self._positions.drop(place.partition)
+
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._drop(partitions)
         self._listener.on_lost([p.partition for p in partitions])
         consumer.incremental_unassign(partitions)
 
