@@ -47,6 +47,7 @@ test: setup-dev ## everything that CI checks: lint, types, layers, tests
 
 chaos: setup-dev ## SEEDS=100 random schedules of faults against an oracle; SEED=7 plays one again
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
+	@$(BIN)/python -m tests.chaos.archive $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 bench-ingest: setup ## events/s from Kafka to the windows; the last line is one JSON object
 	@$(BIN)/python -m bench.ingest $(ARGS)

@@ -14,6 +14,7 @@ from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
+from django.urls import URLPattern, path
 
 from aggregator.dead_letters_admin import DeadLetterAdmin
 from aggregator.models import ClickHouseHealth
@@ -37,6 +38,11 @@ else:  # generic for the type checker alone
 @admin.register(ClickHouseHealth)
 class ClickHouseHealthAdmin(_ModelAdmin):
     """For staff with the permission `aggregator.view_clickhousehealth`; nothing to edit."""
+
+    def get_urls(self) -> list[URLPattern]:
+        """The page alone: there is no table behind it to add to or to change."""
+        page = self.admin_site.admin_view(self.changelist_view)
+        return [path("", page, name="aggregator_clickhousehealth_changelist")]
 
     def has_add_permission(self, _request: HttpRequest) -> bool:
         """Nobody."""

@@ -476,25 +476,29 @@ class Aggregator:
     def _patiently(self, engine: str, call: Callable[[], T]) -> T:
         """The answer of `call`, made again for as long as it raises Retry."""
         backoff = Backoff()
+        # A heartbeat may clear the fault meanwhile; what was paused must go on all the same.
+        paused = False
         while True:
             try:
                 answer = call()
             except NewIncarnation:
                 raise
             except NotCheckedIn as error:
+                paused = True
                 self._degraded["archive"] = self._missing_checkins(error)
                 self._wait(_CHECKIN_PAUSE_S)
             except Retry as error:
                 metrics.DEPENDENCY_UP.labels(engine).set(0)
                 metrics.DEPENDENCY_RETRIES.labels(engine).inc()
                 self._degraded[engine] = str(error)
+                paused = True
                 pause_s = backoff.pause_s()
                 log.warning("retrying", engine=engine, error=str(error), pause_s=round(pause_s, 2))
                 self._wait(pause_s)
             else:
                 metrics.DEPENDENCY_UP.labels(engine).set(1)
                 waited = engine == "redis" and self._degraded.pop("archive", None) is not None
-                if self._degraded.pop(engine, None) is not None or waited:
+                if self._degraded.pop(engine, None) is not None or waited or paused:
                     log.info("recovered", engine="archive" if waited else engine)
                     self._log.resume(list(self._owners))
                 return answer

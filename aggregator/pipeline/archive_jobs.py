@@ -35,9 +35,8 @@ _TOKENS_KEPT: Final = 9_000
 class ArchiveJobs:
     """The jobs; for one thread at a time."""
 
-    def __init__(self, config: Config, checkins: Checkins) -> None:
+    def __init__(self, config: Config) -> None:
         self._config = config
-        self._checkins = checkins
         self._clickhouse = ClickHouse(config.clickhouse_url, receive_s=90)
         self._writer = ArchiveWriter(self._clickhouse, config.kafka_topic)
         self.prepared = False
@@ -103,6 +102,7 @@ class ArchiveJobs:
         partition: int,
         partitions: int,
         *,
+        checkins: Checkins,
         lost_from: int,
         needed_from: int,
         frontier: int,
@@ -110,16 +110,17 @@ class ArchiveJobs:
     ) -> None:
         """Make the markers of what is archived of [lost_from, frontier) again, and check in.
 
-        Those below `needed_from` are too old to be asked for.
+        `checkins` are bound to the run of Redis that lacks them. Markers of offsets below
+        `needed_from` are too old to be asked for.
         """
         self._connect()
         seeded = 0
         for rows in self._writer.rows_from(partition, max(lost_from, needed_from)):
             if not wanted():
                 raise Unavailable("the partition is no longer ours")
-            self._checkins.seed([Seed(*row) for row in rows])
+            checkins.seed([Seed(*row) for row in rows])
             seeded += len(rows)
-        self._checkins.seeded(partition, partitions, frontier, lost_from)
+        checkins.seeded(partition, partitions, frontier, lost_from)
         log.warning(
             "markers_made_again",
             partition=partition,

@@ -14,6 +14,7 @@ from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
+from django.urls import URLPattern, path
 
 from aggregator.contracts.stats import ArchiveStatus
 from api.board.board import PartitionStatus
@@ -75,6 +76,11 @@ class ArchiveRow(msgspec.Struct, frozen=True):
 @admin.register(Pipeline)
 class PipelineAdmin(_Pipeline):
     """For staff with the permission `api.view_pipeline`; nothing to edit."""
+
+    def get_urls(self) -> list[URLPattern]:
+        """The page alone: there is no table behind it to add to or to change."""
+        page = self.admin_site.admin_view(self.changelist_view)
+        return [path("", page, name="api_pipeline_changelist")]
 
     def has_add_permission(self, _request: HttpRequest) -> bool:
         """Nobody."""

@@ -48,7 +48,7 @@ class RegisteredTokenAdmin(_Tokens):
 
     change_list_template = "admin/api/registeredtoken/change_list.html"
     list_display = (
-        "token_id", "shown_symbol", "hidden", "verified", "spam",
+        "token_id", "shown_symbol", "marks",
         *(f"live_{name}" for name in _LIVE), "changed_at",
     )  # fmt: skip
     list_filter = ("hidden", "verified", "spam")
@@ -80,6 +80,12 @@ class RegisteredTokenAdmin(_Tokens):
         """The operators' symbol, else the swaps'."""
         published = services().board.published(token.token_id)
         return token.symbol or (published.symbol if published else None) or "-"
+
+    @admin.display(description="flags")
+    def marks(self, token: RegisteredToken) -> str:
+        """The flags that are set, in words."""
+        flags = [name for name in ("hidden", "verified", "spam") if getattr(token, name)]
+        return ", ".join(flags) or "-"
 
     @admin.display(description="price, USD")
     def live_price(self, token: RegisteredToken) -> str:

@@ -17,6 +17,8 @@ from django.http import HttpRequest
 
 _FOR_SUPERUSERS = ("is_superuser", "user_permissions")
 
+admin.site.site_header = admin.site.site_title = "Swap aggregator"
+admin.site.index_title = "Operations"
 admin.site.unregister(User)
 admin.site.unregister(Group)
 

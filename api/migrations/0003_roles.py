@@ -1,5 +1,7 @@
 """The groups viewer, operator and admin, and what each may do in the admin."""
 
+from typing import Any
+
 from django.contrib.auth.management import create_permissions
 from django.db import migrations
 
@@ -37,7 +39,7 @@ _ADMIN = (
 ROLES = {"viewer": _VIEWER, "operator": _OPERATOR, "admin": _ADMIN}
 
 
-def make(apps, schema_editor):
+def make(apps: Any, schema_editor: Any) -> None:
     """Django makes permissions behind all migrations; the groups need them now."""
     for label in ("admin", "aggregator", "api", "auth"):
         config = apps.get_app_config(label)
@@ -53,7 +55,7 @@ def make(apps, schema_editor):
             group.permissions.add(found)
 
 
-def unmake(apps, _schema_editor):
+def unmake(apps: Any, _schema_editor: Any) -> None:
     """Users stay, without their role."""
     apps.get_model("auth", "Group").objects.filter(name__in=ROLES).delete()
 

@@ -16,14 +16,19 @@ from confluent_kafka import Consumer, TopicPartition
 from aggregator.config import load
 from aggregator.ingest.topics import ensure_topics
 from aggregator.pipeline.intents import Position, pack
+from aggregator.stores.redis.checkins import Checkins, Seed
+from aggregator.stores.redis.connection import NewIncarnation, RedisSession
 from infra.embedded.clickhouse import ClickHouse
 from infra.embedded.engine import Process
+from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
 from tests.archived import Archive, Archiver, LosesAnswers, archive, wait_archived
 from tests.processes import wait_until
 from tests.service import Service, swap
 
 DAY_MS = 86_400_000
+# Where a member is killed: the other protocol's brokers give it up after 45 s only.
+CLASSIC = {"KAFKA_GROUP_PROTOCOL": "classic"}
 
 
 @pytest.fixture
@@ -33,9 +38,22 @@ def kept(stack: Stack) -> Iterator[Archive]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouse]:
+    """A ClickHouse that a test may kill, and starts again."""
+    with Stack(tmp_path_factory.mktemp("mortal"), only=(ClickHouse,)) as own:
+        yield own.clickhouse
+
+
 @pytest.fixture
 def service(tmp_path: Path, stack: Stack, kept: Archive) -> Iterator[Service]:
-    with Service(tmp_path, stack, CLICKHOUSE_URL=kept.url, ARCHIVE_LINGER="200ms") as running:
+    settings = {
+        "CLICKHOUSE_URL": kept.url,
+        "ARCHIVE_LINGER": "100ms",
+        # Its members join ten times as fast as those of a classic group.
+        "KAFKA_GROUP_PROTOCOL": "consumer",
+    }
+    with Service(tmp_path, stack, **settings) as running:
         ensure_topics(load(running.env))
         yield running
 
@@ -125,9 +143,9 @@ def test_a_lost_answer_to_an_insert(service: Service, kept: Archive, stack: Stac
 def test_kill_9_and_another_goes_on(service: Service, kept: Archive, point: str) -> None:
     for partition in range(2):
         service.produce(mixed(200, partition), partition=partition)
-    killed = service.archiver("killed", SWAPS_FAULT=f"{point}:2")
+    killed = service.archiver("killed", SWAPS_FAULT=f"{point}:2", **CLASSIC)
     assert killed.wait(30) == -9
-    with Archiver(service.env) as archiver:
+    with Archiver(service.env, **CLASSIC) as archiver:
         wait_archived(service, kept)
         service.produce(mixed(200, 3), partition=0)
         wait_archived(service, kept)
@@ -136,12 +154,12 @@ def test_kill_9_and_another_goes_on(service: Service, kept: Archive, point: str)
 
 def test_two_archivers_and_a_rebalance(service: Service, kept: Archive) -> None:
     """One joins, one is killed: what moves is archived once."""
-    first = service.archiver("first")
+    first = service.archiver("first", **CLASSIC)
     for step in range(4):
         for partition in range(4):
             service.produce(mixed(60, 10 * step + partition), partition=partition)
         if step == 0:
-            second = service.archiver("second")
+            second = service.archiver("second", **CLASSIC)
             wait_until(partial(_logged, service, second, "archiving"), 30, "a second archiver")
         elif step == 2:
             first.kill()
@@ -150,37 +168,35 @@ def test_two_archivers_and_a_rebalance(service: Service, kept: Archive) -> None:
     assert second.wait(20) == 0
 
 
-def test_clickhouse_is_killed_while_it_inserts(
-    tmp_path: Path, service: Service, kept: Archive
-) -> None:
-    with Stack(tmp_path / "own", only=(ClickHouse,)) as own, archive(own.clickhouse.url) as mine:
-        values = [mixed(1_500, partition) for partition in range(4)]
-        with Archiver(service.env, CLICKHOUSE_URL=mine.url, ARCHIVE_BATCH="300") as archiver:
-            for begin in range(0, 1_500, 500):
+def test_clickhouse_is_killed_while_it_inserts(mortal: ClickHouse, service: Service) -> None:
+    with archive(mortal.url) as mine:
+        values = [mixed(900, partition) for partition in range(4)]
+        with Archiver(service.env, CLICKHOUSE_URL=mine.url, ARCHIVE_BATCH="200") as archiver:
+            for begin in range(0, 900, 300):
                 for partition in range(4):
-                    service.produce(values[partition][begin : begin + 500], partition=partition)
+                    service.produce(values[partition][begin : begin + 300], partition=partition)
                 before = mine.count()
                 wait_until(partial(_more_than, mine, before), 20, "an insert")
-                own.clickhouse.kill()
+                mortal.kill()
                 wait_until(
                     lambda: archiver.all(lambda s: s.state == "stalled" and s.fault is not None),
                     20,
                     "a status that names the fault",
                 )
-                own.clickhouse.start()
+                mortal.start()
             for partition in range(4):
-                service.produce(values[partition][1_500:], partition=partition)
+                service.produce(values[partition][900:], partition=partition)
             wait_archived(service, mine)
             archiver.stop()
 
 
 def test_an_intent_that_the_log_no_longer_holds_is_a_gap(service: Service, kept: Archive) -> None:
     service.produce([swap(n) for n in range(30)], partition=1)
-    killed = service.archiver("killed", SWAPS_FAULT="after_intent:1")
+    killed = service.archiver("killed", SWAPS_FAULT="after_intent:1", **CLASSIC)
     assert killed.wait(30) == -9
     service.delete_records(1, 10)
     service.produce([swap(n) for n in range(30, 40)], partition=1)
-    with Archiver(service.env) as archiver:
+    with Archiver(service.env, **CLASSIC) as archiver:
         # The whole batch of the intent is lost: half of it is not in the log any more.
         wait_until(lambda: kept.count() == 10, 20, "what came after the gap")
         wait_until(lambda: archiver.all(lambda s: s.lag == 0), 10, "lag 0")
@@ -232,6 +248,76 @@ def test_redis_loses_everything_and_archived_swaps_come_again(
     assert overview["totals"]["trades"] == 192
 
 
+def test_a_rebuild_while_claims_are_refused_neither_counts_nor_looks_well(
+    service: Service, kept: Archive
+) -> None:
+    """Redis is empty, the archivers come late and at first without ClickHouse."""
+
+    def trades(partition: int, *numbers: int) -> list[bytes]:
+        return [swap(100 * partition + n, token=f"P{partition}") for n in numbers]
+
+    counted = []
+
+    def shown() -> int:
+        counted.append(service.overview()["totals"]["trades"])
+        return counted[-1]
+
+    service.aggregator("aggregator", "--no-archiver")
+    service.web()
+    with Archiver(service.env) as archiver:
+        service.wait_ready()
+        for partition in range(4):
+            service.produce(trades(partition, *range(40)), partition=partition)
+        service.wait_trades(160)
+        wait_archived(service, kept)
+        archiver.stop()
+    service.engines.redis.kill()
+    shutil.rmtree(service.engines.redis.data)
+    service.engines.redis.start()
+    for partition in range(4):
+        service.produce(trades(partition, *range(20), 50), partition=partition)
+    wait_until(lambda: "partitions 0, 1, 2, 3 are missing" in service.reasons(), 20, "the reason")
+    nowhere = f"clickhouse://default:@127.0.0.1:{free_port()}/{kept.name}"
+    with Archiver(service.env, CLICKHOUSE_URL=nowhere) as blind:
+        wait_until(
+            lambda: blind.all(lambda s: s.state == "checking_in" and s.fault is not None),
+            20,
+            "archivers that cannot compare",
+        )
+        assert not service.ready()
+        assert shown() == 160
+        blind.stop()
+    with Archiver(service.env) as archiver:
+        wait_until(lambda: shown() == 164, 30, "all that is new")
+        service.wait_ready()
+        held = wait_archived(service, kept)
+        archiver.stop()
+    assert len(held.rows) == 164
+    # What was counted before was never shown as gone.
+    assert counted == sorted(counted)
+
+
+def test_a_job_of_one_run_of_redis_does_not_check_in_with_the_next(service: Service) -> None:
+    redis = service.engines.redis
+    session = RedisSession(service.env["REDIS_URL"])
+    checkins = Checkins(session, service.topic, 60_000)
+    session.connect()
+    before = checkins.bound()
+    before.seeded(0, 1, 10, 5)
+    assert checkins.missing(1) == []
+    redis.kill()
+    shutil.rmtree(redis.data)
+    redis.start()
+    session.connect()
+    with pytest.raises(NewIncarnation):
+        before.seed([Seed(bytes(16), 0, 7, False, "C")])
+    with pytest.raises(NewIncarnation):
+        before.seeded(0, 1, 10, 5)
+    assert checkins.missing(1) == [0]
+    assert checkins.look(0, 1, 10) == 0
+    session.close()
+
+
 def test_nothing_is_counted_before_the_check_in_unless_it_is_skipped(
     service: Service, kept: Archive
 ) -> None:
@@ -256,24 +342,24 @@ def test_nothing_is_counted_before_the_check_in_unless_it_is_skipped(
 
 
 def test_windows_do_not_wait_for_clickhouse_when_redis_restarts(
-    tmp_path: Path, service: Service
+    mortal: ClickHouse, service: Service
 ) -> None:
     """Redis has lost nothing, so the archiver can say so without asking the archive."""
-    with Stack(tmp_path / "own", only=(ClickHouse,)) as own, archive(own.clickhouse.url) as mine:
+    with archive(mortal.url) as mine:
         service.aggregator("aggregator", CLICKHOUSE_URL=mine.url)
         service.web()
         service.wait_ready()
         service.produce([swap(n) for n in range(20)], partition=1)
         service.wait_trades(20)
         wait_archived(service, mine)
-        own.clickhouse.kill()
+        mortal.kill()
         service.produce([swap(n) for n in range(20, 30)], partition=1)
         service.wait_trades(30)
         service.engines.redis.kill()
         service.engines.redis.start()
         service.produce([swap(n) for n in range(25, 40)], partition=1)
         service.wait_trades(40, 40)
-        own.clickhouse.start()
+        mortal.start()
         wait_archived(service, mine)
 
 

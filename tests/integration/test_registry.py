@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -124,7 +125,7 @@ def add(browser: Browser, token_id: str, **fields: Any) -> None:
 
 
 def test_symbol_name_and_flags_reach_boards_and_sockets(running: Running) -> None:
-    with running.browser() as browser, Socket(running.pair[1], running.token) as socket:
+    with nullcontext(running.root) as browser, Socket(running.pair[1], running.token) as socket:
         socket.send(method="subscribe", channel="token_stats", tokens=[A])
         assert socket.next(type="snapshot")["data"]["flags"] == []
         add(browser, A, symbol="AYE", name="Aye Token", decimals="6", verified="on")
@@ -146,12 +147,15 @@ def _hashable(row: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def test_a_hidden_token_vanishes_everywhere_and_comes_back(running: Running) -> None:
-    with running.browser() as browser, Socket(running.pair[1], running.token) as socket:
+    with nullcontext(running.root) as browser, Socket(running.pair[1], running.token) as socket:
         for channel, more in (("token_stats", {}), ("trades", {}), ("candles", {"interval": "1m"})):
             socket.send(method="subscribe", channel=channel, tokens=[B], **more)
             assert "error" not in socket.next(type="ack", channel=channel)
         socket.send(method="subscribe", channel="overview")
-        assert B in {each["token_id"] for each in socket.next(channel="overview")["data"]["tokens"]}
+        assert B in {
+            each["token_id"]
+            for each in socket.next(channel="overview", type="snapshot")["data"]["tokens"]
+        }
         add(browser, B, hidden="on")
         begun = time.monotonic()
         seen: dict[str, Any] = {}
@@ -265,13 +269,12 @@ def test_what_is_exported_can_be_imported(running: Running) -> None:
     ],
 )  # fmt: skip
 def test_a_bad_file_changes_nothing(running: Running, content: bytes, said: str) -> None:
-    with running.browser("operator") as browser:
-        whole = {"file": ("tokens.csv", content or b"\n", "text/csv")}
-        answer = browser.form(f"{LIST}import/", files=whole)
-        assert answer.status_code == 422, answer.text
-        assert "Nothing was changed" in answer.text
-        assert said in answer.text
-        assert browser.get(f"{LIST}export/").text.count("\n") == 1
+    whole = {"file": ("tokens.csv", content or b"\n", "text/csv")}
+    answer = running.root.form(f"{LIST}import/", files=whole)
+    assert answer.status_code == 422, answer.text
+    assert "Nothing was changed" in answer.text
+    assert said in answer.text
+    assert running.root.get(f"{LIST}export/").text.count("\n") == 1
 
 
 def test_live_numbers_beside_the_rows(running: Running) -> None:
@@ -288,7 +291,7 @@ def test_live_numbers_beside_the_rows(running: Running) -> None:
 
 
 def test_what_an_operator_types_is_checked(running: Running) -> None:
-    with running.browser() as browser:
+    with nullcontext(running.root) as browser:
         for fields, said in (
             ({"token_id": "nothing"}, "Give chain:token"),
             ({"token_id": "a:1", "verified": "on", "spam": "on"}, "verified or spam, not both"),

@@ -8,10 +8,11 @@ archive's rows (DESIGN 4 rule 7; checkin.lua, seed.lua). Knows nothing of ClickH
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Final, NamedTuple
 
 from aggregator.contracts.names import archive_key, checkin_key
-from aggregator.stores.redis.connection import RedisSession
+from aggregator.stores.redis.connection import Incarnation, RedisSession
 
 MAX_SEEDS: Final = 2_000
 _CHECKIN: Final = "checkin.lua"
@@ -35,8 +36,22 @@ class Checkins:
     def __init__(self, session: RedisSession, topic: str, marker_ttl_ms: int) -> None:
         session.use(_CHECKIN, _SKIP, _SEED)
         self._session = session
+        self._bound: Incarnation | None = None
         self._topic = topic
         self._ttl = str(marker_ttl_ms)
+
+    @property
+    def _run(self) -> Incarnation:
+        return self._bound or self._session.incarnation
+
+    def bound(self) -> Checkins:
+        """The same in the run of Redis that is bound now, and in none after it.
+
+        For a job on another thread: what it was told to make again is not what a later run lacks.
+        """
+        bound = copy(self)
+        bound._bound = self._run
+        return bound
 
     def look(self, partition: int, partitions: int, frontier: int) -> int | None:
         """Check a partition in, unless claims below `frontier` may be lost.
@@ -58,11 +73,11 @@ class Checkins:
             verdicts = "".join([row.verdict for row in some])
             positions = ",".join([f"{row.partition}:{row.offset}" for row in some])
             markers = b"".join([row.marker for row in some])
-            self._session.call(_SEED, (), (self._ttl, kinds, verdicts, markers, positions))
+            self._run.call(_SEED, (), (self._ttl, kinds, verdicts, markers, positions))
 
     def missing(self, partitions: int) -> list[int]:
         """The partitions whose archiver has not checked in with this run of Redis."""
-        incarnation = self._session.incarnation
+        incarnation = self._run
         run = incarnation.run_id.encode()
         return [
             partition
@@ -72,11 +87,11 @@ class Checkins:
 
     def skip(self) -> bool:
         """Let claims go on without the archivers; false where they have all checked in."""
-        return bool(self._session.call(_SKIP, self._keys(), ()))
+        return bool(self._run.call(_SKIP, self._keys(), ()))
 
     def skipped(self) -> bool:
         """Whether somebody did `skip` in this run of Redis, and an archiver is missing still."""
-        incarnation = self._session.incarnation
+        incarnation = self._run
         run = incarnation.run_id.encode()
         return bool(incarnation.read_fields(self._keys()[1], [b"skipped"]) == [run])
 
@@ -87,7 +102,7 @@ class Checkins:
         self, partition: int, partitions: int, frontier: int, step: str, lost_from: int
     ) -> int:
         keys = [archive_key(self._topic, each) for each in range(partitions)]
-        answer = self._session.call(
+        answer = self._run.call(
             _CHECKIN,
             (*self._keys(), keys[partition], *keys),
             (frontier, step, lost_from, self._ttl),

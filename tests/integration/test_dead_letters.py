@@ -1,0 +1,255 @@
+"""Dead letters, listed, shown and replayed: by the command, and by the log it reads."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer, Message, TopicPartition
+
+from aggregator.config import Config, load
+from aggregator.errors import DeadLetter, Fatal, Retry
+from aggregator.ingest.dead_letter_log import DeadLetterLog, Letter, Position, replay
+from aggregator.ingest.dead_letters import DeadLetters, Rejected
+from aggregator.ingest.log import LogRecord
+from aggregator.ingest.topics import ensure_topics
+from infra.embedded.ports import free_port
+from infra.embedded.stack import Stack
+from tests.processes import wait_until
+from tests.service import Service, swap
+
+pytestmark = pytest.mark.engines
+
+BYTES = [
+    b"not json \xff\x00",
+    b'{"chain":"ethereum"}',
+    b"",
+    None,
+    b"\x1b[31mred\x1b[0m\r\nX",
+    '{"tokén": "\u202e"}'.encode(),
+]
+
+
+@pytest.fixture
+def service(tmp_path: Path, stack: Stack) -> Iterator[Service]:
+    """Topics of its own; no engine of its own is started."""
+    made = Service(tmp_path, stack)
+    ensure_topics(config_of(made))
+    yield made
+
+
+def config_of(service: Service) -> Config:
+    return load(service.env)
+
+
+def put_aside(service: Service, values: list[bytes | None], reasons: tuple[str, ...] = ()) -> None:
+    letters = DeadLetters(service.env["KAFKA_BOOTSTRAP"], f"{service.topic}.dlq")
+    letters.send(
+        [
+            Rejected(
+                service.topic,
+                LogRecord(number % 3, 100 + number, 0, f"key-{number}".encode(), value),
+                DeadLetter(reasons[number % len(reasons)] if reasons else "not_json", "f", "why"),
+            )
+            for number, value in enumerate(values)
+        ]
+    )
+    letters.close()
+
+
+def opened(service: Service) -> DeadLetterLog:
+    return DeadLetterLog(service.env["KAFKA_BOOTSTRAP"], f"{service.topic}.dlq")
+
+
+def records(service: Service, count: int) -> list[Message]:
+    """What is in the swap topic, when there are `count`."""
+    consumer = Consumer(
+        {"bootstrap.servers": service.env["KAFKA_BOOTSTRAP"], "group.id": "look", "log_level": 0}
+    )
+    try:
+        consumer.assign([TopicPartition(service.topic, n, 0) for n in range(4)])
+        found: list[Message] = []
+        deadline = time.monotonic() + 20
+        while len(found) < count:
+            assert time.monotonic() < deadline, f"{len(found)} of {count} records"
+            found += [each for each in consumer.consume(100, 0.2) if each.error() is None]
+        return found
+    finally:
+        consumer.close()
+
+
+def test_the_log_shows_letters_as_they_were_put_aside(service: Service) -> None:
+    put_aside(service, list(BYTES), ("not_json", "missing"))
+    with opened(service) as log:
+        (extent,) = log.extents()
+        assert (extent.start, extent.end) == (0, len(BYTES))
+        letters = log.newest(100)
+        assert [each.position.offset for each in letters] == [5, 4, 3, 2, 1, 0]
+        assert [each.value for each in reversed(letters)] == BYTES
+        first = log.get(Position(0, 1))
+        assert first == letters[4]
+        assert (first.reason, first.field, first.detail) == ("missing", "f", "why")
+        assert (first.source_topic, first.source_partition) == (service.topic, 1)
+        assert (first.source_offset, first.key) == (101, b"key-1")
+        assert abs(first.at - time.time() * 1_000) < 60_000
+        assert [each.position.offset for each in log.newest(2)] == [5, 4]
+        before = log.newest(2, before=Position(0, 4))
+        assert [each.position.offset for each in before] == [3, 2]
+        missing = log.newest(10, reason="missing")
+        assert [each.position.offset for each in missing] == [5, 3, 1]
+        assert [each.position.offset for each in log.all(reason="not_json")] == [0, 2, 4]
+        for nowhere in (Position(0, 6), Position(3, 0), Position(0, 2**62)):
+            assert log.get(nowhere) is None
+
+
+def test_more_letters_than_one_read_brings(service: Service) -> None:
+    put_aside(service, [b"%d" % number for number in range(1_700)])
+    with opened(service) as log:
+        assert [each.value for each in log.all()] == [b"%d" % number for number in range(1_700)]
+        assert [each.value for each in log.newest(1)] == [b"1699"]
+
+
+def test_replayed_bytes_go_where_they_came_from(service: Service) -> None:
+    put_aside(service, list(BYTES))
+    counts: list[int] = []
+    with opened(service) as log:
+        replay(
+            list(log.all()),
+            bootstrap=service.env["KAFKA_BOOTSTRAP"],
+            source_topic=service.topic,
+            partitions=4,
+            progress=counts.append,
+        )
+    found = sorted(records(service, 6), key=lambda each: str(each.key()))
+    assert [each.value() for each in found] == BYTES
+    assert [each.key() for each in found] == [b"key-%d" % number for number in range(6)]
+    assert [each.partition() for each in found] == [0, 1, 2, 0, 1, 2]
+    assert [each.headers() for each in found] == [
+        [("replayed-from", b"0:%d" % number)] for number in range(6)
+    ]
+    assert counts == [6]
+
+
+def test_a_letter_of_another_topic_is_not_replayed(service: Service) -> None:
+    letter = Letter(Position(0, 0), 0, "r", "", "", "elsewhere", 0, 0, None, b"x")
+    mine = Letter(Position(0, 1), 0, "r", "", "", service.topic, 0, 0, None, b"x")
+    with pytest.raises(Fatal, match="came from the topic 'elsewhere'"):
+        replay(
+            [mine, letter],
+            bootstrap=service.env["KAFKA_BOOTSTRAP"],
+            source_topic=service.topic,
+            partitions=4,
+        )
+    put_aside(service, [b"only"])
+    service.produce([b"marker"])
+    assert [each.value() for each in records(service, 1)] == [b"marker"], "not even the first"
+
+
+def test_kafka_that_is_down_is_told() -> None:
+    with (
+        DeadLetterLog(f"127.0.0.1:{free_port()}", "x.dlq") as log,
+        pytest.raises(Retry, match="kafka at 127"),
+    ):
+        log.newest(1)
+
+
+def test_a_topic_that_is_not_there_holds_nothing(stack: Stack) -> None:
+    with DeadLetterLog(stack.env()["KAFKA_BOOTSTRAP"], "never-made.dlq") as log:
+        assert log.extents() == []
+        assert log.newest(10) == []
+        assert log.get(Position(0, 0)) is None
+
+
+@pytest.mark.parametrize("text", ["", ":", "a", "-1", "1:", ":1", "0:-1", "1:2:3", "٣", "1" * 40])
+def test_what_is_no_position_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="no position"):
+        Position.parse(text)
+
+
+def test_positions_are_read_as_they_are_written() -> None:
+    for position in (Position(0, 0), Position(3, 12), Position(0, 2**63 - 1)):
+        assert Position.parse(str(position)) == position
+    assert Position.parse("12") == Position(0, 12)
+
+
+def test_the_command(service: Service) -> None:
+    put_aside(service, list(BYTES), ("not_json", "rule"))
+    listed = service.manage("dead_letters", "list")
+    assert listed.returncode == 0, listed.stderr
+    lines = listed.stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["0:5", "0:4", "0:3", "0:2", "0:1", "0:0"]
+    assert "6 shown of 6 in the topic" in listed.stderr
+    assert "\x1b" not in listed.stdout and "\u202e" not in listed.stdout
+    of_reason = service.manage("dead_letters", "list", "--reason", "rule", "--limit", "2", "--json")
+    found = [json.loads(line) for line in of_reason.stdout.splitlines()]
+    assert [(each["position"], each["reason"]) for each in found] == [
+        ("0:5", "rule"),
+        ("0:3", "rule"),
+    ]
+
+    shown = service.manage("dead_letters", "show", "0:1")
+    assert "came from: " in shown.stdout and f"{service.topic} 1:101" in shown.stdout
+    assert shown.stdout.splitlines()[-1] == '{"chain":"ethereum"}'
+    raw = service.manage("dead_letters", "show", "1", "--raw")
+    assert raw.stdout == '{"chain":"ethereum"}'
+
+    dry = service.manage("dead_letters", "replay", "--all", "--dry-run")
+    assert "6 letters would be replayed" in dry.stdout
+    sent = service.manage("dead_letters", "replay", "1", "0:3")
+    assert sent.returncode == 0, sent.stderr
+    assert f"2 letters replayed to {service.topic}" in sent.stdout
+    assert "sent 2 of 2" in sent.stderr
+    logged = [json.loads(line) for line in sent.stdout.splitlines() if line.startswith("{")]
+    assert [(each["event"], each["position"], each["by"]) for each in logged] == [
+        ("dead_letter_replayed", "0:1", "manage.py"),
+        ("dead_letter_replayed", "0:3", "manage.py"),
+    ]
+    assert {each.value() for each in records(service, 2)} == {b'{"chain":"ethereum"}', None}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["show", "7"], "there is no dead letter 0:7"),
+        (["show", "x"], "no position"),
+        (["replay"], "give positions, or --all"),
+        (["replay", "1", "--all"], "give positions, or --all"),
+        (["replay", "1", "--reason", "rule"], "--reason goes with --all"),
+        (["replay", "9"], "there is no dead letter 0:9"),
+        (["list", "--limit", "0"], "--limit: give 1 or more"),
+        ([], "required: command"),
+    ],
+)
+def test_the_command_says_what_is_wrong(service: Service, arguments: list[str], said: str) -> None:
+    done = service.manage("dead_letters", *arguments)
+    assert done.returncode != 0
+    assert said in done.stderr
+
+
+def test_a_replayed_swap_counts_once(tmp_path: Path, stack: Stack) -> None:
+    """The cause is mended (MAX_FUTURE widened), the letter replayed twice: one more trade."""
+    ahead = swap(1, timestamp=time.time_ns() // 1_000_000 + 600_000)
+    with Service(tmp_path, stack) as service:
+        first = service.aggregator()
+        service.web()
+        service.wait_ready()
+        service.produce([swap(0), ahead])
+        (letter,) = service.dead_letters(1)
+        assert dict(letter.headers() or [])["reason"] == b"future"
+        service.wait_trades(1)
+        first.terminate()
+        first.wait(20)
+        service.aggregator("mended", MAX_FUTURE="20m")
+        service.wait_ready()
+        for _ in range(2):
+            done = service.manage("dead_letters", "replay", "0")
+            assert done.returncode == 0, done.stderr
+
+        def replayed() -> int:
+            partitions = service.get("/api/status").json()["partitions"]
+            return sum(each["tallies"]["duplicates"] for each in partitions)
+
+        wait_until(lambda: replayed() == 1, 20, "the second is a repeat")
