@@ -38,6 +38,8 @@ def environment(service: Service) -> dict[str, str]:
     """What the README has a reader set."""
     token = service.manage("issue_token", "--sub", "me").stdout.strip()
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    # On a terminal Python prints line by line; into a pipe it would wait for a full buffer.
+    kept["PYTHONUNBUFFERED"] = "1"
     return kept | {"WEB_URL": f"http://127.0.0.1:{service.web_port}", "TOKEN": token}
 
 
