@@ -70,7 +70,7 @@ class Cluster:
         self._broker = broker
         self._address = broker.kafka.address
         # Kept: a future of an admin client that is gone is never done.
-        self._admin = AdminClient({"bootstrap.servers": self._address, "log_level": 0})
+        self._admin = self._new_admin()
         self._closing = ExitStack()
         self._started = 0
         self._written_before = 0
@@ -175,12 +175,17 @@ class Cluster:
                 raise Broken(f"{member.name} ended by itself: {member.process.tail(5)}")
             self.done[member.fault.partition(":")[0]] += 1
 
+    def _new_admin(self) -> AdminClient:
+        return AdminClient({"bootstrap.servers": self._address, "log_level": 0})
+
     def group_members(self) -> int | None:
         """How many members the group has; None while it settles or cannot be asked."""
         try:
             asked = self._admin.describe_consumer_groups([self.group], request_timeout=2)
             group = asked[self.group].result(3)
         except (KafkaException, TimeoutError):
+            # A client that was asking while the broker went may wait for its answer for ever.
+            self._admin = self._new_admin()
             return None
         return len(group.members) if group.state.name == "STABLE" else None
 
