@@ -7,6 +7,7 @@ one; whatever happens here, nothing is counted wrong and no patch is late.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Final, Protocol
@@ -22,6 +23,8 @@ from aggregator.stores.redis.board_rows import RedisBoardRows, RowsLost
 log = structlog.get_logger(__name__)
 
 _INTERVAL_S: Final = 10.0
+# A token's newer row takes the place of the older one at once: what waits is bounded by the tokens.
+_TAKE_S: Final = 0.25
 _STOP_S: Final = 3.0
 
 
@@ -78,6 +81,8 @@ class RowSaver:
         self._store = store
         self._queue: deque[Published | int] = deque()
         self._held: dict[int, _Rows] = {}
+        # No longer ours: saved once more, then let go.
+        self._dropped: set[int] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="row-saver", daemon=True)
 
@@ -100,13 +105,17 @@ class RowSaver:
         self._queue.append(partition)
 
     def _run(self) -> None:
-        while not self._stop.wait(_INTERVAL_S):
-            self.save()
+        save_at = time.monotonic() + _INTERVAL_S
+        while not self._stop.wait(_TAKE_S):
+            self._drain()
+            if time.monotonic() >= save_at:
+                self.save()
+                save_at = time.monotonic() + _INTERVAL_S
         self.save()
 
     def save(self) -> None:
         """Save what was noted; what fails stays unsaved. Called by the thread alone."""
-        dropped = self._drain()
+        self._drain()
         for partition, held in list(self._held.items()):
             if held.saved_seq == held.seq:
                 continue
@@ -120,24 +129,23 @@ class RowSaver:
                 metrics.DEPENDENCY_RETRIES.labels("redis").inc()
                 log.warning("board_rows_unsaved", partition=partition, error=str(error))
                 held.saved_seq = None
-        for partition in dropped:
+        for partition in self._dropped:
             self._held.pop(partition, None)
+        self._dropped.clear()
 
-    def _drain(self) -> set[int]:
-        """Take in what was noted; the partitions that are no longer ours, to be saved once more."""
-        dropped: set[int] = set()
+    def _drain(self) -> None:
+        """Take in what was noted."""
         while self._queue:
             work = self._queue.popleft()
             if isinstance(work, int):
-                dropped.add(work)
+                self._dropped.add(work)
                 continue
             if work.whole:
-                dropped.discard(work.partition)
+                self._dropped.discard(work.partition)
                 self._held[work.partition] = _Rows(work.epoch, work.partitions)
             held = self._held.get(work.partition)
             if held is not None and held.epoch == work.epoch:
                 held.take(work)
-        return dropped
 
     def _save(self, partition: int, held: _Rows) -> None:
         whole = held.saved_seq is None
