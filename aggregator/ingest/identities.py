@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from aggregator.compiled import compiled
 from aggregator.ingest.scan import ABSENT, BLOCK_HASH, CHAIN, LOG_INDEX, TRADER, TX_HASH
 
 Array = NDArray[Any]
@@ -73,12 +73,7 @@ def identify(data: Array, spans: Array, plain: Array, markers: Array, traders: A
     fill_identities(data, spans, plain, words, words.view(np.uint8), markers, traders)
 
 
-def _compiled(function: Any) -> Any:
-    inside = function.__name__.startswith("_")
-    return njit(cache=True, nogil=True, forceinline=inside)(function)
-
-
-@_compiled
+@compiled
 def fill_identities(
     data: Array,
     spans: Array,
@@ -116,7 +111,7 @@ def fill_identities(
             traders[i] = max(key, np.uint64(1))
 
 
-@_compiled
+@compiled
 def _letters_and_digits(data: Array, begin: int, end: int) -> bool:
     if not 0 < end - begin <= _LONGEST_HASH:
         return False
@@ -127,12 +122,12 @@ def _letters_and_digits(data: Array, begin: int, end: int) -> bool:
     return odd == 0
 
 
-@_compiled
+@compiled
 def _begins_0x(data: Array, begin: int, end: int) -> bool:
     return end - begin >= 2 and data[begin] == _ZERO and data[begin + 1] | _TO_LOWER == _LOWER_X
 
 
-@_compiled
+@compiled
 def _is_address(data: Array, begin: int, end: int) -> bool:
     """Whether it is 0x and 40 hexadecimal digits."""
     if end - begin != _ADDRESS_LENGTH or not _begins_0x(data, begin, end):
@@ -144,7 +139,7 @@ def _is_address(data: Array, begin: int, end: int) -> bool:
     return odd == 0
 
 
-@_compiled
+@compiled
 def _put(data: Array, begin: int, end: int, lower: bool, text: Array, at: int) -> int:
     """Copy to `text` from `at` on, letters of ASCII lowered where asked; where it ends."""
     if not lower:
@@ -158,7 +153,7 @@ def _put(data: Array, begin: int, end: int, lower: bool, text: Array, at: int) -
     return at + end - begin
 
 
-@_compiled
+@compiled
 def _blake2b(words: Array, text: Array, length: int, digest_bytes: int) -> tuple[int, int]:
     """The first two words of the hash of the first `length` bytes, one at least."""
     blocks = max(1, (length + _BLOCK_BYTES - 1) // _BLOCK_BYTES)
@@ -191,7 +186,7 @@ def _blake2b(words: Array, text: Array, length: int, digest_bytes: int) -> tuple
     return h0, h1
 
 
-@_compiled
+@compiled
 def _mix(a: int, b: int, c: int, d: int, x: int, y: int) -> tuple[int, int, int, int]:
     a = a + b + x
     d = _rotate(d ^ a, np.uint64(32))
@@ -204,6 +199,6 @@ def _mix(a: int, b: int, c: int, d: int, x: int, y: int) -> tuple[int, int, int,
     return a, b, c, d
 
 
-@_compiled
+@compiled
 def _rotate(word: int, bits: int) -> int:
     return (word >> bits) | (word << (np.uint64(64) - bits))

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from aggregator.compiled import compiled
 from aggregator.contracts.batch import TokenName
 from aggregator.ingest.scan import ABSENT, CHAIN, SYMBOL, TOKEN
 
@@ -83,12 +83,7 @@ class Names:
         remember(self._table, self._table.scratch.view(np.uint8), data, spans, number)
 
 
-def _compiled(function: Any) -> Any:
-    inside = function.__name__.startswith("_")
-    return njit(cache=True, nogil=True, forceinline=inside)(function)
-
-
-@_compiled
+@compiled
 def find(
     table: Table, scratch: Array, data: Array, spans: Array, plain: Array, numbers: Array
 ) -> None:
@@ -102,7 +97,7 @@ def find(
                 numbers[i] = table.numbers[key]
 
 
-@_compiled
+@compiled
 def remember(table: Table, scratch: Array, data: Array, spans: Array, number: int) -> None:
     """See `Names.remember`; a full table does not take it in."""
     length = _key(scratch, data, spans)
@@ -117,7 +112,7 @@ def remember(table: Table, scratch: Array, data: Array, spans: Array, number: in
     table.used[0], table.used[1] = key + 1, begin + words
 
 
-@_compiled
+@compiled
 def _key(scratch: Array, data: Array, spans: Array) -> int:
     """Write the names into `scratch`, zeros behind; the length in bytes.
 
@@ -137,7 +132,7 @@ def _key(scratch: Array, data: Array, spans: Array) -> int:
     return length
 
 
-@_compiled
+@compiled
 def _slot(table: Table, length: int) -> int:
     """Where the key in the scratch stands, or the free slot where it would."""
     words = (length + 7) >> 3
@@ -152,7 +147,7 @@ def _slot(table: Table, length: int) -> int:
     return slot
 
 
-@_compiled
+@compiled
 def _same(table: Table, key: int, length: int) -> bool:
     if table.lengths[key] != length:
         return False

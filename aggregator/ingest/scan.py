@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from aggregator.compiled import compiled
 
 Array = NDArray[Any]
 
@@ -99,12 +100,7 @@ _FALSE: Final = np.frombuffer(b"false", np.uint8)
 _NULL_WORD: Final = np.frombuffer(b"null", np.uint8)
 
 
-def _compiled(function: Any) -> Any:
-    inside = function.__name__.startswith("_")
-    return njit(cache=True, nogil=True, forceinline=inside)(function)
-
-
-@_compiled
+@compiled
 def scan(data: Array, ends: Array, spans: Array, plain: Array) -> None:
     """Fill `spans` [event, field, (begin, end)], ABSENT before, and `plain` [event].
 
@@ -117,7 +113,7 @@ def scan(data: Array, ends: Array, spans: Array, plain: Array) -> None:
         begin = ends[i]
 
 
-@_compiled
+@compiled
 def _scan_object(data: Array, at: int, end: int, spans: Array) -> bool:
     strange, high = _look_over(data, at, end)
     if strange:
@@ -164,7 +160,7 @@ def _scan_object(data: Array, at: int, end: int, spans: Array) -> bool:
     return seen & _REQUIRED == _REQUIRED and _skip_spaces(data, at + 1, end) == end
 
 
-@_compiled
+@compiled
 def _look_over(data: Array, begin: int, end: int) -> tuple[bool, bool]:
     """Whether there are control characters or escapes, and whether there is more than ASCII."""
     strange = np.uint8(0)
@@ -176,7 +172,7 @@ def _look_over(data: Array, begin: int, end: int) -> tuple[bool, bool]:
     return strange != 0, high >= _ASCII_END
 
 
-@_compiled
+@compiled
 def _has_high(data: Array, begin: int, end: int) -> bool:
     for at in range(begin, end):
         if data[at] >= _ASCII_END:
@@ -184,21 +180,21 @@ def _has_high(data: Array, begin: int, end: int) -> bool:
     return False
 
 
-@_compiled
+@compiled
 def _skip_spaces(data: Array, at: int, end: int) -> int:
     while at < end and data[at] == _SPACE:
         at += 1
     return at
 
 
-@_compiled
+@compiled
 def _closing_quote(data: Array, at: int, end: int) -> int:
     while at < end and data[at] != _QUOTE:
         at += 1
     return at
 
 
-@_compiled
+@compiled
 def _field(data: Array, begin: int, end: int) -> int:
     length = end - begin
     if not 0 < length <= _LONGEST_KEY:
@@ -212,7 +208,7 @@ def _field(data: Array, begin: int, end: int) -> int:
     return field
 
 
-@_compiled
+@compiled
 def _value(data: Array, at: int, end: int) -> tuple[int, int, int]:
     """(begin, end, kind) of the value at `at`."""
     if at >= end:
@@ -230,7 +226,7 @@ def _value(data: Array, at: int, end: int) -> tuple[int, int, int]:
     return _number(data, at, end)
 
 
-@_compiled
+@compiled
 def _literal(data: Array, at: int, end: int, word: Array, kind: int) -> tuple[int, int, int]:
     stop = at + len(word)
     if stop > end:
@@ -241,7 +237,7 @@ def _literal(data: Array, at: int, end: int, word: Array, kind: int) -> tuple[in
     return at, stop, kind
 
 
-@_compiled
+@compiled
 def _number(data: Array, begin: int, end: int) -> tuple[int, int, int]:
     """Digits, or digits with a point between; no sign, no exponent, no needless zero before."""
     at = _skip_digits(data, begin, end)
@@ -253,7 +249,7 @@ def _number(data: Array, begin: int, end: int) -> tuple[int, int, int]:
     return begin, stop, _FRACTION if stop > at + 1 else _NOT_PLAIN
 
 
-@_compiled
+@compiled
 def _skip_digits(data: Array, at: int, end: int) -> int:
     while at < end and np.uint8(data[at] - _ZERO) <= 9:
         at += 1

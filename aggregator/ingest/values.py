@@ -10,9 +10,9 @@ from math import ldexp
 from typing import Any, Final
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from aggregator.compiled import compiled
 from aggregator.ingest.scan import (
     ABSENT,
     AMOUNT,
@@ -62,12 +62,7 @@ _FIVES_HIGH: Final = np.array([five >> 64 for five in _FIVES], np.uint64)
 _FIVES_LOW: Final = np.array([five & (2**64 - 1) for five in _FIVES], np.uint64)
 
 
-def _compiled(function: Any) -> Any:
-    inside = function.__name__.startswith("_")
-    return njit(cache=True, nogil=True, forceinline=inside)(function)
-
-
-@_compiled
+@compiled
 def fill_values(
     data: Array,
     spans: Array,
@@ -89,7 +84,7 @@ def fill_values(
             )
 
 
-@_compiled
+@compiled
 def _fill_side_and_time(data: Array, spans: Array, swap: Any, latest: int) -> bool:
     buy = _is(data, spans[SIDE], _BUY)
     swap.buy = buy
@@ -102,7 +97,7 @@ def _fill_side_and_time(data: Array, spans: Array, swap: Any, latest: int) -> bo
     return swap.timestamp <= latest
 
 
-@_compiled
+@compiled
 def _fill_amounts(data: Array, spans: Array, swap: Any) -> bool:
     end = spans[AMOUNT, 1]
     begin, point = _decimal(data, spans[AMOUNT, 0], end)
@@ -129,7 +124,7 @@ def _fill_amounts(data: Array, spans: Array, swap: Any) -> bool:
     return _fill_price(data, spans, swap, usd_sure, usd, begin, end)
 
 
-@_compiled
+@compiled
 def _fill_price(
     data: Array, spans: Array, swap: Any, usd_sure: bool, usd: float, begin: int, end: int
 ) -> bool:
@@ -147,7 +142,7 @@ def _fill_price(
     return True
 
 
-@_compiled
+@compiled
 def _is(data: Array, span: Array, word: Array) -> bool:
     if span[1] - span[0] != len(word):
         return False
@@ -157,7 +152,7 @@ def _is(data: Array, span: Array, word: Array) -> bool:
     return True
 
 
-@_compiled
+@compiled
 def _whole(data: Array, begin: int, end: int) -> int:
     """The number of at most 18 digits."""
     number = np.int64(0)
@@ -166,7 +161,7 @@ def _whole(data: Array, begin: int, end: int) -> int:
     return number
 
 
-@_compiled
+@compiled
 def _decimal(data: Array, begin: int, end: int) -> tuple[int, int]:
     """(where its first digit above 0 stands, or the point; where the point stands, or the end).
 
@@ -185,7 +180,7 @@ def _decimal(data: Array, begin: int, end: int) -> tuple[int, int]:
     return begin, point
 
 
-@_compiled
+@compiled
 def _fraction(data: Array, point: int, end: int, places: int) -> int:
     """The digits behind the point in units of 10^-places, the rest cut off."""
     stop = min(end, point + 1 + places)
@@ -194,7 +189,7 @@ def _fraction(data: Array, point: int, end: int, places: int) -> int:
     return _whole(data, point + 1, stop) * _POWERS[places - (stop - point - 1)]
 
 
-@_compiled
+@compiled
 def _rounds_up(data: Array, point: int, end: int, places: int, number: int) -> int:
     """1 where the digits behind the last place round `number` up, half to even; else 0."""
     rest = point + 1 + places
@@ -209,7 +204,7 @@ def _rounds_up(data: Array, point: int, end: int, places: int, number: int) -> i
     return number & 1
 
 
-@_compiled
+@compiled
 def _float(data: Array, begin: int, end: int) -> tuple[bool, float]:
     """(sure, the float nearest to a decimal); what is not sure lies between two floats."""
     mantissa = np.uint64(0)
@@ -231,7 +226,7 @@ def _float(data: Array, begin: int, end: int) -> tuple[bool, float]:
     return not more or nearest == _nearest(mantissa + np.uint64(1), exponent), nearest
 
 
-@_compiled
+@compiled
 def _product(one: int, other: int) -> tuple[int, int]:
     """(high, low) of the 128-bit product of two 64-bit numbers."""
     half, mask = np.uint64(32), np.uint64(0xFFFFFFFF)
@@ -243,7 +238,7 @@ def _product(one: int, other: int) -> tuple[int, int]:
     return high, one * other
 
 
-@_compiled
+@compiled
 def _nearest(mantissa: int, exponent: int) -> float:
     """The float nearest to mantissa * 10^exponent, half to even; |exponent| <= _MOST_DIGITS.
 

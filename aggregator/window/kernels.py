@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-from numba import njit
 
+from aggregator.compiled import compiled
 from aggregator.contracts.batch import TRADES_A_MINUTE
 from aggregator.window.columns import (
     DIRTY,
@@ -39,13 +39,7 @@ BOUGHT: Final = 2
 SOLD: Final = 4
 
 
-def _compiled(function: Any) -> Any:
-    """Helpers are put into their callers: a call would pass all arrays of `Columns`."""
-    inside = function.__name__.startswith("_")
-    return njit(cache=True, nogil=True, forceinline=inside)(function)
-
-
-@_compiled
+@compiled
 def observe(times: Array, record_times: Array, rules: Array, watermark: int, late: Array) -> int:
     """Fill `late` in log order; the new watermark. `rules` are (grace_ms, max_future_ms)."""
     grace, max_future = rules[0], rules[1]
@@ -58,7 +52,7 @@ def observe(times: Array, record_times: Array, rules: Array, watermark: int, lat
     return watermark
 
 
-@_compiled
+@compiled
 def _mark_unsaved(c: Columns, token: int) -> None:
     t = c.tokens[token]
     if t.unsaved == 0:
@@ -67,7 +61,7 @@ def _mark_unsaved(c: Columns, token: int) -> None:
         c.counts[UNSAVED_TOKENS] += 1
 
 
-@_compiled
+@compiled
 def _touch(c: Columns, token: int) -> None:
     t = c.tokens[token]
     if t.dirty == 0:
@@ -77,7 +71,7 @@ def _touch(c: Columns, token: int) -> None:
     _mark_unsaved(c, token)
 
 
-@_compiled
+@compiled
 def _touch_row(c: Columns, row: int) -> None:
     if c.row_unsaved[row] == 0:
         c.row_unsaved[row] = 1
@@ -85,7 +79,7 @@ def _touch_row(c: Columns, row: int) -> None:
         c.counts[UNSAVED_ROWS] += 1
 
 
-@_compiled
+@compiled
 def _find_row(c: Columns, token: int, minute: int) -> tuple[int, int]:
     """(the row of the minute or NONE, the row before it or NONE)."""
     row = c.tokens[token].last
@@ -96,7 +90,7 @@ def _find_row(c: Columns, token: int, minute: int) -> tuple[int, int]:
     return NONE, row
 
 
-@_compiled
+@compiled
 def _new_row(c: Columns, token: int, minute: int, before: int) -> int:
     """A row linked behind `before` in its token's list and at the head of its minute's."""
     c.counts[ROWS_FREE] -= 1
@@ -125,7 +119,7 @@ def _new_row(c: Columns, token: int, minute: int, before: int) -> int:
     return row
 
 
-@_compiled
+@compiled
 def _enter_lists(c: Columns, spans: Array, row: int, now: int) -> None:
     """A new row may be the first of its token in a window, or in the window before it."""
     r = c.rows[row]
@@ -141,7 +135,7 @@ def _enter_lists(c: Columns, spans: Array, row: int, now: int) -> None:
             win.previous_first = row
 
 
-@_compiled
+@compiled
 def _mix(token: int, trader: int) -> int:
     """A 64-bit key of (token, trader), never 0 (splitmix64, Steele, Lea and Flood, 2014)."""
     x = np.uint64(trader) ^ (np.uint64(token) * np.uint64(0x9E3779B97F4A7C15))
@@ -151,7 +145,7 @@ def _mix(token: int, trader: int) -> int:
     return x if x != np.uint64(0) else np.uint64(1)
 
 
-@_compiled
+@compiled
 def _pair_place(pairs: Array, key: int) -> int:
     """Where `key` stands in the table, or the empty place where it would."""
     mask = np.uint64(len(pairs) - 1)
@@ -161,7 +155,7 @@ def _pair_place(pairs: Array, key: int) -> int:
     return place
 
 
-@_compiled
+@compiled
 def _see(c: Columns, spans: Array, token: int, key: int, minute: int, flags: int, now: int) -> int:
     """Note that a pair was seen in `minute`; the flags by which that was news."""
     place = _pair_place(c.pairs, key)
@@ -192,7 +186,7 @@ def _see(c: Columns, spans: Array, token: int, key: int, minute: int, flags: int
     return news
 
 
-@_compiled
+@compiled
 def _new_entry(c: Columns, token: int, key: int, minute: int, flags: int) -> int:
     c.counts[ENTRIES_FREE] -= 1
     entry = c.entries_free[c.counts[ENTRIES_FREE]]
@@ -204,7 +198,7 @@ def _new_entry(c: Columns, token: int, key: int, minute: int, flags: int) -> int
     return entry
 
 
-@_compiled
+@compiled
 def _trade(c: Columns, spans: Array, s: Any, minute: int, now: int) -> None:
     """A trader, and which side."""
     key = _mix(s.token, s.trader)
@@ -216,7 +210,7 @@ def _trade(c: Columns, spans: Array, s: Any, minute: int, now: int) -> None:
         c.counts[UNSAVED_ENTRIES] += 1
 
 
-@_compiled
+@compiled
 def _sum(into: Any, s: Any, sign: int) -> None:
     """Add a swap's sums to a row or a window."""
     into.trades += sign
@@ -234,7 +228,7 @@ def _sum(into: Any, s: Any, sign: int) -> None:
         into.amount4 += sign * s.amount_high
 
 
-@_compiled
+@compiled
 def _merge(into: Any, r: Any, sign: int) -> None:
     """Add a whole row's sums to a window."""
     into.trades += sign * r.trades
@@ -251,7 +245,7 @@ def _merge(into: Any, r: Any, sign: int) -> None:
     into.undone += sign * r.undone
 
 
-@_compiled
+@compiled
 def _sum_previous(win: Any, s: Any, sign: int) -> None:
     """Add a swap to the window before."""
     win.previous_trades += sign
@@ -260,7 +254,7 @@ def _sum_previous(win: Any, s: Any, sign: int) -> None:
         win.previous_volume1 += sign * (s.usd // _BASE)
 
 
-@_compiled
+@compiled
 def _merge_previous(win: Any, r: Any, sign: int) -> None:
     """Add a whole row to the window before."""
     win.previous_trades += sign * r.trades
@@ -268,7 +262,7 @@ def _merge_previous(win: Any, r: Any, sign: int) -> None:
     win.previous_volume1 += sign * r.volume1
 
 
-@_compiled
+@compiled
 def _price_row(r: Any, s: Any) -> None:
     at, offset, price = s.timestamp, s.offset, s.price
     if r.points == 0:
@@ -285,7 +279,7 @@ def _price_row(r: Any, s: Any) -> None:
     r.points += 1
 
 
-@_compiled
+@compiled
 def _stretch(win: Any, high: float, low: float) -> None:
     """A price range came into a window."""
     if np.isnan(win.high):
@@ -295,7 +289,7 @@ def _stretch(win: Any, high: float, low: float) -> None:
         win.low = min(win.low, low)
 
 
-@_compiled
+@compiled
 def _note_newest(t: Any, s: Any) -> None:
     t.traded_at = max(t.traded_at, s.timestamp)
     if s.symbol != NONE and (
@@ -308,7 +302,7 @@ def _note_newest(t: Any, s: Any) -> None:
         t.price, t.price_at, t.price_offset = s.price, s.timestamp, s.offset
 
 
-@_compiled
+@compiled
 def _count(c: Columns, spans: Array, s: Any, now: int) -> None:
     t = c.tokens[s.token]
     _note_newest(t, s)
@@ -343,7 +337,7 @@ def _count(c: Columns, spans: Array, s: Any, now: int) -> None:
         _trade(c, spans, s, minute, now)
 
 
-@_compiled
+@compiled
 def _undo(c: Columns, spans: Array, s: Any, now: int) -> None:
     t = c.tokens[s.token]
     t.retracted += 1
@@ -375,7 +369,7 @@ def _undo(c: Columns, spans: Array, s: Any, now: int) -> None:
             _sum_previous(win, s, -1)
 
 
-@_compiled
+@compiled
 def number(c: Columns, swaps: Array) -> None:
     """Fill `n` of what counts in the windows, now or later, and of what is taken out again."""
     for i in range(len(swaps)):
@@ -389,7 +383,7 @@ def number(c: Columns, swaps: Array) -> None:
             _mark_unsaved(c, s.token)
 
 
-@_compiled
+@compiled
 def apply(c: Columns, spans: Array, swaps: Array, now: int) -> None:
     """Do what was decided of each swap, none of them of a minute after `now` (a minute)."""
     for i in range(len(swaps)):
@@ -407,7 +401,7 @@ def apply(c: Columns, spans: Array, swaps: Array, now: int) -> None:
             _undo(c, spans, s, now)
 
 
-@_compiled
+@compiled
 def _leave_window(c: Columns, w: int, minute: int) -> None:
     """The rows of `minute` go from window w to the one before it."""
     row = c.row_heads[minute % len(c.row_heads)]
@@ -425,7 +419,7 @@ def _leave_window(c: Columns, w: int, minute: int) -> None:
         row = link.sibling
 
 
-@_compiled
+@compiled
 def _leave_previous(c: Columns, w: int, minute: int, oldest_of_window: int) -> None:
     """The rows of `minute` go from the window before window w to nowhere."""
     row = c.row_heads[minute % len(c.row_heads)]
@@ -440,7 +434,7 @@ def _leave_previous(c: Columns, w: int, minute: int, oldest_of_window: int) -> N
         row = link.sibling
 
 
-@_compiled
+@compiled
 def _leave_entries(c: Columns, w: int, minute: int) -> None:
     """Pairs that were last seen in `minute` no longer count in window w."""
     entry = c.entry_heads[minute % len(c.entry_heads)]
@@ -457,7 +451,7 @@ def _leave_entries(c: Columns, w: int, minute: int) -> None:
         entry = e.next
 
 
-@_compiled
+@compiled
 def _free_rows(c: Columns, minute: int) -> None:
     """Forget the rows of `minute`, each the first of its token."""
     place = minute % len(c.row_heads)
@@ -477,7 +471,7 @@ def _free_rows(c: Columns, minute: int) -> None:
     c.row_heads[place] = NONE
 
 
-@_compiled
+@compiled
 def _free_entries(c: Columns, minute: int) -> None:
     place = minute % len(c.entry_heads)
     entry = c.entry_heads[place]
@@ -488,7 +482,7 @@ def _free_entries(c: Columns, minute: int) -> None:
     c.entry_heads[place] = NONE
 
 
-@_compiled
+@compiled
 def step(c: Columns, spans: Array, now: int) -> None:
     """The minute `now` has begun: rows and pairs leave the windows that they are too old for."""
     longest = spans[-1]
@@ -501,7 +495,7 @@ def step(c: Columns, spans: Array, now: int) -> None:
     _free_rows(c, now - 2 * longest)
 
 
-@_compiled
+@compiled
 def _refresh(c: Columns, win: Any) -> None:
     """High, low and largest anew from the window's rows."""
     win.high = win.low = np.nan
@@ -516,7 +510,7 @@ def _refresh(c: Columns, win: Any) -> None:
     win.stale = 0
 
 
-@_compiled
+@compiled
 def _open_from(c: Columns, row: int, before: int) -> float:
     """The first price from `row` on, in minutes < `before`."""
     while row != NONE and c.rows[row].minute < before:
@@ -526,7 +520,7 @@ def _open_from(c: Columns, row: int, before: int) -> float:
     return np.nan
 
 
-@_compiled
+@compiled
 def _close_back(c: Columns, row: int, after: int) -> float:
     """The last price from `row` back, in minutes > `after`."""
     while row != NONE and c.rows[row].minute > after:
@@ -536,7 +530,7 @@ def _close_back(c: Columns, row: int, after: int) -> float:
     return np.nan
 
 
-@_compiled
+@compiled
 def prices(c: Columns, spans: Array, tokens: Array, now: int, out: Array) -> None:
     """Fill out[i, w] with (open, close, previous open, previous close); refresh the extremes."""
     for i in range(len(tokens)):
@@ -552,7 +546,7 @@ def prices(c: Columns, spans: Array, tokens: Array, now: int, out: Array) -> Non
             out[i, w, 3] = _close_back(c, newest, now - 2 * span)
 
 
-@_compiled
+@compiled
 def rehash(old: Array, new: Array, counts: Array, oldest: int) -> None:
     """Move the pairs that were seen in a minute > `oldest` to the empty table `new`."""
     used = 0
@@ -563,7 +557,7 @@ def rehash(old: Array, new: Array, counts: Array, oldest: int) -> None:
     counts[PAIRS_USED] = used
 
 
-@_compiled
+@compiled
 def rows_of(c: Columns, minute: int, out: Array) -> int:
     """Fill `out` with the places of a minute's rows; how many."""
     used = 0
@@ -575,7 +569,7 @@ def rows_of(c: Columns, minute: int, out: Array) -> int:
     return used
 
 
-@_compiled
+@compiled
 def rows_of_token(c: Columns, token: int, out: Array) -> int:
     """Fill `out` with the places of a token's rows, the oldest first; how many."""
     used = 0
@@ -587,7 +581,7 @@ def rows_of_token(c: Columns, token: int, out: Array) -> int:
     return used
 
 
-@_compiled
+@compiled
 def entries_of(c: Columns, minute: int, out: Array) -> int:
     """Fill `out` with the places of a minute's entries; how many."""
     used = 0
@@ -600,7 +594,7 @@ def entries_of(c: Columns, minute: int, out: Array) -> int:
     return used
 
 
-@_compiled
+@compiled
 def load_rows(c: Columns, spans: Array, saved: Array, now: int) -> None:
     """Link saved rows, in ascending minutes, and add them to the windows."""
     for i in range(len(saved)):
@@ -620,7 +614,7 @@ def load_rows(c: Columns, spans: Array, saved: Array, now: int) -> None:
                 _merge_previous(win, r, 1)
 
 
-@_compiled
+@compiled
 def load_entries(c: Columns, spans: Array, saved: Array, now: int) -> None:
     """Note saved entries, given in ascending minutes: the newest first, which settles its pair."""
     for i in range(len(saved) - 1, -1, -1):
