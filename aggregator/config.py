@@ -244,7 +244,10 @@ class Config:
         "BATCH_SIZE", "2000", _whole(1, 2_000), "most events in one claim (one call to Redis)"
     )
     coalesce_ms: int = setting(
-        "COALESCE", "100ms", _positive_duration, "how long changes are gathered before a patch"
+        "COALESCE",
+        "100ms",
+        _positive_duration,
+        "how long changes are gathered before a patch at most; less while there are few",
     )
     snapshot_interval_ms: int = setting(
         "SNAPSHOT_INTERVAL", "2s", _positive_duration, "how often what changed is saved to Redis"

@@ -29,6 +29,7 @@ from aggregator.pipeline.archive_thread import ArchiverThread
 from aggregator.pipeline.backoff import Backoff
 from aggregator.pipeline.checkpoint import Checkpoint
 from aggregator.pipeline.owner import PartitionOwner, Placed
+from aggregator.pipeline.pace import Pace
 from aggregator.pipeline.row_saver import Rows, RowSaver
 from aggregator.pipeline.takeover import Takeover
 from aggregator.pipeline.telling import Telling
@@ -137,7 +138,8 @@ class Aggregator:
         self._held: list[Batch] = []
         self._degraded: dict[str, str] = {}
         self._notes: list[str] = []
-        self._next_flush = self._next_heartbeat = self._next_save = 0
+        self._pace = Pace(config.coalesce_ms)
+        self._next_heartbeat = self._next_save = 0
         self._totals: Counter[str] = Counter()
         self._applied_at: list[float] = []
 
@@ -170,7 +172,7 @@ class Aggregator:
 
     def _poll_s(self) -> float:
         """How long a poll may wait for its batch to fill: not past the next flush."""
-        return max(0.0, min(_POLL_S, (self._next_flush - self._now_ms()) / 1000))
+        return max(0.0, min(_POLL_S, (self._pace.next_at - self._now_ms()) / 1000))
 
     # --- the way of a batch ---
 
@@ -366,10 +368,8 @@ class Aggregator:
         for owner in list(self._owners.values()):
             if not owner.live and owner.caught_up():
                 self._go_live(owner, now_ms)
-        if now_ms >= self._next_flush:
-            self._flush(now_ms, list(self._owners))
-            # On a grid: counted from now, each flush would come a little later than the last.
-            self._next_flush = (now_ms // self._config.coalesce_ms + 1) * self._config.coalesce_ms
+        if now_ms >= self._pace.next_at:
+            self._pace.published(self._flush(now_ms, list(self._owners)), now_ms)
         self._telling.histories(self._owners)
         if now_ms >= self._next_heartbeat:
             self._heartbeat(now_ms)
@@ -414,11 +414,12 @@ class Aggregator:
             next_offset=owner.next_offset,
         )
 
-    def _flush(self, now_ms: int, partitions: Sequence[int]) -> None:
+    def _flush(self, now_ms: int, partitions: Sequence[int]) -> int:
+        """Publish what changed; how many patches it took."""
         owners = [self._owners[partition] for partition in partitions if partition in self._owners]
         for owner in owners:
             self._advance(owner, now_ms)
-        self._telling.changes(owners)
+        return self._telling.changes(owners)
 
     def _save(self, owner: PartitionOwner) -> bool:
         """Save what changed, however long it takes; false where the partition is ours no longer."""

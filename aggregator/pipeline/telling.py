@@ -46,15 +46,18 @@ class Telling:
         self._note(owner, rows, whole=True)
         return len(rows)
 
-    def changes(self, owners: Sequence[PartitionOwner]) -> None:
-        """What changed since the last call. The windows' now was moved before."""
+    def changes(self, owners: Sequence[PartitionOwner]) -> int:
+        """What changed since the last call, in how many patches. The windows' now was moved before."""
+        told = 0
         for owner in owners:
             if owner.live and (patches := owner.take_patches()):
                 self._publisher.publish(owner.partition, patches, owner.next_offset)
                 self._note(owner, patches, whole=False)
+                told += len(patches)
         # Behind every patch: a trade takes longer to render, and fewer look at it.
         for owner in owners:
             self._trades(owner)
+        return told
 
     def histories(self, owners: Mapping[int, PartitionOwner]) -> None:
         """Answer the questions for tokens' histories."""

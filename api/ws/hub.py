@@ -166,21 +166,26 @@ class Hub:
     def publish(self, topic: Topic, message: bytes, now_ms: int) -> None:
         """The newest message of a topic, to all its subscribers.
 
-        Where one that was published about FLUSH_MS ago still waits, because the beat of the owner
-        and that of the slot are nearly in phase, it is sent first instead of being replaced. One
-        that was sent nothing for EARLY_MS need not wait for its slot while there is time for it.
+        Where the one before was published about FLUSH_MS ago and still waits, because the beat of
+        the owner and that of the slot are nearly in phase, it is sent first instead of being
+        replaced. Who was sent nothing for EARLY_MS need not wait for its slot.
         """
-        half, early = now_ms - FLUSH_MS // 2, now_ms - EARLY_MS
+        beating = now_ms - topic.published_at >= FLUSH_MS // 2
+        topic.published_at = now_ms
         for connection, subscription in topic.subscribers.items():
             if subscription.interval_ms == FLUSH_MS:
-                pending = connection.pending
-                if topic in pending and connection.sent_at <= half:
+                if beating and topic in connection.pending:
                     connection.flush(now_ms)
-                elif not pending and connection.sent_at <= early:
-                    self._early[connection] = None
+                else:
+                    self.hasten(connection, now_ms)
                 connection.pending[topic] = message
             else:
                 connection.offer(topic, message)
+
+    def hasten(self, connection: Connection, now_ms: int) -> None:
+        """Something waits for the socket: let it go before its slot, while there is time."""
+        if connection.sent_at <= now_ms - EARLY_MS:
+            self._early[connection] = None
 
     # What an operator, or a revocation, asks for.
 
@@ -231,10 +236,10 @@ class Hub:
 
     # The beat.
 
-    def tick(self, now_ms: int) -> None:
-        """One round: publish what changed, flush one slot."""
+    def tick(self, now_ms: int, *, hurried: bool = False) -> None:
+        """One round: publish what changed, flush one slot; nobody goes early where `hurried`."""
         # Those of the round before: by now the rest of the owner's burst is there too.
-        early = list(islice(self._early, EARLY_A_ROUND))
+        early = [] if hurried else list(islice(self._early, EARLY_A_ROUND))
         self._watch_staleness(now_ms)
         for source in self._sources.values():
             source.tick(now_ms)
@@ -313,17 +318,17 @@ class Hub:
                 await self._someone.wait()
             due = time.monotonic()
             while self._slot_of:
-                self._round()
+                self._round(hurried=time.monotonic() - due > ROUND_MS / 1_000)
                 due += ROUND_MS / 1_000
                 now = time.monotonic()
                 if now - due > FLUSH_MS / 1_000:
                     due = now  # Behind for good: go on from here rather than hurry after.
                 await asyncio.sleep(max(0, due - now))
 
-    def _round(self) -> None:
+    def _round(self, *, hurried: bool = False) -> None:
         begun = time.perf_counter()
         try:
-            self.tick(self._now_ms())
+            self.tick(self._now_ms(), hurried=hurried)
         except Exception:
             # A fault in one message must not freeze every client's numbers.
             metrics.WS_FAULTS.inc()

@@ -13,7 +13,7 @@ import msgspec
 from api.ws.candles import Candle
 from api.ws.connection import Connection
 from api.ws.hub import Hub
-from api.ws.protocol import INTERVALS, Message, Resume, write
+from api.ws.protocol import FLUSH_MS, INTERVALS, Message, Resume, write
 from api.ws.stream import Step, TokenStream
 from api.ws.streams import Streams
 from api.ws.topic import Source, Topic, TopicKey
@@ -77,7 +77,12 @@ class CandlesSource(Source):
         """Publish what was folded in, or everything where the owner was asked again."""
         if not self._dirty:
             return
-        for topic in self._dirty:
+        dirty, self._dirty = self._dirty, {}
+        for topic in dirty:
+            if now_ms - topic.published_at < FLUSH_MS:
+                # An update reads every minute, so there is one a flush and not one a trade.
+                self._dirty[topic] = None
+                continue
             state: _State = topic.state
             if state.reload:
                 state.reload = False
@@ -87,11 +92,11 @@ class CandlesSource(Source):
                     connection.drop(topic)
                     connection.push(message)
                 state.waiting.clear()
+                topic.published_at = now_ms
                 continue
             changed = state.stream.candles.changed(INTERVALS[state.interval], now_ms)
             if changed:
                 self._hub.publish(topic, self._message(topic, "update", changed), now_ms)
-        self._dirty = {}
 
     def stepped(self, stream: TokenStream, step: Step, now_ms: int) -> None:
         """Note the topics whose candles changed."""

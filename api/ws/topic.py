@@ -25,12 +25,13 @@ class TopicKey(NamedTuple):
 class Topic:
     """Its subscribers, and the fields by which a client knows it again."""
 
-    __slots__ = ("key", "labels", "source", "state", "subscribers")
+    __slots__ = ("key", "labels", "published_at", "source", "state", "subscribers")
 
     def __init__(self, key: TopicKey, source: Source, labels: dict[str, Any]) -> None:
         self.key = key
         self.source = source
         self.labels = labels
+        self.published_at = 0
         self.subscribers: dict[Connection, Subscription] = {}
         self.state: Any = None
         """The source's own."""

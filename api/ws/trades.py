@@ -74,6 +74,7 @@ class TradesSource(Source):
             for connection in topic.subscribers:
                 if connection not in state.waiting:
                     connection.push(message)
+                    self._hub.hasten(connection, now_ms)
         if stream.live and state.waiting:
             waiting, state.waiting = state.waiting, {}
             for connection, resume in waiting.items():

@@ -501,7 +501,7 @@ async def test_a_fault_in_a_round_does_not_end_the_beat(caplog: pytest.LogCaptur
     broken = [True]
     tick = hub.hub.tick
 
-    def flaky(now_ms: int) -> None:
+    def flaky(now_ms: int, **_: object) -> None:
         if broken.pop() if broken else False:
             raise KeyError("a bug")
         tick(now_ms)
