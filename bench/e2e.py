@@ -78,6 +78,8 @@ def start_web(service: Service, port: int) -> Logged:
         "JWT_PUBLIC_KEY_FILE": str(service.directory / _ISSUER / "public.pem"),
         "DJANGO_SECRET_KEY": "of-a-benchmark",
         "LOG_LEVEL": "warning",
+        "RATE_LIMIT_IP": "1000000",
+        "RATE_BURST_IP": "1000000",
     }
     daphne = ["daphne", "-b", "127.0.0.1", "-p", str(port), "swapsite.asgi:application"]
     web.launch([sys.executable, "-m", *daphne], service.env | settings, cwd=ROOT)

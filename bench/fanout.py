@@ -55,6 +55,8 @@ class Peer:
             "JWT_PUBLIC_KEY_FILE": str(stack.directory / "issuer" / "public.pem"),
             "DJANGO_SECRET_KEY": "of-a-benchmark",
             "LOG_LEVEL": "warning",
+            "RATE_LIMIT_IP": "1000000",
+            "RATE_BURST_IP": "1000000",
         }
 
     def launch(self, name: str, *arguments: str | Path, **env: str) -> Logged:

@@ -47,7 +47,7 @@ class Telling:
         return len(rows)
 
     def changes(self, owners: Sequence[PartitionOwner]) -> int:
-        """What changed since the last call, in how many patches. The windows' now was moved before."""
+        """Tell what changed since the last call, after `advance`; how many patches it took."""
         told = 0
         for owner in owners:
             if owner.live and (patches := owner.take_patches()):

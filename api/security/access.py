@@ -110,4 +110,9 @@ def limits_of(own: OwnLimits, default: Limits) -> Limits:
 
 def default_limits(config: Config) -> Limits:
     """What a subject may take of which the operators said nothing."""
-    return Limits(config.rate_per_s, config.rate_burst)
+    return Limits(
+        config.rate_per_s,
+        config.rate_burst,
+        config.ws_subject_connections,
+        config.ws_subscriptions,
+    )

@@ -8,6 +8,8 @@ its subscriptions and `queue_bytes`; one that takes nothing for too long is clos
 
 from __future__ import annotations
 
+import msgspec
+
 from aggregator import metrics
 from api.security.jwt import Claims
 from api.ws.limits import Limits
@@ -142,9 +144,11 @@ class Connection:
         if self._outbox_bytes > self._limits.queue_bytes:
             self.close(Close.TOO_SLOW, "too much waits to be read")
 
-    def refuse(self, code: str, text: str, close: int, now_ms: int) -> None:
+    def refuse(
+        self, code: str, text: str, close: int, now_ms: int, data: object = msgspec.UNSET
+    ) -> None:
         """Say why, then close."""
-        self.say(Message(type="error", code=code, message=text))
+        self.say(Message(type="error", code=code, message=text, data=data))
         self.flush(now_ms)
         self.close(close, text)
 

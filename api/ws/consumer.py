@@ -11,6 +11,7 @@ from typing import Any, Final
 import structlog
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, WebSocketScope
 
+from api.security.client_ip import scope_ip
 from api.security.jwt import Claims, TokenRefused
 from api.services import Services, services
 from api.ws.connection import Connection
@@ -44,12 +45,12 @@ async def consumer(
     now_ms = parts.now_ms()
     connection = Connection(outlet_of(send), hub.limits, now_ms)
     connection.deadline = now_ms + AUTH_WITHIN_MS
-    session = _session(connection, parts)
+    session = _session(connection, parts, scope_ip(dict(scope), parts.config.trusted_proxies))
     hub.start()
     hub.add(connection)
     try:
         token = _token(scope, offered)
-        if token is None or await session.authenticate(token):
+        if await session.attempt() and (token is None or await session.authenticate(token)):
             session.welcome()
         await _listen(receive, session)
     finally:
@@ -65,7 +66,7 @@ async def _listen(receive: ASGIReceiveCallable, session: Session) -> None:
         await session.receive(event["bytes"] if text is None else text)
 
 
-def _session(connection: Connection, parts: Services) -> Session:
+def _session(connection: Connection, parts: Services, address: str) -> Session:
     async def verify(token: str) -> Claims:
         if parts.verifier is None:
             raise TokenRefused("auth_unavailable", "This node has no key to verify tokens with.")
@@ -75,6 +76,8 @@ def _session(connection: Connection, parts: Services) -> Session:
         connection,
         parts.hub,
         verify=verify,
+        charge=lambda subject, cost: parts.limiter.take(subject, address, cost),
+        limits_of=parts.access.limits,
         hides=parts.board.hides,
         windows=[name for name, _ in parts.config.windows],
         leeway_ms=parts.config.jwt_leeway_ms,

@@ -102,10 +102,10 @@ class Hub:
         metrics.WS_CONNECTIONS.set(len(self._slot_of))
         self._someone.set()
 
-    def admit(self, connection: Connection, claims: Claims) -> bool:
-        """Note whose socket it is; False where the subject has as many as it may."""
+    def admit(self, connection: Connection, claims: Claims, most: int) -> bool:
+        """Note whose socket it is; False where the subject has `most` already."""
         count = self._subjects.get(claims.subject, 0)
-        if count >= self.limits.subject_connections:
+        if count >= most:
             return False
         self._subjects[claims.subject] = count + 1
         connection.claims = claims

@@ -15,11 +15,13 @@ BURST_S: Final = 2
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """The settings WS_*, by their meaning in `aggregator.config`."""
+    """The settings WS_*, by their meaning in `aggregator.config`.
 
-    subscriptions: int = 200
+    What a subject may have open and subscribed to is in `api.security.access`, with its rates.
+    """
+
+    tokens_a_message: int = 200
     connections: int = 10_000
-    subject_connections: int = 10
     messages_per_s: int = 20
     message_bytes: int = 65_536
     queue_bytes: int = 1_048_576
@@ -29,9 +31,8 @@ class Limits(msgspec.Struct, frozen=True):
     def of(cls, config: Config) -> Self:
         """The limits that the settings give."""
         return cls(
-            subscriptions=config.ws_subscriptions,
+            tokens_a_message=config.ws_subscriptions,
             connections=config.ws_connections,
-            subject_connections=config.ws_subject_connections,
             messages_per_s=config.ws_messages_per_s,
             message_bytes=config.ws_message_bytes,
             queue_bytes=config.ws_queue_bytes,

@@ -18,7 +18,9 @@ from aggregator.contracts.stats import usd_text
 from api.board.overview import OverviewQuery
 from api.http.params import OverviewParams
 from api.problem import Problem
+from api.security.access import Limits as SubjectLimits
 from api.security.jwt import Claims, TokenRefused
+from api.security.ratelimit import COST_CONNECT, COST_MESSAGE, Decision
 from api.ws import protocol
 from api.ws.connection import Connection
 from api.ws.hub import Hub
@@ -51,12 +53,14 @@ _TOKEN_ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}:[^\s\x00-\x1f]{1,128}")
 _TOKEN_CHANNELS: Final = frozenset({"token_stats", "trades", "candles"})
 
 Verify = Callable[[str], Awaitable[Claims]]
+Charge = Callable[[str | None, int], Awaitable[Decision]]
 
 
 class Session:
     """One client's requests. `verify` raises TokenRefused; `now_s` is the wall clock.
 
-    `hides(token_id)` is whether the operators do not want a token seen.
+    `charge(subject, cost)` takes from the rates that REST has too, `limits_of(subject)` is what an
+    operator lets it have at this moment, `hides(token_id)` whether a token is not to be seen.
     """
 
     def __init__(
@@ -65,6 +69,8 @@ class Session:
         hub: Hub,
         *,
         verify: Verify,
+        charge: Charge,
+        limits_of: Callable[[str], SubjectLimits],
         hides: Callable[[str], bool],
         windows: list[str],
         leeway_ms: int,
@@ -74,6 +80,8 @@ class Session:
         self._connection = connection
         self._hub = hub
         self._verify = verify
+        self._charge = charge
+        self._limits_of = limits_of
         self._hides = hides
         self._windows = windows
         self._leeway_ms = leeway_ms
@@ -83,16 +91,17 @@ class Session:
 
     def welcome(self) -> None:
         """The first message, whether or not a token was shown."""
-        limits = self._hub.limits
+        limits, claims = self._hub.limits, self._connection.claims
+        most = self._limits_of(claims.subject if claims is not None else "").subscriptions
         self._connection.say(
             Message(
                 type="welcome",
                 data={
-                    "authenticated": self._connection.claims is not None,
+                    "authenticated": claims is not None,
                     "windows": self._windows,
                     "stale": self._hub.stale,
                     "limits": {
-                        "subscriptions": limits.subscriptions,
+                        "subscriptions": most,
                         "messages_per_s": limits.messages_per_s,
                         "message_bytes": limits.message_bytes,
                     },
@@ -109,12 +118,29 @@ class Session:
             close = Close.EXPIRED if refused.code in OUTDATED else Close.UNAUTHENTICATED
             connection.refuse(refused.code, refused.detail, close, self._now_ms())
             return False
-        if not self._hub.admit(connection, claims):
-            text = f"at most {self._hub.limits.subject_connections} connections a subject"
+        if not await self._pays(claims.subject, COST_CONNECT):
+            return False
+        most = self._limits_of(claims.subject).connections
+        if not self._hub.admit(connection, claims, most):
+            text = f"at most {most} connections a subject"
             connection.refuse("too_many_connections", text, Close.LIMIT, self._now_ms())
             return False
         self._hub.expect_expiry(connection, self._expires_at(claims))
         return True
+
+    async def attempt(self) -> bool:
+        """Charge the address for a handshake; where it has too many, tell it and close."""
+        return await self._pays(None, COST_MESSAGE)
+
+    async def _pays(self, subject: str | None, cost: int) -> bool:
+        """Whether the rates let the cost pass; where not, say when they would, and close."""
+        decision = await self._charge(subject, cost)
+        if decision.passed:
+            return True
+        data = {"retry_after_ms": decision.retry_after_s * 1_000}
+        text = f"too many requests: wait {decision.retry_after_s} s"
+        self._connection.refuse("rate_limited", text, Close.LIMIT, self._now_ms(), data)
+        return False
 
     async def receive(self, text: str | bytes) -> None:
         """Do what a client's message asks for."""
@@ -129,6 +155,10 @@ class Session:
             said = f"at most {limits.messages_per_s} messages a second"
             connection.refuse("rate_limited", said, Close.LIMIT, now_ms)
         else:
+            claims = connection.claims
+            paid = await self._pays(claims.subject if claims is not None else None, COST_MESSAGE)
+            if not paid or connection.closing is not None:
+                return
             try:
                 await self._act(protocol.read(text))
             except RequestRefused as refused:
@@ -249,9 +279,10 @@ class Session:
 
     def _fault(self, key: TopicKey) -> Fault | None:
         """Why one more subscription is refused."""
-        held = self._connection.subscriptions
+        held, claims = self._connection.subscriptions, self._connection.claims
+        assert claims is not None
         topic = self._hub.topic(key)
-        most = self._hub.limits.subscriptions
+        most = self._limits_of(claims.subject).subscriptions
         if len(held) >= most and (topic is None or topic not in held):
             return Fault("too_many_subscriptions", f"at most {most} subscriptions a connection")
         return None
@@ -289,8 +320,8 @@ class Session:
             fault = "tokens: give at least one token id"
         elif channel not in _TOKEN_CHANNELS and request.tokens:
             fault = f"tokens: the channel {channel} has none"
-        elif len(request.tokens) > self._hub.limits.subscriptions:
-            fault = f"tokens: at most {self._hub.limits.subscriptions} in one message"
+        elif len(request.tokens) > self._hub.limits.tokens_a_message:
+            fault = f"tokens: at most {self._hub.limits.tokens_a_message} in one message"
         elif (channel == "candles") != (request.interval is not None):
             fault = "interval: give it for the channel candles, and for no other"
         elif channel != "overview" and request.overview():

@@ -10,7 +10,9 @@ import msgspec
 from api.board.board import Board
 from api.board.overview import OverviewReader
 from api.board.wire import Wire
+from api.security.access import Limits as SubjectLimits
 from api.security.jwt import Claims, TokenRefused
+from api.security.ratelimit import Decision
 from api.ws.connection import Connection
 from api.ws.hub import SLOTS, Hub
 from api.ws.limits import AUTH_WITHIN_MS, Limits
@@ -24,6 +26,7 @@ from api.ws.trades import TradesSource
 from tests.unit.api.samples import Owner
 
 SCOPES = frozenset({"ws:connect", "stats:read"})
+SUBJECT = SubjectLimits(100, 200)
 A, B = "ethereum:0xaa", "ethereum:0xbb"
 
 
@@ -57,6 +60,8 @@ class Client:
             self.connection,
             node.hub,
             verify=node.verify,
+            charge=node.charge,
+            limits_of=lambda subject: node.subjects.get(subject, SUBJECT),
             hides=node.hidden.__contains__,
             windows=["5m", "1h", "24h"],
             leeway_ms=10_000,
@@ -108,6 +113,8 @@ class Node:
         self.hub.feed(OverviewSource(self.board, self.reader, self.hub, self._read_clock))
         self.hub.feed(StatusSource(self.board, self.hub, lambda: self.connected))
         self.expires: dict[str, float] = {}
+        self.subjects: dict[str, SubjectLimits] = {}
+        self.purse = 1_000_000
 
     def _read_clock(self) -> float:
         self._clock += self.cost_s
@@ -123,6 +130,12 @@ class Node:
             raise TokenRefused("token_expired", "The token has expired.", "exp")
         scopes = frozenset({"stats:read"}) if name == "noscope" else SCOPES
         return Claims(subject=name, scopes=scopes, expires_at=expires_at, token_id=jti or None)
+
+    async def charge(self, _subject: str | None, cost: int) -> Decision:
+        """Takes the cost from the node's purse, which nothing fills."""
+        passed = cost <= self.purse
+        self.purse -= cost if passed else 0
+        return Decision(passed, 1, self.purse, 1, 0 if passed else 7, local=True)
 
     def beat(self) -> None:
         """A heartbeat of the owner, and the answers to what the board asks after it."""

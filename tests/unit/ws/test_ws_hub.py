@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.ws.support import A, B, Client, node
+from tests.unit.ws.support import SUBJECT, A, B, Client, node
 
 
 def seqs(messages: list[dict[str, Any]]) -> list[int]:
@@ -338,6 +338,40 @@ async def test_twenty_messages_a_second_for_a_minute_are_allowed() -> None:
         hub.run(1_000)
     assert client.socket.closed is None
     assert len(client.messages("pong")) == 1_200
+
+
+async def test_what_the_rates_refuse_is_told_when_to_come_back() -> None:
+    hub = node()
+    client = await hub.client().enter()
+    hub.purse = 1
+    await client.send(method="ping")
+    await client.send(method="ping")
+    hub.run(100)
+    assert [each["type"] for each in client.messages()] == ["pong", "error"]
+    assert client.socket.closed == (4029, "too many requests: wait 7 s")
+    late = hub.client()
+    assert await late.session.attempt() is False
+    hub.purse = 4
+    dear = await hub.client().enter()
+    for each in (late, dear):
+        (error,) = each.messages()
+        assert (error["code"], error["data"]) == ("rate_limited", {"retry_after_ms": 7_000})
+        assert each.connection.closing == 4029
+
+
+async def test_own_limits_of_a_subject_hold_from_the_moment_they_are_given() -> None:
+    hub = node()
+    client = await hub.client().enter()
+    hub.subjects["alice"] = SUBJECT._replace(connections=1, subscriptions=1)
+    await client.subscribe("token_stats", A, B)
+    hub.run(100)
+    acks = client.messages("ack")
+    assert [each.get("error", {}).get("code") for each in acks] == [None, "too_many_subscriptions"]
+    second = await hub.client().enter()
+    assert second.connection.closing == 4029
+    hub.subjects["alice"] = SUBJECT._replace(connections=11)
+    crowd = [await hub.client().enter() for _ in range(11)]
+    assert [each.connection.closing for each in crowd] == [None] * 10 + [4029]
 
 
 async def test_a_message_over_64_kib_closes() -> None:
