@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from aggregator.contracts.batch import TRADES_A_MINUTE
 from aggregator.contracts.trades import TokenHistory, Trade, TradeBatch
 from api.ws.candles import Candles
 
@@ -64,13 +65,14 @@ class TokenStream:
         self._unnumbered = False
         self._newest_epoch = 0
         self._hole = False
+        self._doubted = False
         self._ring: deque[Trade] = deque(maxlen=KEPT)
         self._aside: dict[int, Trade] = {}
 
     @property
     def wants_history(self) -> bool:
         """Whether the owner must be asked."""
-        return not self.live or self._hole or self.candles.wrong
+        return not self.live or self._hole or self._doubted or self.candles.wrong
 
     @property
     def trades(self) -> list[Trade]:
@@ -85,6 +87,10 @@ class TokenStream:
     def suspect(self) -> None:
         """Something may have been missed: ask the owner."""
         self._hole = True
+
+    def doubt(self) -> None:
+        """Somebody has more than this: ask the owner, and go on meanwhile."""
+        self._doubted = True
 
     def batch(self, batch: TradeBatch, now_ms: int) -> Step:
         """What the owner published."""
@@ -121,8 +127,8 @@ class TokenStream:
             self._unnumbered = False
             self.n = min(self._aside, default=history.n + 1) - 1
         elif self.live and self.n == 0 and history.trades:
-            # There was no trade before, so all of these are new, whatever they are counted from.
-            self.n = history.trades[0].n - 1
+            # There was no trade before, so all of them are new, whatever they are counted from.
+            self.n = _before_the_first(history.trades[0].n)
         self.partition = history.partition
         self.epoch = self._newest_epoch = history.epoch
         if not self.live or restarted:
@@ -131,15 +137,19 @@ class TokenStream:
             trades: list[Trade] = []
         else:
             gap, trades = self._continue(history)
-        self.live, self._hole = True, False
+        self.live, self._hole, self._doubted = True, False, False
         self._reload_candles(history, as_of, now_ms)
         trades += self._take_aside(now_ms)
         return Step(gap, trades, loaded=True)
 
     def resume(self, n: int, offset: int | None) -> Resumption:
-        """What a client needs that has the trades up to `n`; `offset` is that of trade `n`."""
+        """What a client needs that has the trades up to `n`; `offset` is that of trade `n`.
+
+        `n` 0 is a client that was told of a token without trades.
+        """
         held = self.trades
         first = held[0].n if held else self.n + 1
+        n = n or _before_the_first(first)
         same = next((each for each in held if each.n == n), None)
         if n > self.n or (same is not None and offset not in {None, same.offset}):
             return Resumption(Gap(n + 1, None, True), True, held)
@@ -149,6 +159,9 @@ class TokenStream:
 
     def _began_again(self, history: TokenHistory) -> bool:
         """Whether the owner's `n` are others than those that are held."""
+        if history.epoch == self.epoch:
+            # An owner never begins again: a lower `n` is an answer that its trades overtook.
+            return False
         held = {each.n: each.offset for each in self._ring}
         theirs = {each.n: each.offset for each in history.trades}
         common = held.keys() & theirs.keys()
@@ -204,3 +217,8 @@ class TokenStream:
     def _note_newest(self, trades: list[Trade]) -> None:
         for trade in trades:
             self.newest_timestamp = max(self.newest_timestamp, trade.timestamp)
+
+
+def _before_the_first(n: int) -> int:
+    """What comes before a token's first trade, of any of its trades' `n`."""
+    return (n - 1) // TRADES_A_MINUTE * TRADES_A_MINUTE

@@ -49,6 +49,7 @@ class _Held:
         self.not_before = 0
         self.pause_ms = FIRST_PAUSE_MS
         self.lag_seen: tuple[int, int] | None = None
+        self.doubted = False
 
 
 class Streams:
@@ -83,6 +84,13 @@ class Streams:
         held.users -= 1
         if held.users == 0:
             self._rest(token_id)
+
+    def doubt(self, token_id: str) -> None:
+        """A client has more than the held stream: ask the owner at the next check.
+
+        Not at once, so that no client can have it asked more often than once a second.
+        """
+        self._held[token_id].doubted = True
 
     def recent(self, token_id: str) -> TokenStream:
         """The token's stream for a single look; it is not `live` when nobody looked before."""
@@ -181,6 +189,10 @@ class Streams:
         if now_ms >= held.trim_at:
             held.trim_at = now_ms + TRIM_EVERY_MS
             stream.candles.forget_before(self._board.as_of() or 0)
+        if held.doubted:
+            held.doubted = False
+            stream.doubt()
+            self._wanting[stream.token_id] = None
         if row is None or row.last_trade_at is None or not stream.live:
             return
         if row.last_trade_at <= stream.newest_timestamp:

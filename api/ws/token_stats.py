@@ -42,9 +42,11 @@ class TokenStatsSource(Source):
             topic.state = row
             self._hub.publish(topic, self._message(topic, "update", row), now_ms)
             connection.drop(topic)
-        if row is not None and resume is not None and resume.epoch is not None:
-            have = (resume.epoch, resume.seq or 0)
-            if (row.epoch, row.seq) <= have and not row.stale:
+        # What the client has beyond this node's is of a node that is ahead, or of a state that was
+        # lost since: the row lets it tell one from the other.
+        if row is not None and not row.stale and resume is not None:
+            at = (resume.epoch, resume.seq or 0)
+            if at == (row.epoch, row.seq):
                 return False
         connection.push(self._message(topic, "snapshot", row))
         return True

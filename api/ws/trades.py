@@ -19,13 +19,14 @@ from api.ws.topic import Source, Topic, TopicKey
 
 
 class TradesData(msgspec.Struct, frozen=True):
-    """Trades in order of `n`."""
+    """Trades in order of `n`, up to `n`; 0 is a token that has had none."""
 
+    n: int
     trades: list[Trade]
 
 
 class _State:
-    """A topic's stream, and the subscribers that wait for it to be live."""
+    """A topic's stream, and the subscribers that wait for the owner's word on it."""
 
     def __init__(self, stream: TokenStream) -> None:
         self.stream = stream
@@ -59,10 +60,14 @@ class TradesSource(Source):
     ) -> bool:
         """The last trades, or those behind `resume.n`; later, where the owner must be asked."""
         state: _State = topic.state
-        if not state.stream.live:
-            state.waiting[connection] = resume
-            return True
-        return self._start(topic, connection, resume)
+        ahead = _is_ahead(resume, state.stream)
+        if state.stream.live and not ahead:
+            return self._start(topic, connection, resume)
+        state.waiting[connection] = resume
+        if ahead:
+            # Another node was faster than this one, or the counting began again.
+            self._streams.doubt(topic.subject)
+        return True
 
     def stepped(self, stream: TokenStream, step: Step, now_ms: int) -> None:
         """Queue what is new to those who have the rest, then start those who waited."""
@@ -76,31 +81,35 @@ class TradesSource(Source):
                     connection.push(message)
                     self._hub.hasten(connection, now_ms)
         if stream.live and state.waiting:
-            waiting, state.waiting = state.waiting, {}
-            for connection, resume in waiting.items():
-                self._start(topic, connection, resume)
+            for connection, resume in list(state.waiting.items()):
+                if step.loaded or not _is_ahead(resume, stream):
+                    del state.waiting[connection]
+                    self._start(topic, connection, resume)
 
     def _news(self, topic: Topic, stream: TokenStream, step: Step) -> list[bytes]:
         messages = []
         if step.gap is not None:
             messages.append(self._message(topic, "gap", step.gap))
             if step.gap.restarted:
-                return [*messages, self._message(topic, "snapshot", TradesData(stream.trades))]
+                whole = TradesData(stream.n, stream.trades)
+                return [*messages, self._message(topic, "snapshot", whole)]
         if step.trades:
-            messages.append(self._message(topic, "update", TradesData(step.trades)))
+            news = TradesData(step.trades[-1].n, step.trades)
+            messages.append(self._message(topic, "update", news))
         return messages
 
     def _start(self, topic: Topic, connection: Connection, resume: Resume | None) -> bool:
         stream: TokenStream = topic.state.stream
         if resume is None or resume.n is None:
-            connection.push(self._message(topic, "snapshot", TradesData(stream.trades)))
+            whole = TradesData(stream.n, stream.trades)
+            connection.push(self._message(topic, "snapshot", whole))
             return True
         given = stream.resume(resume.n, resume.offset)
         if given.gap is not None:
             connection.push(self._message(topic, "gap", given.gap))
         if given.whole or given.trades:
             kind = "snapshot" if given.whole else "update"
-            connection.push(self._message(topic, kind, TradesData(given.trades)))
+            connection.push(self._message(topic, kind, TradesData(stream.n, given.trades)))
         return given.gap is not None or bool(given.trades)
 
     @staticmethod
@@ -109,3 +118,8 @@ class TradesSource(Source):
         return write(
             Message(channel="trades", type=kind, token=topic.subject, epoch=epoch, data=data)
         )
+
+
+def _is_ahead(resume: Resume | None, stream: TokenStream) -> bool:
+    """Whether the client has trades that this node has not seen."""
+    return resume is not None and resume.n is not None and resume.n > stream.n

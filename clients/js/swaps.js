@@ -102,6 +102,9 @@ const gap = (token, from_n, to_n, restarted, cause) => {
   return { kind: "gap", token, from_n, to_n, restarted, cause };
 };
 
+// A token's first trade has a number one above a multiple of 2^20.
+const beforeTheFirst = (n) => Math.floor((n - 1) / 2 ** 20) * 2 ** 20;
+
 class TradesCursor {
   n = null;
   offset = null;
@@ -119,10 +122,16 @@ class TradesCursor {
     }
     const known = this.n;
     const trades = known === null ? data.trades : data.trades.filter((each) => each.n > known);
-    if (known !== null && trades.length && trades[0].n > known + 1) {
-      events.push(gap(token, known + 1, trades[0].n - 1, false, "connection"));
+    const next = trades.length ? trades[0].n : (data.n ?? 0) + 1;
+    const expected = (known || beforeTheFirst(next)) + 1;
+    if (known !== null && next > expected) {
+      events.push(gap(token, expected, next - 1, false, "connection"));
     }
     if (trades.length) ({ n: this.n, offset: this.offset } = trades.at(-1));
+    else if ((data.n ?? -1) > (known ?? -1)) {
+      this.n = data.n;
+      this.offset = null;
+    }
     if (trades.length || (snapshot && first)) {
       events.push({ kind: "update", token, snapshot: snapshot && first, data: { trades } });
     }

@@ -165,9 +165,10 @@ class Status(msgspec.Struct, frozen=True):
 
 
 class Trades(msgspec.Struct, frozen=True):
-    """`data` of the channel trades."""
+    """`data` of the channel trades; `n` is that of the token's last one, 0 where it had none."""
 
     trades: list[Trade]
+    n: int | None = None
 
 
 class Candles(msgspec.Struct, frozen=True):

@@ -32,6 +32,8 @@ from swapclient.messages import (
 # Numbers of an older epoch that are this much younger are no stragglers: the service has lost its
 # state and counts epochs from the start again.
 RESTARTED_AFTER_MS: Final = 10_000
+# A token's first trade has a number one above a multiple of this.
+FIRST_N_STEP: Final = 2**20
 
 
 class Topic(NamedTuple):
@@ -91,6 +93,11 @@ class StatsCursor:
         return {"epoch": last.epoch, "seq": last.seq}
 
 
+def _before_the_first(n: int) -> int:
+    """What comes before a token's first trade, of any of its trades' `n`."""
+    return (n - 1) // FIRST_N_STEP * FIRST_N_STEP
+
+
 class TradesCursor:
     """A stream: each `n` once and in order; what is left out becomes a Gap."""
 
@@ -103,7 +110,8 @@ class TradesCursor:
         token = message.token or ""
         if message.type == "gap":
             return self._gap(token, read_data(message, Missing))
-        trades = read_data(message, Trades).trades
+        data = read_data(message, Trades)
+        trades = data.trades
         snapshot = message.type == "snapshot"
         events: list[Event] = []
         first = self._n is None
@@ -112,10 +120,15 @@ class TradesCursor:
             self._n, first = None, True
         known = self._n
         fresh = trades if known is None else [each for each in trades if each.n > known]
-        if known is not None and fresh and fresh[0].n > known + 1:
-            events.append(Gap(token, known + 1, fresh[0].n - 1, False, "connection"))
+        following = fresh[0].n if fresh else (data.n or 0) + 1
+        if known is not None:
+            expected = (known or _before_the_first(following)) + 1
+            if following > expected:
+                events.append(Gap(token, expected, following - 1, False, "connection"))
         if fresh:
             self._n, self._offset = fresh[-1].n, fresh[-1].offset
+        elif data.n is not None and (known is None or data.n > known):
+            self._n, self._offset = data.n, None
         if fresh or (snapshot and first):
             events.append(TradesUpdate(token, snapshot and first, fresh))
         return events

@@ -115,6 +115,20 @@ def test_a_gap_comes_before_the_trades_behind_it() -> None:
     assert [each.n for each in rest.trades] == [8, 9, 10, 11]  # type: ignore[union-attr]
 
 
+def test_a_token_without_trades_is_resumed_from_nothing() -> None:
+    reader = Reader(buffer=100)
+    reader.lose()
+    for _ in range(6):
+        reader.node.trade()
+    reader.connect()
+    while reader.pop():
+        pass
+    empty, gap, rest = reader.told
+    assert empty.trades == []  # type: ignore[union-attr]
+    assert gap == Gap(TOKEN, 1, 2, False, "service")
+    assert [each.n for each in rest.trades] == [3, 4, 5, 6]  # type: ignore[union-attr]
+
+
 def test_a_number_that_was_left_out_is_a_gap_of_the_connection() -> None:
     reader = Reader(buffer=100)
     reader.receive(reader.node.trade())

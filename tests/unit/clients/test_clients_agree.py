@@ -30,9 +30,10 @@ TOPICS = [
 ]
 
 
-def trades_message(kind: str, life: int, first: int, count: int) -> dict[str, Any]:
+def trades_message(kind: str, life: int, first: int, count: int, numbered: bool) -> dict[str, Any]:
     rows = [trade(n, life) for n in range(first, first + count)]
-    return {"channel": "trades", "type": kind, "token": TOKEN, "data": {"trades": rows}}
+    data = {"trades": rows} | ({"n": first + count - 1} if numbered else {})
+    return {"channel": "trades", "type": kind, "token": TOKEN, "data": data}
 
 
 def gap_message(first: int, count: int, restarted: bool) -> dict[str, Any]:
@@ -54,7 +55,8 @@ messages = st.one_of(
     st.builds(stats, small, epoch=st.integers(1, 2), stale=st.booleans(),
               as_of=st.sampled_from([1, 9_000, 20_000])),
     st.just({"channel": "token_stats", "type": "update", "token": TOKEN, "data": None}),
-    st.builds(trades_message, kinds, st.integers(1, 2), small, st.integers(0, 6)),
+    st.builds(trades_message, kinds, st.integers(1, 2), small, st.integers(0, 6),
+              st.booleans()),
     st.builds(gap_message, small, small, st.booleans()),
     st.builds(candles_message, kinds, small, st.integers(0, 4), st.integers(5, 9)),
     st.builds(subscribe_ack, small, st.sampled_from(["token_stats", "trades", "candles"]),

@@ -51,7 +51,7 @@ class TradesNode:
 
     def trade(self) -> Message:
         self.log.append(trade(len(self.log) + 1, self.life))
-        return self._message("update", trades=[self.log[-1]])
+        return self._trades("update", [self.log[-1]])
 
     def restart(self) -> None:
         self.life += 1
@@ -63,18 +63,21 @@ class TradesNode:
         ack["req_id"] = request["req_id"]
         resume = request.get("resume", {}).get(TOKEN)
         if resume is None:
-            return [ack, self._message("snapshot", trades=self.ring)]
+            return [ack, self._trades("snapshot", self.ring)]
         n, offset = resume["n"], resume.get("offset")
         same = next((each for each in self.ring if each["n"] == n), None)
         if n > len(self.log) or (same and offset not in {None, same["offset"]}):
             gap = self._message("gap", from_n=n + 1, to_n=None, restarted=True)
-            return [ack, gap, self._message("snapshot", trades=self.ring)]
+            return [ack, gap, self._trades("snapshot", self.ring)]
         answer = [ack]
         first = self.ring[0]["n"] if self.ring else len(self.log) + 1
         if n + 1 < first:
             answer.append(self._message("gap", from_n=n + 1, to_n=first - 1, restarted=False))
         behind = [each for each in self.ring if each["n"] > n]
-        return [*answer, self._message("update", trades=behind)] if behind else answer
+        return [*answer, self._trades("update", behind)] if behind else answer
+
+    def _trades(self, kind: str, trades: list[Message]) -> Message:
+        return self._message(kind, n=len(self.log), trades=trades)
 
     @staticmethod
     def _message(kind: str, **data: Any) -> Message:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from aggregator.pipeline.pace import Pace
@@ -17,7 +19,7 @@ def test_the_more_patches_the_longer_they_are_gathered(patches: int, gap_ms: int
         pace.published(patches, now_ms)
         now_ms = pace.next_at
         instants.append(now_ms)
-    assert [b - a for a, b in zip(instants, instants[1:], strict=False)] == [gap_ms] * 4
+    assert [after - before for before, after in pairwise(instants)] == [gap_ms] * 4
 
 
 def test_a_little_delay_is_made_good_and_a_long_one_is_not() -> None:

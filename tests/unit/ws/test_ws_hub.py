@@ -455,6 +455,18 @@ async def test_resume_sends_only_what_is_newer() -> None:
     assert [each["type"] for each in client.messages()] == ["ack", "snapshot"]
 
 
+async def test_what_a_client_has_beyond_the_node_is_answered_with_the_row() -> None:
+    hub = node()
+    hub.trade(A)
+    client = await hub.client().enter()
+    for beyond in ({"epoch": 2, "seq": 1}, {"epoch": 1, "seq": 9}):
+        await client.subscribe("token_stats", A, resume=beyond)
+        hub.run(100)
+        ack, snapshot = client.messages()
+        assert "resumed" not in ack
+        assert (snapshot["type"], snapshot["epoch"], snapshot["seq"]) == ("snapshot", 1, 1)
+
+
 async def test_an_unknown_token_is_null_until_it_trades() -> None:
     hub = node()
     client = await hub.client().enter()

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aggregator.contracts.batch import TRADES_A_MINUTE
 from aggregator.contracts.trades import TokenHistory, TradeBatch
 from api.ws.protocol import INTERVALS
 from api.ws.stream import KEPT, Gap, Step, TokenStream
@@ -124,6 +125,16 @@ def test_a_count_that_began_again_is_told(count: int) -> None:
     assert [each.offset for each in stream.trades] == [each.offset for each in seller.trades[-200:]]
 
 
+def test_an_answer_that_its_trades_overtook_is_no_new_count() -> None:
+    seller = Seller()
+    seller.sell(3)
+    stream = live(seller)
+    behind = TokenHistory("e:t", 0, 1, 3, rows_of(seller.trades), [])
+    stream.batch(seller.sell(2), 0)
+    step = stream.history(behind, AS_OF, 0)
+    assert (step.gap, stream.n) == (None, 5)
+
+
 def test_an_older_owner_is_not_heard() -> None:
     seller = Seller()
     seller.sell(3)
@@ -150,11 +161,11 @@ def test_a_token_that_nobody_knows_starts_with_its_first_trade() -> None:
 def test_the_first_trade_may_have_any_number() -> None:
     seller = Seller()
     stream = live(seller)
-    first = trade(5_000_001)
+    first = trade(5 * TRADES_A_MINUTE + 1)
     stream.batch(seller.batch([first]), 0)
-    known = TokenHistory("e:t", 0, 1, 5_000_001, rows_of([first]), [first])
+    known = TokenHistory("e:t", 0, 1, first.n, rows_of([first]), [first])
     step = stream.history(known, AS_OF, 0)
-    assert (step.gap, [each.n for each in step.trades]) == (None, [5_000_001])
+    assert (step.gap, [each.n for each in step.trades]) == (None, [first.n])
 
 
 @pytest.mark.parametrize(

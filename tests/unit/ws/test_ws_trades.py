@@ -124,6 +124,71 @@ async def test_resume_replays_and_says_what_it_cannot() -> None:
     assert [each["n"] for each in update["data"]["trades"]] == list(range(101, 301))
 
 
+async def test_a_client_that_comes_from_a_faster_node_is_told_nothing_false() -> None:
+    hub, seller = market()
+    seller.sell(5)
+    first = await hub.client().enter()
+    await first.subscribe("trades", A)
+    answer(hub, seller)
+    hub.run(200)
+    ahead = await hub.client().enter("ahead")
+    late = seller.sell(2)  # which the other node has told already
+    await ahead.subscribe("trades", A, resume={"n": 7, "offset": 70})
+    hub.run(100)
+    assert [each["type"] for each in ahead.messages()] == ["ack"]
+    deliver(hub, late)
+    deliver(hub, seller.sell(1))
+    hub.run(100)
+    (update,) = ahead.messages()
+    assert (update["type"], [each["n"] for each in update["data"]["trades"]]) == ("update", [8])
+
+
+async def test_only_the_owner_can_say_that_the_count_began_again() -> None:
+    hub, seller = market()
+    seller.sell(5)
+    first = await hub.client().enter()
+    await first.subscribe("trades", A)
+    answer(hub, seller)
+    hub.run(200)
+    other = await hub.client().enter("other")
+    for _ in range(20):
+        await other.subscribe("trades", A, resume={"n": 9})
+    hub.run(100)
+    assert {each["type"] for each in other.messages()} == {"ack"}
+    deliver(hub, seller.sell(1))
+    hub.run(1_000)
+    assert len(first.messages("update")) == 1, "the others wait for nothing"
+    hub.streams.tick(hub.now)
+    answer(hub, seller)
+    assert asked(hub) == []
+    hub.run(100)
+    gap, snapshot = (each for each in other.messages() if each["type"] != "heartbeat")
+    assert gap["data"] == {"from_n": 10, "to_n": None, "restarted": True}
+    assert snapshot["data"]["n"] == 6
+
+
+async def test_a_token_without_trades_is_resumed_from_nothing() -> None:
+    hub, seller = market()
+    client = await hub.client().enter()
+    await client.subscribe("trades", A)
+    answer(hub, seller)
+    hub.run(100)
+    _, snapshot = client.messages()
+    assert snapshot["data"] == {"n": 0, "trades": []}
+    await client.subscribe("trades", A, resume={"n": 0})
+    hub.run(100)
+    (ack,) = client.messages()
+    assert ack["resumed"] is True
+    deliver(hub, seller.sell(250))
+    hub.run(100)
+    assert numbers(client) == list(range(1, 251))
+    await client.subscribe("trades", A, resume={"n": 0})
+    hub.run(100)
+    _, gap, update = client.messages()
+    assert gap["data"] == {"from_n": 1, "to_n": 50, "restarted": False}
+    assert [each["n"] for each in update["data"]["trades"]] == list(range(51, 251))
+
+
 async def test_a_count_that_began_again_is_a_gap_and_a_snapshot() -> None:
     hub, seller = market()
     seller.sell(5)
