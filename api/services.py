@@ -22,6 +22,7 @@ from api.board.feed import Feed
 from api.board.overview import OverviewReader
 from api.board.saved import SavedRowsReader
 from api.history import History
+from api.http.overviews import OverviewAnswers
 from api.registry.follow import RegistryFollower
 from api.registry.listing import RegistryState
 from api.security.access import Access, default_limits
@@ -50,6 +51,7 @@ class Services:
     board: Board
     feed: Feed
     overview: OverviewReader
+    overviews: OverviewAnswers
     history: History
     keys: KeySource
     tokens: Verifier
@@ -133,6 +135,7 @@ def build(
         board=board,
         feed=feed,
         overview=overview,
+        overviews=OverviewAnswers(overview),
         history=History(HistoryReader(config.clickhouse_url) if config.clickhouse_url else None),
         keys=keys,
         tokens=Verifier(keys, config.jwt_issuer, config.jwt_audience, config.jwt_leeway_ms, access),

@@ -202,7 +202,9 @@ def usd_text(micros: int) -> str:
 
 
 def usd_micros(text: str) -> int:
-    """The inverse of `usd_text`, exact."""
+    """The inverse of `usd_text`, exact; any other decimal is cut to micro-USD."""
+    if text[-7:-6] == ".":
+        return int(text.replace(".", ""))
     return int(Decimal(text) * MICROS_PER_USD)
 
 

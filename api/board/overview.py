@@ -1,7 +1,7 @@
 """The overview: totals and top tokens of the board for one window, filtered and sorted.
 
-Pure; reads the board's rows. Sums are exact, in micro-USD. A row's figures are parsed once and
-kept until the row changes, so that a query costs a pass over the rows and no parsing.
+Pure; asks `api.board.columns`, which keep the board's numbers in arrays. Sums are exact, in
+micro-USD.
 
 Pages go on by keyset: behind the place (value, token id) of the last token of the page before, not
 behind so many tokens. So a token whose value did not change is on exactly one page however the
@@ -12,47 +12,20 @@ for which both could be avoided, short of showing old numbers.
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterable
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Final
 
 import msgspec
+import numpy as np
 
-from aggregator.contracts.stats import usd_micros, usd_text
+from aggregator.contracts.stats import usd_text
 from api.board.board import Board
+from api.board.columns import ORDERS, SORTS, Columns, Mask, Order, Place, Slots, Sort
 from api.board.row import TokenRow
 
-Sort = Literal[
-    "volume_usd",
-    "buy_volume_usd",
-    "sell_volume_usd",
-    "net_volume_usd",
-    "trades",
-    "buys",
-    "sells",
-    "traders",
-    "buyers",
-    "sellers",
-    "price_change_pct",
-    "last_trade_at",
-]
-Order = Literal["asc", "desc"]
+__all__ = ["ORDERS", "SORTS", "Order", "Overview", "OverviewReader", "Place", "Sort", "Totals"]
 
-SORTS: Final = get_args(Sort)
-ORDERS: Final = get_args(Order)
 MAX_LIMIT: Final = 500
-
-
-class Place(NamedTuple):
-    """Where a token stands in a sorted list: behind every place that is less.
-
-    `value` is the sorted number, negative where the order is descending; an unknown one stands
-    behind all.
-    """
-
-    unknown: bool
-    value: float
-    token_id: str
+_INT64_MAX: Final = np.iinfo(np.int64).max
 
 
 class OverviewQuery(msgspec.Struct, frozen=True):
@@ -96,120 +69,79 @@ class Overview(msgspec.Struct, frozen=True):
     next_cursor: str | None = None
 
 
-class _Figures(NamedTuple):
-    """A row's numbers of one window, USD in micro-USD; the names are those of `Sort`."""
-
-    row: TokenRow
-    trades: int
-    traders: int
-    buyers: int
-    sellers: int
-    buys: int
-    sells: int
-    volume_usd: int
-    buy_volume_usd: int
-    sell_volume_usd: int
-    net_volume_usd: int
-    price_change_pct: float | None
-    last_trade_at: int | None
-
-
 class OverviewReader:
     """Answers overview queries from a board."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
-        self._parsed: dict[str, dict[str, _Figures]] = {}
+        self._columns = Columns(board)
+        self._as_of: int | None = None
 
     def read(self, query: OverviewQuery, now_ms: int) -> Overview:
         """The overview as the board is now. Ties are in order of token id, unknowns come last."""
         return self.page(query, now_ms, None)[0]
 
     def page(
-        self, query: OverviewQuery, now_ms: int, after: Place | None
+        self, query: OverviewQuery, now_ms: int, after: Place | None, *, fresh: bool = True
     ) -> tuple[Overview, Place | None]:
-        """The tokens behind the place `after`, and the place of the last where there are more."""
-        matching = [each for each in self._figures(query.window) if _matches(each, query)]
-        places = ((_place(each, query), each.row) for each in matching)
-        if after is not None:
-            places = (each for each in places if each[0] > after)
-        # Places differ, so rows are never compared.
-        found = heapq.nsmallest(query.limit + 1, places)
+        """The tokens behind the place `after`, and the place of the last where there are more.
+
+        Not `fresh`, its numbers are those of the last one that was: all who are content with them
+        share the work of taking over what changed on the board.
+        """
+        if fresh:
+            self._columns.catch_up()
+            self._as_of = self._board.as_of()
+        matching = self._matching(query)
+        ordered = self._columns.ordered(query.window, query.sort, query.order)
+        begin = 0 if after is None else self._columns.behind(ordered, after)
+        found = begin + np.flatnonzero(matching[ordered.slots[begin:]])[: query.limit + 1]
         top = found[: query.limit]
+        more = len(found) > query.limit
         stale = self._board.stale_partitions(now_ms)
+        rows = map(self._columns.row, ordered.slots[top].tolist())
         overview = Overview(
-            as_of=self._board.as_of(),
+            as_of=self._as_of,
             window=query.window,
-            totals=_totals(matching),
-            tokens=[_with_staleness(row, stale) for _, row in top],
+            totals=self._totals(query.window, matching),
+            tokens=[_with_staleness(row, stale) for row in rows],
             stale=bool(stale) or not self._board.partitions_known(),
         )
-        return overview, top[-1][0] if len(found) > query.limit else None
+        return overview, self._columns.place(ordered, int(top[-1])) if more else None
 
-    def _figures(self, window: str) -> Iterable[_Figures]:
-        rows = self._board.rows
-        before = self._parsed.get(window, {})
-        parsed: dict[str, _Figures] = {}
-        for token_id, row in rows.items():
-            known = before.get(token_id)
-            if known is not None and known.row is row:
-                parsed[token_id] = known
-            elif (figures := _parse(row, window)) is not None:
-                parsed[token_id] = figures
-        self._parsed[window] = parsed
-        return parsed.values()
+    def _matching(self, query: OverviewQuery) -> Mask:
+        window = self._columns.window(query.window)
+        mask = window.held
+        if query.min_trades:
+            mask = mask & (window.whole("trades") >= query.min_trades)
+        if query.min_volume_micros:
+            least = min(query.min_volume_micros, _INT64_MAX)
+            mask = mask & (window.whole("volume_usd") >= least)
+        if query.chain is not None:
+            mask = mask & self._columns.of_chain(query.chain)
+        return self._columns.containing(query.q, mask) if query.q else mask
 
+    def _totals(self, window: str, matching: Mask) -> Totals:
+        columns = self._columns.window(window)
 
-def _parse(row: TokenRow, window: str) -> _Figures | None:
-    stats = row.windows.get(window)
-    if stats is None:
-        return None
-    return _Figures(
-        row=row,
-        trades=stats.trades,
-        traders=stats.traders,
-        buyers=stats.buyers,
-        sellers=stats.sellers,
-        buys=stats.buys,
-        sells=stats.sells,
-        volume_usd=usd_micros(stats.volume_usd),
-        buy_volume_usd=usd_micros(stats.buy_volume_usd),
-        sell_volume_usd=usd_micros(stats.sell_volume_usd),
-        net_volume_usd=usd_micros(stats.net_volume_usd),
-        price_change_pct=stats.price_change_pct,
-        last_trade_at=row.last_trade_at,
-    )
+        def total(name: str) -> int:
+            return _sum(columns.whole(name)[matching])
+
+        return Totals(
+            tokens=int(np.count_nonzero(matching)),
+            trades=total("trades"),
+            buys=total("buys"),
+            sells=total("sells"),
+            volume_usd=usd_text(total("volume_usd")),
+            buy_volume_usd=usd_text(total("buy_volume_usd")),
+            sell_volume_usd=usd_text(total("sell_volume_usd")),
+        )
 
 
-def _matches(figures: _Figures, query: OverviewQuery) -> bool:
-    row = figures.row
-    if figures.trades < query.min_trades or figures.volume_usd < query.min_volume_micros:
-        return False
-    if query.chain is not None and row.chain != query.chain:
-        return False
-    if not query.q:
-        return True
-    wanted = query.q.casefold()
-    return wanted in row.token_id.casefold() or wanted in (row.symbol or "").casefold()
-
-
-def _place(figures: _Figures, query: OverviewQuery) -> Place:
-    value = getattr(figures, query.sort)
-    if value is None:
-        return Place(True, 0, figures.row.token_id)
-    return Place(False, -value if query.order == "desc" else value, figures.row.token_id)
-
-
-def _totals(matching: list[_Figures]) -> Totals:
-    return Totals(
-        tokens=len(matching),
-        trades=sum(each.trades for each in matching),
-        buys=sum(each.buys for each in matching),
-        sells=sum(each.sells for each in matching),
-        volume_usd=usd_text(sum(each.volume_usd for each in matching)),
-        buy_volume_usd=usd_text(sum(each.buy_volume_usd for each in matching)),
-        sell_volume_usd=usd_text(sum(each.sell_volume_usd for each in matching)),
-    )
+def _sum(values: Slots) -> int:
+    """Exact, where the sum is beyond int64 too."""
+    high, low = values >> 32, values & 0xFFFF_FFFF
+    return (int(high.sum()) << 32) + int(low.sum())
 
 
 def _with_staleness(row: TokenRow, stale: set[int]) -> TokenRow:

@@ -21,9 +21,23 @@ def tagged(request: HttpRequest, value: object, etag: str | None = None) -> Http
 
     Without a tag it is a hash of the answer, so equal answers of two nodes have one tag.
     """
-    response = json(value)
-    if etag is None:
-        etag = f'"{hashlib.blake2b(response.content, digest_size=12).hexdigest()}"'
+    content = _encode(value)
+    return answered(request, content, tag_of(content) if etag is None else etag)
+
+
+def encoded(value: object) -> bytes:
+    """The value in JSON."""
+    return _encode(value)
+
+
+def tag_of(content: bytes) -> str:
+    """The tag of an answer: of its bytes alone."""
+    return f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'
+
+
+def answered(request: HttpRequest, content: bytes, etag: str) -> HttpResponse:
+    """An answer in JSON that is made already, or 304 where the client has it by that tag."""
+    response = HttpResponse(content, content_type="application/json")
     response.headers["ETag"] = etag
     conditional = get_conditional_response(request, etag=etag, response=response)
     assert isinstance(conditional, HttpResponse)

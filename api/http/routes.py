@@ -10,7 +10,6 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import msgspec
 from django.http import HttpRequest, HttpResponse
 from ninja import NinjaAPI, Query
 from ninja.errors import ValidationError
@@ -19,9 +18,8 @@ from aggregator.version import VERSION
 from api.board.overview import Overview
 from api.board.row import TokenRow
 from api.http import examples, history
-from api.http.answers import json, tagged
+from api.http.answers import answered, json, tagged
 from api.http.batch import MOST_TOKENS, BatchParams, TokenBatch, ids_of
-from api.http.cursors import cursor_of
 from api.http.docs import anybody, docs
 from api.http.openapi import answers, description_of
 from api.http.openapi import tagged as with_etag
@@ -73,10 +71,8 @@ async def overview(request: HttpRequest, params: Query[OverviewPageParams]) -> H
     """
     parts = services()
     query = params.query([name for name, _ in parts.config.windows])
-    found, last = parts.overview.page(query, parts.now_ms(), params.after(query))
-    if last is not None:
-        found = msgspec.structs.replace(found, next_cursor=cursor_of(last, query))
-    return tagged(request, found)
+    answer = parts.overviews.answer(query, params.after(query), parts.now_ms())
+    return answered(request, answer.content, answer.etag)
 
 
 @api.get(

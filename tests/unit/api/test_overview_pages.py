@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aggregator.contracts.stats import usd_micros, usd_text
 from api.board.board import Board
+from api.board.columns import Columns
 from api.board.overview import ORDERS, SORTS, OverviewQuery, OverviewReader, Place
 from api.board.row import TokenRow
+from api.registry.listing import Listing
 from tests.unit.api.samples import Owner, row, window
 
 Rows = list[tuple[int, int, int, int, float | None, int | None]]
@@ -79,3 +82,77 @@ def test_every_sort_is_a_number_of_the_answer(sort: str) -> None:
     board = board_of([(1_000_000, 2_000_000, 1, 2, 3.5, 9)])
     (listed,) = board.rows.values()
     assert number(listed, sort) is not None
+
+
+Step = tuple[str, int, int, int, str | None]
+_steps = st.lists(
+    st.tuples(
+        st.sampled_from(["trade", "trade", "trade", "forget", "hide", "show", "read"]),
+        st.integers(0, 9), st.integers(0, 9), _small, st.sampled_from([None, "aB", "zz"]),
+    ),
+    max_size=40,
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    _steps, st.sampled_from(SORTS), st.sampled_from(ORDERS), st.none() | st.sampled_from("ab"),
+    _small, st.integers(0, 6), st.sampled_from(["", "AB", "a:3", "none"]),
+)  # fmt: skip
+def test_after_any_changes_it_is_what_a_plain_pass_over_the_rows_says(
+    steps: list[Step], sort: str, order: str, chain: str | None, trades: int, usd: int, q: str
+) -> None:
+    board = board_of([])
+    reader = OverviewReader(board)
+    query = OverviewQuery(
+        window="24h", sort=sort, order=order, chain=chain, min_trades=trades,  # type: ignore[arg-type]
+        min_volume_micros=usd * 1_000_000, q=q, limit=4,
+    )  # fmt: skip
+    hidden: dict[str, Listing] = {}
+    for seq, (what, token, volume, count, symbol) in enumerate(steps, 1):
+        token_id = f"{'ab'[token % 2]}:{token}"
+        made = row(token_id, seq=seq, symbol=symbol, stats=window(volume * 1_000_000, 0, count))
+        if what == "trade":
+            board.show(made)
+        elif what == "forget":
+            board.show(msgspec.structs.replace(made, windows={}))
+        elif what == "read":
+            reader.read(query, 0)
+        else:
+            hidden[token_id] = Listing(seq, hidden=what == "hide")
+            board.take_listings(dict(hidden))
+    matching = [
+        each for each in board.rows.values()
+        if chain in {None, each.chain}
+        and (stats := each.windows["24h"]).trades >= trades
+        and usd_micros(stats.volume_usd) >= usd * 1_000_000
+        and (q.casefold() in each.token_id or q.casefold() in (each.symbol or "").casefold())
+    ]  # fmt: skip
+    sign = -1 if order == "desc" else 1
+    wanted = sorted(
+        matching,
+        key=lambda each: ((v := number(each, sort)) is None, sign * (v or 0), each.token_id),
+    )
+    page, after = reader.page(query, 0, None)
+    assert page.tokens == wanted[:4]
+    assert (after is not None) == (len(wanted) > 4)
+    assert page.totals.tokens == len(wanted)
+    whole = sum(usd_micros(each.windows["24h"].volume_usd) for each in matching)
+    assert page.totals.volume_usd == usd_text(whole)
+    assert page.totals.trades == sum(each.windows["24h"].trades for each in matching)
+
+
+def test_sums_are_exact_beyond_64_bits() -> None:
+    board = board_of([(9 * 10**18, 0, 1, 0, None, None)] * 5)
+    totals = OverviewReader(board).read(OverviewQuery("24h"), 0).totals
+    assert usd_micros(totals.volume_usd) == 45 * 10**18
+
+
+def test_tokens_that_come_and_go_unasked_do_not_heap_up() -> None:
+    board = board_of([])
+    columns = Columns(board)
+    for number in range(10_000):
+        made = row(f"c:{number}", seq=number + 1)
+        board.show(made)
+        board.show(msgspec.structs.replace(made, windows={}))
+    assert len(columns._changed) < 2_000

@@ -17,6 +17,7 @@ from aggregator.contracts.stats import Tallies
 from aggregator.version import VERSION
 from api.http.batch import ids_of
 from api.http.compression import takes_gzip
+from api.http.overviews import FLUSH_MS
 from api.registry.listing import Listing
 from tests.unit.api.rest_site import IBC, Site, body, filled, ids, problem
 from tests.unit.api.samples import AS_OF, Owner, row, window
@@ -157,6 +158,10 @@ async def test_the_overview_has_a_tag(site: Site) -> None:
     again = await site.get("/api/overview", **{"If-None-Match": first.headers["ETag"]})
     assert (again.status_code, again.content) == (304, b"")
     site.board.patch(owners[0].trade("ethereum:0xbb"), site.now_ms)
+    site.now_ms += FLUSH_MS - 1
+    shared = await site.get("/api/overview", **{"If-None-Match": first.headers["ETag"]})
+    assert shared.status_code == 304, "numbers are taken over once a flush"
+    site.now_ms += 1
     changed = await site.get("/api/overview", **{"If-None-Match": first.headers["ETag"]})
     assert changed.status_code == 200
 

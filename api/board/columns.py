@@ -1,0 +1,270 @@
+"""The board's numbers in columns, an array a number, for questions about many tokens at once.
+
+Each token has a slot; a slot of one that went is used again. `catch_up` takes over what changed on
+the board since the last time, so between two calls the numbers stand still. Sorted orders are kept
+until then, so that all questions of one sort share one sorting. Pure, like the board.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Literal, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator.contracts.stats import usd_micros
+from api.board.board import Board
+from api.board.row import TokenRow
+
+Sort = Literal[
+    "volume_usd",
+    "buy_volume_usd",
+    "sell_volume_usd",
+    "net_volume_usd",
+    "trades",
+    "buys",
+    "sells",
+    "traders",
+    "buyers",
+    "sellers",
+    "price_change_pct",
+    "last_trade_at",
+]
+Order = Literal["asc", "desc"]
+Slots = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+SORTS: Final = get_args(Sort)
+ORDERS: Final = get_args(Order)
+
+_WHOLE: Final = tuple(name for name in SORTS if name != "price_change_pct")
+_LEAST: Final = np.iinfo(np.int64).min
+_MOST: Final = np.iinfo(np.int64).max
+_FIRST_CAPACITY: Final = 1_024
+# Stands between id and symbol; no id holds whitespace.
+_BETWEEN: Final = "\n"
+
+
+class Place(NamedTuple):
+    """Where a token stands in a sorted list: behind every place that is less.
+
+    `value` is the sorted number, negative where the order is descending; an unknown one stands
+    behind all.
+    """
+
+    unknown: bool
+    value: float
+    token_id: str
+
+
+class Ordered(NamedTuple):
+    """Every token of a window in one order: their slots, and by what they are sorted."""
+
+    slots: Slots
+    keys: NDArray[Any]
+
+
+class Columns:
+    """The rows of `board` as they were when `catch_up` was last called."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._changed = set(board.rows)
+        board.listen(self._note)
+        self._slots: dict[str, int] = {}
+        self._free: list[int] = []
+        self._rows: list[TokenRow | None] = []
+        self._texts: list[str] = []
+        self._chain_numbers: dict[str, int] = {}
+        self._chains = np.zeros(_FIRST_CAPACITY, np.int32)
+        self._ids: list[str] = []
+        self._by_id: Slots = np.zeros(0, np.int64)
+        self._windows: dict[str, _Window] = {}
+
+    def catch_up(self) -> None:
+        """Be as the board is now."""
+        if not self._changed:
+            return
+        changed, self._changed = self._changed, set()
+        known = self._slots.keys()
+        gone = [token_id for token_id in changed if token_id not in self._board.rows]
+        new = [token_id for token_id in changed - known if token_id in self._board.rows]
+        self._let_go([token_id for token_id in gone if token_id in known])
+        self._take_in(new)
+        slots = [self._slots[token_id] for token_id in changed if token_id in self._slots]
+        for slot, row in ((self._slots[t], self._board.rows[t]) for t in changed & known):
+            self._rows[slot] = row
+            self._texts[slot] = f"{row.token_id}{_BETWEEN}{row.symbol or ''}".casefold()
+        if gone or new:
+            self._ids.sort()
+            self._by_id = np.fromiter(map(self._slots.__getitem__, self._ids), np.int64)
+        for name, window in self._windows.items():
+            window.put(slots, [self.row(slot) for slot in slots], name)
+
+    def window(self, name: str) -> _Window:
+        """The columns of a window; made when first asked for."""
+        window = self._windows.get(name)
+        if window is None:
+            window = self._windows[name] = _Window(len(self._chains))
+            slots = list(self._slots.values())
+            window.put(slots, [self.row(slot) for slot in slots], name)
+        return window
+
+    def row(self, slot: int) -> TokenRow:
+        """The row of a slot in use."""
+        row = self._rows[slot]
+        assert row is not None
+        return row
+
+    def of_chain(self, chain: str) -> Mask:
+        """The slots of a chain's tokens."""
+        mask: Mask = self._chains == self._chain_numbers.get(chain, -1)
+        return mask
+
+    def containing(self, text: str, among: Mask) -> Mask:
+        """Those of the slots whose token id or symbol holds the text, in any case."""
+        wanted, texts = text.casefold(), self._texts
+        mask = among.copy()
+        found = np.flatnonzero(among)
+        mask[found] = np.fromiter((wanted in texts[slot] for slot in found.tolist()), np.bool_)
+        return mask
+
+    def ordered(self, name: str, sort: Sort, order: Order) -> Ordered:
+        """The tokens of a window in that order; ties are in order of token id."""
+        return self.window(name).ordered(sort, order, self._by_id)
+
+    def place(self, ordered: Ordered, index: int) -> Place:
+        """Where the token at `index` of an order stands."""
+        token_id = self.row(int(ordered.slots[index])).token_id
+        key = ordered.keys[index].item()
+        if key == _MOST or math.isnan(key):
+            return Place(True, 0, token_id)
+        return Place(False, key, token_id)
+
+    def behind(self, ordered: Ordered, place: Place) -> int:
+        """The index in an order of the first token behind the place, which need not be one's."""
+        keys = ordered.keys
+        unknown = np.nan if keys.dtype == np.float64 else _MOST
+        value = unknown if place.unknown else place.value
+        first, behind = (int(np.searchsorted(keys, value, side)) for side in ("left", "right"))
+        ties: Sequence[int] = ordered.slots  # type: ignore[assignment]
+        return bisect_right(
+            ties, place.token_id, first, behind, key=lambda slot: self.row(slot).token_id
+        )
+
+    def _note(self, token_id: str) -> None:
+        self._changed.add(token_id)
+        # Where nobody asks, the ids of tokens that came and went must not heap up.
+        if len(self._changed) > 2 * (len(self._board.rows) + len(self._slots)) + _FIRST_CAPACITY:
+            self._changed = {t for t in self._changed if t in self._board.rows or t in self._slots}
+
+    def _let_go(self, token_ids: Iterable[str]) -> None:
+        gone = set(token_ids)
+        for token_id in gone:
+            slot = self._slots.pop(token_id)
+            self._free.append(slot)
+            self._rows[slot] = None
+            self._texts[slot] = ""
+            self._chains[slot] = -1
+            for window in self._windows.values():
+                window.held[slot] = False
+        if gone:
+            self._ids = [token_id for token_id in self._ids if token_id not in gone]
+
+    def _take_in(self, token_ids: Iterable[str]) -> None:
+        for token_id in token_ids:
+            slot = self._free.pop() if self._free else self._new_slot()
+            self._slots[token_id] = slot
+            self._ids.append(token_id)
+            chain = self._board.rows[token_id].chain
+            number = self._chain_numbers.setdefault(chain, len(self._chain_numbers))
+            self._chains[slot] = number
+
+    def _new_slot(self) -> int:
+        slot = len(self._rows)
+        self._rows.append(None)
+        self._texts.append("")
+        if slot == len(self._chains):
+            self._chains = np.concatenate([self._chains, np.full(slot, -1, np.int32)])
+            for window in self._windows.values():
+                window.grow(slot)
+        return slot
+
+
+class _Window:
+    """One window's numbers; `held` are the slots of tokens that have the window."""
+
+    def __init__(self, capacity: int) -> None:
+        self.held: Mask = np.zeros(capacity, np.bool_)
+        self._whole = np.zeros((len(_WHOLE), capacity), np.int64)
+        self._change = np.full(capacity, np.nan)
+        self._orders: dict[tuple[Sort, Order], Ordered] = {}
+
+    def whole(self, name: str) -> Slots:
+        """A column of integers, USD in micro-USD."""
+        column: Slots = self._whole[_WHOLE.index(name)]
+        return column
+
+    def put(self, slots: list[int], rows: list[TokenRow], name: str) -> None:
+        """Take over these rows."""
+        self._orders.clear()
+        numbers = [_numbers(row, name) for row in rows]
+        with_it = [slot for slot, each in zip(slots, numbers, strict=True) if each is not None]
+        self.held[slots] = False
+        if with_it:
+            found = [each for each in numbers if each is not None]
+            self.held[with_it] = True
+            self._whole[:, with_it] = np.array([whole for whole, _ in found], np.int64).T
+            self._change[with_it] = [change for _, change in found]
+
+    def grow(self, by: int) -> None:
+        """More slots."""
+        self.held = np.concatenate([self.held, np.zeros(by, np.bool_)])
+        self._whole = np.concatenate([self._whole, np.zeros((len(_WHOLE), by), np.int64)], axis=1)
+        self._change = np.concatenate([self._change, np.full(by, np.nan)])
+
+    def ordered(self, sort: Sort, order: Order, by_id: Slots) -> Ordered:
+        """The slots of `by_id` that have the window, sorted; equal ones stay as they are."""
+        made = self._orders.get((sort, order))
+        if made is None:
+            slots = by_id[self.held[by_id]]
+            keys = self._keys(sort, order)[slots]
+            sorting = np.argsort(keys, kind="stable")
+            made = self._orders[sort, order] = Ordered(slots[sorting], keys[sorting])
+        return made
+
+    def _keys(self, sort: Sort, order: Order) -> NDArray[Any]:
+        if sort == "price_change_pct":
+            return -self._change if order == "desc" else self._change
+        values = self.whole(sort)
+        return np.where(values == _LEAST, _MOST, -values if order == "desc" else values)
+
+
+def _numbers(row: TokenRow, window: str) -> tuple[tuple[int, ...], float] | None:
+    """The row's numbers in the order of _WHOLE, and its price change; None without the window."""
+    stats = row.windows.get(window)
+    if stats is None:
+        return None
+    whole = (
+        _fitting(usd_micros(stats.volume_usd)),
+        _fitting(usd_micros(stats.buy_volume_usd)),
+        _fitting(usd_micros(stats.sell_volume_usd)),
+        _fitting(usd_micros(stats.net_volume_usd)),
+        stats.trades,
+        stats.buys,
+        stats.sells,
+        stats.traders,
+        stats.buyers,
+        stats.sellers,
+        _LEAST if row.last_trade_at is None else row.last_trade_at,
+    )
+    change = stats.price_change_pct
+    return whole, np.nan if change is None else change
+
+
+def _fitting(micros: int) -> int:
+    """USD of a window that are beyond int64 count as the most that fits."""
+    return min(max(micros, -_MOST + 1), _MOST - 1)
