@@ -18,6 +18,7 @@ from django.urls import URLPattern, path
 
 from aggregator.dead_letters_admin import DeadLetterAdmin
 from aggregator.models import ClickHouseHealth
+from aggregator.read_only_admin import ReadOnlyAdmin
 from aggregator.stores.clickhouse.health import Report, Verdict, report
 
 __all__ = ["ClickHouseHealthAdmin", "DeadLetterAdmin"]
@@ -36,25 +37,13 @@ else:  # generic for the type checker alone
 
 
 @admin.register(ClickHouseHealth)
-class ClickHouseHealthAdmin(_ModelAdmin):
+class ClickHouseHealthAdmin(ReadOnlyAdmin, _ModelAdmin):
     """For staff with the permission `aggregator.view_clickhousehealth`; nothing to edit."""
 
     def get_urls(self) -> list[URLPattern]:
         """The page alone: there is no table behind it to add to or to change."""
         page = self.admin_site.admin_view(self.changelist_view)
         return [path("", page, name="aggregator_clickhousehealth_changelist")]
-
-    def has_add_permission(self, _request: HttpRequest) -> bool:
-        """Nobody."""
-        return False
-
-    def has_change_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Nobody."""
-        return False
-
-    def has_delete_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Nobody."""
-        return False
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None

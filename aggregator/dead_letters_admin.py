@@ -27,6 +27,7 @@ from aggregator.ingest.dead_letter_log import DeadLetterLog, Letter, Position, r
 from aggregator.ingest.decode import REASONS
 from aggregator.ingest.topics import count_partitions
 from aggregator.models import DeadLetter
+from aggregator.read_only_admin import ReadOnlyAdmin
 
 if TYPE_CHECKING:
     _Letters = admin.ModelAdmin[DeadLetter]
@@ -41,20 +42,11 @@ log = structlog.get_logger(__name__)
 
 
 @admin.register(DeadLetter)
-class DeadLetterAdmin(_Letters):
-    """To look: `aggregator.view_deadletter`; to replay: `aggregator.replay_deadletter`."""
+class DeadLetterAdmin(ReadOnlyAdmin, _Letters):
+    """To look: `aggregator.view_deadletter`; to replay: `aggregator.replay_deadletter`.
 
-    def has_add_permission(self, _request: HttpRequest) -> bool:
-        """Nobody."""
-        return False
-
-    def has_change_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Nobody."""
-        return False
-
-    def has_delete_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Nobody; Kafka forgets them after KAFKA_DLQ_RETENTION."""
-        return False
+    Nobody deletes one: Kafka forgets them after KAFKA_DLQ_RETENTION.
+    """
 
     def get_urls(self) -> list[URLPattern]:
         """The list, one letter, and replaying."""

@@ -17,6 +17,7 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 
 from aggregator.contracts.stats import ArchiveStatus
+from aggregator.read_only_admin import ReadOnlyAdmin
 from api.board.board import PartitionStatus
 from api.board.rates import Rate
 from api.http.status import Status, status_of
@@ -74,25 +75,13 @@ class ArchiveRow(msgspec.Struct, frozen=True):
 
 
 @admin.register(Pipeline)
-class PipelineAdmin(_Pipeline):
+class PipelineAdmin(ReadOnlyAdmin, _Pipeline):
     """For staff with the permission `api.view_pipeline`; nothing to edit."""
 
     def get_urls(self) -> list[URLPattern]:
         """The page alone: there is no table behind it to add to or to change."""
         page = self.admin_site.admin_view(self.changelist_view)
         return [path("", page, name="api_pipeline_changelist")]
-
-    def has_add_permission(self, _request: HttpRequest) -> bool:
-        """Nobody."""
-        return False
-
-    def has_change_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Nobody."""
-        return False
-
-    def has_delete_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Nobody."""
-        return False
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None

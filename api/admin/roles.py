@@ -15,6 +15,8 @@ from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.contrib.auth.models import Group, User
 from django.http import HttpRequest
 
+from aggregator.read_only_admin import ReadOnlyAdmin
+
 _FOR_SUPERUSERS = ("is_superuser", "user_permissions")
 
 admin.site.site_header = admin.site.site_title = "Swap aggregator"
@@ -77,7 +79,7 @@ class RoleAdmin(GroupAdmin):
 
 
 @admin.register(LogEntry)
-class LogEntryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class LogEntryAdmin(ReadOnlyAdmin, admin.ModelAdmin):  # type: ignore[type-arg]
     """What was changed in the admin, when and by whom; nobody can change it here."""
 
     list_display = ("action_time", "user", "content_type", "object_repr", "what")
@@ -90,18 +92,6 @@ class LogEntryAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def what(self, entry: LogEntry) -> str:
         """The change in words."""
         return f"{entry.get_action_flag_display()}: {entry.get_change_message()}"
-
-    def has_add_permission(self, _request: HttpRequest) -> bool:
-        """Nobody."""
-        return False
-
-    def has_change_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Nobody."""
-        return False
-
-    def has_delete_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Nobody."""
-        return False
 
 
 def _is_superuser(request: HttpRequest) -> bool:
