@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
@@ -31,6 +32,13 @@ from tests.processes import wait_until
 ROOT = Path(__file__).parents[1]
 ETHEREUM_DAY = ROOT / "data" / "ethereum_dex_day.ndjson.gz"
 ORIGIN = "http://127.0.0.1"
+
+
+@cache
+def _compile_engine() -> None:
+    """Once a session: in a fresh checkout on a busy machine it takes longer than a test waits."""
+    command = [sys.executable, "manage.py", "compile_engine"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=600)
 
 
 class Service:
@@ -83,6 +91,7 @@ class Service:
 
     def aggregator(self, name: str = "aggregator", *options: str, **env: str) -> Process:
         """Start an aggregator; stop it with `terminate` and `wait`, or `kill`."""
+        _compile_engine()
         command = [sys.executable, "manage.py", "run_aggregator", *options]
         return self._launch(name, command, env)
 
