@@ -1,26 +1,40 @@
-"""schemathesis against a web node that has everything: no 5xx, and answers as they are described.
+"""schemathesis and injections against a web node that has everything: no 5xx, answers as they are
+described, and nothing that a caller writes becomes a command of an engine.
 
 The aggregator counts real swaps and the archive holds them, so that the happy answers are met too.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
 
 import httpx
 import jsonschema
+import nats
 import pytest
+import redis
+from clickhouse_driver import Client
+from nats.aio.msg import Msg
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
+from api.security.demo_issuer import ensure_keys, issue
 from infra.embedded.stack import Stack
 from tests.archived import archive
 from tests.processes import wait_until
 from tests.service import ORIGIN, Service, swap
+from tests.unit.api.injections import MARK, PARAMETERS, PAYLOADS
 
 pytestmark = pytest.mark.engines
 
@@ -31,6 +45,12 @@ CHECKS = (
     "allow_header_conformance,ignored_auth"
 )
 TOKEN_ID = "ethereum:T3"
+SCOPE = "stats:read history:read ops:read ws:connect"
+# What aggregator and web node say on NATS, and the inboxes of their questions.
+_SUBJECT = re.compile(
+    r"_INBOX\.[\w.]+|swaps\.(heartbeat|archive|resync|history)\.\d+"
+    r"|ws\.broadcast\.(token|trades)\.ethereum:T\d"
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +66,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, stack: Stack) -> Iterator[
         made.env["CLICKHOUSE_URL"] = kept.url
         topology = made.manage("ensure_topology")
         assert topology.returncode == 0, topology.stderr
-        made.token = made.manage(
-            "issue_token", "--sub", "fuzz", "--scope", "stats:read history:read ops:read"
-        ).stdout.strip()
+        made.token = made.manage("issue_token", "--sub", "fuzz", "--scope", SCOPE).stdout.strip()
         made.aggregator()
         made.web()
         made.wait_ready(60)
@@ -135,3 +153,103 @@ def test_gzip_and_tags_over_the_wire(service: Service) -> None:
     first = httpx.get(stats, headers={**headers, "Accept-Encoding": "gzip"})
     again = httpx.get(stats, headers={**headers, "If-None-Match": first.headers["ETag"]})
     assert (again.status_code, again.content) == (304, b"")
+
+
+async def test_nothing_that_a_caller_writes_reaches_an_engine_as_a_command(
+    service: Service,
+) -> None:
+    """Every parameter of every route and channel, the subject of a token too."""
+    engines = service.engines
+    before = _held(service)
+    heard: list[str] = []
+
+    async def note(message: Msg) -> None:
+        heard.append(message.subject)
+
+    listener = await nats.connect(engines.nats.url)
+    await listener.subscribe(">", cb=note)
+    await listener.flush()
+    async with httpx.AsyncClient(
+        base_url=f"{ORIGIN}:{service.web_port}",
+        headers={"Authorization": f"Bearer {service.token}"},
+        timeout=30,
+    ) as client:
+        for path, names in PARAMETERS.items():
+            for payload in PAYLOADS:
+                asked = [f"{path.format(quote(payload, safe=''))}"] if "{}" in path else []
+                plain = path.format(quote(TOKEN_ID, safe=""))
+                asked += [f"{plain}?{urlencode({name: payload})}" for name in names]
+                for address in asked:
+                    answer = await client.get(address)
+                    assert answer.status_code in {200, 404, 422}, (address, answer.text)
+                    assert "X-Injected" not in answer.headers
+    await _abuse_the_socket(service)
+    for payload in PAYLOADS:
+        await _ask_as(service, payload)
+    await listener.flush()
+    await listener.close()
+    odd = {each for each in heard if not _SUBJECT.fullmatch(each)}
+    assert heard, "heartbeats at least"
+    assert not odd
+    with redis.Redis.from_url(engines.redis.url) as store:
+        keys = [key.decode("utf-8", "replace") for key in store.scan_iter(count=1_000)]
+    assert {key.split(":")[0] for key in keys} <= {
+        *("dedupe", "snap", "rl", "board", "auth", "registry", "checkin", "control")
+    }
+    assert not [key for key in keys if MARK in key]
+    after = _held(service)
+    assert after == before, "no swap was lost, added or hidden"
+    assert service.get("/healthz").status_code == 200
+
+
+def _held(service: Service) -> tuple[Any, ...]:
+    overview = service.overview()
+    trades = service.get(f"/api/tokens/{TOKEN_ID}/trades").json()["trades"]
+    with redis.Redis.from_url(service.engines.redis.url) as store:
+        markers = sum(1 for _ in store.scan_iter("dedupe:*", count=1_000))
+    with Client.from_url(service.env["CLICKHOUSE_URL"]) as archive:
+        (rows,) = archive.execute("SELECT count() FROM raw_swaps")[0]
+        tables = archive.execute("SHOW TABLES")
+    assert (rows, markers) == (70, 70)
+    return overview["totals"], trades, rows, markers, tables
+
+
+async def _abuse_the_socket(service: Service) -> None:
+    url = f"ws://127.0.0.1:{service.web_port}/ws"
+    token = {"Authorization": f"Bearer {service.token}"}
+    for payload in PAYLOADS:
+        async with connect(url, additional_headers=token) as socket:
+            await socket.recv()
+            asked: list[dict[str, Any]] = [
+                {"method": "subscribe", "channel": channel, "tokens": [payload], **more}
+                for channel, more in (
+                    ("token_stats", {}), ("trades", {}), ("candles", {"interval": "1m"}),
+                )
+            ]  # fmt: skip
+            asked += [
+                {"method": "subscribe", "channel": "overview", name: payload}
+                for name in ("window", "sort", "order", "chain", "q", "req_id")
+            ]
+            asked += [
+                {"method": payload},
+                {"method": "subscribe", "channel": payload, "tokens": [payload]},
+                {"method": "auth", "token": payload},
+            ]
+            for number, each in enumerate(asked):
+                with suppress(ConnectionClosed):
+                    await socket.send(json.dumps({"req_id": str(number), **each}))
+                    async with asyncio.timeout(10):
+                        await socket.recv()
+
+
+async def _ask_as(service: Service, subject: str) -> None:
+    """A token that the issuer signed for such a subject, which becomes a key of the limits."""
+    token = issue(
+        ensure_keys(Path(service.env["ISSUER_DIR"])),
+        subject=subject, issuer="swaps-demo", audience="swaps", scope=SCOPE,
+        issued_at=int(time.time()), ttl_ms=60_000,
+    )  # fmt: skip
+    async with httpx.AsyncClient() as client:
+        url = f"{ORIGIN}:{service.web_port}/api/overview?limit=1"
+        answer = await client.get(url, headers={"Authorization": f"Bearer {token}"})
+    assert answer.status_code in {200, 401}, answer.text
