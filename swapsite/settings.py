@@ -34,14 +34,15 @@ SECRET_KEY = SWAPS.django_secret_key or get_random_secret_key()
 ALLOWED_HOSTS = list(SWAPS.django_allowed_hosts)
 
 INSTALLED_APPS = [
-    "django.contrib.admin",
+    # before the admin, whose look they change
+    "aggregator",
+    "api",
+    "api.operators_site.OperatorsAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
-    "aggregator",
-    "api",
     # for the static files of its Swagger UI
     "ninja",
 ]

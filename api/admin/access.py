@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.models import ADDITION, LogEntry
 from django.db.models import QuerySet
+from django.forms import ModelForm
 from django.http import HttpRequest
 
+from aggregator.config import Config
 from api.models import ApiSubject, Revocation
+from api.security.ratelimit import COST_BATCH, COST_OVERVIEW
 
 if TYPE_CHECKING:
     _Subjects = admin.ModelAdmin[ApiSubject]
@@ -26,6 +30,22 @@ class ApiSubjectAdmin(_Subjects):
     search_fields = ("subject", "notes")
     readonly_fields = ("created_at", "changed_at")
     actions = ("revoke",)
+
+    def get_form(
+        self,
+        request: HttpRequest,
+        obj: ApiSubject | None = None,
+        change: bool = False,
+        **kwargs: Any,
+    ) -> type[ModelForm[ApiSubject]]:
+        """Say what a number limits, and what is in force without it."""
+        kwargs["help_texts"] = _helps(settings.SWAPS)
+        return super().get_form(request, obj, change=change, **kwargs)
+
+    def get_fields(self, request: HttpRequest, obj: ApiSubject | None = None) -> Any:
+        """A new one has no times yet."""
+        fields = super().get_fields(request, obj)
+        return fields if obj else [each for each in fields if each not in self.readonly_fields]
 
     @admin.action(description="Revoke all tokens of the selected subjects", permissions=["change"])
     def revoke(self, request: HttpRequest, queryset: QuerySet[ApiSubject]) -> None:
@@ -62,3 +82,15 @@ class RevocationAdmin(_Revocations):
     ) -> tuple[str, ...]:
         """Who is revoked stays as it was entered."""
         return (*self.readonly_fields, "kind", "value") if obj else self.readonly_fields
+
+
+def _helps(config: Config) -> dict[str, str]:
+    return {
+        "subject": "the `sub` of its tokens",
+        "rate_per_s": "what comes back into its bucket each second: the stats of a token cost 1, "
+        f"an overview {COST_OVERVIEW}, a batch {COST_BATCH}. Empty: {config.rate_per_s}.",
+        "burst": f"what the bucket holds, to be spent at once. Empty: {config.rate_burst}.",
+        "connections": f"WebSockets at once. Empty: {config.ws_subject_connections}.",
+        "subscriptions": f"channels and tokens on one WebSocket. Empty: {config.ws_subscriptions}.",
+        "notes": "for colleagues",
+    }

@@ -20,7 +20,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpRe
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 
 from api.registry import table
 from api.registry.models import RegisteredToken
@@ -85,7 +85,8 @@ class RegisteredTokenAdmin(_Tokens):
     def marks(self, token: RegisteredToken) -> str:
         """The flags that are set, in words."""
         flags = [name for name in ("hidden", "verified", "spam") if getattr(token, name)]
-        return ", ".join(flags) or "-"
+        badges = ((name, name) for name in flags)
+        return format_html_join(" ", '<span class="badge {}">{}</span>', badges) or "-"
 
     @admin.display(description="price, USD")
     def live_price(self, token: RegisteredToken) -> str:

@@ -19,8 +19,6 @@ from aggregator.read_only_admin import ReadOnlyAdmin
 
 _FOR_SUPERUSERS = ("is_superuser", "user_permissions")
 
-admin.site.site_header = admin.site.site_title = "Swap aggregator"
-admin.site.index_title = "Operations"
 admin.site.unregister(User)
 admin.site.unregister(Group)
 
