@@ -63,12 +63,23 @@ class TokenName(NamedTuple):
     symbol: str | None
 
 
+class SwapTexts(NamedTuple):
+    """What of a swap is no number, as in `Swap`, and the `log_index` beside its hash."""
+
+    tx_hash: str
+    log_index: int
+    trader: str | None
+    venue: str | None
+    pool: str | None
+    quote: str | None
+
+
 class SwapBatch(msgspec.Struct, frozen=True, gc=False):
     """Swaps of one partition in log order; every column has one entry a swap.
 
     `swaps` is an array of SWAP, `names` (int32) places in `token_names`, `removed` bool. `markers`
     are joined, MARKER_BYTES each. `swap` gives the whole swap at a place: it is decoded again, so
-    ask for few.
+    ask for few. `texts` gives what the columns lack of it, at a quarter of the cost.
     """
 
     swaps: Array
@@ -78,6 +89,7 @@ class SwapBatch(msgspec.Struct, frozen=True, gc=False):
     removed: Array
     markers: bytes
     swap: Callable[[int], Swap]
+    texts: Callable[[int], SwapTexts]
 
     def __len__(self) -> int:
         return len(self.swaps)
@@ -117,4 +129,10 @@ def batch_of(swaps: Sequence[Swap], offsets: Sequence[int]) -> SwapBatch:
         removed=np.array([swap.removed for swap in swaps], np.bool_),
         markers=b"".join([swap.marker for swap in swaps]),
         swap=swaps.__getitem__,
+        texts=lambda place: texts_of(swaps[place]),
     )
+
+
+def texts_of(swap: Swap) -> SwapTexts:
+    """The texts of a decoded swap."""
+    return SwapTexts(swap.tx_hash, swap.log_index, swap.trader, swap.venue, swap.pool, swap.quote)

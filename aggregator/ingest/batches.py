@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from aggregator.contracts.batch import MARKER_BYTES, SWAP, SwapBatch, TokenName, fill
 from aggregator.errors import DeadLetter
-from aggregator.ingest.fast_decode import SwapDecoder
+from aggregator.ingest.fast_decode import SwapDecoder, accepted_texts
 from aggregator.ingest.identities import identify
 from aggregator.ingest.names import UNKNOWN, Names
 from aggregator.ingest.scan import ABSENT, FIELDS, scan
@@ -69,6 +69,7 @@ class BatchDecoder:
             removed=events.removed,
             markers=events.markers.tobytes(),
             swap=lambda place: self._decode(values[place], timestamps[place]),
+            texts=lambda place: accepted_texts(values[place] or b""),
         )
         if not rejected:
             return Decoded(batch, times, rejected)
@@ -130,6 +131,7 @@ def _only(batch: SwapBatch, kept: Array) -> SwapBatch:
         removed=batch.removed[kept],
         markers=markers[kept].tobytes(),
         swap=lambda place: batch.swap(int(kept[place])),
+        texts=lambda place: batch.texts(int(kept[place])),
     )
 
 

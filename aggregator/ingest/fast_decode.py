@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from aggregator.contracts.batch import SwapTexts
 from aggregator.contracts.event import ATTOS_PER_TOKEN, Swap, marker_of
 from aggregator.errors import DeadLetter
 from aggregator.ingest.decode import (
@@ -41,7 +42,19 @@ class _TextSwap(WireFields, kw_only=True, gc=False):
     price_usd: str | None = None
 
 
+class _Texts(msgspec.Struct, gc=False):
+    """Of a message that was accepted before."""
+
+    tx_hash: str
+    log_index: int
+    trader: str | None = None
+    venue: str | None = None
+    pool: str | None = None
+    quote: str | None = None
+
+
 _decode_wire = msgspec.json.Decoder(_TextSwap).decode
+_decode_texts = msgspec.json.Decoder(_Texts).decode
 
 
 class _Unsure(Exception):
@@ -133,6 +146,19 @@ class SwapDecoder:
             wire.block_number,
             block_hash,
         )
+
+
+def accepted_texts(value: bytes) -> SwapTexts:
+    """The texts of the swap in `value`, which was decoded before."""
+    wire = _decode_texts(value)
+    return SwapTexts(
+        lower_hash(wire.tx_hash),
+        wire.log_index,
+        _label(wire.trader),
+        _label(wire.venue),
+        _label(wire.pool),
+        _label(wire.quote),
+    )
 
 
 def _scaled(text: str, places: int) -> int:

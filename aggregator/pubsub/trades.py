@@ -7,18 +7,23 @@ loop, which only hands over what it has applied.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-from aggregator.contracts.batch import SwapBatch
-from aggregator.contracts.event import Swap
-from aggregator.contracts.stats import decimal_text, token_text, usd_text
+from aggregator.contracts.batch import UNPRICED, SwapBatch
+from aggregator.contracts.event import ATTOS_PER_TOKEN
+from aggregator.contracts.stats import decimal_text, usd_text
 from aggregator.contracts.trades import Trade, TradeBatch
 
 KEPT_A_TOKEN: Final = 200
 """How far back a web node can be told the trades of a token."""
 KEPT: Final = 50_000
 """Most trades kept of a partition; the tokens that traded longest ago go first."""
+
+_COLUMNS: Final = (
+    *("n", "timestamp", "offset", "buy", "usd"),
+    *("amount_low", "amount_mid", "amount_high", "price"),
+)
 
 
 class RecentTrades:
@@ -54,32 +59,44 @@ def trade_batches(partition: int, epoch: int, applied: Iterable[SwapBatch]) -> l
     """What to publish of what was applied: the trades of each token together, in their order."""
     by_token: dict[str, list[Trade]] = {}
     for each in applied:
-        numbers = each.swaps["n"]
-        for place in numbers.nonzero()[0].tolist():
-            swap = each.swap(place)
-            trade = trade_of(swap, int(numbers[place]), each.offsets[place])
-            by_token.setdefault(swap.token_id, []).append(trade)
+        for name, trade in _trades(each):
+            by_token.setdefault(each.token_names[name].token_id, []).append(trade)
     return [
         TradeBatch(token_id=token_id, partition=partition, epoch=epoch, trades=trades)
         for token_id, trades in by_token.items()
     ]
 
 
-def trade_of(swap: Swap, n: int, offset: int) -> Trade:
-    """A swap as the `n`th trade of its token."""
-    return Trade(
-        n=n,
-        timestamp=swap.timestamp,
-        offset=offset,
-        side="buy" if swap.is_buy else "sell",
-        amount=token_text(swap.amount_attos),
-        amount_usd=None if swap.usd_micros is None else usd_text(swap.usd_micros),
-        price_usd=None if swap.price_usd is None else decimal_text(swap.price_usd),
-        trader=swap.trader,
-        venue=swap.venue,
-        pool=swap.pool,
-        quote=swap.quote,
-        tx_hash=swap.tx_hash,
-        log_index=swap.log_index,
-        removed=swap.removed,
-    )
+def _trades(batch: SwapBatch) -> Iterator[tuple[int, Trade]]:
+    """The swaps that count as trades, with the place of their token's name."""
+    places = batch.swaps["n"].nonzero()[0]
+    swaps = batch.swaps[places]
+    # As lists: an element of an array costs as much as the rest of a trade.
+    columns = [swaps[name].tolist() for name in _COLUMNS]
+    names, removed = batch.names[places].tolist(), batch.removed[places].tolist()
+    for place, name, is_removed, *numbers in zip(
+        places.tolist(), names, removed, *columns, strict=True
+    ):
+        n, timestamp, offset, buy, usd, low, mid, high, price = numbers
+        tx_hash, log_index, trader, venue, pool, quote = batch.texts(place)
+        whole = high * ATTOS_PER_TOKEN + mid if high else mid
+        # By position: names would cost a third of the making.
+        yield (
+            name,
+            Trade(
+                n,
+                timestamp,
+                offset,
+                "buy" if buy else "sell",
+                f"{whole}.{low:018d}".rstrip("0") if low else str(whole),
+                None if usd == UNPRICED else usd_text(usd),
+                None if price != price else decimal_text(price),  # noqa: PLR0124 - NaN alone
+                trader,
+                venue,
+                pool,
+                quote,
+                tx_hash,
+                log_index,
+                is_removed,
+            ),
+        )

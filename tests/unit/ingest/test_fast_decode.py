@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from aggregator.contracts.batch import SWAP, batch_of
+from aggregator.contracts.batch import SWAP, batch_of, texts_of
 from aggregator.contracts.event import Swap
 from aggregator.errors import DeadLetter
 from aggregator.feed.synthetic import Shape, swaps
@@ -84,6 +84,7 @@ def check_batch(
         (swap.token_id, swap.symbol) for swap in swaps
     ]
     assert [batch.swap(place) for place in range(len(batch))] == swaps
+    assert [batch.texts(place) for place in range(len(batch))] == [texts_of(each) for each in swaps]
     assert decoded.record_timestamps.tolist() == [RECORD_AT] * len(swaps)
     return decoded
 

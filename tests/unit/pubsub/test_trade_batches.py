@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import msgspec
 import numpy as np
+import pytest
 
 from aggregator.contracts.batch import SwapBatch, batch_of
 from aggregator.contracts.event import Swap
+from aggregator.contracts.stats import token_text
 from aggregator.contracts.trades import Trade
-from aggregator.pubsub.trades import RecentTrades, trade_batches, trade_of
+from aggregator.pubsub.trades import RecentTrades, trade_batches
 
 SWAP = Swap(
     token_id="c:t",
@@ -39,11 +41,19 @@ def numbered(*numbers: int, tokens: str = "") -> SwapBatch:
 
 
 def trades(first: int, last: int) -> list[Trade]:
-    return [trade_of(SWAP, n, n) for n in range(first, last + 1)]
+    (batch,) = trade_batches(0, 1, [numbered(*range(first, last + 1))])
+    return batch.trades
+
+
+def told(swap: Swap, n: int, offset: int) -> Trade:
+    batch = batch_of([swap], [offset])
+    batch.swaps["n"] = n
+    ((trade,),) = (each.trades for each in trade_batches(0, 1, [batch]))
+    return trade
 
 
 def test_a_trade_is_told_with_its_decimals_as_text() -> None:
-    assert trade_of(SWAP, 7, 100) == Trade(
+    assert told(SWAP, 7, 100) == Trade(
         n=7,
         timestamp=1_700_000_000_123,
         offset=100,
@@ -60,8 +70,15 @@ def test_a_trade_is_told_with_its_decimals_as_text() -> None:
         removed=False,
     )
     unpriced = msgspec.structs.replace(SWAP, usd_micros=None, price_usd=None, removed=True)
-    told = trade_of(unpriced, 8, 101)
-    assert (told.amount_usd, told.price_usd, told.removed) == (None, None, True)
+    retraction = told(unpriced, 8, 101)
+    assert (retraction.amount_usd, retraction.price_usd, retraction.removed) == (None, None, True)
+    assert type(retraction.removed) is bool
+
+
+@pytest.mark.parametrize("attos", [1, 10**18, 10**18 + 1, 10**36 + 5, 3 * 10**47, 10**48 - 1])
+def test_amounts_of_any_size_are_exact(attos: int) -> None:
+    swap = msgspec.structs.replace(SWAP, amount_attos=attos)
+    assert told(swap, 1, 1).amount == token_text(attos)
 
 
 def test_the_trades_of_a_token_go_together_and_what_is_none_is_left_out() -> None:
