@@ -7,11 +7,15 @@ the archiver's, then asks a Daphne process as a client would: the 1m candles of 
 the newest 100 trades before an instant of that day. Tokens are drawn as they were traded, so busy
 ones are asked for most; the busiest is measured on its own too. Every answer is checked against the
 sums that ClickHouse gives for the raw rows. The last line is one JSON object.
+
+Loading takes most of the time. With --dir it is kept and done once: a first run with --load-only,
+then as many as wanted without.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import subprocess
@@ -261,15 +265,30 @@ def web(stack: Stack, directory: Path) -> Iterator[httpx.Client]:
         process.stop(10)
 
 
+@contextmanager
+def _place(kept: Path | None) -> Iterator[Path]:
+    if kept is not None:
+        yield kept
+        return
+    with tempfile.TemporaryDirectory(prefix="bench-history-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+def _loaded(clickhouse: ClickHouse, options: argparse.Namespace, directory: Path) -> Loaded:
+    """What is in the tables: put there now, or by an earlier run in the same directory."""
+    told = directory / "loaded.json"
+    if told.exists():
+        return Loaded(**json.loads(told.read_text()))
+    loaded = fill(clickhouse, options.rows, options.days)
+    told.write_text(json.dumps(loaded._asdict()))
+    return loaded
+
+
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """See the module's text."""
     with ExitStack() as closing:
-        directory = Path(
-            closing.enter_context(
-                tempfile.TemporaryDirectory(prefix="bench-history-", ignore_cleanup_errors=True)
-            )
-        )
-        room = options.rows * 250
+        directory = closing.enter_context(_place(options.dir))
+        room = 0 if (directory / "loaded.json").exists() else options.rows * 250
         engines = (S3, Nats, Redis, ClickHouseEngine)
         stack = Stack(directory, only=engines, report=say, min_free_bytes=room)
         closing.enter_context(stack)
@@ -277,7 +296,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         clickhouse = ClickHouse(config.clickhouse_url, receive_s=900)
         closing.callback(clickhouse.close)
         ensure_schema(clickhouse, config)
-        loaded = fill(clickhouse, options.rows, options.days)
+        loaded = _loaded(clickhouse, options, directory)
+        if options.load_only:
+            return loaded.report
         client = closing.enter_context(web(stack, directory))
         questions = list(draw(loaded, options.requests, options.seed))
         check(clickhouse, client, questions[:_CHECKS])
@@ -298,6 +319,8 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=30, help="that the rows are spread over")
     parser.add_argument("--requests", type=int, default=1_000, help="of each kind")
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--dir", type=Path, help="where the data is kept, and found by a later run")
+    parser.add_argument("--load-only", action="store_true", help="load, and measure nothing")
     command.main(parser, run)
 
 

@@ -79,7 +79,7 @@ class Archiver:
         )
         checkins = Checkins(session, config.kafka_topic, config.marker_ttl_ms)
         self._log = SwapLog(
-            replace(config, kafka_group=config.archiver_group), self, queued_kb=16_384
+            replace(config, kafka_group=config.archiver_group), self, queued_kb=8_192
         )
         self._gates = Gates()
         self._owners: dict[int, ArchivePartition] = {}

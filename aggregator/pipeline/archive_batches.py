@@ -27,7 +27,7 @@ from aggregator.stores.redis.connection import NewIncarnation, NotCheckedIn
 from aggregator.stores.redis.markers import MAX_CLAIMS, RedisMarkers, kinds_of
 
 # Bytes of records as they came; decoded they take some two and a half times as much.
-_MAX_BYTES: Final = 40 * 1024 * 1024
+_MAX_BYTES: Final = 24 * 1024 * 1024
 _LOOK_UP_AT_ONCE: Final = 20_000
 _HOUR_MS: Final = 3_600_000
 

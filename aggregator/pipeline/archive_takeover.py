@@ -7,25 +7,22 @@ archive has (DESIGN 4 rules 7 and 9); only then does the partition archive.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from typing import Final
 
 import msgspec
 import structlog
 
 from aggregator import metrics
 from aggregator.config import Config
-from aggregator.errors import Fatal, Retry
-from aggregator.ingest.log import LogExtent, SwapLog
+from aggregator.errors import Retry
+from aggregator.ingest.log import SwapLog
 from aggregator.pipeline.archive_owner import ArchivePartition, Flight
 from aggregator.pipeline.archive_writers import Gates, Writers
 from aggregator.pipeline.intents import Intent, pack, unpack
+from aggregator.pipeline.log_end import LogEndCheck
 from aggregator.stores.redis.checkins import Checkins
 
 log = structlog.get_logger(__name__)
-
-_SHORT_LOG_S: Final = 30.0
 
 
 class ArchiveTakeover:
@@ -48,7 +45,12 @@ class ArchiveTakeover:
         self._writers = writers
         self._gates = gates
         self._now_ms = now_ms
-        self._short_since: dict[int, float] = {}
+        self._log_end = LogEndCheck(
+            config.kafka_topic,
+            "archived",
+            "Give CLICKHOUSE_URL another database and ARCHIVER_GROUP another name to begin a new "
+            "archive",
+        )
 
     def acquire(self, partition: int) -> ArchivePartition | None:
         """Read where the owner before had got to, and have the group confirm that it is ours.
@@ -65,7 +67,7 @@ class ArchiveTakeover:
             archived = self._writers.ask(lambda archive: archive.next_offset(partition))
             committed = max(extent.start, archived)
             position = msgspec.structs.replace(position, claimed_to=archived)
-        self._check_end(partition, committed, extent)
+        self._log_end.check(partition, committed, extent.end)
         owner = ArchivePartition(self._config, partition, committed, position, extent)
         if owner.redo is None and committed < extent.start:
             _report_gap(partition, committed, extent.start)
@@ -81,26 +83,6 @@ class ArchiveTakeover:
         if owner.redo is not None and not owner.redo_is_lost:
             self._log.begin(partition, owner.redo.first)
         return owner
-
-    def _check_end(self, partition: int, next_offset: int, extent: LogExtent) -> None:
-        """Raise where the log ends before what is archived of it.
-
-        A broker that has just started may tell an old end, so it is asked again for a while.
-        """
-        if next_offset <= extent.end:
-            self._short_since.pop(partition, None)
-            return
-        since = self._short_since.setdefault(partition, time.monotonic())
-        fault = (
-            f"partition {partition} of {self._config.kafka_topic} ends at {extent.end}, but the "
-            f"offsets below {next_offset} are archived"
-        )
-        if time.monotonic() - since < _SHORT_LOG_S:
-            raise Retry(fault)
-        raise Fatal(
-            f"{fault}: the topic was made anew or has lost records. Give CLICKHOUSE_URL another "
-            "database and ARCHIVER_GROUP another name to begin a new archive"
-        )
 
     def settle(self, owner: ArchivePartition) -> None:
         """Bring the intent that was found to its end, and check in with this run of Redis.

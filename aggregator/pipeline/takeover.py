@@ -11,20 +11,17 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Final
 
 import structlog
 
 from aggregator.config import Config
-from aggregator.errors import Fatal, Retry
 from aggregator.ingest.log import SwapLog
 from aggregator.pipeline.epochs import read_epoch, write_epoch
+from aggregator.pipeline.log_end import LogEndCheck
 from aggregator.pipeline.owner import PartitionOwner
 from aggregator.stores.redis.snapshots import Snapshots
 
 log = structlog.get_logger(__name__)
-
-_SHORT_LOG_S: Final = 30.0
 
 
 class Takeover:
@@ -37,7 +34,11 @@ class Takeover:
         self._log = swap_log
         self._snapshots = snapshots
         self._now_ms = now_ms
-        self._short_since: dict[int, float] = {}
+        self._log_end = LogEndCheck(
+            config.kafka_topic,
+            "counted",
+            "Delete the snap: and dedupe: keys in Redis to begin again",
+        )
 
     def take(self, partitions: Iterable[int]) -> list[PartitionOwner]:
         """Owners that stand where their snapshots ended, each under a new epoch.
@@ -67,7 +68,7 @@ class Takeover:
         snapshot = self._snapshots.load(partition)
         log.debug("loaded", partition=partition, loading_s=time.perf_counter() - began)
         if snapshot is not None:
-            self._check_end(partition, snapshot.header.next_offset, extent.end)
+            self._log_end.check(partition, snapshot.header.next_offset, extent.end)
         return partial(
             PartitionOwner,
             config=self._config,
@@ -78,26 +79,6 @@ class Takeover:
             now_ms=now_ms if self._config.clock == "wall" else 0,
             replay_since_ms=history_from,
             snapshot=snapshot,
-        )
-
-    def _check_end(self, partition: int, next_offset: int, end: int) -> None:
-        """Raise where the log ends before what is counted of it.
-
-        A broker that has just started may tell an old end, so it is asked again for a while.
-        """
-        if next_offset <= end:
-            self._short_since.pop(partition, None)
-            return
-        since = self._short_since.setdefault(partition, time.monotonic())
-        fault = (
-            f"partition {partition} of {self._config.kafka_topic} ends at {end}, but the offsets "
-            f"below {next_offset} are counted"
-        )
-        if time.monotonic() - since < _SHORT_LOG_S:
-            raise Retry(fault)
-        raise Fatal(
-            f"{fault}: the topic was made anew or has lost records. Delete the snap: and dedupe: "
-            "keys in Redis to begin again"
         )
 
     def _replay_from(self, now_ms: int) -> tuple[int, int | None]:

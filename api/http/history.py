@@ -1,12 +1,14 @@
 """The routes of a token's past, answered from the archive: trades, candles, days.
 
 Asked in a pool of threads (`api.history`), so the event loop goes on. Each range has a limit that
-the problem names, so that one request cannot make ClickHouse read all it has.
+the problem names, so that one request cannot make ClickHouse read all it has. The trades that the
+archive does not have yet come from the token's stream on this node.
 """
 
 # ruff: noqa: ARG001 - ninja passes by name what a view need not use.
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any, Final, Literal, NamedTuple
 
@@ -17,10 +19,12 @@ from ninja import Field, NinjaAPI, Query, Schema
 
 from aggregator.contracts.history import Candle, Day, Trade
 from aggregator.stores.clickhouse.reader import TradePosition
+from api.history_newest import Newest, Wanted, archived_only, with_newest
 from api.http import history_examples as examples
 from api.problem import Problem
 from api.security.bearer import HISTORY_READ, Bearer
 from api.services import services
+from api.ws.stream import KEPT, TokenStream
 
 Interval = Literal["1m", "5m", "15m", "1h", "4h", "1d"]
 Side = Literal["buy", "sell"]
@@ -44,14 +48,24 @@ _LATEST_MS: Final = 2**32 // 86_400 * _DAY_MS
 _CHAIN: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _MAX_TOKEN_ID: Final = 32 + 1 + 128
 
+# Trades wait some seconds for the archive: who asks for older ones needs no stream.
+_NEWEST_MS: Final = 3_600_000
+# How long the first question of a token waits for its stream.
+_STREAM_S: Final = 0.3
+_LOOK_S: Final = 0.02
+
 _encode = msgspec.json.Encoder().encode
 
 
 class Trades(msgspec.Struct, frozen=True):
-    """Trades, newest first; `next_cursor` is null where there are no older ones in the range."""
+    """Trades, newest first; `next_cursor` is null where there are no older ones in the range.
+
+    `live` tells that those are among them that are counted, but not archived yet.
+    """
 
     trades: list[Trade]
     next_cursor: str | None
+    live: bool
 
 
 class Candles(msgspec.Struct, frozen=True):
@@ -119,6 +133,9 @@ async def trades(request: HttpRequest, token_id: str, params: Query[TradesParams
     """The trades of a token, newest first, without those that were retracted.
 
     Pages do not shift while trades arrive: a page goes on behind the last trade of the one before.
+    The newest, which the archive gets some seconds later, come from memory, with `live` true; their
+    `block_number` is null until then. `live` is false where this node has none of the token in
+    memory, or fewer than wait to be archived: then all are archived ones.
     """
     token = _token(token_id)
     since, until = params.from_ or 0, _LATEST_MS if params.to is None else params.to
@@ -126,15 +143,42 @@ async def trades(request: HttpRequest, token_id: str, params: Query[TradesParams
     # A cursor goes on with the question that it is the answer to.
     salt = f"trades {token_id} {params.side}"
     after = None if params.cursor is None else _position(params.cursor, salt)
-    page = await services().history.ask(
+    # Asked for first, so that no trade can leave it before the archive is seen to have it.
+    stream = _stream(token_id, until if after is None else after.ms + 1)
+    found = await services().history.ask(
         lambda reader: reader.trades(
             *token, since=since, until=until, side=params.side, limit=params.limit, after=after
         )
     )
+    page = archived_only(found)
+    newest = None if stream is None else await _newest(stream)
+    if newest is not None:
+        wanted = Wanted(token.chain, since, until, params.side, params.limit, after)
+        page = with_newest(found, newest, wanted)
     if not page.trades and after is None:
         await _require_known(token_id, token)
     cursor = None if page.next is None else signing.dumps(page.next, salt=salt)
-    return _json(Trades(page.trades, cursor))
+    return _json(Trades(page.trades, cursor, page.live))
+
+
+def _stream(token_id: str, until: int) -> TokenStream | None:
+    """The stream of a token that trades now, None where the trades asked for are all older."""
+    parts = services()
+    now_ms = int(parts.now_s() * 1000)
+    if until <= now_ms - _NEWEST_MS or parts.board.get(token_id, parts.now_ms()) is None:
+        return None
+    return parts.streams.recent(token_id)
+
+
+async def _newest(stream: TokenStream) -> Newest | None:
+    """What the stream holds; one that was not looked at before is waited for a little."""
+    for _ in range(int(_STREAM_S / _LOOK_S)):
+        if not stream.wants_history:
+            break
+        await asyncio.sleep(_LOOK_S)
+    if stream.wants_history or stream.partition is None:
+        return None
+    return Newest(stream.partition, stream.trades, KEPT)
 
 
 async def candles(

@@ -23,6 +23,7 @@ TRADES: Final[dict[str, Any]] = {
         }
     ],
     "next_cursor": "WzE3OTU0MjgwMDAxMjMsIjB4NWM1MCJd:1vS:c2lnbmF0dXJl",
+    "live": True,
 }
 
 CANDLES: Final[dict[str, Any]] = {

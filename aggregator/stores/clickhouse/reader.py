@@ -24,6 +24,10 @@ _LIMITS: Final = {
     "max_memory_usage": 1_000_000_000,
     "max_rows_to_read": 200_000_000,
     "max_result_rows": 100_000,
+    # Questions are small and several run at once: compiling one takes longer than it saves.
+    "max_threads": 2,
+    "compile_expressions": 0,
+    "compile_aggregate_expressions": 0,
 }
 # The network may take a little longer than the server's own limit.
 _RECEIVE_S: Final = QUERY_S + 2
@@ -34,7 +38,9 @@ _EPOCH: Final = dt.date(1970, 1, 1)
 _OF_TOKEN = "chain = %(chain)s AND token = %(token)s"  # noqa: S105 - a condition
 
 _DAYS_WITH_TRADES: Final = f"""
-SELECT day, if(%(side)s = '', sum(trades), if(%(side)s = 'buy', sum(buys), sum(trades) - sum(buys)))
+SELECT
+    day, if(%(side)s = '', sum(trades), if(%(side)s = 'buy', sum(buys), sum(trades) - sum(buys))),
+    sum(retracted)
 FROM daily_token_agg
 WHERE {_OF_TOKEN} AND day >= %(first)s AND day <= %(last)s
 GROUP BY day HAVING sum(trades) > 0 ORDER BY day DESC
@@ -50,7 +56,7 @@ _ADDITIONS: Final = f"""
 SELECT
     toUnixTimestamp64Milli(timestamp), tx_hash, log_index, hex(marker), side, amount,
     CAST(amount_usd, 'Nullable(Decimal(38, 6))'),
-    price_usd, trader, venue, pool, quote, block_number
+    price_usd, trader, venue, pool, quote, block_number, partition, offset
 FROM raw_swaps
 WHERE {_RANGE}
     AND sign > 0
@@ -106,11 +112,33 @@ class TradePosition(NamedTuple):
     marker: str
 
 
+class Offset(NamedTuple):
+    """Where a swap lies in the log: each is archived under one offset."""
+
+    partition: int
+    offset: int
+
+
 class TradePage(NamedTuple):
-    """Trades, newest first, and the position of the last one where there may be more."""
+    """Trades, newest first, and the position of the last one where there may be more.
+
+    `positions` and `offsets` are those of the trades; `seen` are the offsets of all additions that
+    were looked at, those too that were retracted.
+    """
 
     trades: list[Trade]
     next: TradePosition | None
+    positions: list[TradePosition]
+    offsets: list[Offset]
+    seen: frozenset[Offset]
+
+
+class _Day(NamedTuple):
+    """A token's day: when it begins (ms), its trades (of a side), its retractions."""
+
+    start: int
+    trades: int
+    retracted: int
 
 
 class HistoryReader:
@@ -157,35 +185,49 @@ class HistoryReader:
         token_side = {"chain": chain, "token": token, "side": side or ""}
         days = self._days_with_trades(token_side, since, until)
         found: list[Any] = []
+        seen: set[Offset] = set()
         least = 1
         while days and len(found) <= limit:
             count = _days_for(days, limit + 1 - len(found), until, least)
             taken, days = days[:count], days[count:]
-            first, last = max(since, taken[-1][0]), min(until, taken[0][0] + _DAY_MS)
-            found += self._live(token_side, first, last, start, limit + 1 - len(found))
+            span = {
+                **token_side,
+                "since": max(since, taken[-1].start),
+                "until": min(until, taken[0].start + _DAY_MS),
+            }
+            retracted = any(day.retracted for day in taken)
+            found += self._live(span, start, limit + 1 - len(found), retracted, seen)
             # Days whose swaps are deleted still have their totals: do not ask for each of them.
             least *= 2
-        trades = [_trade(chain, row) for row in found[:limit]]
-        more = TradePosition(*found[limit - 1][:4]) if len(found) > limit else None
-        return TradePage(trades, more)
+        page = found[:limit]
+        positions = [TradePosition(*row[:4]) for row in page]
+        return TradePage(
+            [_trade(chain, row) for row in page],
+            positions[-1] if len(found) > limit else None,
+            positions,
+            [Offset(*row[-2:]) for row in page],
+            frozenset(seen),
+        )
 
     def _live(
         self,
-        token_side: Mapping[str, Any],
-        since: int,
-        until: int,
+        span: Mapping[str, Any],
         start: TradePosition,
         wanted: int,
+        retracted: bool,
+        seen: set[Offset],
     ) -> list[Any]:
-        """At most `wanted` rows of [since, until) behind `start` that were not retracted."""
+        """At most `wanted` rows of a span of time behind `start` that were not retracted.
+
+        `retracted` tells whether some may have been. Adds what it looks at to `seen`.
+        """
         live: list[Any] = []
         while len(live) < wanted:
-            span = {**token_side, "since": since, "until": min(until, start.ms + 1)}
-            rows = self._ask(_ADDITIONS, {**span, **start._asdict(), "limit": wanted})
+            asked = {**span, "until": min(span["until"], start.ms + 1), **start._asdict()}
+            rows = self._ask(_ADDITIONS, {**asked, "limit": wanted})
             if rows:
-                # A retraction has the timestamp of its swap.
-                span |= {"since": rows[-1][0], "until": rows[0][0] + 1}
-                gone = {marker for (marker,) in self._ask(_RETRACTED, span)}
+                seen.update(Offset(*row[-2:]) for row in rows)
+                gone = self._retracted(span, rows) if retracted else set()
                 # A row that was inserted twice and is not merged yet counts once.
                 once = {TradePosition(*row[:4]): row for row in rows if row[3] not in gone}
                 live += once.values()
@@ -193,6 +235,12 @@ class HistoryReader:
             if len(rows) < wanted:
                 break
         return live[:wanted]
+
+    def _retracted(self, span: Mapping[str, Any], rows: Sequence[Any]) -> set[str]:
+        """The markers of those among the rows, newest first, that were retracted."""
+        # A retraction has the timestamp of its swap.
+        span = {**span, "since": rows[-1][0], "until": rows[0][0] + 1}
+        return {marker for (marker,) in self._ask(_RETRACTED, span)}
 
     def candles(
         self, chain: str, token: str, *, since: int, until: int, interval_ms: int
@@ -208,15 +256,13 @@ class HistoryReader:
         rows = self._ask(_DAYS, {"chain": chain, "token": token, **params})
         return [_day(row) for row in rows]
 
-    def _days_with_trades(
-        self, params: Mapping[str, Any], since: int, until: int
-    ) -> list[tuple[int, int]]:
-        """(start in ms, trades) of the days that may have some in [since, until), newest first."""
+    def _days_with_trades(self, params: Mapping[str, Any], since: int, until: int) -> list[_Day]:
+        """The days that may have trades in [since, until), newest first."""
         if since >= until:
             return []
         span = {"first": _date(since), "last": _date(until - 1)}
         rows = self._ask(_DAYS_WITH_TRADES, {**params, **span})
-        return [(_start_ms(day), trades) for day, trades in rows]
+        return [_Day(_start_ms(day), trades, retracted) for day, trades, retracted in rows]
 
     def _ask(self, query: str, params: Mapping[str, Any]) -> Sequence[Any]:
         with self._connection() as connection:
@@ -244,19 +290,20 @@ class HistoryReader:
             self._idle.append(connection)
 
 
-def _days_for(days: Sequence[tuple[int, int]], trades: int, until: int, least: int) -> int:
+def _days_for(days: Sequence[_Day], trades: int, until: int, least: int) -> int:
     """How many of the days, newest first, hold that many trades before `until`; or all of them."""
     total = 0
-    for number, (start, held) in enumerate(days, 1):
+    for number, day in enumerate(days, 1):
         # Of a day that is cut nobody knows how many lie before the cut.
-        total += held if start + _DAY_MS <= until else 0
+        total += day.trades if day.start + _DAY_MS <= until else 0
         if total >= trades and number >= least:
             return number
     return len(days)
 
 
 def _trade(chain: str, row: Sequence[Any]) -> Trade:
-    ms, tx_hash, log_index, _, side, amount, usd, price, trader, venue, pool, quote, block = row
+    ms, tx_hash, log_index, _, side, amount, usd, price, *rest = row
+    trader, venue, pool, quote, block, _, _ = rest
     return Trade(
         event_id=f"{chain}:{tx_hash}:{log_index}",
         timestamp=ms,

@@ -5,6 +5,7 @@
 -- swap's identity: a swap that a reorganised chain includes again in another block is a new one.
 -- The sort key keeps apart all rows that differ in meaning; equal keys are the same row inserted
 -- twice. event_id is not stored: the 33 bytes a row would repeat chain, tx_hash and log_index.
+-- Small granules: a page of one token's trades is asked for alone.
 CREATE TABLE IF NOT EXISTS raw_swaps
 (
     chain LowCardinality(String),
@@ -38,4 +39,4 @@ PARTITION BY toDate(timestamp, 'UTC')
 PRIMARY KEY (chain, token, timestamp)
 ORDER BY (chain, token, timestamp, tx_hash, log_index, marker, sign, removed)
 SETTINGS storage_policy = 'tiered', non_replicated_deduplication_window = 10000,
-    ttl_only_drop_parts = 1
+    ttl_only_drop_parts = 1, index_granularity = 1024

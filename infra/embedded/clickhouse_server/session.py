@@ -106,10 +106,17 @@ class Session:
             return
         for name, value in settings.items():
             check_setting(name, value)
-        self.restore()
-        for name, value in settings.items():
+        changed = dict(settings)
+        if settings.keys() == self._beneath.keys():
+            # An insert differs from the one before by its token alone.
+            changed = {
+                name: value for name, value in settings.items() if self._applied[name] != value
+            }
+        else:
+            self.restore()
+        for name, value in changed.items():
             try:
-                before = self._value(name)
+                before = self._beneath[name] if name in self._beneath else self._value(name)
                 self._query(f"SET {_quoted(name)} = {literal(value)}")
             except ServerError as error:
                 if error.code == _UNKNOWN_SETTING and name not in important:
