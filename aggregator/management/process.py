@@ -1,0 +1,65 @@
+"""What the commands that run until they are told to stop have in common.
+
+Signals, the server of metrics and the one clear line at a fault; what a process does is its
+command's.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from typing import Any
+
+import structlog
+from django.conf import settings
+from django.core.management.base import BaseCommand
+from prometheus_client import start_http_server
+
+from aggregator import faults
+from aggregator.config import Config
+from aggregator.errors import Fatal
+
+log = structlog.get_logger(__name__)
+
+
+class ProcessCommand(BaseCommand):
+    """Runs until SIGTERM or Ctrl-C; a second one ends at once. Exit status 1 at a Fatal."""
+
+    requires_system_checks = ()
+
+    def run(self, config: Config, stop: threading.Event, **_options: Any) -> None:
+        """Work until `stop` is set. Raises Fatal where it cannot go on."""
+        raise NotImplementedError
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        """Run until asked to stop; exit status 1 with one clear line where it cannot go on."""
+        config: Config = settings.SWAPS
+        stop = threading.Event()
+
+        def ask_to_stop(number: int, _frame: object) -> None:
+            signal.signal(number, signal.SIG_DFL)
+            stop.set()
+
+        signal.signal(signal.SIGTERM, ask_to_stop)
+        signal.signal(signal.SIGINT, ask_to_stop)
+        try:
+            _serve_metrics(config)
+            faults.install(os.environ.get("SWAPS_FAULT", ""))
+            self.run(config, stop, **options)
+        except Fatal as error:
+            log.error("stopped_by_fault", error=str(error))
+            self.stderr.write(str(error))
+            sys.exit(1)
+
+
+def _serve_metrics(config: Config) -> None:
+    if not config.metrics_port:
+        return
+    try:
+        start_http_server(config.metrics_port, config.metrics_host)
+    except OSError as error:
+        raise Fatal(
+            f"METRICS_PORT {config.metrics_port} cannot be used: {error.strerror}"
+        ) from error
