@@ -88,6 +88,12 @@ def _slow_after(text: str) -> int:
     return value
 
 
+def _share(text: str) -> float:
+    if not re.fullmatch(r"0|1|[01]?\.\d{1,9}", text) or float(text) > 1:
+        raise ValueError("give a number from 0 to 1, such as 0.01")
+    return float(text)
+
+
 def _flag(text: str) -> bool:
     if text.lower() not in {"0", "1", "true", "false"}:
         raise ValueError("give 1 or 0")
@@ -383,6 +389,28 @@ class Config:
     )
     metrics_port: int = setting(
         "METRICS_PORT", "0", _whole(0, 65_535), "port of the aggregator's metrics; 0 is off"
+    )
+    metrics_allow: tuple[Network, ...] = setting(
+        "METRICS_ALLOW",
+        "127.0.0.0/8,::1/128",
+        _networks,
+        "networks that may read a web node's /metrics without a token, and not through a proxy",
+    )
+    profiling: bool = setting(
+        "PROFILING", "0", _flag, "1 has the processes answer /debug/pprof/profile and /heap"
+    )
+    otlp_endpoint: str = setting(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "",
+        _optional_url("http", "https"),
+        "OpenTelemetry collector that spans are sent to (OTLP over HTTP); empty: no tracing",
+    )
+    trace_share: float = setting(
+        "OTEL_TRACES_SAMPLER_ARG",
+        "1",
+        _share,
+        "share of the traces begun here that are kept, 0 to 1; a caller's traceparent decides its "
+        "own",
     )
     log_format: str = setting(
         "LOG_FORMAT", "auto", _choice("auto", "json", "console"), "auto: console on a terminal"

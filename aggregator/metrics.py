@@ -1,6 +1,8 @@
-"""Every metric of the aggregator, each with one sentence that says what a bad value means.
+"""Every metric of the service, each with one sentence that says what a bad value means.
 
-Names are `swaps_<area>_<thing>_<unit|total>`; labels are bounded: partitions, reasons, engines.
+Names are `swaps_<area>_<thing>_<unit|total>`; labels are bounded: partitions, engines, and codes,
+routes and names that stand in the source. docs/metrics.md is made from this file. The ages that an
+alert asks for are instants here: `time() - x` goes on growing where a process stands still.
 """
 
 from __future__ import annotations
@@ -32,6 +34,11 @@ INGEST_LAG = Gauge(
     "Offsets between what is counted and the log's end; growing means too few aggregators.",
     ["partition"],
 )
+INGEST_LAG_SECONDS = Gauge(
+    "swaps_ingest_lag_seconds",
+    "Age of the newest record read while others wait behind it, else 0; above 1 numbers are old.",
+    ["partition"],
+)
 INGEST_JUMPS = Counter(
     "swaps_ingest_jumps_total",
     "Jumps of the Kafka client past unread offsets, read again; many mean a log with holes.",
@@ -39,7 +46,8 @@ INGEST_JUMPS = Counter(
 )
 INGEST_WATERMARK = Gauge(
     "swaps_ingest_watermark_seconds",
-    "Newest event time of a partition, epoch seconds; standing still means no new swaps.",
+    "Newest event time of a partition, epoch seconds: its age is time() minus it; standing still "
+    "means no new swaps.",
     ["partition"],
 )
 STORE_CLAIM_SECONDS = Histogram(
@@ -72,6 +80,12 @@ SNAPSHOT_SECONDS = Histogram(
     "Time that the hot loop pauses for one snapshot and commit; above 0.02 it delays patches.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1, 5),
 )
+SNAPSHOT_SAVED = Gauge(
+    "swaps_snapshot_saved_seconds",
+    "When a partition's snapshot was saved last, epoch seconds: its age is time() minus it; an age "
+    "of minutes means a long replay after a restart.",
+    ["partition"],
+)
 SNAPSHOT_BYTES = Counter(
     "swaps_snapshot_bytes_total",
     "Bytes of sections written to Redis; far above what changes means that minutes are rewritten.",
@@ -96,6 +110,23 @@ ARCHIVE_BATCHES = Counter(
     "swaps_archive_batches_total",
     "Batches inserted into ClickHouse; many small ones a second make too many parts.",
     ["partition"],
+)
+ARCHIVE_BATCH_ROWS = Histogram(
+    "swaps_archive_batch_rows",
+    "Rows of one batch; far below ARCHIVE_BATCH under load means that ARCHIVE_LINGER is short.",
+    buckets=(100, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000),
+)
+ARCHIVE_RETRIES = Counter(
+    "swaps_archive_retries_total",
+    "Batches that did not get through and are made again under the same token; a rise means that "
+    "ClickHouse is unwell.",
+    ["partition"],
+)
+ARCHIVE_DISK_BYTES = Gauge(
+    "swaps_archive_disk_bytes",
+    "Compressed bytes of the archive on a disk of ClickHouse (cold is S3), as of the last minute "
+    "with an insert; hot growing past its age limit means that parts do not move to S3.",
+    ["disk"],
 )
 ARCHIVE_INSERT_SECONDS = Histogram(
     "swaps_archive_insert_seconds",
@@ -136,6 +167,57 @@ DEPENDENCY_RETRIES = Counter(
     "Calls to an engine that were tried again; a rise means that the engine is unwell.",
     ["engine"],
 )
+BOARD_TOKENS = Gauge(
+    "swaps_board_tokens",
+    "Tokens on this web node's board; fewer than on other nodes means that it has not caught up.",
+)
+BOARD_PATCHES = Counter(
+    "swaps_board_patches_total",
+    "Patches that this web node took in; flat while others' rise means that NATS cut it off.",
+)
+BOARD_GAPS = Counter(
+    "swaps_board_gaps_total",
+    "Holes in a partition's numbered patches; each is closed by a resync, many mean that NATS or "
+    "the node's loop drops.",
+)
+BOARD_RESYNCS = Counter(
+    "swaps_board_resyncs_total",
+    "Questions to owners for what is missing, by cause (start, reconnect, new_owner, hole); a rise "
+    "of hole means lost patches.",
+    ["cause"],
+)
+BOARD_STALE = Gauge(
+    "swaps_board_stale_partitions",
+    "Partitions whose numbers may be old on this web node, silent owners among them; above 0 "
+    "clients are told that they are stale.",
+)
+BOARD_AGE = Gauge(
+    "swaps_board_age_seconds",
+    "Age of the newest number on this web node's board; above 3 nothing new arrives.",
+)
+HTTP_REQUESTS = Counter(
+    "swaps_http_requests_total",
+    "Answers of the API, the probes and /metrics, by route and status; a share of 5xx is a fault.",
+    ["route", "method", "status"],
+)
+HTTP_SECONDS = Histogram(
+    "swaps_http_request_seconds",
+    "Time to answer; a p99 above 0.1 of routes without history means a busy event loop.",
+    ["route"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+)
+AUTH_REFUSED = Counter(
+    "swaps_auth_refused_total",
+    "Callers refused for their token, by the error's code and the way (http, ws); a jump means an "
+    "issuer with wrong keys, or somebody guessing.",
+    ["way", "code"],
+)
+LIMITS_HIT = Counter(
+    "swaps_limits_hit_total",
+    "Requests, sockets and messages refused by a limit, by its name; a rise means a client gone "
+    "wild, or limits that are too low.",
+    ["limit"],
+)
 WS_CONNECTIONS = Gauge(
     "swaps_ws_connections",
     "Open WebSockets of this process; a sudden fall means that clients were cut off.",
@@ -151,6 +233,15 @@ WS_FRAMES = Counter(
 WS_BYTES = Counter(
     "swaps_ws_sent_bytes_total",
     "Bytes of those frames; far above the usual means costly subscriptions.",
+)
+WS_MESSAGES = Counter(
+    "swaps_ws_messages_total",
+    "Messages delivered in those frames; far above frames means that clients get them in bunches.",
+)
+WS_CONFLATED = Counter(
+    "swaps_ws_conflated_total",
+    "Messages that a newer one of the same topic replaced before they were sent; a share that "
+    "rises means slow readers or long intervals.",
 )
 WS_HELD = Counter(
     "swaps_ws_held_total",

@@ -15,6 +15,7 @@ from asgiref.sync import sync_to_async
 from channels.layers import BaseChannelLayer, get_channel_layer
 from django.conf import settings
 
+from aggregator import tracing
 from aggregator.config import Config
 from aggregator.stores.clickhouse.reader import HistoryReader
 from api.board.board import Board
@@ -87,6 +88,7 @@ class Services:
 
     def start(self) -> None:
         """Begin what lives in the event loop, which must be running; again does nothing."""
+        tracing.start(self.config, "swaps-web")
         self.feed.start()
         self.redis.start()
         self.control.start()

@@ -14,6 +14,8 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from aggregator import tracing
+
 _TOKEN = re.compile(r"eyJ[\w-]{8,}\.[\w-]*\.?[\w-]*")
 
 
@@ -24,8 +26,14 @@ def _blank_tokens(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
     return event
 
 
+def _trace_ids(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    event.update(tracing.ids())
+    return event
+
+
 _SHARED: list[Processor] = [
     structlog.contextvars.merge_contextvars,
+    _trace_ids,
     structlog.stdlib.add_logger_name,
     structlog.stdlib.add_log_level,
     structlog.stdlib.PositionalArgumentsFormatter(),

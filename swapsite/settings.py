@@ -45,10 +45,13 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     # for the static files of its Swagger UI
     "ninja",
+    "django_prometheus",
 ]
-# `guard` answers the API and the probes itself: the others, which hop to a thread, are for pages.
+# `guard` answers the API and the probes itself, and measures them: the others, which hop to a
+# thread, are for pages, those of django-prometheus among them.
 MIDDLEWARE = [
     "api.http.middleware.guard",
+    "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -56,6 +59,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_prometheus.middleware.PrometheusAfterMiddleware",
 ]
 TEMPLATES = [
     {

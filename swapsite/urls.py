@@ -1,4 +1,4 @@
-"""The routes of the site: probes at the root, the API under /api, the admin under /admin."""
+"""The routes of the site: probes and metrics at the root, the API in /api, the admin in /admin."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from django.urls import URLPattern, URLResolver, path
 
 from api.http.probes import healthz, readyz
 from api.http.routes import api
+from api.http.watching import metrics_page, profile
 from api.security.login import login
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("healthz", healthz),
     path("readyz", readyz),
+    path("metrics", metrics_page),
+    path("debug/pprof/<str:name>", profile),
     path("api/", api.urls),
     path("admin/login/", login),
     path("admin/", admin.site.urls),

@@ -1,6 +1,6 @@
 """What the commands that run until they are told to stop have in common.
 
-Signals, the server of metrics and the one clear line at a fault; what a process does is its
+Signals, the port for probes and metrics, the one clear line at a fault. What a process does is its
 command's.
 """
 
@@ -15,11 +15,12 @@ from typing import Any
 import structlog
 from django.conf import settings
 from django.core.management.base import BaseCommand
-from prometheus_client import start_http_server
 
-from aggregator import faults
+from aggregator import faults, tracing
 from aggregator.config import Config
 from aggregator.errors import Fatal
+from aggregator.health import Health
+from aggregator.management import monitor
 
 log = structlog.get_logger(__name__)
 
@@ -28,9 +29,11 @@ class ProcessCommand(BaseCommand):
     """Runs until SIGTERM or Ctrl-C; a second one ends at once. Exit status 1 at a Fatal."""
 
     requires_system_checks = ()
+    service = ""
+    """The name under which its spans are sent."""
 
-    def run(self, config: Config, stop: threading.Event, **_options: Any) -> None:
-        """Work until `stop` is set. Raises Fatal where it cannot go on."""
+    def run(self, config: Config, stop: threading.Event, health: Health, **_options: Any) -> None:
+        """Work until `stop` is set, and say how in `health`. Raises Fatal where it cannot go on."""
         raise NotImplementedError
 
     def handle(self, *_args: Any, **options: Any) -> None:
@@ -45,21 +48,13 @@ class ProcessCommand(BaseCommand):
         signal.signal(signal.SIGTERM, ask_to_stop)
         signal.signal(signal.SIGINT, ask_to_stop)
         try:
-            _serve_metrics(config)
+            health = Health()
+            tracing.start(config, self.service)
+            if config.metrics_port:
+                monitor.serve(config, health)
             faults.install(os.environ.get("SWAPS_FAULT", ""))
-            self.run(config, stop, **options)
+            self.run(config, stop, health, **options)
         except Fatal as error:
             log.error("stopped_by_fault", error=str(error))
             self.stderr.write(str(error))
             sys.exit(1)
-
-
-def _serve_metrics(config: Config) -> None:
-    if not config.metrics_port:
-        return
-    try:
-        start_http_server(config.metrics_port, config.metrics_host)
-    except OSError as error:
-        raise Fatal(
-            f"METRICS_PORT {config.metrics_port} cannot be used: {error.strerror}"
-        ) from error

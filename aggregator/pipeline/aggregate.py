@@ -17,10 +17,11 @@ from typing import Final, TypeVar
 
 import structlog
 
-from aggregator import faults, metrics
+from aggregator import faults, metrics, tracing
 from aggregator.config import Config
 from aggregator.contracts.verdict import Verdict
 from aggregator.errors import Fenced, Retry, SwapsError
+from aggregator.health import Health
 from aggregator.ingest.batches import BatchDecoder, compile_decoder
 from aggregator.ingest.dead_letters import DeadLetters, PoisonGuard, Rejected
 from aggregator.ingest.log import Batch, Records, SwapLog
@@ -59,10 +60,13 @@ def wall_clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def run_aggregator(config: Config, stop: threading.Event, *, archive: bool = True) -> None:
+def run_aggregator(
+    config: Config, stop: threading.Event, health: Health, *, archive: bool = True
+) -> None:
     """Run until `stop` is set. Raises Fatal where going on would do harm.
 
-    `archive` runs an archiver beside it where the deployment has a ClickHouse.
+    `archive` runs an archiver beside it where the deployment has a ClickHouse. `health` is told
+    every second how it goes.
     """
     began = time.perf_counter()
     warm_up()
@@ -91,6 +95,7 @@ def run_aggregator(config: Config, stop: threading.Event, *, archive: bool = Tru
             dead_letters=DeadLetters(config.kafka_bootstrap, config.kafka_dlq_topic),
             publisher=publisher,
             rows=rows,
+            health=health,
             stop=stop,
         ).run()
     finally:
@@ -114,6 +119,7 @@ class Aggregator:
         dead_letters: DeadLetters,
         publisher: Publisher,
         rows: Rows,
+        health: Health,
         checkins: Checkins | None = None,
         archiver: ArchiverThread | None = None,
         stop: threading.Event,
@@ -131,7 +137,7 @@ class Aggregator:
         self._log = SwapLog(config, self)
         self._takeover = Takeover(config, self._log, snapshots, now_ms)
         self._checkpoint = Checkpoint(self._log, snapshots)
-        self._telling = Telling(publisher, rows, config.kafka_partitions)
+        self._telling = Telling(publisher, rows, health, config.kafka_partitions)
         self._owners: dict[int, PartitionOwner] = {}
         self._pending: set[int] = set()
         self._in_flight: tuple[PartitionOwner, Placed] | None = None
@@ -242,7 +248,10 @@ class Aggregator:
         faults.point("after_claim")
         if not owner.active:
             return
-        with metrics.WINDOW_APPLY_SECONDS.time():
+        with (
+            tracing.span("batch apply", partition=owner.partition, events=len(placed.batch)),
+            metrics.WINDOW_APPLY_SECONDS.time(),
+        ):
             owner.apply(placed, verdicts)
         faults.point("after_apply")
         self._totals.update(Counter(verdicts))

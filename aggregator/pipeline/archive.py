@@ -21,6 +21,7 @@ from aggregator import metrics
 from aggregator.config import Config
 from aggregator.contracts.stats import ArchiveStatus
 from aggregator.errors import Fatal, Fenced, Retry
+from aggregator.health import Health
 from aggregator.ingest.log import SwapLog
 from aggregator.ingest.topics import ensure_topics
 from aggregator.pipeline.archive_batches import ArchiveBatches
@@ -48,11 +49,22 @@ def wall_clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def run_archiver(config: Config, stop: threading.Event, publish: Publish) -> None:
-    """Archive until `stop` is set. Raises Fatal where going on would do harm."""
+def run_archiver(
+    config: Config, stop: threading.Event, publish: Publish, health: Health | None = None
+) -> None:
+    """Archive until `stop` is set. Raises Fatal where going on would do harm.
+
+    `health` is told every second how it goes.
+    """
     session = RedisSession(config.redis_url)
     try:
-        Archiver(config=config, session=session, publish=publish, stop=stop).run()
+        Archiver(
+            config=config,
+            session=session,
+            publish=publish,
+            health=health or Health(),
+            stop=stop,
+        ).run()
     finally:
         session.close()
 
@@ -66,11 +78,13 @@ class Archiver:
         config: Config,
         session: RedisSession,
         publish: Publish,
+        health: Health,
         stop: threading.Event,
         now_ms: Callable[[], int] = wall_clock_ms,
     ) -> None:
         self._config = config
         self._publish = publish
+        self._health = health
         self._stop = stop
         self._now_ms = now_ms
         self._session = session
@@ -123,6 +137,7 @@ class Archiver:
 
     def _join(self) -> bool:
         if self._gates.kafka.closed_for_s:
+            self._health.beat([f"kafka: {self._gates.kafka.fault}"])
             return False
         try:
             ensure_topics(self._config)
@@ -219,6 +234,8 @@ class Archiver:
         owner = self._owners.pop(partition, None)
         if owner is not None:
             owner.active = False
+            for gauge in (metrics.ARCHIVE_LAG, metrics.ARCHIVE_AGE):
+                gauge.remove(partition)
 
     def _acquire_pending(self) -> None:
         if self._gates.kafka.closed_for_s or not self._pending:
@@ -304,6 +321,15 @@ class Archiver:
             if status.age_ms is not None:
                 metrics.ARCHIVE_AGE.labels(partition).set(status.age_ms / 1000)
             self._publish(status)
+        self._health.beat(
+            [f"{engine}: {fault}" for engine, fault in self._gates.by_engine.items()]
+            + [
+                f"partition {partition} is {owner.stage.replace('_', ' ')}"
+                for partition, owner in self._owners.items()
+                if owner.stage != "archiving"
+            ]
+            + [f"partition {partition} is being taken" for partition in sorted(self._pending)]
+        )
 
     def _finish(self) -> None:
         self._log.close()

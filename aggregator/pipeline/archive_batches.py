@@ -206,6 +206,7 @@ class ArchiveBatches:
         metrics.ARCHIVE_INSERT_SECONDS.observe(seconds)
         metrics.ARCHIVE_BATCHES.labels(owner.partition).inc()
         metrics.ARCHIVE_ROWS.labels(owner.partition).inc(flight.batch.rows)
+        metrics.ARCHIVE_BATCH_ROWS.observe(flight.batch.rows)
 
     def throttle(self) -> None:
         """Stop reading where enough is held; go on where there is room again."""

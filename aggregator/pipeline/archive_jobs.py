@@ -13,11 +13,11 @@ from typing import Final
 
 import structlog
 
-from aggregator import faults
+from aggregator import faults, metrics, tracing
 from aggregator.config import Config
 from aggregator.pipeline.archive_owner import ArchivePartition, Flight
 from aggregator.pipeline.intents import Intent, span_of
-from aggregator.stores.clickhouse.connection import ClickHouse, Unavailable
+from aggregator.stores.clickhouse.connection import ClickHouse, Refused, Unavailable
 from aggregator.stores.clickhouse.schema import ensure_schema
 from aggregator.stores.clickhouse.writer import ArchiveWriter, Block
 from aggregator.stores.redis.checkins import Checkins, Seed
@@ -30,6 +30,7 @@ LEASE_S: Final = 30.0
 # The server remembers 10,000 tokens a table (infra/clickhouse/schema); far fewer than that since an
 # intent, and its token says by itself whether the block is there.
 _TOKENS_KEPT: Final = 9_000
+_MEASURE_EVERY_S: Final = 60.0
 
 
 class ArchiveJobs:
@@ -40,6 +41,7 @@ class ArchiveJobs:
         self._clickhouse = ClickHouse(config.clickhouse_url, receive_s=90)
         self._writer = ArchiveWriter(self._clickhouse, config.kafka_topic)
         self.prepared = False
+        self._measure_at = 0.0
 
     def close(self) -> None:
         """Close the connection; a job that waits for its answer ends with Unavailable."""
@@ -58,6 +60,11 @@ class ArchiveJobs:
 
     def insert(self, owner: ArchivePartition, flight: Flight) -> float:
         """Insert the blocks of a batch; those that are there stay as they are. Seconds taken."""
+        rows = flight.batch.rows
+        with tracing.span("archive batch", partition=owner.partition, rows=rows):
+            return self._insert(owner, flight)
+
+    def _insert(self, owner: ArchivePartition, flight: Flight) -> float:
         began = time.monotonic()
         self._connect()
         faults.point("after_intent")
@@ -69,7 +76,20 @@ class ArchiveJobs:
             else:
                 self._writer.insert(block, self._writer.token(block.partition, span_of(block)))
         faults.point("after_insert")
-        return time.monotonic() - began
+        took_s = time.monotonic() - began
+        self._measure_disks()
+        return took_s
+
+    def _measure_disks(self) -> None:
+        """Once a minute, how much lies on which disk; the next insert asks where this one fails."""
+        if time.monotonic() < self._measure_at:
+            return
+        self._measure_at = time.monotonic() + _MEASURE_EVERY_S
+        try:
+            for disk, size in self._writer.disk_bytes():
+                metrics.ARCHIVE_DISK_BYTES.labels(disk).set(size)
+        except (Unavailable, Refused) as error:
+            log.warning("disks_not_measured", error=str(error))
 
     def _insert_again(self, block: Block, intent: Intent) -> None:
         """Insert a block that may be there, wholly or in some of the tables."""

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from typing import Any, Final, TypeVar
 
+from aggregator import metrics
 from aggregator.config import Config
 from aggregator.errors import Retry
 from aggregator.pipeline.archive_jobs import ArchiveJobs
@@ -35,8 +36,13 @@ class Gates:
     @property
     def faults(self) -> str:
         """Why those that are left alone are, as one text; "" where all work."""
-        faults = [gate.fault for gate in (self.kafka, self.redis, self.clickhouse) if gate.fault]
-        return "; ".join(faults)
+        return "; ".join(self.by_engine.values())
+
+    @property
+    def by_engine(self) -> dict[str, str]:
+        """The same by the engine's name."""
+        gates = {"kafka": self.kafka, "redis": self.redis, "clickhouse": self.clickhouse}
+        return {engine: gate.fault for engine, gate in gates.items() if gate.fault}
 
 
 class _Writer:
@@ -110,6 +116,7 @@ class Writers:
                 self._gates.clickhouse.failed(str(error))
                 if running.owner.flight is not None:
                     running.owner.flight.again = True
+                    metrics.ARCHIVE_RETRIES.labels(partition).inc()
             except Retry as error:
                 self._gates.redis.failed(str(error))
             else:

@@ -165,6 +165,10 @@ class PartitionOwner:
         minutes = self.windows.minutes(token_id)
         return minutes.n, partial(candles_of, minutes)
 
+    def behind_ms(self, now_ms: int) -> int:
+        """How long ago the newest record that was read was put in the log; 0 before the first."""
+        return 0 if self._newest_record is None else max(0, now_ms - self._newest_record)
+
     def caught_up(self) -> bool:
         """Whether the replay has reached what the log held at assignment."""
         return self.next_offset >= self.target_offset

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from aggregator import metrics
 from aggregator.contracts.verdict import Verdict
+from aggregator.health import Health
 from aggregator.ingest.log import SwapLog
 from aggregator.pipeline.owner import PartitionOwner
 from aggregator.pipeline.row_saver import Published, Rows
@@ -17,11 +18,12 @@ from aggregator.pubsub.resync import Patch
 
 
 class Telling:
-    """Tells web nodes, the rows in Redis and the metrics of the partitions of this process."""
+    """Tells web nodes, the rows in Redis, metrics and probes of the partitions of this process."""
 
-    def __init__(self, publisher: Publisher, rows: Rows, partitions: int) -> None:
+    def __init__(self, publisher: Publisher, rows: Rows, health: Health, partitions: int) -> None:
         self._publisher = publisher
         self._rows = rows
+        self._health = health
         self.partitions = partitions
 
     def check(self) -> None:
@@ -78,7 +80,10 @@ class Telling:
         degraded: list[str],
         stalled: bool,
     ) -> None:
-        """How far each partition is, and what is wrong, to the web nodes and the metrics."""
+        """How far each partition is, and what is wrong, to web nodes, metrics and probes."""
+        reasons = [*degraded] if stalled else []
+        if not self._publisher.connected:
+            reasons.append("nats: not connected, so nothing is published")
         for partition, owner in owners.items():
             heartbeat = owner.heartbeat(
                 partitions=self.partitions,
@@ -88,7 +93,13 @@ class Telling:
                 stalled=stalled,
             )
             self._publisher.heartbeat(heartbeat)
-            _gauge(partition, owner, heartbeat.lag)
+            _gauge(partition, owner, heartbeat.lag, now_ms)
+            if not owner.live:
+                reasons.append(
+                    f"partition {partition} is rebuilding: offset {owner.next_offset} "
+                    f"of {owner.target_offset}"
+                )
+        self._health.beat(reasons, [] if stalled else degraded)
 
     def _trades(self, owner: PartitionOwner) -> None:
         if applied := owner.take_trades():
@@ -111,17 +122,23 @@ class Telling:
 
 _GAUGES = (
     metrics.INGEST_LAG,
+    metrics.INGEST_LAG_SECONDS,
     metrics.INGEST_WATERMARK,
     metrics.WINDOW_TOKENS,
     metrics.WINDOW_BUCKETS,
     metrics.WINDOW_MEMORY,
+    metrics.SNAPSHOT_SAVED,
 )
 
 
-def _gauge(partition: int, owner: PartitionOwner, lag: int | None) -> None:
+def _gauge(partition: int, owner: PartitionOwner, lag: int | None, now_ms: int) -> None:
     windows = owner.windows
     if lag is not None:
         metrics.INGEST_LAG.labels(partition).set(lag)
+        behind_ms = owner.behind_ms(now_ms) if lag else 0
+        metrics.INGEST_LAG_SECONDS.labels(partition).set(behind_ms / 1000)
+    if owner.saved_at_ms:
+        metrics.SNAPSHOT_SAVED.labels(partition).set(owner.saved_at_ms / 1000)
     if owner.watermark is not None:
         metrics.INGEST_WATERMARK.labels(partition).set(owner.watermark / 1000)
     for counter, verdict in (

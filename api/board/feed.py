@@ -20,6 +20,7 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from aggregator import metrics
 from aggregator.contracts.names import (
     ALL_ARCHIVES_SUBJECT,
     ALL_HEARTBEATS_SUBJECT,
@@ -70,6 +71,7 @@ class Feed:
         self._fault = "not tried yet"
         self._logged_fault = ""
         self._unreadable = 0
+        self._patches = 0
         self._decode_patch = msgspec.json.Decoder(TokenRow).decode
         self._decode_archive = msgspec.json.Decoder(ArchiveStatus).decode
         self._decode_heartbeat = msgspec.json.Decoder(Heartbeat).decode
@@ -176,6 +178,8 @@ class Feed:
         log.info("nats_connected", address=self._address)
         while client.is_connected:
             now_ms = self._now_ms()
+            metrics.BOARD_PATCHES.inc(self._patches)
+            self._patches = 0
             for ask in self._board.due(now_ms):
                 await client.publish(
                     resync_subject(ask.partition),
@@ -186,6 +190,7 @@ class Feed:
             await asyncio.sleep(TICK_S)
 
     async def _on_patch(self, message: Msg) -> None:
+        self._patches += 1
         try:
             self._board.patch(self._decode_patch(message.data), self._now_ms())
         except msgspec.MsgspecError as error:

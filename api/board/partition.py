@@ -24,6 +24,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from aggregator import metrics
 from aggregator.contracts.stats import Heartbeat, ResyncChunk, ResyncRequest, TokenStats
 
 SETTLE_MS: Final = 200
@@ -150,6 +151,8 @@ class Partition:
         if len(self._aside) < KEPT_ASIDE:
             self._aside[stats.seq] = stats
         self._target = max(self._target, stats.seq)
+        if self._due_at is None and self.asked is None and self.hydrated:
+            metrics.BOARD_GAPS.inc()
         self._due_at = now_ms
 
     def beat(self, heartbeat: Heartbeat, now_ms: int) -> None:
@@ -184,7 +187,16 @@ class Partition:
         known = self.hydrated and not self._from_saved
         request = ResyncRequest(epoch=self.epoch, since=self.seq if known else 0)
         self.asked = Answer(request_id, request, now_ms)
+        metrics.BOARD_RESYNCS.labels(self._cause()).inc()
         return request
+
+    def _cause(self) -> str:
+        """Why the owner is asked."""
+        if not self.hydrated:
+            return "start"
+        if self._reload:
+            return "reconnect"
+        return "hole" if self.epoch == self._newest_epoch else "new_owner"
 
     def chunk(self, chunk: ResyncChunk, rows: list[TokenStats], now_ms: int) -> None:
         """One message of the answer to the question that is open."""

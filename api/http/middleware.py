@@ -8,7 +8,8 @@ here directly, in the event loop where the board lives.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from django.core.exceptions import DisallowedHost
@@ -17,8 +18,12 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import resolve
 from django.utils.decorators import async_only_middleware
+from structlog.contextvars import bound_contextvars
 
+from aggregator import metrics
+from aggregator.tracing import server_span
 from api.http.compression import compress
+from api.http.correlation import HEADER, correlation_of
 from api.http.cors import allow, preflight
 from api.http.headers import harden
 from api.problem import CONTENT_TYPE, Problem, response_of
@@ -29,8 +34,9 @@ from api.services import services
 
 View = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
 
-# A load balancer's probe names the node by its address.
-PROBES: Final = frozenset({"/healthz", "/readyz"})
+# A load balancer's probe, and a scrape of Prometheus, name the node by its address.
+PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 _CODES: Final = {
     400: ("request_malformed", "The request cannot be understood."),
@@ -42,8 +48,8 @@ _CODES: Final = {
 
 
 def is_for_programs(path: str) -> bool:
-    """Whether a path is of the API or a probe: no page, no session, no cookie."""
-    return path.startswith("/api/") or path in PROBES or path == "/api"
+    """Whether a path is of the API, a probe or a profile: no page, no session, no cookie."""
+    return path.startswith(("/api/", "/debug/")) or path in PROBES or path == "/api"
 
 
 @async_only_middleware
@@ -52,6 +58,24 @@ def guard(get_response: View) -> View:
     direct: View = convert_exception_to_response(_view)  # type: ignore[assignment]
 
     async def answer(request: HttpRequest) -> HttpResponseBase:
+        begun = time.perf_counter()
+        meta, method = request.META, request.method if request.method in _METHODS else "other"
+        caller = correlation_of(meta.get("HTTP_X_REQUEST_ID", ""), meta.get("HTTP_TRACEPARENT", ""))
+        with (
+            bound_contextvars(request_id=caller.request_id, trace_id=caller.trace_id),
+            server_span(f"{method}", _trace_headers(meta), http__request__method=method) as span,
+        ):
+            response = await respond(request)
+            route = request.resolver_match.route if request.resolver_match else "unknown"
+            span.rename(f"{method} /{route}")
+            span.note(http__route=f"/{route}", http__response__status_code=response.status_code)
+        response.headers[HEADER] = caller.request_id
+        if is_for_programs(request.path):
+            metrics.HTTP_REQUESTS.labels(route, method, response.status_code).inc()
+            metrics.HTTP_SECONDS.labels(route).observe(time.perf_counter() - begun)
+        return response
+
+    async def respond(request: HttpRequest) -> HttpResponseBase:
         probe, program = request.path in PROBES, is_for_programs(request.path)
         if "HTTP_X_FORWARDED_PROTO" in request.META and not from_trusted_proxy(request):
             del request.META["HTTP_X_FORWARDED_PROTO"]
@@ -68,6 +92,11 @@ def guard(get_response: View) -> View:
         return response
 
     return answer
+
+
+def _trace_headers(meta: Mapping[str, str]) -> dict[str, str]:
+    names = {"traceparent": "HTTP_TRACEPARENT", "tracestate": "HTTP_TRACESTATE"}
+    return {name: meta[key] for name, key in names.items() if key in meta}
 
 
 async def _for_programs(request: HttpRequest, direct: View) -> HttpResponse:

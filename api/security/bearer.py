@@ -9,6 +9,7 @@ from typing import Final, NoReturn
 from django.http import HttpRequest
 from ninja.security.base import AuthBase
 
+from aggregator import metrics
 from api.problem import Problem
 from api.security.client_ip import request_ip
 from api.security.jwt import Claims, TokenRefused
@@ -46,11 +47,13 @@ class Bearer(AuthBase):
         parts = services()
         try:
             claims = await _claims(parts, request)
-        except Problem:
+        except Problem as problem:
+            metrics.AUTH_REFUSED.labels("http", problem.code).inc()
             await _charge(parts, request, None, COST_REFUSED)
             raise
         await _charge(parts, request, claims.subject, self._cost)
         if self._scope is not None and self._scope not in claims.scopes:
+            metrics.AUTH_REFUSED.labels("http", "scope_missing").inc()
             _refuse_scope(self._scope)
         return claims
 
@@ -59,6 +62,7 @@ async def _charge(parts: Services, request: HttpRequest, subject: str | None, co
     decision = await parts.limiter.take(subject, request_ip(request), cost)
     request.META[DECISION] = decision
     if not decision.passed:
+        metrics.LIMITS_HIT.labels("http_rate").inc()
         raise rate_problem(decision)
 
 

@@ -22,6 +22,7 @@ from django.views.decorators.csrf import csrf_protect
 from django_ratelimit.core import get_usage
 from redis.exceptions import RedisError
 
+from aggregator import metrics
 from api.security.client_ip import request_ip
 from api.security.ratelimit import LocalBuckets, Rate
 
@@ -38,6 +39,7 @@ _local = LocalBuckets(time.monotonic)
 def login(request: HttpRequest) -> HttpResponse:
     """The admin's login page; 429 after too many attempts, whatever the password."""
     if request.method == "POST" and (wait_s := _wait_s(request)) > 0:
+        metrics.LIMITS_HIT.labels("admin_login").inc()
         log.warning("admin_login_limited", ip=request_ip(request))
         return HttpResponse(
             f"Too many attempts to log in. Wait {wait_s} s.\n",

@@ -15,6 +15,7 @@ from api.security.jwt import Claims
 from api.ws.limits import Limits
 from api.ws.outlet import Outlet
 from api.ws.protocol import FLUSH_MS, Close, Message, frame, write
+from api.ws.tally import TALLY
 from api.ws.topic import Topic
 
 
@@ -95,10 +96,10 @@ class Connection:
     def offer(self, topic: Topic, message: bytes) -> None:
         """The newest message of a topic, instead of one that still waits."""
         subscription = self.subscriptions.get(topic)
-        if subscription is not None and subscription.interval_ms > FLUSH_MS:
-            self._paced[topic] = message
-        else:
-            self.pending[topic] = message
+        paced = subscription is not None and subscription.interval_ms > FLUSH_MS
+        waiting = self._paced if paced else self.pending
+        TALLY.conflated += topic in waiting
+        waiting[topic] = message
 
     def drop(self, topic: Topic) -> None:
         """Forget what waits of a topic, because what is queued now is newer or none is wanted."""
@@ -121,11 +122,12 @@ class Connection:
             self.pending = {}
         if not messages:
             return
-        whole = frame(messages)
+        count, whole = len(messages), frame(messages)
         self._outbox, self._outbox_bytes = [], 0
         self.sent_at = now_ms
-        metrics.WS_FRAMES.inc()
-        metrics.WS_BYTES.inc(len(whole))
+        TALLY.frames += 1
+        TALLY.messages += count
+        TALLY.sent_bytes += len(whole)
         self._outlet.write(whole)
 
     def _move_due(self, now_ms: int) -> None:
@@ -136,7 +138,7 @@ class Connection:
                 subscription.next_at = now_ms + subscription.interval_ms
 
     def _hold(self, now_ms: int) -> None:
-        metrics.WS_HELD.inc()
+        TALLY.held += 1
         if self._blocked_at is None:
             self._blocked_at = now_ms
         elif now_ms - self._blocked_at > self._limits.slow_after_ms:

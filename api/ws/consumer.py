@@ -10,7 +10,10 @@ from typing import Any, Final
 
 import structlog
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, WebSocketScope
+from structlog.contextvars import bind_contextvars
 
+from aggregator import metrics
+from api.http.correlation import correlation_of
 from api.security.client_ip import scope_ip
 from api.security.jwt import Claims, TokenRefused
 from api.services import Services, services
@@ -32,6 +35,10 @@ async def consumer(
     """One socket, from its handshake to its end."""
     parts = services()
     hub = parts.hub
+    caller = correlation_of(
+        _header(scope, b"x-request-id") or "", _header(scope, b"traceparent") or ""
+    )
+    bind_contextvars(request_id=caller.request_id, trace_id=caller.trace_id)
     if (await receive())["type"] != "websocket.connect":
         return
     if not _may_connect(scope, parts):
@@ -87,11 +94,15 @@ def _session(connection: Connection, parts: Services, address: str) -> Session:
 
 
 def _may_connect(scope: WebSocketScope, parts: Services) -> bool:
-    if scope["path"] != PATH or parts.hub.full:
+    if scope["path"] != PATH:
+        return False
+    if parts.hub.full:
+        metrics.LIMITS_HIT.labels("ws_connections").inc()
         return False
     origin, host = _header(scope, b"origin"), _header(scope, b"host")
     if parts.origins.allow(origin, host):
         return True
+    metrics.AUTH_REFUSED.labels("ws", "origin_refused").inc()
     log.warning("origin_refused", origin=(origin or "")[:128])
     return False
 

@@ -25,6 +25,7 @@ from api.security.jwt import Claims
 from api.ws.connection import Connection, Subscription
 from api.ws.limits import EXPIRY_NOTICE_MS, HEARTBEAT_MS, Limits
 from api.ws.protocol import FLUSH_MS, Close, Fault, Message, Resume, write
+from api.ws.tally import TALLY
 from api.ws.topic import Source, Topic, TopicKey
 
 SLOTS: Final = 10
@@ -172,15 +173,18 @@ class Hub:
         """
         beating = now_ms - topic.published_at >= FLUSH_MS // 2
         topic.published_at = now_ms
+        conflated = 0
         for connection, subscription in topic.subscribers.items():
             if subscription.interval_ms == FLUSH_MS:
                 if beating and topic in connection.pending:
                     connection.flush(now_ms)
                 else:
                     self.hasten(connection, now_ms)
+                conflated += topic in connection.pending
                 connection.pending[topic] = message
             else:
                 connection.offer(topic, message)
+        TALLY.conflated += conflated
 
     def hasten(self, connection: Connection, now_ms: int) -> None:
         """Something waits for the socket: let it go before its slot, while there is time."""
@@ -287,6 +291,7 @@ class Hub:
         if connection.claims is None or connection.expires_at is None:
             text = "no token was shown in time"
             connection.refuse("auth_timeout", text, Close.UNAUTHENTICATED, now_ms)
+            metrics.AUTH_REFUSED.labels("ws", "auth_timeout").inc()
         elif now_ms >= connection.expires_at:
             connection.refuse("token_expired", "the token has expired", Close.EXPIRED, now_ms)
         elif not connection.warned:
@@ -333,6 +338,7 @@ class Hub:
             # A fault in one message must not freeze every client's numbers.
             metrics.WS_FAULTS.inc()
             log.exception("hub_round_failed")
+        TALLY.report()
         metrics.WS_TICK_SECONDS.observe(time.perf_counter() - begun)
 
     async def shutdown(self, within_s: float) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 from pydantic import ValidationError
 
+from aggregator import metrics
 from aggregator.contracts.stats import usd_text
 from api.board.overview import OverviewQuery
 from api.http.params import OverviewParams
@@ -117,6 +118,7 @@ class Session:
         except TokenRefused as refused:
             close = Close.EXPIRED if refused.code in OUTDATED else Close.UNAUTHENTICATED
             connection.refuse(refused.code, refused.detail, close, self._now_ms())
+            metrics.AUTH_REFUSED.labels("ws", refused.code).inc()
             return False
         if not await self._pays(claims.subject, COST_CONNECT):
             return False
@@ -124,6 +126,7 @@ class Session:
         if not self._hub.admit(connection, claims, most):
             text = f"at most {most} connections a subject"
             connection.refuse("too_many_connections", text, Close.LIMIT, self._now_ms())
+            metrics.LIMITS_HIT.labels("ws_subject_connections").inc()
             return False
         self._hub.expect_expiry(connection, self._expires_at(claims))
         return True
@@ -151,9 +154,11 @@ class Session:
         if len(text) > limits.message_bytes:
             said = f"a message may have at most {limits.message_bytes} bytes"
             connection.refuse("message_too_large", said, Close.LIMIT, now_ms)
+            metrics.LIMITS_HIT.labels("ws_message_bytes").inc()
         elif not self._allowance.take(now_ms):
             said = f"at most {limits.messages_per_s} messages a second"
             connection.refuse("rate_limited", said, Close.LIMIT, now_ms)
+            metrics.LIMITS_HIT.labels("ws_messages").inc()
         else:
             claims = connection.claims
             paid = await self._pays(claims.subject if claims is not None else None, COST_MESSAGE)
@@ -211,6 +216,7 @@ class Session:
             claims = await self._checked(request.token)
         except TokenRefused as refused:
             self._error(refused.code, refused.detail, request.req_id)
+            metrics.AUTH_REFUSED.labels("ws", refused.code).inc()
             return False
         if claims.subject != before.subject:
             text = "the token is of another subject: open another connection for it"
@@ -284,6 +290,7 @@ class Session:
         topic = self._hub.topic(key)
         most = self._limits_of(claims.subject).subscriptions
         if len(held) >= most and (topic is None or topic not in held):
+            metrics.LIMITS_HIT.labels("ws_subscriptions").inc()
             return Fault("too_many_subscriptions", f"at most {most} subscriptions a connection")
         return None
 

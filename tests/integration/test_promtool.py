@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.exposition import generate_latest
 
 import aggregator.metrics  # noqa: F401 - declares what is checked
+from tests.promtool import told
 
 PROMETHEUS = Path(__file__).parents[2] / "infra/prometheus"
 
@@ -20,28 +19,6 @@ pytestmark = [
     # The first build of a machine fetches and compiles some hundred modules.
     pytest.mark.timeout(1_200),
 ]
-
-
-@pytest.fixture(scope="session")
-def promtool(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Go's own cache makes every build but the first a matter of a second."""
-    target = tmp_path_factory.mktemp("promtool") / "promtool"
-    package = "github.com/prometheus/prometheus/cmd/promtool"
-    tags = "remove_all_sd,enable_dns_sd"
-    subprocess.run(
-        ["go", "build", "-mod=readonly", "-tags", tags, "-o", target, package],
-        cwd=PROMETHEUS / "promtool",
-        env={**os.environ, "CGO_ENABLED": "0"},
-        check=True,
-    )
-    return target
-
-
-def told(promtool: Path, *arguments: str | Path, given: bytes | None = None) -> tuple[int, str]:
-    done = subprocess.run(
-        [promtool, *arguments], input=given, capture_output=True, check=False, timeout=60
-    )
-    return done.returncode, (done.stdout + done.stderr).decode()
 
 
 def test_the_configuration_and_its_rules_are_right(promtool: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from aggregator.config import Config
+from aggregator.health import Health
 from aggregator.management.process import ProcessCommand
 from aggregator.pipeline.aggregate import run_aggregator
 
@@ -15,6 +16,7 @@ from aggregator.pipeline.aggregate import run_aggregator
 class Command(ProcessCommand):
     """The aggregator process."""
 
+    service = "swaps-aggregator"
     help = (
         "Reads swaps from Kafka, counts each exactly once in the rolling windows and publishes "
         "every change on NATS. One more process in the same KAFKA_GROUP takes over part of the "
@@ -30,6 +32,6 @@ class Command(ProcessCommand):
             help="do not archive in this process; run manage.py run_archiver for it",
         )
 
-    def run(self, config: Config, stop: threading.Event, **options: Any) -> None:
+    def run(self, config: Config, stop: threading.Event, health: Health, **options: Any) -> None:
         """Count until `stop` is set."""
-        run_aggregator(config, stop, archive=not options["no_archiver"])
+        run_aggregator(config, stop, health, archive=not options["no_archiver"])

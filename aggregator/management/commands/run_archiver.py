@@ -7,6 +7,7 @@ from typing import Any
 
 from aggregator.config import Config
 from aggregator.errors import Fatal
+from aggregator.health import Health
 from aggregator.management.process import ProcessCommand
 from aggregator.pipeline.archive import run_archiver
 from aggregator.pubsub.publisher import Publisher
@@ -15,6 +16,7 @@ from aggregator.pubsub.publisher import Publisher
 class Command(ProcessCommand):
     """The archiver process."""
 
+    service = "swaps-archiver"
     help = (
         "Archives swaps from Kafka in ClickHouse (CLICKHOUSE_URL), each exactly once. "
         "run_aggregator runs one already, unless it was told --no-archiver; one more process in "
@@ -23,13 +25,13 @@ class Command(ProcessCommand):
         "at once."
     )
 
-    def run(self, config: Config, stop: threading.Event, **_options: Any) -> None:
+    def run(self, config: Config, stop: threading.Event, health: Health, **_options: Any) -> None:
         """Archive until `stop` is set."""
         if not config.clickhouse_url:
             raise Fatal("CLICKHOUSE_URL is not set: this deployment has no archive")
         publisher = Publisher(config.nats_url, answers=False)
         publisher.start()
         try:
-            run_archiver(config, stop, publisher.archive_status)
+            run_archiver(config, stop, publisher.archive_status, health)
         finally:
             publisher.stop()

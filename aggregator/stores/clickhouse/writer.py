@@ -142,6 +142,14 @@ class ArchiveWriter:
         )
         return bool(count)
 
+    def disk_bytes(self) -> list[tuple[str, int]]:
+        """How many compressed bytes of this database lie on which disk."""
+        rows: list[tuple[str, int]] = self._clickhouse.execute(
+            "SELECT disk_name, sum(bytes_on_disk) FROM system.parts "
+            "WHERE active AND database = currentDatabase() GROUP BY disk_name"
+        )
+        return rows
+
     def blocks_since(self, ingested_at: int) -> int:
         """About how many blocks were inserted since then: tokens are forgotten in that order."""
         ((count,),) = self._clickhouse.execute(

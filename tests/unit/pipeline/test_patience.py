@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from aggregator.config import load
 from aggregator.errors import Retry
+from aggregator.health import Health
 from aggregator.pipeline.aggregate import Aggregator
 
 
@@ -36,8 +38,9 @@ def test_reading_goes_on_after_a_fault_that_a_heartbeat_has_cleared(engine: str)
         markers=nothing,
         snapshots=nothing,
         dead_letters=nothing,
-        publisher=nothing,
+        publisher=cast(Any, SimpleNamespace(connected=True)),
         rows=nothing,
+        health=Health(),
         stop=threading.Event(),
     )
     recorder = Recorder()

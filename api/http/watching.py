@@ -1,0 +1,82 @@
+"""What operators ask of a web node: `/metrics`, and where PROFILING is on `/debug/pprof/…`.
+
+`/metrics` is for the networks of METRICS_ALLOW, not through a proxy, or a token with `ops:read`;
+profiles are for such a token only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.http import require_safe
+from django_prometheus.exports import ExportToDjangoView
+
+from aggregator import metrics
+from aggregator.profiling import requests
+from api.problem import Problem, response_of
+from api.security.bearer import OPS_READ, Bearer
+from api.services import Services, services
+from api.ws.tally import TALLY
+
+_operator = Bearer(OPS_READ)
+
+
+@require_safe
+async def metrics_page(request: HttpRequest) -> HttpResponse:
+    """Every metric of this process in Prometheus's text format."""
+    if not _is_allowed(request):
+        try:
+            await _operator(request)
+        except Problem as problem:
+            return response_of(problem)
+    _observe(services())
+    answer: HttpResponse = ExportToDjangoView(request)  # type: ignore[no-untyped-call]
+    return answer
+
+
+@require_safe
+async def profile(request: HttpRequest, name: str) -> HttpResponse:
+    """A profile of this process (see `aggregator.profiling.requests`); the node serves on."""
+    try:
+        await _operator(request)
+        if not settings.SWAPS.profiling:
+            raise Problem(404, "route_not_found", "Profiling is off: PROFILING=1 turns it on.")
+        taken = await asyncio.to_thread(requests.answer, name, request.GET.dict())
+    except Problem as problem:
+        return response_of(problem)
+    except requests.Unasked as error:
+        return response_of(Problem(error.status, "profile_refused", str(error)))
+    disposition = f'inline; filename="{taken.file}"'
+    return HttpResponse(
+        taken.body,
+        content_type=taken.content_type,
+        headers={"Content-Disposition": disposition, "Cache-Control": "no-store"},
+    )
+
+
+def _is_allowed(request: HttpRequest) -> bool:
+    if "HTTP_X_FORWARDED_FOR" in request.META or "HTTP_FORWARDED" in request.META:
+        return False  # the peer is a proxy, and says so
+    try:
+        peer = ipaddress.ip_address((request.META.get("REMOTE_ADDR") or "").partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(peer, ipaddress.IPv6Address) and peer.ipv4_mapped is not None:
+        peer = peer.ipv4_mapped
+    return any(peer in network for network in settings.SWAPS.metrics_allow)
+
+
+def _observe(parts: Services) -> None:
+    """Set what is known only by looking."""
+    TALLY.report()
+    now_ms = parts.now_ms()
+    metrics.BOARD_TOKENS.set(len(parts.board.rows))
+    metrics.BOARD_STALE.set(len(list(parts.board.stale_partitions(now_ms))))
+    as_of = parts.board.as_of()
+    if as_of is not None:
+        metrics.BOARD_AGE.set(max(0.0, parts.now_s() - as_of / 1000))
+    metrics.DEPENDENCY_UP.labels("nats").set(parts.feed.fault is None)
+    metrics.DEPENDENCY_UP.labels("redis").set(parts.redis.fault is None)

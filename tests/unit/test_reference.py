@@ -1,0 +1,26 @@
+"""The reference pages say what the code says, and name all of it."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from aggregator.config import Config
+from aggregator.management.reference import PAGES, declared
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_as_the_command_writes_it(name: str) -> None:
+    assert (ROOT / name).read_text() == PAGES[name](), "run manage.py reference"
+
+
+def test_every_setting_and_metric_stands_in_its_page() -> None:
+    settings = PAGES["docs/configuration.md"]()
+    assert all(f"| `{spec.metadata['env']}`" in settings for spec in fields(Config))
+    metrics = PAGES["docs/metrics.md"]()
+    assert len(declared()) > 40
+    assert all(f"| `{name}` |" in metrics for name in declared())
