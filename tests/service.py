@@ -99,11 +99,12 @@ class Service:
         """Start an archiver alone; stop it as an aggregator."""
         return self._launch(name, [sys.executable, "manage.py", "run_archiver"], env)
 
-    def web(self, name: str = "web", **env: str) -> Process:
-        """Start Daphne on `web_port` and wait until it answers."""
-        command = [sys.executable, "-m", "daphne", "-b", "127.0.0.1", "-p", str(self.web_port)]
+    def web(self, name: str = "web", port: int = 0, **env: str) -> Process:
+        """Start Daphne on `port`, or else on `web_port`, and wait until it answers."""
+        port = port or self.web_port
+        command = [sys.executable, "-m", "daphne", "-b", "127.0.0.1", "-p", str(port)]
         process = self._launch(name, [*command, "swapsite.asgi:application"], env)
-        process.wait_ready(lambda: self.get("/healthz").status_code == 200)
+        process.wait_ready(lambda: self.get("/healthz", port).status_code == 200)
         return process
 
     def _launch(self, name: str, command: list[str], env: Mapping[str, str]) -> Process:
@@ -112,11 +113,11 @@ class Service:
         self._closing.callback(process.kill)
         return process
 
-    def get(self, path: str, **params: Any) -> httpx.Response:
+    def get(self, path: str, port: int = 0, **params: Any) -> httpx.Response:
         """GET from the web node, with the test's token. An unreachable node is an OSError."""
         try:
             return httpx.get(
-                f"{ORIGIN}:{self.web_port}{path}",
+                f"{ORIGIN}:{port or self.web_port}{path}",
                 params=params,
                 headers={"Authorization": f"Bearer {self.token}"},
                 timeout=10,

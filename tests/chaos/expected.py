@@ -118,6 +118,13 @@ class Expected:
         """The partitions that hold records of the token."""
         return {fated.logged.partition for fated in self._records[token]}
 
+    def trades(self, token: str) -> list[Logged]:
+        """What is told as a trade, in order: each swap that counted and each that was undone.
+
+        Only of a token that lives on one partition.
+        """
+        return [f.logged for f in self._records[token] if self._fate[f.position] in "CU"]
+
     def numbers(self, token: str, next_offset: int, now: int) -> TokenNumbers:
         """All numbers of a token that lives on one partition, of the offsets < next_offset."""
         read = [f for f in self._records[token] if f.logged.offset < next_offset]

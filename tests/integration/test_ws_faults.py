@@ -1,0 +1,250 @@
+"""500 clients on two web nodes while an aggregator, NATS or a node is killed under a random stream.
+
+One service and one crowd for the whole file: each test breaks something, mends it, and ends with
+`settle`, which holds every client, both nodes' REST and the truth of the log against each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterator
+
+import httpx
+import jwt
+import pytest
+
+from infra.embedded.stack import Stack
+from tests.crowd import Crowd, Member
+from tests.promises import Client
+from tests.two_of_each import PARTITIONS, TOKENS, TwoOfEach
+from tests.ws_wire import connect
+
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(180)]
+
+RAW, READERS = 450, 50
+SUBJECT_SIZE = 5
+STALE_WITHIN_S, FRESH_WITHIN_S, CLOSED_WITHIN_S = 3.0, 2.0, 2.0
+# A machine that does other things too may be late by this much; a fault is late for ever.
+SLACK_S = 3.0
+STORM, STORM_S = 2_000, 10.0
+
+
+@pytest.fixture(scope="module")
+def site(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoOfEach]:
+    with TwoOfEach(tmp_path_factory.mktemp("faults"), stack) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def crowd(site: TwoOfEach) -> Iterator[Crowd]:
+    """Half of the raw clients on each node, and the Python client's behind the balancer."""
+    rng = random.Random(1)
+    with Crowd(site.service.env["NATS_URL"], site.ports) as running:
+        token = ""
+        for number in range(RAW + READERS):
+            if number % SUBJECT_SIZE == 0:
+                token = site.token(f"client-{number}")
+            tokens = rng.sample(TOKENS, 5)
+            if number < RAW:
+                ports = site.ports if number % 2 else site.ports[::-1]
+                member = Member(ports, token, tokens, tokens[:2])
+                running.look(lambda member=member: running.enter(member))
+            else:
+                running.join_reader(token, tokens, tokens[:2])
+        site.wait(lambda: running.look(lambda: all_fresh(running)), "everybody connected")
+        yield running
+
+
+def all_fresh(crowd: Crowd) -> bool:
+    return all(each.stale is False for each in crowd.everybody())
+
+
+def all_stale(crowd: Crowd) -> bool:
+    return all(each.stale for each in crowd.everybody())
+
+
+def latest(crowd: Crowd) -> float:
+    """When the last client heard that numbers are stale, or fresh."""
+    return crowd.look(lambda: max(each.stale_since for each in crowd.everybody()))
+
+
+def became(
+    site: TwoOfEach, crowd: Crowd, state: Callable[[Crowd], bool], since: float, within_s: float
+) -> float:
+    """Stream until every client is in the state; the seconds that the last one took."""
+    site.stream_until(lambda: crowd.look(lambda: state(crowd)), within_s + 30, state.__name__)
+    took = latest(crowd) - since
+    assert took < within_s + SLACK_S, f"{state.__name__}: {took:.1f} s"
+    return took
+
+
+def test_all_clients_and_both_nodes_come_to_the_truth(site: TwoOfEach, crowd: Crowd) -> None:
+    bursts = iter(range(20))
+    site.stream_until(lambda: next(bursts, None) is None, 60, "the stream")
+    findings = site.settle(crowd)
+    assert findings.checked == len(TOKENS)
+    assert {member.port for member in crowd.members} == set(site.ports)
+
+
+def test_kill_of_an_aggregator(site: TwoOfEach, crowd: Crowd) -> None:
+    victim = site.aggregators.pop(0)
+    owned = [p for p, (_, beat) in crowd.beats.items() if beat.owner.endswith(str(victim.pid))]
+    assert 0 < len(owned) < PARTITIONS
+    welcomes = crowd.look(lambda: sum(member.client.welcomes for member in crowd.members))
+    epochs = {p: crowd.beats[p][1].epoch for p in owned}
+    victim.kill()
+    killed = time.monotonic()
+    stale_s = became(site, crowd, all_stale, killed, STALE_WITHIN_S)
+
+    def taken_over() -> bool:
+        now = [(crowd.beats[p][1], epochs[p]) for p in owned]
+        return all(beat.epoch > epoch and beat.state == "live" for beat, epoch in now)
+
+    site.stream_until(lambda: crowd.look(taken_over), 40, "the other aggregator takes over")
+    back = crowd.look(lambda: max(crowd.beats[p][0] for p in owned))
+    fresh_s = became(site, crowd, all_fresh, back, FRESH_WITHIN_S)
+    over_s = back - killed
+    print(f"aggregator: stale {stale_s:.2f} s, taken over {over_s:.2f} s, fresh {fresh_s:.2f} s")
+    site.start_aggregator()
+    site.settle(crowd)
+    again = crowd.look(lambda: sum(member.client.welcomes for member in crowd.members))
+    assert again == welcomes, "no reconnect is needed"
+
+
+def test_kill_of_nats(site: TwoOfEach, crowd: Crowd) -> None:
+    site.nats.kill()
+    stale_s = became(site, crowd, all_stale, time.monotonic(), STALE_WITHIN_S)
+    bursts = iter(range(10))
+    site.stream_until(lambda: next(bursts, None) is None, 60, "the stream")
+    site.nats.start()
+    fresh_s = became(site, crowd, all_fresh, time.monotonic(), FRESH_WITHIN_S)
+    print(f"NATS: stale {stale_s:.2f} s, fresh {fresh_s:.2f} s")
+    site.settle(crowd)
+
+
+def on_node(crowd: Crowd, port: int) -> list[Client]:
+    return [each.client for each in crowd.members if each.port == port]
+
+
+def test_kill_of_a_web_node(site: TwoOfEach, crowd: Crowd) -> None:
+    dying, other = site.ports
+    moved = crowd.look(lambda: on_node(crowd, dying))
+    assert moved
+    before = {id(each): each.welcomes for each in moved}
+    site.nodes[dying].kill()
+    killed = time.monotonic()
+
+    def over() -> bool:
+        return all(each.welcomes > before[id(each)] for each in moved) and all_fresh(crowd)
+
+    site.stream_until(lambda: crowd.look(over), 40, "all clients on the other node")
+    print(f"node: {len(moved)} and the readers over in {latest(crowd) - killed:.2f} s")
+    site.start_node(dying)
+    site.settle(crowd)
+    assert crowd.look(lambda: all(member.port == other for member in crowd.members))
+
+
+def test_a_node_that_stops_sends_its_clients_away(site: TwoOfEach, crowd: Crowd) -> None:
+    port = crowd.look(lambda: crowd.members[0].port)
+    leaving = crowd.look(lambda: [each for each in crowd.members if each.port == port])
+    before = {id(each): len(each.codes) for each in leaving}
+    site.nodes[port].terminate()
+
+    def over() -> bool:
+        return all(len(each.codes) > before[id(each)] for each in leaving) and all_fresh(crowd)
+
+    site.stream_until(lambda: crowd.look(over), 40, "all clients on the other node")
+    assert site.nodes[port].wait(10) == 0
+    assert {each.codes[before[id(each)]] for each in leaving} == {1012}
+    site.start_node(port)
+    site.settle(crowd)
+
+
+def test_tokens_that_end_close_open_sockets(site: TwoOfEach, crowd: Crowd) -> None:
+    """By their time, by `jti` and by `sub`, on both nodes."""
+    leaked, hers, short = site.token("ann"), site.token("ann"), site.token("bob", ttl_ms=4_000)
+    calm = site.token("calm")
+    expires = jwt.decode(short, options={"verify_signature": False})["exp"]
+
+    async def closes(token: str) -> list[asyncio.Future[int | None]]:
+        wires = [await connect(port, token, lambda _: None) for port in site.ports]
+        return [wire.closed for wire in wires]
+
+    ends = {token: crowd.call(closes(token)) for token in (leaked, hers, short, calm)}
+
+    def closed(token: str) -> list[int | None]:
+        return crowd.look(lambda: [each.result() for each in ends[token] if each.done()])
+
+    def revoke(kind: str, value: str) -> None:
+        made = f"Revocation.objects.create(kind={kind!r}, value={value!r}, reason='test')"
+        code = f"from api.models import Revocation; {made}"
+        done = site.service.manage("shell", "-v", "0", "-c", code)
+        assert done.returncode == 0, done.stderr
+
+    def both_closed(token: str, since: float) -> float:
+        site.wait(lambda: len(closed(token)) == 2, "both sockets closed", 20)
+        assert closed(token) == [4003, 4003]
+        took = time.time() - since
+        assert took < CLOSED_WITHIN_S + SLACK_S
+        return took
+
+    jti = jwt.decode(leaked, options={"verify_signature": False})["jti"]
+    expired_s = both_closed(short, expires)
+    assert closed(leaked) == []
+    revoke("jti", jti)
+    by_jti_s = both_closed(leaked, time.time())
+    assert closed(hers) == []
+    revoke("sub", "ann")
+    by_sub_s = both_closed(hers, time.time())
+    assert closed(calm) == []
+    print(f"closed: expired {expired_s:.2f} s, jti {by_jti_s:.2f} s, sub {by_sub_s:.2f} s")
+
+
+def test_a_storm_of_reconnects(site: TwoOfEach, crowd: Crowd) -> None:
+    port = site.ports[0]
+    rng = random.Random(2)
+    subjects = [site.token(f"storm-{number}") for number in range(STORM // 10)]
+    with Crowd(site.service.env["NATS_URL"], [port]) as storm:
+
+        async def arrive() -> None:
+            begun = time.monotonic()
+            for number in range(STORM):
+                member = Member([port], subjects[number % len(subjects)], rng.sample(TOKENS, 5), [])
+                storm.enter(member)
+                await asyncio.sleep(max(0, begun + STORM_S * number / STORM - time.monotonic()))
+
+        begun = time.monotonic()
+        storm.begin(arrive())
+        rest, health = [], []
+
+        def served() -> bool:
+            rest.append(timed(lambda: site.get(port, "/api/tokens/stats", ids=",".join(TOKENS))))
+            health.append(timed(lambda: site.get(port, "/healthz")))
+            return storm.look(
+                lambda: (
+                    len(storm.members) == STORM
+                    and all(len(member.client.rows) == 5 for member in storm.members)
+                )
+            )
+
+        site.stream_until(served, STORM_S + 30, "a snapshot for everybody")
+        print(
+            f"storm: all served in {time.monotonic() - begun:.2f} s, REST p99 {p99(rest):.3f} s, "
+            f"/healthz worst {max(health):.3f} s"
+        )
+        assert storm.look(lambda: [code for member in storm.members for code in member.codes]) == []
+        site.settle(storm)
+    site.settle(crowd)
+
+
+def timed(ask: Callable[[], httpx.Response]) -> float:
+    """Seconds that a good answer took."""
+    begun = time.monotonic()
+    assert ask().status_code == 200
+    return time.monotonic() - begun
+
+
+def p99(values: list[float]) -> float:
+    return sorted(values)[int(len(values) * 0.99)]
