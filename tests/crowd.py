@@ -172,7 +172,8 @@ class Balancer:
     """Hands connections to any node that takes them, as the balancer before the nodes does."""
 
     def __init__(self, ports: Sequence[int]) -> None:
-        self._ports = list(ports)
+        self.ports = list(ports)
+        """Those that get connections now."""
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.Transport] = set()
         self.port = 0
@@ -195,7 +196,7 @@ class Balancer:
 
     async def _connect(self, front: _Side) -> None:
         loop = asyncio.get_running_loop()
-        for port in random.sample(self._ports, len(self._ports)):
+        for port in random.sample(self.ports, len(self.ports)):
             back = _Side(self._open)
             with contextlib.suppress(OSError):
                 await loop.create_connection(lambda back=back: back, "127.0.0.1", port)

@@ -139,7 +139,7 @@ class Client:
         resume = {
             token: {"epoch": row.epoch, "seq": row.seq}
             for token, row in self.rows.items()
-            if not self.row(token).stale
+            if not _read_freshness(row.data).stale
         }
         requests = [stats | ({"resume": resume} if resume else {})]
         if self.trades:
@@ -206,6 +206,10 @@ class Client:
             fault = trades.take(message.type, _read_trades(message.data).trades)
         if fault is not None:
             self.broken.append(f"{message.token}: {fault} ({message.type})")
+
+    def all_rows(self, stale: bool) -> bool:
+        """Whether every row that is held is marked so."""
+        return all(_read_freshness(row.data).stale is stale for row in self.rows.values())
 
     def row(self, token: str) -> TokenStats:
         """The newest numbers of a token that is held."""

@@ -2,6 +2,7 @@
 
 The board calls `add` of a set for each row that changes; a round writes each changed row that
 somebody is subscribed to once. Values are absolute, so the newest is all that a client needs.
+While a partition has not been loaded, a token without a row may have one: nothing is said of it.
 """
 
 from __future__ import annotations
@@ -29,19 +30,39 @@ class TokenStatsSource(Source):
         self._board = board
         self._hub = hub
         self._changed: set[str] = set()
+        self._waiting: dict[Topic, dict[Connection, None]] = {}
         board.listen(self._changed.add)
+
+    def left(self, topic: Topic, connection: Connection) -> None:
+        """The subscriber waits no more."""
+        waiting = self._waiting.get(topic)
+        if waiting is not None:
+            waiting.pop(connection, None)
+            if not waiting:
+                del self._waiting[topic]
 
     def begin(
         self, topic: Topic, connection: Connection, resume: Resume | None, now_ms: int
     ) -> bool:
-        """The row as it is now, or `data: null` for a token without trades."""
+        """The row as it is now, or `data: null` for a token without trades.
+
+        Later, where the node does not know yet whether there are any.
+        """
+        if topic.subject not in self._board.rows and not self._board.complete():
+            self._waiting.setdefault(topic, {})[connection] = None
+            return True
+        return self._start(topic, connection, resume, now_ms)
+
+    def _start(
+        self, topic: Topic, connection: Connection, resume: Resume | None, now_ms: int
+    ) -> bool:
         row = self._board.get(topic.subject, now_ms)
         if topic.subject in self._changed:
             # The others get the change now, so that the newcomer is not given it twice.
             self._changed.discard(topic.subject)
             topic.state = row
             self._hub.publish(topic, self._message(topic, "update", row), now_ms)
-            connection.drop(topic)
+        connection.drop(topic)
         # What the client has beyond this node's is of a node that is ahead, or of a state that was
         # lost since: the row lets it tell one from the other.
         if row is not None and not row.stale and resume is not None:
@@ -53,6 +74,8 @@ class TokenStatsSource(Source):
 
     def tick(self, now_ms: int) -> None:
         """Publish the rows that changed, at most ROWS_A_ROUND that somebody wants."""
+        if self._waiting:
+            self._start_waiting(now_ms)
         if not self._changed:
             return
         channel, topic_of = self.channel, self._hub.topic
@@ -72,6 +95,14 @@ class TokenStatsSource(Source):
             self._changed.clear()
         else:
             self._changed.difference_update(token_id for token_id, _ in published)
+
+    def _start_waiting(self, now_ms: int) -> None:
+        """Give those who wait what is known by now."""
+        complete = self._board.complete()
+        known = [t for t in self._waiting if complete or t.subject in self._board.rows]
+        for topic in known:
+            for connection in self._waiting.pop(topic):
+                self._start(topic, connection, None, now_ms)
 
     def staleness_changed(self, partitions: frozenset[int], now_ms: int) -> None:
         """Publish every row of these partitions again, with `stale` as it is now."""

@@ -7,7 +7,9 @@ One service and one crowd for the whole file: each test breaks something, mends 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 import time
 from collections.abc import Callable, Iterator
 
@@ -17,7 +19,6 @@ import pytest
 
 from infra.embedded.stack import Stack
 from tests.crowd import Crowd, Member
-from tests.promises import Client
 from tests.two_of_each import PARTITIONS, TOKENS, TwoOfEach
 from tests.ws_wire import connect
 
@@ -113,37 +114,60 @@ def test_kill_of_an_aggregator(site: TwoOfEach, crowd: Crowd) -> None:
     assert again == welcomes, "no reconnect is needed"
 
 
+def all_rows_stale(crowd: Crowd) -> bool:
+    return all(member.client.all_rows(stale=True) for member in crowd.members)
+
+
 def test_kill_of_nats(site: TwoOfEach, crowd: Crowd) -> None:
     site.nats.kill()
-    stale_s = became(site, crowd, all_stale, time.monotonic(), STALE_WITHIN_S)
-    bursts = iter(range(10))
-    site.stream_until(lambda: next(bursts, None) is None, 60, "the stream")
+    killed = time.monotonic()
+    stale_s = became(site, crowd, all_stale, killed, STALE_WITHIN_S)
+    site.stream_until(lambda: crowd.look(lambda: all_rows_stale(crowd)), 40, "rows marked stale")
+    rows_s = time.monotonic() - killed
+    assert rows_s < STALE_WITHIN_S + SLACK_S
     site.nats.start()
     fresh_s = became(site, crowd, all_fresh, time.monotonic(), FRESH_WITHIN_S)
-    print(f"NATS: stale {stale_s:.2f} s, fresh {fresh_s:.2f} s")
+    print(f"NATS: stale {stale_s:.2f} s, every row {rows_s:.2f} s, fresh {fresh_s:.2f} s")
     site.settle(crowd)
 
 
-def on_node(crowd: Crowd, port: int) -> list[Client]:
-    return [each.client for each in crowd.members if each.port == port]
+def test_kill_of_a_web_node_and_then_of_the_other(site: TwoOfEach, crowd: Crowd) -> None:
+    """The second time the clients come to a node that has just started and knows nothing yet."""
+    first, second = site.ports
+    site.nodes[first].kill()
+    took = moved(site, crowd, second)
+    site.nodes[second].kill()
+    site.start_node(first)
+    again = moved(site, crowd, first)
+    print(f"node: all over in {took:.2f} s; to a node that starts, in {again:.2f} s")
+    site.start_node(second)
+    site.settle(crowd)
 
 
-def test_kill_of_a_web_node(site: TwoOfEach, crowd: Crowd) -> None:
-    dying, other = site.ports
-    moved = crowd.look(lambda: on_node(crowd, dying))
-    assert moved
-    before = {id(each): each.welcomes for each in moved}
-    site.nodes[dying].kill()
-    killed = time.monotonic()
+def moved(site: TwoOfEach, crowd: Crowd, port: int) -> float:
+    """Stream until every raw client is on this node and all are fresh; the seconds it took."""
+    begun = time.monotonic()
 
     def over() -> bool:
-        return all(each.welcomes > before[id(each)] for each in moved) and all_fresh(crowd)
+        return all(each.port == port for each in crowd.members) and all_fresh(crowd)
 
     site.stream_until(lambda: crowd.look(over), 40, "all clients on the other node")
-    print(f"node: {len(moved)} and the readers over in {latest(crowd) - killed:.2f} s")
-    site.start_node(dying)
+    return time.monotonic() - begun
+
+
+def test_a_node_that_hangs_is_left(site: TwoOfEach, crowd: Crowd) -> None:
+    """SIGSTOP: sockets that stay open and say nothing."""
+    port = crowd.look(lambda: crowd.members[0].port)
+    (other,) = {*site.ports} - {port}
+    os.kill(site.nodes[port].pid, signal.SIGSTOP)
+    crowd.balancer.ports = [other]
+    try:
+        took = moved(site, crowd, other)
+    finally:
+        os.kill(site.nodes[port].pid, signal.SIGCONT)
+        crowd.balancer.ports = list(site.ports)
+    print(f"hanging node: all over in {took:.2f} s")
     site.settle(crowd)
-    assert crowd.look(lambda: all(member.port == other for member in crowd.members))
 
 
 def test_a_node_that_stops_sends_its_clients_away(site: TwoOfEach, crowd: Crowd) -> None:

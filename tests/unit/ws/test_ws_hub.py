@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.ws.support import SUBJECT, A, B, Client, node
+from tests.unit.ws.support import SUBJECT, A, B, Client, Node, node
 
 
 def seqs(messages: list[dict[str, Any]]) -> list[int]:
@@ -478,6 +478,30 @@ async def test_an_unknown_token_is_null_until_it_trades() -> None:
     hub.run(100)
     (update,) = client.messages("update")
     assert update["data"]["token_id"] == "solana:Mint"
+
+
+async def test_a_node_that_has_not_loaded_the_numbers_does_not_say_that_there_are_none() -> None:
+    hub = Node()
+    hub.owner.trade(A)
+    clients = [await hub.client().enter(f"user{number}") for number in range(3)]
+    for client in clients:
+        await client.subscribe("token_stats", A, "solana:Mint")
+    clients[2].gone()
+    hub.run(100)
+    assert [[each["type"] for each in client.messages()] for client in clients[:2]] == [
+        ["ack", "ack"]
+    ] * 2
+    hub.beat()
+    hub.run(100)
+    for client in clients[:2]:
+        told = {each["token"]: each for each in client.messages("snapshot")}
+        assert (told[A]["seq"], told["solana:Mint"]["data"]) == (1, None)
+    hub.trade(A)
+    hub.run(100)
+    assert [each["seq"] for each in clients[0].messages("update")] == [2]
+    await clients[0].subscribe("token_stats", "solana:Other")
+    hub.run(100)
+    assert clients[0].messages("snapshot")[0]["data"] is None
 
 
 async def test_after_unsubscribing_nothing_comes_and_nothing_is_held() -> None:

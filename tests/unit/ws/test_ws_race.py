@@ -63,6 +63,7 @@ class Watcher:
         assert token in self.begun, "an update before the snapshot"
         row, before = message["data"], self.rows.get(token)
         if row is None:
+            assert before is None, "nothing, where there were numbers"
             return
         assert (row["epoch"], row["seq"]) == (message["epoch"], message["seq"])
         if before is not None:
