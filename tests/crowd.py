@@ -261,7 +261,6 @@ class Crowd:
         self.beats: dict[int, tuple[float, Heartbeat]] = {}
         """The first heartbeat of each partition in its present state and epoch, and when."""
         self.failed: list[str] = []
-        self._ports = list(ports)
         self._nats_url = nats_url
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="crowd", daemon=True)
