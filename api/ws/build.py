@@ -27,10 +27,14 @@ def build_hub(
     now_ms: Callable[[], int],
 ) -> Hub:
     """A hub with all five channels."""
-    hub = Hub(limits, now_ms, stale=board.stale_partitions, as_of=board.as_of)
+
+    def connected() -> bool:
+        return feed.fault is None
+
+    hub = Hub(limits, now_ms, board.stale_partitions, board.as_of, connected)
     hub.feed(TokenStatsSource(board, hub))
     hub.feed(TradesSource(streams, hub))
     hub.feed(CandlesSource(streams, hub))
     hub.feed(OverviewSource(board, overview, hub))
-    hub.feed(StatusSource(board, hub, connected=lambda: feed.fault is None))
+    hub.feed(StatusSource(board, hub, connected))
     return hub

@@ -46,13 +46,18 @@ class Hub:
         now_ms: Callable[[], int],
         stale: Callable[[int], Iterable[int]],
         as_of: Callable[[], int | None],
+        connected: Callable[[], bool],
     ) -> None:
-        """`stale(now_ms)` are the partitions whose numbers may be old, `as_of()` their instant."""
+        """`stale(now_ms)` are the partitions whose numbers may be old, `as_of()` their instant.
+
+        `connected()` is whether NATS can be reached.
+        """
         self.limits = limits
         self.stopping = False
         self._now_ms = now_ms
         self._stale = stale
         self._as_of = as_of
+        self._connected = connected
         self._stale_now: frozenset[int] = frozenset()
         self._sources: dict[str, Source] = {}
         self._topics: dict[TopicKey, Topic] = {}
@@ -78,7 +83,7 @@ class Hub:
     @property
     def stale(self) -> bool:
         """Whether any number of this node may be old, or none is known yet."""
-        return bool(self._stale_now) or self._as_of() is None
+        return bool(self._stale_now) or self._as_of() is None or not self._connected()
 
     def feed(self, source: Source) -> None:
         """Have the source fill the topics of its channel."""

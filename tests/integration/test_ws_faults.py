@@ -125,6 +125,7 @@ def test_kill_of_nats(site: TwoOfEach, crowd: Crowd) -> None:
     site.stream_until(lambda: crowd.look(lambda: all_rows_stale(crowd)), 40, "rows marked stale")
     rows_s = time.monotonic() - killed
     assert rows_s < STALE_WITHIN_S + SLACK_S
+    assert latest(crowd) - killed == stale_s, "nobody was told meanwhile that all is fresh"
     site.nats.start()
     fresh_s = became(site, crowd, all_fresh, time.monotonic(), FRESH_WITHIN_S)
     print(f"NATS: stale {stale_s:.2f} s, every row {rows_s:.2f} s, fresh {fresh_s:.2f} s")

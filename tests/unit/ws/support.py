@@ -101,7 +101,11 @@ class Node:
         self.computed = 0
         self.owner = Owner()
         self.hub = Hub(
-            Limits(**limits), lambda: self.now, self.board.stale_partitions, self.board.as_of
+            Limits(**limits),
+            lambda: self.now,
+            self.board.stale_partitions,
+            self.board.as_of,
+            lambda: self.connected,
         )
         self.streams = Streams(self.board, self.wire, lambda: self.now)
         self.reader = OverviewReader(self.board)

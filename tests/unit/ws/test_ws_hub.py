@@ -437,6 +437,12 @@ async def test_the_loss_of_nats_is_told_at_once() -> None:
     hub.run(100)
     (status,) = client.messages("update")
     assert status["data"]["connected"] is False
+    hub.run(1_200)
+    (heartbeat,) = client.messages("heartbeat")
+    assert heartbeat["data"] == {"stale": True, "stale_partitions": []}
+    hub.connected = True
+    hub.run(1_200)
+    assert [each["data"]["stale"] for each in client.messages("heartbeat")] == [False]
 
 
 async def test_resume_sends_only_what_is_newer() -> None:
