@@ -110,6 +110,7 @@ async def test_expiry_closes_and_renewal_keeps_an_open_socket(
         short = token_of(issuer, ttl_ms=3_000)
         async with client(node, short) as ending, client(node, short) as renewed:
             begun = time.monotonic()
+            await renewed.next(type="heartbeat", within_s=2)
             assert (await ending.next(type="auth_expiring"))["data"]["expires_in_ms"] <= 3_000
             await renewed.send(method="auth", token=token_of(issuer), req_id=1)
             await renewed.next(type="ack", method="auth")
@@ -117,6 +118,33 @@ async def test_expiry_closes_and_renewal_keeps_an_open_socket(
             assert 1.5 < time.monotonic() - begun < 4.2
             await renewed.send(method="ping", req_id=2)
             assert (await renewed.next(type="pong"))["req_id"] == 2
+
+
+async def test_each_has_its_own_pace(tmp_path: Path, issuer: Path, nats_server: Nats) -> None:
+    owner = Owner()
+    owner.trade(A)
+    async with (
+        web_node(tmp_path, issuer, nats_server.url) as node,
+        live_owner(nats_server.url, owner) as live,
+    ):
+        await ready(node)
+        good = token_of(issuer)
+        async with client(node, good) as quick, client(node, good) as calm:
+            for each, interval_ms in ((quick, 100), (calm, 1_000)):
+                request = {"method": "subscribe", "channel": "token_stats", "tokens": [A]}
+                await each.send(**request, interval_ms=interval_ms)
+                await each.next(type="snapshot")
+            for _ in range(25):
+                await live.publish(owner.trade(A))
+                await asyncio.sleep(0.1)
+            seen = {}
+            for name, each in (("quick", quick), ("calm", calm)):
+                seen[name] = [1]
+                while seen[name][-1] < owner.seq:
+                    update = await each.next(type="update", channel="token_stats")
+                    seen[name].append(update["seq"])
+            assert len(seen["quick"]) > 15
+            assert 2 <= len(seen["calm"]) - 1 <= 5, "the newest of each second, the last one too"
 
 
 async def test_hostile_clients_hurt_nobody_else(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import signal
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +15,11 @@ import jsonschema
 import msgspec
 import pytest
 import yaml
+from channels_redis.pubsub import RedisPubSubChannelLayer
 
 from api.board.overview import Overview
 from api.board.row import TokenRow
+from api.security.control import GROUP, NOTICE
 from api.security.demo_issuer import ensure_keys
 from api.ws.live_candles import CandlesData
 from api.ws.protocol import Auth, Fault, ListSubscriptions, Ping, Subscribe, Unsubscribe
@@ -24,6 +27,7 @@ from api.ws.status import StatusData
 from api.ws.stream import Gap
 from api.ws.trades import TradesData
 from infra.embedded.nats import Nats
+from infra.embedded.redis import Redis
 from infra.embedded.stack import Stack
 from tests.integration.test_web import live_owner
 from tests.integration.ws_node import (
@@ -127,15 +131,33 @@ def test_each_documented_request_is_in_it(example: Message) -> None:
 
 
 @pytest.fixture
-def nats_server(tmp_path: Path) -> Iterator[Nats]:
-    with Stack(tmp_path / "stack", only=(Nats,)) as stack:
-        yield stack.nats
+def engines(tmp_path: Path) -> Iterator[Stack]:
+    with Stack(tmp_path / "stack", only=(Nats, Redis)) as stack:
+        yield stack
+
+
+def kinds_of_messages() -> set[tuple[str | None, str]]:
+    """(channel, type) of every message in the document."""
+    found = set()
+    for name, whole in document()["components"]["schemas"].items():
+        for schema in whole.get("oneOf", [whole]) if name.startswith("Message_") else []:
+            fields = schema["properties"]
+            channel, kind = (fields.get(each, {}) for each in ("channel", "type"))
+            channels = channel.get("enum", [channel.get("const")])
+            kinds = kind.get("enum", [kind.get("const")])
+            found |= {(one, other) for one in channels for other in kinds}
+    return found
+
+
+def as_kind(message: Message) -> tuple[str | None, str]:
+    return message.get("channel"), message["type"]
 
 
 @pytest.mark.engines
 async def test_every_documented_request_works_and_every_answer_is_documented(
-    tmp_path: Path, nats_server: Nats
+    tmp_path: Path, engines: Stack
 ) -> None:
+    nats_url, redis_url = engines.nats.url, engines.redis.url
     issuer = tmp_path / "issuer"
     ensure_keys(issuer)
     owner, seller = Owner(), Seller("ethereum:0xaa")
@@ -144,21 +166,21 @@ async def test_every_documented_request_works_and_every_answer_is_documented(
     seller.sell(3)
     refused = {"no-token"}
     async with (
-        web_node(tmp_path, issuer, nats_server.url) as node,
-        live_owner(nats_server.url, owner) as live,
-        live_seller(nats_server.url, seller) as market,
+        web_node(tmp_path, issuer, nats_url, REDIS_URL=redis_url) as node,
+        live_owner(nats_url, owner) as live,
+        live_seller(nats_url, seller) as market,
     ):
         await eventually_async(lambda: node.answers("/readyz", 200), 10, "readiness")
-        async with client(node) as socket:
+        async with client(node) as socket, client(node, token_of(issuer)) as idle:
             seen: list[Message] = []
             for example in examples("client"):
                 request = dict(example)
                 if request["method"] == "auth":
-                    request["token"] = token_of(issuer, ttl_ms=30_000)
+                    request["token"] = token_of(issuer, ttl_ms=58_000)
                 await socket.send(**request)
                 expected = len(request.get("tokens", [""])) or 1
                 while expected:
-                    message = await socket.next()
+                    message = await socket.next(20)
                     seen.append(message)
                     assert message["type"] != "error", (request, message)
                     if message["type"] in {"ack", "pong"}:
@@ -168,13 +190,24 @@ async def test_every_documented_request_works_and_every_answer_is_documented(
                         assert failed == (message.get("token") in refused), (request, message)
             await live.publish(owner.trade("ethereum:0xaa"))
             await market.publish(seller.sell(1))
+            seen.append(await idle.next(20, type="heartbeat"))
+            await idle.send(method="subscribe", channel="candles", req_id="wrong")
+            seen.append(await idle.next(20, type="error"))
+            layer = RedisPubSubChannelLayer(hosts=[redis_url], prefix="control:")
+            async with asyncio.timeout(30):
+                while seen[-1]["type"] != "notice":
+                    await layer.group_send(GROUP, {"type": NOTICE, "text": "soon"})
+                    seen.append(await idle.next(20))
+            await layer.flush()
             live.speaks = False
-            wanted = {
-                *(("token_stats", "update"), ("trades", "update"), ("candles", "update")),
-                *(("overview", "update"), ("status", "update"), (None, "auth_expiring")),
-            }
-            async with asyncio.timeout(10):
-                while not wanted <= {(each.get("channel"), each["type"]) for each in seen}:
-                    seen.append(await socket.next(10))
+            wanted = kinds_of_messages() - {(None, "server_shutdown"), *map(as_kind, seen)}
+            async with asyncio.timeout(30):
+                while wanted:
+                    seen.append(await socket.next(20))
+                    wanted.discard(as_kind(seen[-1]))
+            node.process.send_signal(signal.SIGTERM)
+            assert await idle.closed(20) == 1012
+        seen += idle.seen
+        assert set(map(as_kind, seen)) == kinds_of_messages()
         for each in seen:
             FRAME.validate([each])
