@@ -11,8 +11,7 @@ from typing import Final
 SHORTEST_MS: Final = 20
 """What the poll loop gathers anyway."""
 UNHURRIED_A_SECOND: Final = 5_000
-"""So many patches are published sooner than they have to be: a tenth of a core here, and a fifth
-on a web node."""
+"""Up to so many patches are published sooner than they have to be; every web node reads each."""
 
 
 class Pace:

@@ -94,6 +94,42 @@ async def test_who_was_sent_nothing_lately_does_not_wait_for_its_slot() -> None:
     assert hub.hub._early == {}
 
 
+async def test_nobody_goes_early_while_the_beat_is_late() -> None:
+    hub = node()
+    clients = [await hub.client().enter(f"user{number}") for number in range(40)]
+    for client in clients:
+        await client.subscribe("token_stats", A)
+    hub.run(300)
+    for client in clients:
+        client.messages()
+    hub.trade(A)
+    for _ in range(2):
+        hub.now += 10
+        hub.hub.tick(hub.now, hurried=True)
+    assert sum(bool(each.messages()) for each in clients) <= 8
+    hub.run(10)
+    assert len(hub.hub._early) == 0
+    assert all(each.connection.pending == {} for each in clients)
+
+
+async def test_a_token_that_changes_all_the_time_reaches_everybody_all_the_time() -> None:
+    hub = node()
+    clients = [await hub.client().enter(f"user{number}") for number in range(500)]
+    for client in clients:
+        await client.subscribe("token_stats", A)
+    hub.run(300)
+    for client in clients:
+        client.messages()
+    frames = []
+    for _ in range(50):
+        hub.trade(A)
+        hub.run(20)
+        frames.append(sum(len(each.messages()) for each in clients))
+    assert max(frames) <= 2 * (100 + 50), "a round sends to its slot and to 100 besides"
+    for client in clients:
+        assert client.connection.sent_at >= hub.now - 60
+
+
 async def test_a_row_that_a_resync_gives_again_is_not_sent_again() -> None:
     hub = node()
     hub.trade(A)

@@ -268,6 +268,23 @@ async def test_candles_come_whole_then_folded_and_again_after_a_retraction() -> 
     assert (snapshot["type"], candle["high_usd"], candle["trades"]) == ("snapshot", "2", 2)
 
 
+async def test_candles_are_put_together_once_a_flush_however_many_trades_come() -> None:
+    hub, seller = market()
+    seller.sell(1)
+    client = await hub.client().enter()
+    await client.subscribe("candles", A, interval="1m")
+    answer(hub, seller)
+    hub.run(200)
+    client.messages()
+    for _ in range(50):
+        deliver(hub, seller.sell(1))
+        hub.run(20)
+    hub.run(100)
+    updates = client.messages("update")
+    assert 8 <= len(updates) <= 12
+    assert updates[-1]["data"]["candles"][-1]["trades"] == 51
+
+
 async def test_streams_without_users_are_bounded() -> None:
     hub, _ = market()
     for number in range(700):
