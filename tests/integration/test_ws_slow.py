@@ -126,11 +126,13 @@ async def test_fifty_that_never_read(tmp_path: Path, nats_server: Nats, server: 
         ]
         for each in stalled:
             closing.callback(each.close)
-        until, grown = time.monotonic() + BESIDE_S, 0.0
+        until, series = time.monotonic() + BESIDE_S, [before_mb]
         while time.monotonic() < until:
             await asyncio.sleep(0.1)
-            grown = max(grown, node.rss_mb() - before_mb)
+            series.append(node.rss_mb())
+        grown = max(series) - before_mb
         beside = [reader.taken() for reader in readers]
+        print(f"{server}: RSS in MB, each second from the stall on: {[*map(round, series[::10])]}")
         print(f"{server}: +{grown:.1f} MB, p99 {p99(alone):.3f} s alone, {p99(beside):.3f}")
         assert grown < 20
         assert p99(beside) < p99(alone) + 0.1
