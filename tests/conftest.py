@@ -1,29 +1,17 @@
-"""What all tests share: the embedded stack, and the wall that keeps unit tests off the network."""
+"""What all tests share: the wall that keeps unit tests off the network, and `side_by_side`."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from infra.embedded.stack import Stack
+pytest_plugins = ("tests.side_by_side",)
 
 _UNIT = Path(__file__).parent / "unit"
 _INET = {socket.AF_INET, socket.AF_INET6}
-
-
-@pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Kafka, Redis, NATS, S3 and ClickHouse on free ports, started when a first test asks for them.
-
-    Shared by the whole session: take topics, keys, subjects, buckets and databases of your own, and
-    do not stop an engine (start a `Stack` of your own for that).
-    """
-    with Stack(tmp_path_factory.mktemp("stack")) as running:
-        yield running
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,6 +9,7 @@ HOST = "127.0.0.1"
 # Below the range that Linux and macOS take outgoing connections' ports from, so that a port that is
 # free now is not lost to a client's connection before the engine binds it, or while it restarts.
 _FREE_PORTS = range(18_000, 32_000)
+_share = slice(None)
 _handed_out: set[int] = set()
 
 
@@ -24,9 +25,19 @@ def is_free(port: int) -> bool:
     return True
 
 
+def keep_to_share(index: int, count: int) -> None:
+    """Give out the ports of one of `count` shares only.
+
+    For processes that start engines at the same moment: a port that one was given, and whose engine
+    does not listen yet, looks free to the others.
+    """
+    global _share  # noqa: PLW0603 - the ports are the machine's, and so is the process's share
+    _share = slice(index, None, count)
+
+
 def free_port() -> int:
     """A port that nobody listens on and that this process was not given before."""
-    candidates = [port for port in _FREE_PORTS if port not in _handed_out]
+    candidates = [port for port in _FREE_PORTS[_share] if port not in _handed_out]
     # pytest plugins seed the global generator: two runs would then collide on every port
     random.SystemRandom().shuffle(candidates)
     for port in candidates:
