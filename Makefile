@@ -4,6 +4,8 @@ PYTHON ?= python3
 FEED ?=
 ARGS ?=
 SEEDS ?= 10
+# of the tests: most of their time is waiting, so more than there are cores
+WORKERS ?= 4
 SEED ?=
 N ?= 2000
 PEER ?= daphne
@@ -42,7 +44,8 @@ test: setup-dev ## everything that CI checks: lint, types, layers, tests
 	$(call stage,lint,$(BIN)/ruff check . && $(BIN)/ruff format --check .)
 	$(call stage,types,$(BIN)/mypy)
 	$(call stage,layers,$(BIN)/lint-imports)
-	$(call stage,tests,$(BIN)/python -m pytest $(ARGS))
+	$(call stage,compile,$(BIN)/python manage.py compile_engine)
+	$(call stage,tests,$(BIN)/python -m pytest -n $(WORKERS) --durations=15 --durations-min=1 $(ARGS))
 	@echo "== all: $$(($$(date +%s) - $(STARTED))) s"
 
 chaos: setup-dev ## SEEDS=100 random schedules of faults against an oracle; SEED=7 plays one again

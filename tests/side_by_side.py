@@ -22,9 +22,22 @@ from xdist.scheduler import LoadScopeScheduling
 from infra.embedded import ports
 from infra.embedded.stack import Stack
 
-# What takes longest, so that no worker begins it when the others are about to end. Within a line:
-# files that one worker runs one after the other, because they share what only one should start.
-LONGEST_FIRST: Final = ()
+# What takes longest, so that no worker begins it when the others are about to end. The rest follows
+# in the order of the folders, unit tests last: they fill what is left of every worker's time.
+LONGEST_FIRST: Final = (
+    "tests/integration/test_promtool.py",
+    "tests/e2e/test_readme.py",
+    "tests/integration/test_archiver.py",
+    "tests/integration/test_clients.py",
+    "tests/e2e/test_client_examples.py",
+    "tests/chaos/test_chaos.py",
+    "tests/chaos/test_archive_chaos.py",
+    "tests/integration/test_schemathesis.py",
+    "tests/integration/test_pipeline.py",
+)
+# One worker runs these one after the other. A worker is given its next file while the last but one
+# test of the one before runs, so a file of one long test would hold back another worker's work.
+TOGETHER: Final = {"tests/e2e/test_client_examples.py": "tests/e2e/test_readme.py"}
 
 _WANTED: Final = "wanted"
 _ADDRESSES: Final = "addresses.json"
@@ -131,10 +144,11 @@ def _joined(directory: Path) -> Stack:
 
 
 class ByFile(LoadScopeScheduling):
-    """A file is run by one worker, in the order of `LONGEST_FIRST`."""
+    """A file is run by one worker."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return nodeid.partition("::")[0]
+        file = nodeid.partition("::")[0]
+        return TOGETHER.get(file, file)
 
 
 @pytest.hookimpl(optionalhook=True)
