@@ -1,4 +1,4 @@
-"""Is a process still there? For tests that nothing is left running."""
+"""Is a process still there, and what does it leave? For tests that end processes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+
+from redis import Redis as RedisClient
+
+from infra.embedded.redis import Redis
 
 
 def alive(pid: int) -> bool:
@@ -33,3 +37,15 @@ def wait_gone(pids: Iterable[int], within_s: float = 5) -> None:
     """Wait until none of `pids` runs."""
     left = list(pids)
     wait_until(lambda: not any(map(alive, left)), within_s, f"the end of processes {left}")
+
+
+def kill_with_all_written(redis: Redis, within_s: float = 30) -> None:
+    """kill -9 a Redis when its file holds all that it answered.
+
+    Behind a slow fsync Redis holds writes back for up to two seconds.
+    """
+    with RedisClient.from_url(redis.url) as client:
+        wait_until(
+            lambda: client.info("persistence")["aof_buffer_length"] == 0, within_s, "a written file"
+        )
+    redis.kill()

@@ -14,6 +14,7 @@ from aggregator.stores.redis.connection import NewIncarnation, NotCheckedIn, Red
 from aggregator.stores.redis.markers import RedisMarkers
 from infra.embedded.redis import Redis
 from infra.embedded.stack import Stack
+from tests.processes import kill_with_all_written
 
 TTL_MS = 60_000
 PARTITIONS = 2
@@ -154,7 +155,7 @@ def test_a_new_run_of_redis_waits_again(tmp_path: Path, topic: str, key: bytes) 
         side = Side(own.redis.url, topic)
         assert side.check_in(0, 0) == [None, None]
         assert side.archive.claim(0, [4], [key], "A") == "C"
-        own.redis.kill()
+        kill_with_all_written(own.redis)
         own.redis.start()
         with pytest.raises(NewIncarnation):
             side.checkins.look(0, PARTITIONS, 5)

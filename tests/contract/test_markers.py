@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -26,6 +25,7 @@ from aggregator.stores.redis.markers import (
 from infra.embedded.redis import Redis
 from infra.embedded.stack import Stack
 from tests.fakes.markers import MemoryMarkers
+from tests.processes import kill_with_all_written
 
 C, L, U, V, D = "CLUVD"
 TTL_MS = 60_000
@@ -281,16 +281,11 @@ def test_the_model_notices_too(swap: bytes) -> None:
     assert ask(store, [add(swap, 0, 2)]) == C
 
 
-def test_markers_outlive_a_kill_of_redis_after_a_second(own_redis: Stack, swap: bytes) -> None:
+def test_markers_outlive_a_kill_of_redis(own_redis: Stack, swap: bytes) -> None:
     store = redis_markers(own_redis.redis.url)
     store.connect()
     assert ask(store, [add(swap, 0, 1)]) == C
-    client = redis.Redis.from_url(own_redis.redis.url)
-    deadline = time.monotonic() + 10
-    while client.info("persistence")["aof_pending_bio_fsync"] and time.monotonic() < deadline:
-        time.sleep(0.01)
-    client.close()
-    own_redis.redis.kill()
+    kill_with_all_written(own_redis.redis)
     own_redis.redis.start()
     store.connect()
     assert ask(store, [add(swap, 0, 2), add(swap, 0, 1)]) == D + C

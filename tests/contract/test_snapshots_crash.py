@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from infra.embedded.redis import Redis
 from infra.embedded.stack import Stack
 from tests.contract.snapshot_clients import Clients, header
 from tests.fakes.snapshots import MemoryServer, MemorySession, MemorySnapshots
+from tests.processes import kill_with_all_written
 
 Call = Callable[[Snapshots], object]
 
@@ -43,25 +43,13 @@ def clients(own_redis: Redis) -> Iterator[Clients]:
     clients.close()
 
 
-def wait_until_written(clients: Clients) -> None:
-    """Until all is in the append-only file: Redis puts a write off while it waits for the disk."""
-    deadline = time.monotonic() + 30
-    while True:
-        state = clients.admin.info("persistence")
-        if state["aof_buffer_length"] == state["aof_pending_bio_fsync"] == 0:
-            return
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_every_call_notices_a_restarted_redis(own_redis: Redis, clients: Clients) -> None:
     snapshots = clients.new()
     session = clients.session
     snapshots.take(0, 1)
     snapshots.save(0, header(1, 1), {b"a": b"1"})
     session.ping()
-    wait_until_written(clients)
-    own_redis.kill()
+    kill_with_all_written(own_redis)
     for name, call in CALLS:
         with pytest.raises(Retry) as raised:
             call(snapshots)
@@ -218,8 +206,7 @@ def test_what_survives_a_cut_of_the_file_is_one_whole_save(
     chance = random.Random(seed)
     history = History(clients, chance)
     history.grow(60)
-    wait_until_written(clients)
-    own_redis.kill()
+    kill_with_all_written(own_redis)
     (file,) = (own_redis.data / "appendonlydir").glob("*.incr.aof")
     whole = file.read_bytes()
     last = whole.rindex(b"MULTI")
@@ -241,8 +228,7 @@ def test_after_a_cut_a_new_owner_goes_on_from_what_survived(
     chance = random.Random(3)
     history = History(clients, chance)
     history.grow(25)
-    wait_until_written(clients)
-    own_redis.kill()
+    kill_with_all_written(own_redis)
     (file,) = (own_redis.data / "appendonlydir").glob("*.incr.aof")
     file.write_bytes(file.read_bytes()[:-500])
     own_redis.start()

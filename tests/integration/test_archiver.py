@@ -23,7 +23,7 @@ from infra.embedded.engine import Process
 from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
 from tests.archived import Archive, Archiver, LosesAnswers, archive, wait_archived
-from tests.processes import wait_until
+from tests.processes import kill_with_all_written, wait_until
 from tests.service import Service, swap
 
 DAY_MS = 86_400_000
@@ -355,7 +355,7 @@ def test_windows_do_not_wait_for_clickhouse_when_redis_restarts(
         mortal.kill()
         service.produce([swap(n) for n in range(20, 30)], partition=1)
         service.wait_trades(30)
-        service.engines.redis.kill()
+        kill_with_all_written(service.engines.redis)
         service.engines.redis.start()
         service.produce([swap(n) for n in range(25, 40)], partition=1)
         service.wait_trades(40, 40)
