@@ -22,6 +22,7 @@ import httpx
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from api.security.demo_issuer import ensure_keys, issue
 from infra.embedded.engine import Process
 from infra.embedded.nats import Nats
 from infra.embedded.ports import free_port
@@ -70,8 +71,7 @@ class Service:
     def __enter__(self) -> Self:
         self._closing.enter_context(self.engines)
         self.env |= self.engines.env()
-        arguments = ["issue_token", "--sub", "test", "--scope", "stats:read ops:read"]
-        self.token = self.manage(*arguments).stdout.strip()
+        self.token = self.issue("test", "stats:read ops:read")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -87,6 +87,18 @@ class Service:
             capture_output=True,
             text=True,
             timeout=60,
+        )
+
+    def issue(self, sub: str, scope: str, ttl_s: int = 3_600) -> str:
+        """A token of the service's issuer, as `manage.py issue_token` prints it."""
+        return issue(
+            ensure_keys(self.directory / "issuer"),
+            subject=sub,
+            issuer="swaps-demo",
+            audience="swaps",
+            scope=scope,
+            issued_at=int(time.time()),
+            ttl_ms=ttl_s * 1_000,
         )
 
     def aggregator(self, name: str = "aggregator", *options: str, **env: str) -> Process:

@@ -39,6 +39,7 @@ LONGEST_FIRST: Final = (
 # test of the one before runs, so a file of one long test would hold back another worker's work.
 TOGETHER: Final = {"tests/e2e/test_client_examples.py": "tests/e2e/test_readme.py"}
 
+_UNIT: Final = Path(__file__).parent / "unit"
 _WANTED: Final = "wanted"
 _ADDRESSES: Final = "addresses.json"
 _POLL_S: Final = 0.05
@@ -127,6 +128,14 @@ def _nothing_is_left_open() -> Iterator[None]:
     """
     yield
     gc.collect()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_is_left_open_by_a_file(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The same for each file that opens connections, so that no other file's test is blamed."""
+    yield
+    if not request.path.is_relative_to(_UNIT):
+        gc.collect()
 
 
 def _joined(directory: Path) -> Stack:

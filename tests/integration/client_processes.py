@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -43,7 +44,7 @@ def command(language: str) -> list[str]:
 
 
 class ClientProcess:
-    """One client; `lines` is what it has said so far."""
+    """One client; `lines` is what it has said so far, each with the monotonic `heard_s`."""
 
     def __init__(self, language: str, url: str, token_file: Path, **settings: str) -> None:
         environment = {"URL": url, "TOKEN_FILE": str(token_file), **settings}
@@ -80,7 +81,7 @@ class ClientProcess:
     def _listen(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self.lines.append(json.loads(line))
+            self.lines.append({**json.loads(line), "heard_s": time.monotonic()})
 
     def _listen_errors(self) -> None:
         assert self._process.stderr is not None

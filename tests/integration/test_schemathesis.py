@@ -66,7 +66,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, stack: Stack) -> Iterator[
         made.env["CLICKHOUSE_URL"] = kept.url
         topology = made.manage("ensure_topology")
         assert topology.returncode == 0, topology.stderr
-        made.token = made.manage("issue_token", "--sub", "fuzz", "--scope", SCOPE).stdout.strip()
+        made.token = made.issue("fuzz", SCOPE)
         made.aggregator()
         made.web()
         made.wait_ready(60)
