@@ -35,9 +35,12 @@ LONGEST_FIRST: Final = (
     "tests/integration/test_schemathesis.py",
     "tests/integration/test_pipeline.py",
 )
-# One worker runs these one after the other. A worker is given its next file while the last but one
-# test of the one before runs, so a file of one long test would hold back another worker's work.
-TOGETHER: Final = {"tests/e2e/test_client_examples.py": "tests/e2e/test_readme.py"}
+# One worker runs a file and then its companion: both build promtool; and a worker is given its next
+# file while the last test but one still runs, so a file of one long test would hold back others.
+TOGETHER: Final = {
+    "tests/e2e/test_client_examples.py": "tests/e2e/test_readme.py",
+    "tests/integration/test_watching.py": "tests/integration/test_promtool.py",
+}
 
 _UNIT: Final = Path(__file__).parent / "unit"
 _WANTED: Final = "wanted"
