@@ -18,6 +18,7 @@ COPY manage.py ./
 COPY aggregator aggregator
 COPY api api
 COPY swapsite swapsite
+COPY clients/js clients/js
 COPY infra/clickhouse/schema infra/clickhouse/schema
 COPY infra/docker infra/docker
 COPY data data

@@ -291,6 +291,12 @@ class Config:
     jwt_jwks_url: str = setting(
         "JWT_JWKS_URL", "", _jwks_url, "JWKS address of the issuer's keys, instead of a PEM file"
     )
+    demo_token_file: Path | None = setting(
+        "DEMO_TOKEN_FILE",
+        "",
+        _optional_path,
+        "file with a token that the dashboard gives to everybody who opens it: for demos alone",
+    )
     jwt_issuer: str = setting("JWT_ISSUER", "swaps-demo", _text, "the `iss` a token must carry")
     jwt_audience: str = setting("JWT_AUDIENCE", "swaps", _text, "the `aud` a token must carry")
     jwt_leeway_ms: int = setting(

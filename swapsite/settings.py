@@ -37,6 +37,7 @@ INSTALLED_APPS = [
     # before the admin, whose look they change
     "aggregator",
     "api",
+    "api.page",
     "api.operators_site.OperatorsAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -76,6 +77,8 @@ TEMPLATES = [
     }
 ]
 STATIC_URL = "/static/"
+# The JavaScript client: the dashboard is one of its users.
+STATICFILES_DIRS = [("clients", BASE_DIR / "clients" / "js")]
 ROOT_URLCONF = "swapsite.urls"
 ASGI_APPLICATION = "swapsite.asgi.application"
 APPEND_SLASH = False

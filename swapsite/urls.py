@@ -1,14 +1,15 @@
-"""The routes of the site: probes and metrics at the root, the API in /api, the admin in /admin."""
+"""The routes: the dashboard, probes and metrics at the root, then /api, /admin and /static."""
 
 from __future__ import annotations
 
 from django.contrib import admin
-from django.contrib.staticfiles.views import serve
 from django.urls import URLPattern, URLResolver, path
 
 from api.http.probes import healthz, readyz
 from api.http.routes import api
 from api.http.watching import metrics_page, profile
+from api.page.files import static_file
+from api.page.views import demo_token, page
 from api.security.login import login
 
 urlpatterns: list[URLPattern | URLResolver] = [
@@ -19,7 +20,8 @@ urlpatterns: list[URLPattern | URLResolver] = [
     path("api/", api.urls),
     path("admin/login/", login),
     path("admin/", admin.site.urls),
-    # Behind a proxy that serves files itself these are never asked for; "insecure" is Django's word
-    # for slower than that.
-    path("static/<path:path>", serve, {"insecure": True}),
+    path("static/<path:path>", static_file),
+    path("", page),
+    path("tokens/<path:token_id>", page),
+    path("demo-token", demo_token),
 ]

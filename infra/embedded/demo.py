@@ -31,6 +31,11 @@ ADMIN_NAME: Final = "demo"
 _DAY: Final = "data/ethereum_dex_day.ndjson.gz"
 _TAPE: Final = "data/binance_trades.ndjson.gz"
 _LIVE_RATE: Final = "20"
+# The dashboard's token: short-lived, and renewed long before it runs out.
+_PAGE_TOKEN_TTL: Final = "15m"
+_PAGE_TOKEN_EVERY_S: Final = 300
+# All who open a demo's dashboard are one subject.
+_PAGE_CONNECTIONS: Final = "200"
 _STOP_WITHIN_S: Final = 6
 _FEED_WITHIN_S: Final = 120
 _READY_WITHIN_S = 120
@@ -41,8 +46,8 @@ _POLL_S: Final = 0.1
 class Service:
     """One aggregator and one web node, and the feeds where asked for.
 
-    `issue_keys`, `compile_engine` and `prepare_site` need no engine and may run while those start;
-    then `start`.
+    `issue_keys`, `issue_page_token`, `compile_engine` and `prepare_site` need no engine and may run
+    while those start; then `start`.
     """
 
     def __init__(self, stack: Stack, web_port: int, metrics_port: int) -> None:
@@ -53,6 +58,8 @@ class Service:
         self._issuer = stack.directory / "issuer"
         self._database = stack.directory / "site.sqlite3"
         self._children: list[Process] = []
+        self._page_token = stack.directory / "page-token"
+        self._page_token_at = 0.0
 
     @property
     def web_url(self) -> str:
@@ -79,6 +86,22 @@ class Service:
         command += ["--scope", "stats:read history:read ws:connect"]
         environment = {**os.environ, "ISSUER_DIR": str(self._issuer)}
         self.token = _done(command, environment)
+
+    def issue_page_token(self) -> None:
+        """Write the token that the dashboard logs itself in with: the web node reads the file."""
+        command = ["issue_token", "--sub", "dashboard", "--ttl", _PAGE_TOKEN_TTL]
+        command += ["--scope", "stats:read history:read ws:connect"]
+        token = _done(command, {**os.environ, "ISSUER_DIR": str(self._issuer)})
+        written = self._page_token.with_suffix(".new")
+        written.touch(mode=0o600)
+        written.write_text(token)
+        written.replace(self._page_token)
+        self._page_token_at = time.monotonic()
+
+    def renew_page_token(self) -> None:
+        """Write a new one where the last is some minutes old."""
+        if time.monotonic() - self._page_token_at > _PAGE_TOKEN_EVERY_S:
+            self.issue_page_token()
 
     def compile_engine(self) -> None:
         """Have the engine's loops compiled: the longest part of a very first start."""
@@ -214,6 +237,8 @@ class Service:
             "DATABASE_FILE": str(self._database),
             "DJANGO_SECRET_KEY": _secret(self._stack.directory / "django-secret"),
             "DEBUG": "0",
+            "DEMO_TOKEN_FILE": str(self._page_token),
+            "WS_SUBJECT_CONNECTIONS": _PAGE_CONNECTIONS,
         }
 
     def _get(self, path: str) -> tuple[int, bytes]:

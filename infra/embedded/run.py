@@ -85,6 +85,7 @@ def _serve(options: Options, say: Steps) -> None:
             prepared = (
                 [
                     pool.submit(service.issue_keys),
+                    pool.submit(service.issue_page_token),
                     pool.submit(service.compile_engine),
                     pool.submit(service.prepare_site),
                 ]
@@ -107,6 +108,7 @@ def _serve(options: Options, say: Steps) -> None:
             stack.check()
             if service:
                 service.check()
+                service.renew_page_token()
             time.sleep(_CHECK_EVERY_S)
     finally:
         if service:
@@ -130,7 +132,8 @@ def _start_service(stack: Stack, service: demo.Service, feed: bool, say: Steps) 
         say("live feed of new trades started")
     stack.publish(service.addresses(), service.pids())
     print(
-        f"\nREST      {service.web_url}{demo.OVERVIEW}\n"
+        f"\nDashboard {service.web_url}/\n"
+        f"REST      {service.web_url}{demo.OVERVIEW}\n"
         f"WebSocket {service.web_url.replace('http', 'ws', 1)}/ws\n"
         f"Admin     {service.web_url}/admin/ ({demo.ADMIN_NAME} / {service.admin_password})\n"
         f"Metrics   {service.metrics_url}\n"

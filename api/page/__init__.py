@@ -1,0 +1,1 @@
+"""The live dashboard: one page at `/`, its templates and its static files."""

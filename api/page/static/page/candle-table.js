@@ -1,0 +1,33 @@
+// The newest candles as a table: what the chart shows, for those who cannot see it.
+
+import { count, moment, price, usd } from "./format.js";
+import { h } from "./dom.js";
+
+const SHOWN = 20;
+const details = document.querySelector(".as-table");
+const body = document.querySelector("#candle-table tbody");
+const chart = document.getElementById("chart");
+
+/** Draw them; only while the table is open, since a closed one is read by nobody. */
+export function drawCandleTable(all, name, interval) {
+  const last = all.at(-1);
+  const said = last ? `, the newest closed at ${price(last.close_usd)}` : "";
+  chart.setAttribute("aria-label", `${all.length} candles of ${interval} of ${name}${said}`);
+  if (!details.open) return;
+  const rows = all.slice(-SHOWN).reverse().map((each) =>
+    h(
+      "tr",
+      {},
+      h("th", { scope: "row" }, moment(each.open_time)),
+      ...["open_usd", "high_usd", "low_usd", "close_usd"].map((key) => h("td", {}, price(each[key]))),
+      h("td", {}, usd(each.volume_usd)),
+      h("td", {}, count(each.trades)),
+    ),
+  );
+  body.replaceChildren(...rows);
+}
+
+/** Calls `listener` when the reader opens the table. */
+export const onCandleTable = (listener) => {
+  details.ontoggle = listener;
+};

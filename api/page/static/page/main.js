@@ -1,0 +1,84 @@
+// The page: a token, a connection, and the view that the address names.
+
+import "./theme.js";
+import { watchHealth } from "./health.js";
+import { ListView } from "./list.js";
+import { Live } from "./live.js";
+import { askToken } from "./login.js";
+import { demo, freshToken, keep, shown } from "./session.js";
+import { TokenView } from "./token.js";
+
+const forget = document.getElementById("forget");
+const PREFIX = "/tokens/";
+
+/** The token id of the address; null for the list. */
+function tokenOfAddress() {
+  const { pathname } = location;
+  if (!pathname.startsWith(PREFIX)) return null;
+  try {
+    return decodeURIComponent(pathname.slice(PREFIX.length));
+  } catch {
+    return pathname.slice(PREFIX.length);
+  }
+}
+
+let list = null;
+let token = null;
+
+function route({ moved = true } = {}) {
+  const tokenId = tokenOfAddress();
+  document.body.dataset.view = tokenId === null ? "list" : "token";
+  if (tokenId === null) {
+    token.close();
+    list.open(moved);
+  } else {
+    list.close();
+    token.open(tokenId, moved);
+  }
+}
+
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[data-link]");
+  const plain = !event.ctrlKey && !event.metaKey && !event.shiftKey && event.button === 0;
+  if (link === null || !plain || list === null) return;
+  event.preventDefault();
+  // The list as it was left: with its window, sort and filters.
+  const href = link.matches("[data-back], .brand") ? list.address : link.getAttribute("href");
+  history.pushState(null, "", href);
+  route();
+});
+addEventListener("popstate", () => list !== null && route());
+document.addEventListener("keydown", (event) => {
+  const typing = event.target.closest("input, textarea, select");
+  if (event.key !== "/" || typing || document.body.dataset.view !== "list") return;
+  event.preventDefault();
+  document.querySelector("#controls [name=q]").focus();
+});
+
+async function start(refused = null) {
+  if (!demo && (refused !== null || shown() === null)) {
+    keep(null);
+    list?.close();
+    token?.close();
+    await askToken(refused);
+  }
+  forget.hidden = demo;
+  const live = new Live(demo ? freshToken : shown());
+  list = new ListView(live);
+  token = new TokenView(live);
+  const health = watchHealth(live);
+  const again = (reason) => {
+    clearInterval(health);
+    live.close();
+    document.getElementById("banner").hidden = true;
+    start(reason);
+  };
+  live.addEventListener("refused", ({ detail }) => again(detail), { once: true });
+  forget.onclick = () => {
+    keep(null);
+    location.assign("/");
+  };
+  route({ moved: false });
+}
+
+start();

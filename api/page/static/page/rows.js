@@ -1,0 +1,144 @@
+// The table's rows: made once a token, then only the cells that changed are written.
+
+import { ARROWS, age, count, flow, nameOf, percent, price, side, trend, usd } from "./format.js";
+import { attribute, h, paint, put, show } from "./dom.js";
+import { sparkline } from "./spark.js";
+
+const RESTARTED_AFTER_MS = 10_000;
+
+/** Whether `row` is to take the place of `known`: the newest (epoch, seq), as the service says. */
+const isNews = (row, known) =>
+  row.epoch > known.epoch ||
+  (row.epoch === known.epoch && row.seq >= known.seq) ||
+  row.as_of >= known.as_of + RESTARTED_AFTER_MS;
+
+export const addressOf = (tokenId) =>
+  `/tokens/${tokenId.split("/").map(encodeURIComponent).join("/")}`;
+
+class Row {
+  constructor(data) {
+    this.data = data;
+    this.link = h("a", { href: addressOf(data.token_id), "data-link": "" });
+    this.flags = h("span", { class: "flags" });
+    const cell = (name, ...children) => h("td", { class: name, role: "cell" }, ...children);
+    this.price = h("data");
+    this.change = h("data");
+    this.volume = h("data");
+    this.net = h("data");
+    this.trades = h("data");
+    this.traders = h("data");
+    this.last = h("span");
+    this.bar = h("i");
+    this.sides = h("span", { class: "sides-said" });
+    this.spark = cell("spark");
+    const chain = h("span", { class: "chain" }, data.chain);
+    this.element = h(
+      "tr",
+      { role: "row", data: { token: data.token_id } },
+      h("th", { scope: "row", role: "rowheader", class: "name" }, this.link, this.flags, chain),
+      cell("price", this.price),
+      cell("change", this.change),
+      this.spark,
+      cell("volume", this.volume),
+      cell("net", this.net),
+      cell("sides", h("span", { class: "bar", "aria-hidden": "true" }, this.bar), this.sides),
+      cell("trades", this.trades),
+      cell("traders", this.traders),
+      cell("last", this.last),
+    );
+  }
+
+  draw(window, now) {
+    const { data } = this;
+    const of = data.windows[window];
+    put(this.link, nameOf(data));
+    put(this.flags, data.flags.length ? data.flags.join(", ") : "");
+    attribute(this.link, "title", data.name ?? data.token_id);
+    attribute(this.element, "data-stale", data.stale ? "yes" : null);
+    show(this.price, data.last_price_usd, price(data.last_price_usd));
+    this.drawLast(now);
+    if (!of) return;
+    const change = of.price_change_pct;
+    show(this.change, change, `${ARROWS[trend(change)]} ${percent(change)}`.trim());
+    this.change.className = trend(change);
+    show(this.volume, of.volume_usd, usd(of.volume_usd));
+    show(this.net, of.net_volume_usd, flow(of.net_volume_usd));
+    this.net.className = side(of.net_volume_usd);
+    show(this.trades, of.trades, count(of.trades));
+    show(this.traders, of.traders, count(of.traders));
+    const buys = of.trades ? (100 * of.buys) / of.trades : 0;
+    this.bar.style.width = `${buys.toFixed(1)}%`;
+    attribute(this.bar.parentElement, "data-empty", of.trades ? null : "yes");
+    put(this.sides, `${count(of.buys)} / ${count(of.sells)}`);
+  }
+
+  drawLast(now) {
+    const at = this.data.last_trade_at;
+    put(this.last, at === null ? "–" : age(now - at));
+  }
+}
+
+/** The rows of the list. `clock()` is the service's time. */
+export class Rows {
+  #rows = new Map();
+  #window = "";
+
+  constructor(body, clock) {
+    this.body = body;
+    this.clock = clock;
+  }
+
+  get tokens() {
+    return [...this.#rows.keys()];
+  }
+
+  elementOf(tokenId) {
+    return this.#rows.get(tokenId)?.element;
+  }
+
+  /** These tokens in this order; with `hold` the rows that are there stay where they are. */
+  list(all, window, hold) {
+    this.#window = window;
+    const wanted = new Set(all.map((each) => each.token_id));
+    for (const data of all) this.take(data, !hold);
+    if (hold) return;
+    for (const [tokenId, row] of this.#rows) {
+      if (wanted.has(tokenId)) continue;
+      row.element.remove();
+      this.#rows.delete(tokenId);
+    }
+    let place = this.body.firstElementChild;
+    for (const tokenId of wanted) {
+      const { element } = this.#rows.get(tokenId);
+      if (element === place) place = place.nextElementSibling;
+      else this.body.insertBefore(element, place);
+    }
+  }
+
+  /** Newer numbers of one token; older ones are let go. */
+  take(data, mayAdd = false) {
+    let row = this.#rows.get(data.token_id);
+    if (row === undefined) {
+      if (!mayAdd) return;
+      row = new Row(data);
+      this.#rows.set(data.token_id, row);
+      row.draw(this.#window, this.clock());
+      return;
+    }
+    if (isNews(data, row.data)) row.data = data;
+    paint(row, () => row.draw(this.#window, this.clock()));
+  }
+
+  drawAges() {
+    for (const row of this.#rows.values()) row.drawLast(this.clock());
+  }
+
+  drawSpark(tokenId, points) {
+    const row = this.#rows.get(tokenId);
+    if (row) row.spark.replaceChildren(sparkline(points, nameOf(row.data)));
+  }
+
+  hasSpark(tokenId) {
+    return Boolean(this.#rows.get(tokenId)?.spark.firstChild);
+  }
+}

@@ -1,0 +1,60 @@
+"""The dashboard's page and, in a demo, the token that it logs itself in with.
+
+The page holds no numbers: its modules (`static/page`) ask for them as any client does, through the
+WebSocket and REST, with a token. Only where DEMO_TOKEN_FILE is set does this node hand one out: it
+reads what the demo's issuer wrote there and never sees a key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from pathlib import Path
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.template.loader import render_to_string
+
+from api.http.docs import anybody
+from api.http.history import INTERVALS_MS
+from api.problem import Problem, response_of
+from api.services import services
+
+
+async def page(request: HttpRequest, token_id: str = "") -> HttpResponse:  # noqa: ARG001
+    """The page, the same for the list and for each token: its modules read the address."""
+    config = services().config
+    context = {
+        "demo": config.demo_token_file is not None,
+        "windows": [name for name, _ in config.windows],
+        "intervals": list(INTERVALS_MS),
+    }
+    html = render_to_string("page/page.html", context, request)
+    return HttpResponse(html, headers={"Cache-Control": "no-cache"})
+
+
+async def demo_token(request: HttpRequest) -> HttpResponse:
+    """The demo's token, as `{"token": …}`; 404 where this is no demo.
+
+    Charged to the address like every request without a token.
+    """
+    try:
+        await anybody(request)
+        file = services().config.demo_token_file
+        if file is None:
+            raise Problem(HTTPStatus.NOT_FOUND, "not_a_demo", "Tokens are not given out here.")
+        token = await asyncio.to_thread(_read, file)
+    except Problem as problem:
+        return response_of(problem)
+    return JsonResponse({"token": token}, headers={"Cache-Control": "no-store"})
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        raise Problem(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "demo_token_missing",
+            "The demo's issuer has written no token yet; see DEMO_TOKEN_FILE.",
+            headers={"Retry-After": "2"},
+        ) from None
