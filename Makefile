@@ -28,7 +28,8 @@ help: ## list the targets
 
 setup: .venv/.installed ## .venv with the locked requirements; does nothing when nothing changed
 
-setup-dev: .venv/.installed-dev ## the tools of the tests and checks too
+setup-dev: .venv/.installed-dev ## the tools of the tests and checks too, and a browser where it may
+	@.ci/browser
 
 demo: setup ## engines, service and real trades, in the foreground until Ctrl-C
 	@DEMO_STARTED=$(STARTED) exec $(BIN)/python -m infra.embedded run --dir var/demo --fresh --feed $(ARGS)

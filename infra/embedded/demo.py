@@ -32,8 +32,8 @@ _DAY: Final = "data/ethereum_dex_day.ndjson.gz"
 _TAPE: Final = "data/binance_trades.ndjson.gz"
 _LIVE_RATE: Final = "20"
 # The dashboard's token: short-lived, and renewed long before it runs out.
-_PAGE_TOKEN_TTL: Final = "15m"
-_PAGE_TOKEN_EVERY_S: Final = 300
+_PAGE_TTL: Final = "15m"
+_PAGE_RENEWED_S: Final = 300
 # All who open a demo's dashboard are one subject.
 _PAGE_CONNECTIONS: Final = "200"
 _STOP_WITHIN_S: Final = 6
@@ -89,7 +89,7 @@ class Service:
 
     def issue_page_token(self) -> None:
         """Write the token that the dashboard logs itself in with: the web node reads the file."""
-        command = ["issue_token", "--sub", "dashboard", "--ttl", _PAGE_TOKEN_TTL]
+        command = ["issue_token", "--sub", "dashboard", "--ttl", _PAGE_TTL]
         command += ["--scope", "stats:read history:read ws:connect"]
         token = _done(command, {**os.environ, "ISSUER_DIR": str(self._issuer)})
         written = self._page_token.with_suffix(".new")
@@ -100,7 +100,7 @@ class Service:
 
     def renew_page_token(self) -> None:
         """Write a new one where the last is some minutes old."""
-        if time.monotonic() - self._page_token_at > _PAGE_TOKEN_EVERY_S:
+        if time.monotonic() - self._page_token_at > _PAGE_RENEWED_S:
             self.issue_page_token()
 
     def compile_engine(self) -> None:

@@ -21,9 +21,11 @@ export function watchHealth(live) {
     const partitions = status?.partitions ?? [];
     const lags = partitions.map((each) => each.lag).filter((each) => each !== null);
     const lag = lags.reduce((sum, each) => sum + each, 0);
-    put(element("health-lag"), lags.length ? `${count(lag)} ${lag === 1 ? "swap" : "swaps"}` : "–");
+    // What was said before the connection was lost may not hold any more.
+    const known = status !== null && phase !== "lost";
+    put(element("health-lag"), known && lags.length ? `${count(lag)} ${lag === 1 ? "swap" : "swaps"}` : "–");
     const fresh = partitions.filter((each) => !each.stale).length;
-    put(element("health-partitions"), status ? `${fresh} of ${partitions.length} fresh` : "–");
+    put(element("health-partitions"), known ? `${fresh} of ${partitions.length} fresh` : "–");
     drawBanner(phase, status, live.age);
   };
   live.addEventListener("change", draw);

@@ -1,0 +1,22 @@
+"""Chromium for tests, by Playwright's driver; Playwright's own download is not needed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome")
+_ADVICE = "no Chromium: apt-get install chromium, or set CHROMIUM to a browser's path"
+
+
+def chromium() -> str:
+    """The browser's path. Where there is none the test is skipped; in CI (CI=true) it fails."""
+    named = os.environ.get("CHROMIUM")
+    for name in (named,) if named else _NAMES:
+        if path := shutil.which(name):
+            return path
+    if os.environ.get("CI") == "true":
+        pytest.fail(_ADVICE)
+    pytest.skip(_ADVICE)
