@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, Page, expect
 
+from api.security.demo_issuer import ensure_keys, issue
 from infra.embedded.engine import Process
 from infra.embedded.ports import free_port
 from tests.service import Service, swap
@@ -85,9 +87,17 @@ class Dashboard:
         self.service.wait_ready(60)
         self.trade(200)
 
-    def token(self, scope: str = "stats:read history:read ws:connect", ttl: str = "1h") -> str:
-        arguments = ["issue_token", "--sub", "page", "--ttl", ttl, "--scope", scope]
-        return self.service.manage(*arguments).stdout.strip()
+    def token(self, scope: str = "stats:read history:read ws:connect") -> str:
+        """A token of the demo's issuer."""
+        return issue(
+            ensure_keys(self.service.directory / "issuer"),
+            subject="page",
+            issuer="swaps-demo",
+            audience="swaps",
+            scope=scope,
+            issued_at=int(time.time()),
+            ttl_ms=3_600_000,
+        )
 
     def trade(self, count: int = 1, **fields: Any) -> None:
         """Produce new swaps; without an aggregator they wait in Kafka."""

@@ -97,7 +97,7 @@ def test_window_sort_search_and_filters(dashboard: Dashboard) -> None:
         expect(page.locator("#rows tr")).to_have_count(0)
         expect(page.locator("#filters-on")).to_have_text("(1)")
         page.get_by_label("Trades from").fill("")
-        page.locator("#windows").get_by_text("1h").click()
+        page.locator("#windows [value='1h']").check()
         wait_agrees(dashboard, page, window="1h")
 
 
@@ -262,6 +262,5 @@ def test_the_page_allows_no_inline_script_and_is_not_mixed_from_two_versions(
     assert module.headers["Cache-Control"] == "no-cache"
     known = {"If-Modified-Since": module.headers["Last-Modified"]}
     assert httpx.get(str(module.url), headers=known).status_code == 304
-    assert httpx.get(f"{dashboard.origin}/static/../manage.py").status_code == 404
-    for name in ("page/theme.css/../../../settings.py", "%2e%2e/%2e%2e/manage.py"):
-        assert httpx.get(f"{dashboard.origin}/static/{name}").status_code == 404
+    for name in ("page/../../settings.py", "page/%2e%2e/%2e%2e/settings.py", "nothing.js"):
+        assert httpx.get(f"{dashboard.origin}/static/{name}").status_code in {400, 404}
