@@ -6,6 +6,7 @@ client would. Imports nothing of the service: what it knows is its command lines
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -30,7 +31,8 @@ ADMIN_NAME: Final = "demo"
 
 _DAY: Final = "data/ethereum_dex_day.ndjson.gz"
 _TAPE: Final = "data/binance_trades.ndjson.gz"
-_LIVE_RATE: Final = "20"
+# Both recordings at once: one after the other, the tokens of the first would stand still for hours.
+_LIVE_RATES: Final = {"live-day": (_DAY, "14"), "live-tape": (_TAPE, "6")}
 # The dashboard's token: short-lived, and renewed long before it runs out.
 _PAGE_TTL: Final = "15m"
 _PAGE_RENEWED_S: Final = 300
@@ -101,7 +103,10 @@ class Service:
     def renew_page_token(self) -> None:
         """Write a new one where the last is some minutes old."""
         if time.monotonic() - self._page_token_at > _PAGE_RENEWED_S:
-            self.issue_page_token()
+            self._page_token_at = time.monotonic()
+            # One that cannot be made now leaves the last one, which is good for two more turns.
+            with contextlib.suppress(EmbeddedError):
+                self.issue_page_token()
 
     def compile_engine(self) -> None:
         """Have the engine's loops compiled: the longest part of a very first start."""
@@ -150,8 +155,9 @@ class Service:
 
     def feed_live(self) -> None:
         """Keep new trades arriving until the end."""
-        command = _manage("feed", "--live", _DAY, _TAPE, "--rate", _LIVE_RATE, "--loop")
-        self._launch("live-feed", command, self._environment())
+        for name, (recording, rate) in _LIVE_RATES.items():
+            command = _manage("feed", "--live", recording, "--rate", rate, "--loop")
+            self._launch(name, command, self._environment())
 
     def counted(self) -> dict[str, Any]:
         """The overview, once all that was sent is in it: trades, and no more of them than before.

@@ -33,6 +33,14 @@ export function watchHealth(live) {
   return setInterval(draw, REFRESH_MS);
 }
 
+/** Put a sentence in the banner where no connection does; an empty one takes it away. */
+export function sayFault(text) {
+  put(element("banner-said"), text);
+  put(element("banner-age"), "");
+  element("banner").hidden = !text;
+  attribute(element("banner"), "data-phase", "lost");
+}
+
 function ageText(ms) {
   if (ms === null) return "–";
   return ms < 10_000 ? `${(ms / 1_000).toFixed(1)} s` : age(ms);

@@ -1,7 +1,7 @@
 // The page: a token, a connection, and the view that the address names.
 
 import "./theme.js";
-import { watchHealth } from "./health.js";
+import { sayFault, watchHealth } from "./health.js";
 import { ListView } from "./list.js";
 import { Live } from "./live.js";
 import { askToken } from "./login.js";
@@ -10,6 +10,7 @@ import { TokenView } from "./token.js";
 
 const forget = document.getElementById("forget");
 const PREFIX = "/tokens/";
+const AGAIN_MS = 5_000;
 
 /** The token id of the address; null for the list. */
 function tokenOfAddress() {
@@ -56,10 +57,12 @@ document.addEventListener("keydown", (event) => {
 });
 
 async function start(refused = null) {
+  if (demo && refused !== null) {
+    sayFault(`The service does not take the demo's token (${refused.message}). Trying again.`);
+    await new Promise((done) => setTimeout(done, AGAIN_MS));
+  }
   if (!demo && (refused !== null || shown() === null)) {
     keep(null);
-    list?.close();
-    token?.close();
     await askToken(refused);
   }
   forget.hidden = demo;
@@ -69,8 +72,11 @@ async function start(refused = null) {
   const health = watchHealth(live);
   const again = (reason) => {
     clearInterval(health);
+    list.close();
+    token.close();
+    list = token = null;
     live.close();
-    document.getElementById("banner").hidden = true;
+    sayFault("");
     start(reason);
   };
   live.addEventListener("refused", ({ detail }) => again(detail), { once: true });
