@@ -58,12 +58,12 @@ class _Tables:
             function = self._functions[frame.function, frame.file, frame.first_line]
             line = _number(1, function) + _number(2, frame.line)
             out += _message(4, _number(1, number) + _message(4, line))
+        # Without a system name: pprof takes one that equals the name for C++, and its <> away.
         for (name, file, first_line), number in self._functions.items():
             out += _message(
                 5,
                 _number(1, number)
                 + _number(2, self.string(name))
-                + _number(3, self.string(name))
                 + _number(4, self.string(file))
                 + _number(5, first_line),
             )

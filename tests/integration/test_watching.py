@@ -225,7 +225,7 @@ def test_go_reads_the_profiles(watched: Watched, tmp_path: Path) -> None:
     bearer = {"Authorization": f"Bearer {watched.service.token}"}
     for process, name, kind, found in [
         ("aggregator", "profile", "wall", "Aggregator._round"),
-        ("web", "profile", "wall", "AsyncioSelectorReactor.run"),
+        ("web", "profile", "wall", "<module>"),
         ("web", "heap", "inuse_space", "bytes"),
     ]:
         headers = bearer if process == "web" else {}
