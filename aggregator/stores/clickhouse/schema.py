@@ -20,6 +20,7 @@ from aggregator.stores.clickhouse.tables import COLD, HOT, POLICY
 _FILES: Final = Path(__file__).parents[3] / "infra" / "clickhouse" / "schema"
 _LOG: Final = "000_schema_files.sql"
 _SETTING: Final = re.compile(r"\{(\w+)\}")
+_MADE: Final = re.compile(r"^CREATE (?:TABLE|MATERIALIZED VIEW) IF NOT EXISTS (\w+)", re.M)
 _LONGEST_TTL_CHECK_S: Final = 14_400
 
 
@@ -29,18 +30,13 @@ def ensure_schema(clickhouse: ClickHouse, config: Config) -> list[str]:
     Raises Unavailable where the server cannot be asked, Refused where it refuses a statement, and
     Fatal where it lacks the storage policy or where an applied file was edited afterwards.
     """
-    _require_policy(clickhouse)
+    require_policy(clickhouse)
     _apply(clickhouse, (_FILES / _LOG).read_text(), {})
-    known = dict(
-        clickhouse.execute(
-            "SELECT file, argMax(digest, applied_at) FROM schema_files GROUP BY file"
-        )
-    )
-    settings = _settings(config)
+    known, settings = _known(clickhouse), _settings(config)
     applied = []
     for path in sorted(_FILES.glob("[0-9]*.sql")):
         text = path.read_text()
-        digest = hashlib.sha256(_filled(text, settings).encode()).hexdigest()
+        digest = _digest(text, settings)
         if path.name == _LOG or known.get(path.name) == digest:
             continue
         if path.name in known and not _SETTING.search(text):
@@ -58,6 +54,44 @@ def ensure_schema(clickhouse: ClickHouse, config: Config) -> list[str]:
     return applied
 
 
+def outstanding(clickhouse: ClickHouse, config: Config) -> list[str]:
+    """The files that `ensure_schema` would apply; the table schema_files must be there."""
+    known, settings = _known(clickhouse), _settings(config)
+    return [
+        path.name
+        for path in sorted(_FILES.glob("[0-9]*.sql"))
+        if path.name != _LOG and known.get(path.name) != _digest(path.read_text(), settings)
+    ]
+
+
+def missing_tables(clickhouse: ClickHouse) -> list[str]:
+    """Tables and views of the schema files that are not in the database."""
+    wanted = [
+        name
+        for path in sorted(_FILES.glob("[0-9]*.sql"))
+        for name in _MADE.findall(path.read_text())
+    ]
+    there = {
+        name
+        for (name,) in clickhouse.execute(
+            "SELECT name FROM system.tables WHERE database = currentDatabase()"
+        )
+    }
+    return [name for name in wanted if name not in there]
+
+
+def _known(clickhouse: ClickHouse) -> dict[str, str]:
+    return dict(
+        clickhouse.execute(
+            "SELECT file, argMax(digest, applied_at) FROM schema_files GROUP BY file"
+        )
+    )
+
+
+def _digest(text: str, settings: dict[str, int]) -> str:
+    return hashlib.sha256(_filled(text, settings).encode()).hexdigest()
+
+
 def _settings(config: Config) -> dict[str, int]:
     keep_s = max(1, config.keep_ttl_ms // 1000)
     return {
@@ -70,7 +104,8 @@ def _settings(config: Config) -> dict[str, int]:
     }
 
 
-def _require_policy(clickhouse: ClickHouse) -> None:
+def require_policy(clickhouse: ClickHouse) -> None:
+    """Raise Fatal where the server lacks the storage policy that the tables lie on."""
     volumes = {
         name
         for (name,) in clickhouse.execute(
