@@ -21,7 +21,7 @@ import pytest
 from infra.embedded.stack import Stack
 from tests.crowd import Crowd, Member
 from tests.two_of_each import PARTITIONS, TOKENS, TwoOfEach
-from tests.ws_wire import connect
+from tests.ws_wire import Wire, connect
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(180)]
 
@@ -193,11 +193,13 @@ def test_tokens_that_end_close_open_sockets(site: TwoOfEach, crowd: Crowd) -> No
     leaked, hers, short = site.token("ann"), site.token("ann"), site.token("bob", ttl_ms=5_000)
     calm = site.token("calm")
     ends: dict[str, list[tuple[float, int | None]]] = {}
+    wires: list[Wire] = []
 
     async def enter(token: str) -> None:
         ends[token] = []
         for port in site.ports:
             wire = await connect(port, token, lambda _: None)
+            wires.append(wire)
             wire.closed.add_done_callback(
                 lambda closed: ends[token].append((time.time(), closed.result()))
             )
@@ -223,6 +225,7 @@ def test_tokens_that_end_close_open_sockets(site: TwoOfEach, crowd: Crowd) -> No
     by_sub_s = closed_in(hers, revoke("sub", "ann"))
     expired_s = closed_in(short, claims(short)["exp"])
     assert ends[calm] == []
+    crowd.look(lambda: [wire.abort() for wire in wires])
     print(f"closed: jti {by_jti_s:.2f} s, sub {by_sub_s:.2f} s, expired {expired_s:.2f} s")
 
 
