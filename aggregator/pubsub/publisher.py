@@ -71,6 +71,7 @@ class Publisher:
         self._thread = threading.Thread(target=self._run, name="nats-publisher", daemon=True)
         self._failure: Exception | None = None
         self._recent: dict[int, RecentTrades] = {}
+        self._beats: dict[int, bytes] = {}
         self._questions: deque[HistoryQuestion] = deque(maxlen=_MOST_QUESTIONS)
 
     @property
@@ -201,6 +202,9 @@ class Publisher:
     async def _on_connect(self) -> None:
         metrics.DEPENDENCY_UP.labels("nats").set(1)
         log.info("nats_connected")
+        # Web nodes count on the next one to show the numbers as fresh again: a second saved.
+        for partition, payload in list(self._beats.items()):
+            await self._send(heartbeat_subject(partition), payload)
 
     async def _on_disconnect(self) -> None:
         metrics.DEPENDENCY_UP.labels("nats").set(0)
@@ -266,10 +270,12 @@ class Publisher:
     async def _take(self, partition: int, epoch: int) -> None:
         self._partitions[partition] = PublishedPartition(partition, epoch)
         self._recent[partition] = RecentTrades()
+        self._beats.pop(partition, None)
 
     async def _drop(self, partition: int) -> None:
         self._partitions.pop(partition, None)
         self._recent.pop(partition, None)
+        self._beats.pop(partition, None)
 
     async def _load(
         self, partition: int, rows: Sequence[Patch], seq: int, next_offset: int
@@ -291,7 +297,7 @@ class Publisher:
         published = self._partitions.get(heartbeat.partition)
         if published is not None and published.epoch == heartbeat.epoch:
             published.state = heartbeat.state
-        payload = msgspec.json.encode(heartbeat)
+        payload = self._beats[heartbeat.partition] = msgspec.json.encode(heartbeat)
         await self._send(heartbeat_subject(heartbeat.partition), payload)
 
     async def _send(self, subject: str, payload: bytes) -> bool:

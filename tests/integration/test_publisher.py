@@ -9,11 +9,12 @@ from pathlib import Path
 import msgspec
 import nats
 import pytest
+from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
 
-from aggregator.contracts.names import resync_subject
-from aggregator.contracts.stats import ResyncChunk, ResyncRequest
+from aggregator.contracts.names import ALL_HEARTBEATS_SUBJECT, resync_subject
+from aggregator.contracts.stats import Heartbeat, ResyncChunk, ResyncRequest
 from aggregator.pubsub.publisher import Publisher
 from aggregator.pubsub.resync import Patch
 from infra.embedded.nats import Nats
@@ -88,3 +89,37 @@ async def test_a_publisher_that_starts_before_nats_connects_later(tmp_path: Path
         engines.nats.start()
         assert (await ask(engines, 1)).next_offset == 5
         publisher.stop()
+
+
+async def test_the_last_heartbeat_is_said_again_on_a_new_connection(
+    engines: Stack, publisher: Publisher
+) -> None:
+    heard: asyncio.Queue[int] = asyncio.Queue()
+
+    async def hear(message: Msg) -> None:
+        heard.put_nowait(msgspec.json.decode(message.data, type=Heartbeat).seq)
+
+    async def ignore(_: Exception) -> None:
+        pass
+
+    client = await nats.connect(
+        f"nats://{engines.nats.address}",
+        max_reconnect_attempts=-1,
+        reconnect_time_wait=0.01,  # type: ignore[arg-type] # takes seconds
+        error_cb=ignore,
+    )
+    try:
+        await client.subscribe(ALL_HEARTBEATS_SUBJECT, cb=hear)
+        await client.flush()
+        publisher.take(0, 1)
+        publisher.heartbeat(Heartbeat(0, 1, 1, 7, 10, 10, "live", 0, None, 0, []))
+        async with asyncio.timeout(20):
+            assert await heard.get() == 7
+            while heard.empty():  # a listener that is back too late does not hear it
+                engines.nats.kill()
+                await asyncio.to_thread(engines.nats.start)
+                wait_until(lambda: publisher.connected, 10, "the connection")
+                await asyncio.sleep(0.5)
+            assert await heard.get() == 7
+    finally:
+        await client.close()
