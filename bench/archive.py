@@ -1,7 +1,7 @@
 """Rows per second from Kafka into the three tables of the archive, and what a row costs on disk.
 
     python -m bench.archive [-n 1000000]
-    python -m bench.archive --outage 600 [--rate 5000]
+    python -m bench.archive --outage 600 [--before 60] [--rate 5000]
 
 Starts engines of its own, fills a topic and measures `manage.py run_archiver` from the moment it
 begins to read until every row is in raw_swaps and behind both views; CPU seconds are read from
@@ -9,9 +9,9 @@ begins to read until every row is in raw_swaps and behind both views; CPU second
 parts are merged, and the bytes of raw_swaps are counted by column.
 
 With --outage nothing of that: `run_aggregator`, its archiver inside, is fed at an even rate; after
-as many seconds with ClickHouse as without, ClickHouse is killed, and started again at the end. The
-latency from produce() to the patch and the resident memory of both times are told, and everything
-must arrive. The last line is one JSON object.
+--before seconds ClickHouse is killed, and it is started again --outage seconds later. The latency
+from produce() to the patch and the resident memory of both times are told, and everything must
+arrive. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def outage(options: argparse.Namespace) -> dict[str, Any]:
         aggregator.wait_live()
         held = Held(service.config.clickhouse_url)
         file = service.directory / "sent"
-        events = options.rate * (_WARM_UP_S + 2 * options.outage)
+        events = _events(options)
         feed = service.helper(
             "bench.paced",
             *(service.stack.kafka.address, service.config.kafka_topic, str(options.rate)),
@@ -179,7 +179,7 @@ def outage(options: argparse.Namespace) -> dict[str, Any]:
         def strike() -> None:
             time.sleep(_WARM_UP_S)
             memory.phase = "before"
-            time.sleep(options.outage)
+            time.sleep(options.before)
             service.stack.clickhouse.kill()
             killed_at.append(time.time())
             memory.phase = "outage"
@@ -197,6 +197,10 @@ def outage(options: argparse.Namespace) -> dict[str, Any]:
         if (sums := held.sums())["candles_1m"][0] != events or sums["daily_token_agg"][0] != events:
             raise WrongResult(f"the archive holds {sums}, sent were {events}")
         return _outage_row(options, file, arrivals, memory.most, killed_at[0], caught_up_s)
+
+
+def _events(options: argparse.Namespace) -> int:
+    return int(options.rate * (_WARM_UP_S + options.before + options.outage))
 
 
 def _outage_row(
@@ -218,6 +222,7 @@ def _outage_row(
     p99 = {"before": 1000 * percentile(before, 0.99), "outage": 1000 * percentile(during, 0.99)}
     return {
         "rate": options.rate,
+        "before_s": options.before,
         "outage_s": options.outage,
         "p50_ms_before": round(1000 * percentile(before, 0.5), 1),
         "p50_ms_outage": round(1000 * percentile(during, 0.5), 1),
@@ -226,7 +231,7 @@ def _outage_row(
         "p99_change_percent": round(100 * (p99["outage"] / p99["before"] - 1), 1),
         "rss_mb": {phase: round(size / 2**20) for phase, size in most.items()},
         "rss_growth_mb": round((most["outage"] - most["before"]) / 2**20),
-        "archived": options.rate * (_WARM_UP_S + 2 * options.outage),
+        "archived": _events(options),
         "caught_up_s": round(caught_up_s, 1),
     }
 
@@ -254,6 +259,7 @@ def main() -> None:
     parser.add_argument("--span", type=int, default=600, help="seconds of event time they cover")
     parser.add_argument("--batch", type=int, default=50_000, help="ARCHIVE_BATCH")
     parser.add_argument("--outage", type=int, default=0, help="seconds that ClickHouse is down")
+    parser.add_argument("--before", type=int, default=60, help="seconds that it is up before that")
     parser.add_argument("--rate", type=int, default=5_000, help="events/s of the outage")
     parser.add_argument("--tokens", type=int, default=2_000)
     parser.add_argument("--seed", type=int, default=7)

@@ -64,8 +64,8 @@ _COLUMNS = (
 )
 
 
-def insert(config: Config, rows: Sequence[Row], first_offset: int = 0) -> None:
-    """Insert the rows, a block for each UTC day, as the archiver does."""
+def insert(config: Config, rows: Sequence[Row], first_offset: int = 0, token: str = "") -> None:
+    """Insert the rows, a block for each UTC day, as the archiver does; `token` names the blocks."""
     now = dt.datetime.now(dt.UTC)
     by_day: dict[int, list[tuple[object, ...]]] = {}
     for offset, row in enumerate(rows, first_offset):
@@ -80,9 +80,15 @@ def insert(config: Config, rows: Sequence[Row], first_offset: int = 0) -> None:
             )
         )
     with Client.from_url(config.clickhouse_url) as client:
-        for block in by_day.values():
+        for day, block in by_day.items():
             columns = [list(column) for column in zip(*block, strict=True)]
-            client.execute(f"INSERT INTO raw_swaps ({_COLUMNS}) VALUES", columns, columnar=True)
+            settings = {"insert_deduplication_token": f"{token}:{day}"} if token else {}
+            client.execute(
+                f"INSERT INTO raw_swaps ({_COLUMNS}) VALUES",
+                columns,
+                columnar=True,
+                settings=settings,
+            )
 
 
 @contextmanager

@@ -26,8 +26,10 @@ from aggregator.stores.redis.checkins import Checkins, Seed
 from aggregator.stores.redis.connection import NewIncarnation, NotCheckedIn
 from aggregator.stores.redis.markers import MAX_CLAIMS, RedisMarkers, kinds_of
 
-# Bytes of records as they came; decoded they take some two and a half times as much.
-_MAX_BYTES: Final = 24 * 1024 * 1024
+# Bytes of records as they came; decoded they take some three times as much.
+_MAX_BYTES: Final = 32 * 1024 * 1024
+# While ClickHouse is down: to hold more would not bring it back sooner.
+_MAX_BYTES_DOWN: Final = 8 * 1024 * 1024
 _LOOK_UP_AT_ONCE: Final = 20_000
 _HOUR_MS: Final = 3_600_000
 
@@ -210,12 +212,13 @@ class ArchiveBatches:
 
     def throttle(self) -> None:
         """Stop reading where enough is held; go on where there is room again."""
-        held = self.size
+        most = _MAX_BYTES_DOWN if self._gates.clickhouse.fault else _MAX_BYTES
+        room = self.size <= most
         for partition, owner in self._owners.items():
             if owner.stage != "archiving":
                 continue
             waits = len(owner.waiting) + len(owner.decided)
-            full = held > _MAX_BYTES or waits > self._config.archive_batch_rows
+            full = not room or waits > self._config.archive_batch_rows
             if full and partition not in self._paused:
                 self._log.pause([partition])
                 self._paused.add(partition)

@@ -55,7 +55,7 @@ def test_parts_move_to_s3_and_then_go(own: Stack) -> None:
         day = minute // 86_400_000 * 86_400_000
         old = max(day, minute - 20 * MINUTE_MS)  # one day's partition, whatever the hour
         rows = [Row(number=n, timestamp=old + n % 1_000) for n in range(ROWS)]
-        insert(config, rows)
+        insert(config, rows, token="first")
 
         def answers() -> tuple[object, ...]:
             span = {"since": old - MINUTE_MS, "until": minute + MINUTE_MS}
@@ -82,7 +82,10 @@ def test_parts_move_to_s3_and_then_go(own: Stack) -> None:
         # 16 bytes of marker and 32 of transaction hash in each row cannot be packed
         assert cold_bytes(own) - empty_bucket > ROWS * 20
         assert disks(clickhouse, "daily_token_agg") == {"default": 1}
-        # a day read again after the move: late swaps go beside what lies on S3
+        # a day read again from the log after the move: its blocks are known still
+        insert(config, rows, token="first")
+        assert answers() == before
+        # and late swaps go beside what lies on S3
         insert(config, [Row(number=ROWS, timestamp=old, verdict="L")], first_offset=ROWS)
         assert reader.days(*TOKEN, since=day, until=day + 86_400_000)[0].trades == ROWS + 1
 
