@@ -102,7 +102,7 @@ def _parts_row(fullest: dict[str, int], table: str, disk: str, *numbers: Any) ->
     )
     if active:
         per_row = f", {held / rows:.0f} B a row" if rows else ""
-        value += f"{per_row}; {oldest} to {newest}"
+        value += f"{per_row}; {oldest}" + (f" to {newest}" if newest != oldest else "")
     advice = (
         f"{fullest.get(table, 0):,} parts in one partition: merges do not keep up. Raise "
         "ARCHIVE_BATCH and ARCHIVE_LINGER, or give ClickHouse more cores."

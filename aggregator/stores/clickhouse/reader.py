@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Context, Decimal
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from aggregator.contracts.history import Candle, Day, Trade
@@ -375,6 +376,7 @@ def _units(value: Decimal, digits: int) -> int:
     return int(_EXACT.scaleb(value, digits))
 
 
+@lru_cache(4_096)  # open, high, low and close are often the same, and the next one's too
 def _price(value: float | None) -> str | None:
     return None if value is None else decimal_text(value)
 
