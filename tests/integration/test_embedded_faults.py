@@ -131,7 +131,7 @@ def test_a_jar_changed_in_the_cache_stops_the_start(
     tmp_path: Path, stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`stack` is asked for because its start has filled the real cache."""
-    assert stack.kafka.running
+    assert stack.kafka.ready()
     copy = tmp_path / "cache" / "jars"
     shutil.copytree(jars.cache_directory() / "jars", copy)
     victim = copy / "slf4j-api-1.7.36.jar"
