@@ -155,6 +155,7 @@ def test_gzip_and_tags_over_the_wire(service: Service) -> None:
     assert (again.status_code, again.content) == (304, b"")
 
 
+@pytest.mark.timeout(400)
 async def test_nothing_that_a_caller_writes_reaches_an_engine_as_a_command(
     service: Service,
 ) -> None:
