@@ -11,7 +11,7 @@ from django.urls import reverse
 
 # The groups in order, with the models of each in order.
 _GROUPS: Final = (
-    ("Operation", ("Pipeline", "ClickHouseHealth", "DeadLetter")),
+    ("Health", ("Pipeline", "ClickHouseHealth", "DeadLetter")),
     ("Tokens", ("RegisteredToken",)),
     ("Callers", ("ApiSubject", "Revocation")),
     ("Operators", ("User", "Group", "LogEntry")),

@@ -22,6 +22,7 @@ from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html, format_html_join
 
+from aggregator.contracts.stats import decimal_text
 from api.registry import table
 from api.registry.models import RegisteredToken
 from api.registry.publish import changed
@@ -39,7 +40,7 @@ _LIVE: Final = ("price", "volume", "trades", "traders")
 class UploadForm(forms.Form):
     """A file of tokens."""
 
-    file = forms.FileField(label="CSV file", help_text="UTF-8; columns " + ", ".join(table.COLUMNS))
+    file = forms.FileField(label="CSV file, UTF-8")
 
 
 @admin.register(RegisteredToken)
@@ -49,7 +50,7 @@ class RegisteredTokenAdmin(_Tokens):
     change_list_template = "admin/api/registeredtoken/change_list.html"
     list_display = (
         "token_id", "shown_symbol", "marks",
-        *(f"live_{name}" for name in _LIVE), "changed_at",
+        *(f"live_{name}" for name in _LIVE),
     )  # fmt: skip
     list_filter = ("hidden", "verified", "spam")
     list_per_page = 50
@@ -84,8 +85,9 @@ class RegisteredTokenAdmin(_Tokens):
     @admin.display(description="flags")
     def marks(self, token: RegisteredToken) -> str:
         """The flags that are set, in words."""
-        flags = [name for name in ("hidden", "verified", "spam") if getattr(token, name)]
-        badges = ((name, name) for name in flags)
+        # The admin's stylesheet has a class "hidden" already, which hides.
+        looks = {"hidden": "unseen", "verified": "verified", "spam": "spam"}
+        badges = [(look, name) for name, look in looks.items() if getattr(token, name)]
         return format_html_join(" ", '<span class="badge {}">{}</span>', badges) or "-"
 
     @admin.display(description="price, USD")
@@ -268,8 +270,15 @@ def _numbers(token_id: str) -> dict[str, str]:
         return dict.fromkeys(_LIVE, "-")
     window = list(published.windows.values())[-1]
     return {
-        "price": published.last_price_usd or "-",
+        "price": _short(published.last_price_usd),
         "volume": f"{float(window.volume_usd):,.2f}",
         "trades": f"{window.trades:,}",
         "traders": f"{window.traders:,}",
     }
+
+
+def _short(price: str | None) -> str:
+    """A price in six digits that count, and no exponent."""
+    if price is None:
+        return "-"
+    return decimal_text(float(f"{float(price):.6g}"))
