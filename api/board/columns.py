@@ -217,7 +217,7 @@ class _Window:
         if with_it:
             found = [each for each in numbers if each is not None]
             self.held[with_it] = True
-            self._whole[:, with_it] = np.array([whole for whole, _ in found], np.int64).T
+            self._whole[:, with_it] = _array([whole for whole, _ in found]).T
             self._change[with_it] = [change for _, change in found]
 
     def grow(self, by: int) -> None:
@@ -249,10 +249,10 @@ def _numbers(row: TokenRow, window: str) -> tuple[tuple[int, ...], float] | None
     if stats is None:
         return None
     whole = (
-        _fitting(usd_micros(stats.volume_usd)),
-        _fitting(usd_micros(stats.buy_volume_usd)),
-        _fitting(usd_micros(stats.sell_volume_usd)),
-        _fitting(usd_micros(stats.net_volume_usd)),
+        usd_micros(stats.volume_usd),
+        usd_micros(stats.buy_volume_usd),
+        usd_micros(stats.sell_volume_usd),
+        usd_micros(stats.net_volume_usd),
         stats.trades,
         stats.buys,
         stats.sells,
@@ -265,6 +265,13 @@ def _numbers(row: TokenRow, window: str) -> tuple[tuple[int, ...], float] | None
     return whole, np.nan if change is None else change
 
 
-def _fitting(micros: int) -> int:
-    """USD of a window that are beyond int64 count as the most that fits."""
-    return min(max(micros, -_MOST + 1), _MOST - 1)
+def _array(rows: list[tuple[int, ...]]) -> NDArray[np.int64]:
+    """The rows as integers of 64 bits; a number beyond them counts as the most that fits."""
+    try:
+        return np.array(rows, np.int64)
+    except OverflowError:
+        fitting = [[min(max(each, -_MOST + 1), _MOST - 1) for each in row] for row in rows]
+        # An unknown time is not a number that is too small.
+        for made, row in zip(fitting, rows, strict=True):
+            made[-1] = row[-1]
+        return np.array(fitting, np.int64)

@@ -142,6 +142,16 @@ def test_after_any_changes_it_is_what_a_plain_pass_over_the_rows_says(
     assert page.totals.trades == sum(each.windows["24h"].trades for each in matching)
 
 
+def test_a_number_beyond_64_bits_is_the_most_that_fits() -> None:
+    board = board_of([(10**20, 0, 1, 0, None, None), (1, 0, 1, 0, None, 7)])
+    reader = OverviewReader(board)
+    page = reader.read(OverviewQuery("24h", sort="volume_usd"), 0)
+    assert [each.token_id for each in page.tokens] == ["c:00", "c:01"]
+    assert page.totals.volume_usd == usd_text(2**63 - 2 + 1)
+    page = reader.read(OverviewQuery("24h", sort="last_trade_at"), 0)
+    assert [each.token_id for each in page.tokens] == ["c:01", "c:00"]
+
+
 def test_sums_are_exact_beyond_64_bits() -> None:
     board = board_of([(9 * 10**18, 0, 1, 0, None, None)] * 5)
     totals = OverviewReader(board).read(OverviewQuery("24h"), 0).totals
