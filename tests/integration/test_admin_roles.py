@@ -24,7 +24,8 @@ from tests.processes import wait_until
 from tests.unit.api.samples import Owner
 from tests.web_nodes import Node, Nodes
 
-pytestmark = pytest.mark.engines
+# The first test waits for every engine of the module, which takes its time on a busy machine.
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
 
 ROLES = ("viewer", "operator", "admin", "clerk")
 SCRIPT = '<script>alert("x")</script>'

@@ -13,7 +13,8 @@ from tests.postgres import postgresql
 from tests.processes import wait_until
 from tests.web_nodes import Node, Nodes
 
-pytestmark = pytest.mark.engines
+# The first test waits for every engine of the module, which takes its time on a busy machine.
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
 
 TOKENS, REVOCATIONS = "/admin/api/registeredtoken/", "/admin/api/revocation/"
 PAGES = (

@@ -19,7 +19,8 @@ from tests.processes import wait_until
 from tests.unit.api.samples import Owner
 from tests.web_nodes import Node, Nodes
 
-pytestmark = pytest.mark.engines
+# The first test waits for every engine of the module, which takes its time on a busy machine.
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
 
 WITHIN_S = 2.0
 LIST = "/admin/api/registeredtoken/"

@@ -36,7 +36,8 @@ from tests.processes import wait_until
 from tests.service import ORIGIN, Service, swap
 from tests.unit.api.injections import MARK, PARAMETERS, PAYLOADS
 
-pytestmark = pytest.mark.engines
+# The first test waits for every engine of the module, which takes its time on a busy machine.
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
 
 WITHIN_S = 30
 CHECKS = (
