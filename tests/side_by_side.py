@@ -39,7 +39,7 @@ LONGEST_FIRST: Final = (
 # file while the last test but one still runs, so a file of one long test would hold back others.
 TOGETHER: Final = {
     "tests/e2e/test_client_examples.py": "tests/e2e/test_readme.py",
-    "tests/integration/test_watching.py": "tests/integration/test_promtool.py",
+    "tests/integration/test_alerts_end_to_end.py": "tests/integration/test_promtool.py",
 }
 
 _UNIT: Final = Path(__file__).parent / "unit"
