@@ -125,6 +125,18 @@ def test_ports_are_the_same() -> None:
 
 
 def test_the_demo_feeds_the_same_recordings() -> None:
-    day, feed = SERVICES["demo-day"]["command"], SERVICES["demo-feed"]["command"]
-    assert demo._DAY in day
-    assert {demo._DAY, demo._TAPE, demo._LIVE_RATE, "--live", "--loop"} <= set(feed)
+    assert demo._DAY in SERVICES["demo-day"]["command"]
+    live = {name: one["command"] for name, one in SERVICES.items() if name.startswith("demo-live")}
+    assert live == {
+        f"demo-{name}": [
+            "python",
+            "manage.py",
+            "feed",
+            "--live",
+            recording,
+            "--rate",
+            rate,
+            "--loop",
+        ]
+        for name, (recording, rate) in demo._LIVE_RATES.items()
+    }
