@@ -104,6 +104,7 @@ class Partition:
         self._target = 0
         self._aside: dict[int, TokenStats] = {}
         self._reload = False
+        self._unheard = True
         self._from_saved = False
         self._fresh_at: int | None = None
         self._due_at: int | None = None
@@ -164,9 +165,13 @@ class Partition:
             heartbeat.epoch,
             heartbeat.state,
         )
-        if changed or self.silent(now_ms):
+        if changed or self._unheard or self.silent(now_ms):
             self._failures = 0
             self._not_before = now_ms
+            if self.asked is not None and self.asked.head is None:
+                # Put before the owner was there, it went to others, who leave it unanswered.
+                self.asked.heard_at = now_ms - ANSWER_TIMEOUT_MS + SETTLE_MS
+        self._unheard = False
         self.heartbeat = heartbeat
         self.heard_at = now_ms
         self._target = max(self._target, heartbeat.seq)
@@ -239,7 +244,7 @@ class Partition:
     def reconnected(self, now_ms: int) -> None:
         """Anything may have been missed: ask what changed."""
         self.asked = None
-        self._reload = True
+        self._unheard = self._reload = True
         self._due_at = now_ms
         self._failures = 0
         self._not_before = now_ms

@@ -9,7 +9,13 @@ import pytest
 
 from aggregator.contracts.stats import TokenStats
 from api.board.board import Ask, Board
-from api.board.partition import ANSWER_TIMEOUT_MS, KEPT_ASIDE, LONGEST_BACKOFF_MS, SETTLE_MS
+from api.board.partition import (
+    ANSWER_TIMEOUT_MS,
+    FIRST_BACKOFF_MS,
+    KEPT_ASIDE,
+    LONGEST_BACKOFF_MS,
+    SETTLE_MS,
+)
 from tests.unit.api.samples import AS_OF, Owner, row, window
 
 STALE_AFTER = 3_000
@@ -327,6 +333,25 @@ def test_a_heartbeat_does_not_cancel_the_question_after_a_reconnect(node: Node) 
     node.board.reconnected(node.now)
     node.beat(owner)
     assert len(node.ask()) == 1
+
+
+def test_a_question_put_before_the_owner_was_back_is_put_again_at_once(node: Node) -> None:
+    owner = Owner()
+    owner.trade(A)
+    node.hydrate(owner)
+    owner.trade(A)
+    node.board.reconnected(node.now)
+    (lost,) = node.ask()
+    assert node.ask(after_ms=500) == []
+    node.beat(owner)
+    assert node.ask() == [], "the answer may be on its way"
+    node.ask(after_ms=SETTLE_MS)
+    (again,) = node.ask(after_ms=FIRST_BACKOFF_MS)
+    assert again.request_id != lost.request_id
+    node.beat(owner)
+    assert node.ask(after_ms=SETTLE_MS + FIRST_BACKOFF_MS) == [], "once"
+    node.reply(again, owner)
+    assert node.shown() == {A: 2}
 
 
 def test_two_owners_answering_one_question_are_not_mixed(node: Node) -> None:
