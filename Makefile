@@ -7,6 +7,9 @@ SEEDS ?= 10
 # of the tests: most of their time is waiting, so more than there are cores
 WORKERS ?= 4
 SEED ?=
+MINUTES ?= 30
+RATE ?= 2000
+SOCKETS ?= 300
 N ?= 2000
 PEER ?= daphne
 
@@ -20,7 +23,7 @@ STARTED := $(shell date +%s)
 # $(call stage,NAME,COMMANDS): run them, print the name before and the seconds after
 stage = @begun=$$(date +%s); echo "== $(1)"; $(2) && echo "== $(1): $$(($$(date +%s) - begun)) s"
 
-.PHONY: help setup setup-dev demo up down test chaos audit lock clean \
+.PHONY: help setup setup-dev demo up down test chaos gameday audit lock clean \
 	bench-ingest bench-decode bench-restore bench-scale bench-latency bench-fanout bench-e2e bench-history bench-rest bench-archive
 
 help: ## list the targets
@@ -52,6 +55,10 @@ test: setup-dev ## everything that CI checks: lint, types, layers, tests
 chaos: setup-dev ## SEEDS=100 random schedules of faults against an oracle; SEED=7 plays one again
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
 	@$(BIN)/python -m tests.chaos.archive $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+gameday: setup-dev ## MINUTES=30 of a fault a minute, RATE=2000, SOCKETS=300, SEED=n; ARGS=--help
+	@$(BIN)/python -m tests.gameday --minutes $(MINUTES) --rate $(RATE) --sockets $(SOCKETS) \
+		--seed $(or $(SEED),0) $(ARGS)
 
 bench-ingest: setup ## events/s from Kafka to the windows; the last line is one JSON object
 	@$(BIN)/python -m bench.ingest $(ARGS)

@@ -1,0 +1,42 @@
+"""Which faults strike, in which order: drawn from a seed. Knows no way to do any of them."""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+KINDS: Final[dict[str, str]] = {
+    "kill_aggregator": "kill -9 of one of the two aggregators, started again after 5 s",
+    "kill_archiver": "kill -9 of the archiver, started again after 5 s",
+    "kill_web": "kill -9 of one of the two web nodes, started again after 3 s",
+    "kill_kafka": "kill -9 of the broker, started again at once",
+    "kill_redis": "kill -9 of Redis with all its log kept, started again at once",
+    "kill_nats": "kill -9 of NATS, started again at once",
+    "kill_clickhouse": "kill -9 of ClickHouse, started again at once",
+    "kill_s3": "kill -9 of the object store, started again at once",
+    "zombie": "SIGSTOP of one aggregator until the group has given its partitions away, SIGCONT",
+    "redis_tail": "kill -9 of Redis, the last second of its log cut off, started again",
+    "redis_empty": "kill -9 of Redis, its data deleted, started again",
+    "clickhouse_down": "ClickHouse is away",
+    "s3_down": "the object store is away while parts are due to move there",
+    "nats_down": "NATS is away",
+    "poison": "messages that cannot be decoded or break a rule, among the good ones",
+    "clock_jump": "the clock of one of five producers jumps",
+    "full_disk_redis": "Redis can write no file",
+    "full_disk_clickhouse": "ClickHouse can write no file",
+    "full_disk_kafka": "the broker can write no file",
+    "reconnect_storm": "every WebSocket is cut at once and comes back at once",
+    "jwks_rotation": "a new key signs, the old one is withdrawn; sockets renew in place",
+}
+# Seeds that follow on each other share a shuffle and begin at different places of it, so that
+# short runs of three such seeds meet every kind.
+_SEEDS_OF_A_SHUFFLE: Final = 3
+
+
+def plan(seed: int, count: int) -> list[str]:
+    """`count` kinds; no kind again before all others were."""
+    family, place = divmod(seed, _SEEDS_OF_A_SHUFFLE)
+    rng = random.Random(f"gameday:{family}")
+    order = rng.sample(list(KINDS), len(KINDS))
+    start = place * len(order) // _SEEDS_OF_A_SHUFFLE
+    return [order[(start + number) % len(order)] for number in range(count)]

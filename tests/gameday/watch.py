@@ -1,0 +1,201 @@
+"""Watches the site as its users see it: probes, REST answers, the archive's lag, the clients.
+
+One thread; it keeps what it saw with the time, and says when everything was last wrong.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import httpx
+
+from tests.gameday.faults import Strike
+from tests.gameday.helper import Helper
+from tests.gameday.site import WEBS, Site
+
+_EVERY_S: Final = 0.25
+_ARCHIVE_FRESH_MS: Final = 6_000
+_CLEAR_S: Final = 1.5
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look. `ready` by web node; `archive_ms` is the age of what is not archived, None unknown.
+
+    `archived`: every partition is being archived and is not behind.
+    """
+
+    at: int
+    ready: dict[str, bool]
+    reasons: list[str]
+    degraded: list[str]
+    answers: Counter[str]
+    slowest_ms: float
+    archived: bool
+    archive_ms: int | None
+
+
+@dataclass
+class Recovery:
+    """What a fault did. Seconds after the strike until all was well again; None: never unwell."""
+
+    strike: Strike
+    ready_s: float | None
+    fresh_s: float | None
+    archive_s: float | None
+    recovered: bool
+    least_fresh: int
+    told_stale_s: float | None
+    reasons: list[str]
+    seen: Counter[str]
+    answers: Counter[str]
+    slowest_ms: float
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def total_s(self) -> float:
+        """Seconds until a user could notice nothing any more."""
+        return max(self.ready_s or 0.0, self.fresh_s or 0.0)
+
+
+class Watch:
+    """Looks four times a second inside the `with` block."""
+
+    def __init__(self, site: Site, crowd: Helper, sockets: int, token: str) -> None:
+        self._site, self._crowd, self._sockets, self._token = site, crowd, sockets, token
+        self.looks: list[Look] = []
+        self.faults: list[str] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._over.wait(_EVERY_S):
+            try:
+                self.looks.append(self._look())
+            except Exception as error:
+                self.faults.append(f"the watch failed: {type(error).__name__}: {error}")
+
+    def _look(self) -> Look:
+        at = _now_ms()
+        seen = {node: self._site.readiness(node) for node in WEBS}
+        answers: Counter[str] = Counter()
+        slowest = 0.0
+        for node in WEBS:
+            for name, path in (
+                ("stats", f"/api/tokens/{self._token}/stats"),
+                ("candles", f"/api/tokens/{self._token}/candles"),
+            ):
+                answer, ms = self._answer(node, path)
+                answers[f"{name} {answer}"] += 1
+                slowest = max(slowest, ms)
+        archive = self._site.archive_status()
+        ages = [status["age_ms"] for status in archive if status["age_ms"] is not None]
+        archived = bool(archive) and all(
+            status["state"] == "archiving" and (status["age_ms"] or 0) < _ARCHIVE_FRESH_MS
+            for status in archive
+        )
+        return Look(
+            at=at,
+            ready={node: bool(each["ready"]) for node, each in seen.items()},
+            reasons=sorted({_short(r) for each in seen.values() for r in each["reasons"]}),
+            degraded=sorted({_short(r) for e in seen.values() for r in e.get("degraded", [])}),
+            answers=answers,
+            slowest_ms=slowest,
+            archived=archived,
+            archive_ms=max(ages, default=None),
+        )
+
+    def _answer(self, node: str, path: str) -> tuple[str, float]:
+        begun = time.monotonic()
+        try:
+            status = str(self._site.ask(node, path).status_code)
+        except httpx.TransportError as error:
+            status = type(error).__name__
+        return status, (time.monotonic() - begun) * 1000
+
+    # --- what it means ---
+
+    def crowd(self) -> list[dict[str, Any]]:
+        """The crowd's lines."""
+        return [line for line in list(self._crowd.lines) if "fresh" in line]
+
+    def well(self, since: int, archive: bool = True) -> bool:
+        """Whether nothing has been wrong for a moment, all of it after `since` (ms)."""
+        horizon = max(since, _now_ms() - round(_CLEAR_S * 1000))
+        looks = [look for look in self.looks[-20:] if look.at >= horizon]
+        lines = [line for line in self.crowd()[-20:] if line["at"] >= horizon]
+        if len(looks) < 2 or len(lines) < 3:
+            return False
+        return all(
+            all(look.ready.values()) and (look.archived or not archive) for look in looks
+        ) and all(line["fresh"] == self._sockets for line in lines)
+
+    def recovery(self, strike: Strike, until_ms: int, recovered: bool) -> Recovery:
+        """What was seen from the strike up to `until_ms`."""
+        looks = [look for look in self.looks if strike.at <= look.at < until_ms]
+        lines = [line for line in self.crowd() if strike.at <= line["at"] < until_ms]
+        seen: Counter[str] = Counter()
+        answers: Counter[str] = Counter()
+        for line in lines:
+            seen.update(line["seen"])
+        for look in looks:
+            answers.update(look.answers)
+        stale = [line["at"] for line in lines if line["told_stale"]]
+        good = strike.at
+        return Recovery(
+            strike=strike,
+            ready_s=_last_bad(((k.at, all(k.ready.values())) for k in looks), good),
+            fresh_s=_last_bad(((n["at"], n["fresh"] == self._sockets) for n in lines), good),
+            archive_s=_last_bad(((look.at, look.archived) for look in looks), good),
+            recovered=recovered,
+            least_fresh=min((line["fresh"] for line in lines), default=0),
+            told_stale_s=(min(stale) - strike.at) / 1000 if stale else None,
+            reasons=_most_seen([*_each(looks, "reasons"), *_each(looks, "degraded")]),
+            seen=seen,
+            answers=answers,
+            slowest_ms=max((look.slowest_ms for look in looks), default=0.0),
+            notes=list(strike.notes),
+        )
+
+
+def _each(looks: Iterable[Look], name: str) -> list[str]:
+    return [said for look in looks for said in getattr(look, name)]
+
+
+def _most_seen(said: list[str]) -> list[str]:
+    return [text for text, _ in Counter(said).most_common(4)]
+
+
+def _last_bad(seen: Iterable[tuple[int, bool]], since: int) -> float | None:
+    """Seconds from `since` to the first good look behind the last bad one; None: none was bad."""
+    ordered = list(seen)
+    bad = [number for number, (_, good) in enumerate(ordered) if not good]
+    if not bad:
+        return None
+    behind = ordered[min(bad[-1] + 1, len(ordered) - 1)][0]
+    return (behind - since) / 1000
+
+
+def _short(reason: str) -> str:
+    """Without what changes from look to look."""
+    words = [
+        "N" if word.strip(".,;:()").replace(".", "").isdigit() else word for word in reason.split()
+    ]
+    return " ".join(words)[:110]
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
