@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import httpx
 import msgspec
 from clickhouse_driver import Client as ClickHouseClient
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -166,7 +167,11 @@ class _Shown:
 
     def right(self) -> bool:
         """Ask again, for all tokens."""
-        rows = rest_rows(self._site, self._node, sorted(self._tally.tokens))
+        try:
+            rows = rest_rows(self._site, self._node, sorted(self._tally.tokens))
+        except (httpx.TransportError, AssertionError) as error:
+            self.faults = [f"{self._node}: no answer: {error}"]
+            return False
         missing = set(self._tally.tokens) - {row["token_id"] for row in rows}
         found = [f"{token} is not shown" for token in sorted(missing)]
         for row in rows:
@@ -186,7 +191,11 @@ def _clients(site: Site, crowd: Helper, tally: Tally, outcome: Outcome) -> None:
     clients: list[dict[str, Any]] = []
 
     def right() -> bool:
-        rows = {row["token_id"]: row for row in rest_rows(site, WEBS[0], sorted(tally.tokens))}
+        try:
+            rows = {row["token_id"]: row for row in rest_rows(site, WEBS[0], sorted(tally.tokens))}
+        except (httpx.TransportError, AssertionError) as error:
+            faults[:] = [f"{WEBS[0]}: no answer: {error}"]
+            return False
         held = _dump(crowd, file)
         clients[:] = held["clients"]
         faults[:], found = _client_faults(tally, rows, held)
@@ -289,12 +298,28 @@ def _history(site: Site, tally: Tally, outcome: Outcome) -> None:
         for token_id in chosen:
             minutes = tally.tokens[token_id].archived
             since, to = min(minutes) * MINUTE, (max(minutes) + 1) * MINUTE
-            answer = site.ask(
-                node, f"/api/tokens/{token_id}/candles", interval="1m", **{"from": since, "to": to}
-            )
-            found = answer.json()["candles"] if answer.status_code == 200 else []
+            span = {"interval": "1m", "from": since, "to": to}
+            candles = _told(site, node, f"/api/tokens/{token_id}/candles", **span)
+            found = candles.get("candles", [])
             faults = verdict.rest_candle_faults(tally, token_id, found)
             outcome.add("candles of REST", len(found), faults)
-            days = site.ask(node, f"/api/tokens/{token_id}/daily").json().get("days", [])
+            days = _told(site, node, f"/api/tokens/{token_id}/daily").get("days", [])
             faults = verdict.rest_daily_faults(tally, token_id, days)
             outcome.add("days of REST", len(days), faults)
+
+
+def _told(site: Site, node: str, path: str, **params: Any) -> dict[str, Any]:
+    """The answer, asked for again while a busy machine gives none; empty where none comes."""
+    told: dict[str, Any] = {}
+
+    def answered() -> bool:
+        try:
+            answer = site.ask(node, path, **params)
+        except httpx.TransportError:
+            return False
+        if answer.status_code == 200:
+            told.update(answer.json())
+        return answer.status_code == 200
+
+    until(answered, _AGREES_S)
+    return told
