@@ -47,9 +47,11 @@ class TradeBatch(msgspec.Struct, frozen=True):
 
 
 class CandleRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """One UTC minute: [minute_ms, open, high, low, close, volume_usd, volume_token, trades].
+    """One UTC minute: [minute_ms, open, high, low, close, volume_usd, volume_token, trades, ...].
 
     Prices are null where the minute has no priced trade; unpriced trades count in `trades` only.
+    The last two are the (timestamp in ms, offset) of the trades that open and close it, so that
+    who folds in another trade knows whether it lies before, between or behind them.
     """
 
     minute_ms: int
@@ -60,6 +62,8 @@ class CandleRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
     volume_usd: str
     volume_token: str
     trades: int
+    opened_at: tuple[int, int] | None = None
+    closed_at: tuple[int, int] | None = None
 
 
 class HistoryRequest(msgspec.Struct, frozen=True):

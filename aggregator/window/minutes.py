@@ -26,6 +26,10 @@ _SHOWN: Final = [
     "volume0",
     "volume1",
     *[f"amount{limb}" for limb in range(LIMBS)],
+    "open_at",
+    "open_offset",
+    "close_at",
+    "close_offset",
 ]
 
 
@@ -79,6 +83,8 @@ def _candle_of_bucket(minute: int, bucket: Bucket) -> CandleRow:
         volume_usd=usd_text(bucket.volume),
         volume_token=token_text(bucket.amount),
         trades=bucket.trades,
+        opened_at=bucket.opened[:2] if bucket.opened else None,
+        closed_at=bucket.closed[:2] if bucket.closed else None,
     )
 
 
@@ -86,6 +92,7 @@ def _candles_of_rows(rows: Array) -> list[CandleRow]:
     candles = []
     for row in rows[_SHOWN].tolist():
         minute, trades, points, *prices, volume0, volume1 = row[:9]
+        open_at, open_offset, close_at, close_offset = row[-4:]
         opened, high, low, closed = map(decimal_text, prices) if points else (None,) * 4
         candles.append(
             CandleRow(
@@ -97,6 +104,8 @@ def _candles_of_rows(rows: Array) -> list[CandleRow]:
                 volume_usd=usd_text(volume0 + _LIMB_BASE * volume1),
                 volume_token=token_text(sum(row[9 + n] * _LIMB_BASE**n for n in range(LIMBS))),
                 trades=trades,
+                opened_at=(open_at, open_offset) if points else None,
+                closed_at=(close_at, close_offset) if points else None,
             )
         )
     return candles

@@ -2,13 +2,11 @@
 
 Pure. Open and close go by (timestamp, offset), as in the windows; sums are exact integers. An
 hour or a day is put together from its minutes, aligned to UTC. What cannot be folded exactly (a
-retraction, a trade before the first or behind the last one known of an old minute) is said, and
-the minutes are asked for again.
+retraction) is said, and the minutes are asked for again.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
@@ -54,23 +52,19 @@ class Candles:
         self._rows: dict[int, CandleRow] = {}
         self._from_ms = 0
         self._places: dict[int, tuple[Place, Place]] = {}
-        self._whole: set[int] = set()
         self._changed_at: dict[int, int] = {}
 
-    def load(self, rows: Iterable[CandleRow], trades: Iterable[Trade], as_of: int) -> None:
-        """Take these minutes; `trades` are the newest of those in them, `as_of` their instant."""
+    def load(self, rows: Iterable[CandleRow], as_of: int) -> None:
+        """Take these minutes as the owner counts them; `as_of` is their instant."""
         self.wrong = False
         self._rows = {row.minute_ms: row for row in rows}
         self._from_ms = as_of - HISTORY_MS
-        self._places, self._changed_at = {}, {}
-        named: Counter[int] = Counter()
-        for trade in trades:
-            minute, place = _minute(trade), (trade.timestamp, trade.offset)
-            named[minute] += 0 if trade.removed else 1
-            if not trade.removed and trade.price_usd is not None:
-                first, last = self._places.get(minute, (place, place))
-                self._places[minute] = (min(first, place), max(last, place))
-        self._whole = {m for m, row in self._rows.items() if named[m] == row.trades}
+        self._changed_at = {}
+        self._places = {
+            row.minute_ms: (row.opened_at, row.closed_at)
+            for row in self._rows.values()
+            if row.opened_at is not None and row.closed_at is not None
+        }
 
     def fold(self, trade: Trade, now_ms: int) -> None:
         """Count one more trade; sets `wrong` where that cannot be done exactly."""
@@ -81,7 +75,6 @@ class Candles:
         row = self._rows.get(minute)
         if row is None:
             row = CandleRow(minute, None, None, None, None, "0.000000", "0", 0)
-            self._whole.add(minute)
         self._rows[minute] = self._with(row, trade)
         self._changed_at[minute] = now_ms
 
@@ -112,13 +105,10 @@ class Candles:
             return price, price
         known = self._places.get(row.minute_ms)
         if known is None:
-            # A trade of an old minute of which no other is known: it may lie anywhere in it.
+            # An owner of an earlier version does not say where the ends of a minute lie.
             self.wrong = True
             return row.open, row.close
         first, last = known
-        if place < first and row.minute_ms not in self._whole:
-            # Only the newest trades of the minute are known: one before them may be its first.
-            self.wrong = True
         self._places[row.minute_ms] = (min(first, place), max(last, place))
         opened, closed = row.open, row.close
         if place < first:
@@ -154,7 +144,6 @@ class Candles:
         for minute in [each for each in self._rows if each < self._from_ms]:
             del self._rows[minute]
             self._places.pop(minute, None)
-            self._whole.discard(minute)
             self._changed_at.pop(minute, None)
 
 

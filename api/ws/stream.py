@@ -189,7 +189,7 @@ class TokenStream:
         return gap, newer
 
     def _reload_candles(self, history: TokenHistory, as_of: int, now_ms: int) -> None:
-        self.candles.load(history.candles, history.trades, as_of)
+        self.candles.load(history.candles, as_of)
         for trade in self._ring:
             if trade.n > history.n:
                 self.candles.fold(trade, now_ms)

@@ -55,6 +55,14 @@ def test_every_minute_is_the_one_minute_window_of_it() -> None:
                 assert shown is not None
                 assert right is not None
                 assert abs(Fraction(shown) - right) < right / 10**12
+            places = [
+                (each.event["timestamp"], each.offset)
+                for each in service.log
+                if each.event["token"] == token
+                and each.event["timestamp"] // MINUTE * MINUTE == candle.minute_ms
+                and each.event["amount_usd"] is not None
+            ]
+            assert (candle.opened_at, candle.closed_at) == (min(places), max(places))
             compared += truth.trades
     assert compared == 300
 
@@ -67,6 +75,7 @@ def test_a_minute_without_a_price_has_none_and_minutes_come_in_order() -> None:
     first, second = candles(service, "A")
     assert second.minute_ms - first.minute_ms == MINUTE
     assert (second.open, second.high, second.low, second.close) == (None,) * 4
+    assert (second.opened_at, second.closed_at) == (None, None)
     assert (second.trades, second.volume_usd, second.volume_token) == (1, "0.000000", "0")
     assert first.open is not None
 

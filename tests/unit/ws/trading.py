@@ -108,6 +108,7 @@ def _row(minute: int, trades: list[Trade]) -> CandleRow:
         key=lambda each: (each.timestamp, each.offset),
     )
     prices = [each.price_usd for each in priced if each.price_usd is not None]
+    places = [(each.timestamp, each.offset) for each in priced]
     valued = [each for each in trades if each.amount_usd is not None]
     micros = sum(int(Decimal(each.amount_usd or 0) * 1_000_000) for each in valued)
     attos = sum(int(Decimal(each.amount) * ATTOS_PER_TOKEN) for each in valued)
@@ -120,4 +121,6 @@ def _row(minute: int, trades: list[Trade]) -> CandleRow:
         volume_usd=usd_text(micros),
         volume_token=token_text(attos),
         trades=len(trades),
+        opened_at=places[0] if places else None,
+        closed_at=places[-1] if places else None,
     )
