@@ -292,7 +292,8 @@ def _archive(site: Site, tally: Tally, outcome: Outcome) -> None:
 
 def _history(site: Site, tally: Tally, outcome: Outcome) -> None:
     """REST's candles and days, of both nodes, for the busiest, the quietest and some between."""
-    ordered = sorted(tally.tokens, key=lambda token: len(tally.tokens[token].stream))
+    archived = [token_id for token_id, token in tally.tokens.items() if token.archived]
+    ordered = sorted(archived, key=lambda token_id: len(tally.tokens[token_id].stream))
     chosen = ordered[:: max(1, len(ordered) // 20)]
     for node in WEBS:
         for token_id in chosen:

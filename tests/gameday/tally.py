@@ -19,6 +19,8 @@ MINUTE: Final = 60_000
 _GRACE: Final = 2 * MINUTE
 _MAX_FUTURE: Final = 5 * MINUTE
 _ATTOS: Final = 10**18
+# A token's trades are numbered from the minute of its first one times this (docs of `trades`).
+_NUMBERS_A_MINUTE: Final = 2**20
 _decode = msgspec.json.Decoder().decode
 
 # What became of a record: counted, late, an undone one's retraction, without effect, repeated.
@@ -97,7 +99,10 @@ class Archived:
 
 @dataclass
 class Token:
-    """One token. `stream` are the offsets of its trades in log order, as they are numbered."""
+    """One token. `stream` are the offsets of its trades in log order, as they are numbered.
+
+    A trade is what is counted in a window or taken out of one again; a late one is neither.
+    """
 
     partition: int
     symbol: str | None = None
@@ -106,7 +111,7 @@ class Token:
     minutes: dict[int, Minute] = field(default_factory=lambda: defaultdict(Minute))
     archived: dict[int, Archived] = field(default_factory=lambda: defaultdict(Archived))
     stream: array[int] = field(default_factory=lambda: array("q"))
-    first_trade_at: int = 0
+    first_number: int = 0
 
 
 class Tally:
@@ -182,12 +187,12 @@ class Tally:
             archived.volume += sign * swap.usd
             archived.buy_volume += sign * swap.usd * swap.buy
             archived.amount += sign * swap.amount
-        if not token.stream:
-            token.first_trade_at = place[0]
-        token.stream.append(place[1])
         if fate == LATE:
             token.late += 1
         elif not undone_late:
+            if not token.stream:
+                token.first_number = minute * _NUMBERS_A_MINUTE + 1
+            token.stream.append(place[1])
             token.symbol = event["symbol"]
             token.minutes[minute].add(swap, place, sign)
             if fate == COUNTED:

@@ -114,13 +114,17 @@ def stream_faults(
 ) -> list[str]:
     """The trades that clients were told, by number: the log's, in its order, up to the last."""
     wrong = _Wrong(f"{token_id} trades")
-    stream = tally.tokens[token_id].stream
+    token = tally.tokens[token_id]
+    stream = token.stream
     numbers = dict(told)
     if not numbers:
         return [f"{token_id} trades: nobody was told any of {len(stream)}"] if stream else []
-    last = max(numbers)
-    base = last - len(stream) + 1
-    off = [(n, at) for n, at in sorted(numbers.items()) if not _is_at(stream, n - base, at)]
+    last = token.first_number + len(stream) - 1
+    off = [
+        (n, at)
+        for n, at in sorted(numbers.items())
+        if not _is_at(stream, n - token.first_number, at)
+    ]
     if off:
         wrong.unless_equal(f"{len(off)} of {len(numbers)}, first", off[0], "as in the log")
     behind = [n for n in newest if n != last]
