@@ -203,8 +203,10 @@ class SwapLog:
                 self._seek_back(place.partition, back_to, place.offset)
         elif fault.code() in _RESEEK:
             batch.out_of_range.append(place.partition)
-        elif fault.fatal():
-            raise Fatal(f"kafka: {fault.str()}")
+        elif fault.code() == KafkaError._FATAL:
+            # As where the broker takes another for the holder of our KAFKA_INSTANCE_ID, which it
+            # may after a crash of its own: this client reads nothing any more.
+            raise Fatal(f"kafka: {fault.str()}; start this process again")
         else:
             self.unreachable = fault.str()
 

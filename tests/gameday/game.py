@@ -148,7 +148,7 @@ def _strikes(
 
 
 def _well(watch: Watch, site: Site, strike: Strike) -> bool:
-    site.revive()
+    strike.notes += site.revive()
     return watch.well(strike.repaired_at)
 
 
