@@ -294,7 +294,7 @@ def _history(site: Site, tally: Tally, outcome: Outcome) -> None:
     """REST's candles and days, of both nodes, for the busiest, the quietest and some between."""
     archived = [token_id for token_id, token in tally.tokens.items() if token.archived]
     ordered = sorted(archived, key=lambda token_id: len(tally.tokens[token_id].stream))
-    chosen = ordered[:: max(1, len(ordered) // 20)]
+    chosen = ordered[:: max(1, len(ordered) // 10)]
     for node in WEBS:
         for token_id in chosen:
             minutes = tally.tokens[token_id].archived

@@ -10,7 +10,7 @@ from typing import Final
 
 from tests.gameday.game import Played, seconds
 from tests.gameday.picture import timeline
-from tests.gameday.plan import KINDS
+from tests.gameday.plan import KINDS, plan
 from tests.gameday.watch import Recovery
 
 _HEAD: Final = (
@@ -51,9 +51,13 @@ def write(played: Played, directory: Path) -> list[Path]:
 def command(played: Played) -> str:
     """How to play it again."""
     game = played.game
+    options = [] if game.every_s == 60 else [f"--every {game.every_s:g}"]
+    if game.kinds != plan(game.seed, len(game.kinds)):
+        options.append(f"--only {','.join(game.kinds)}")
+    arguments = f' ARGS="{" ".join(options)}"' if options else ""
     return (
         f"make gameday MINUTES={game.minutes:g} RATE={game.rate:g} SOCKETS={game.sockets} "
-        f"SEED={game.seed}"
+        f"SEED={game.seed}{arguments}"
     )
 
 
