@@ -21,7 +21,7 @@ from tests.gameday.tally import MINUTE, Tally
 
 TOPIC: Final = "raw-swaps"
 _AT_REST_S: Final = 180
-_AGREES_S: Final = 60
+_AGREES_S: Final = 120
 _SHOWN: Final = 20
 Say = Callable[[str], None]
 
