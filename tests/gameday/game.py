@@ -21,6 +21,8 @@ from tests.gameday.watch import Look, Recovery, Watch
 _TOLD_STALE_WITHIN_S: Final = 6.0
 _RECOVERED_WITHIN_S: Final = 180
 _WARM_UP_S: Final = 90
+# Parts on S3 are merged no more: sooner they would be hundreds, and slow to ask.
+_LEAST_HOT_S: Final = 90
 _STALENESS_IS_TOLD: Final = {"zombie", "kill_aggregator"}
 Say = Callable[[str], None]
 
@@ -55,7 +57,7 @@ class Game:
             every_s=every_s,
             kinds=plan(seed, count),
             pace=min(1.0, every_s / 40),
-            hot=f"{max(15, round(3 * every_s))}s",
+            hot=f"{max(_LEAST_HOT_S, round(3 * every_s))}s",
         )
 
 
