@@ -90,10 +90,16 @@ def _price_faults(wrong: _Wrong, shown: Row, truth: Minute) -> None:
 
 
 def candle_faults(tally: Tally, token_id: str, candles: Iterable[Row], as_of: int) -> list[str]:
-    """A client's candles of a minute: exactly those in which something was counted."""
+    """A client's candles of a minute: exactly those in which something was counted.
+
+    One whose trades were all taken back may still be shown, as empty.
+    """
     wrong = _Wrong(f"{token_id} candles")
     token = tally.tokens[token_id]
     shown = {candle["open_time"] // MINUTE: candle for candle in candles}
+    for at, candle in list(shown.items()):
+        if candle["trades"] == 0 and at in token.minutes and not token.minutes[at].trades:
+            del shown[at]
     begun = as_of // MINUTE
     truth = {at: minute for at, minute in token.minutes.items() if at <= begun and minute.trades}
     wrong.unless_equal("minutes", sorted(set(shown) - set(truth)), [])
