@@ -124,6 +124,16 @@ def test_every_panel_and_alert_asks_for_what_is_shown(watched: Watched) -> None:
     assert not asked("rate(swaps_ingest_event_total[1m])").metrics <= shown
 
 
+def saved_at(watched: Watched) -> list[float]:
+    """When the snapshots of the partitions were saved, in seconds since the epoch."""
+    return [
+        sample.value
+        for family in text_string_to_metric_families(watched.metrics("aggregator"))
+        for sample in family.samples
+        if sample.name == "swaps_snapshot_saved_seconds"
+    ]
+
+
 def test_what_happened_is_counted(watched: Watched) -> None:
     """Each stage has numbers of what the fixture did."""
     expected = {
@@ -153,15 +163,9 @@ def test_what_happened_is_counted(watched: Watched) -> None:
         ("web", "swaps_http_requests_total"),
     ]:
         assert watched.sample(process, name) > 0, name
-    saved = [
-        sample.value
-        for family in text_string_to_metric_families(watched.metrics("aggregator"))
-        for sample in family.samples
-        if sample.name == "swaps_snapshot_saved_seconds"
-    ]
     # A partition shows it once its turn has come.
-    assert saved
-    assert all(0 <= time.time() - at < 600 for at in saved)
+    wait_until(lambda: saved_at(watched), 20, "a snapshot that was saved")
+    assert all(0 <= time.time() - at < 600 for at in saved_at(watched))
 
 
 def test_promtool_takes_the_scrapes_and_every_expression(

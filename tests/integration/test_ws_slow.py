@@ -135,7 +135,9 @@ async def test_fifty_that_never_read(tmp_path: Path, nats_server: Nats, server: 
         print(f"{server}: RSS in MB, each second from the stall on: {[*map(round, series[::10])]}")
         print(f"{server}: +{grown:.1f} MB, p99 {p99(alone):.3f} s alone, {p99(beside):.3f}")
         assert grown < 20
-        assert p99(beside) < p99(alone) + 0.1
+        # Who waited for one that stalls would wait seconds (WS_SLOW_AFTER). By how little the p99
+        # moves on a quiet machine is printed above; beside other tests it cannot be held to it.
+        assert p99(beside) < p99(alone) + 1
         fewest = 0.7 * BESIDE_S / ALONE_S * min(map(len, alone))
         assert all(len(each) > fewest > 0 for each in beside)
         assert not any(reader.wire.closed.done() for reader in readers)
