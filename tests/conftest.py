@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ pytest_plugins = ("tests.side_by_side",)
 
 _UNIT = Path(__file__).parent / "unit"
 _INET = {socket.AF_INET, socket.AF_INET6}
+
+# A line a request, or a line a client that reconnects, buries what a failing test has to say.
+for _name in ("httpx", "swapclient"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -62,7 +62,6 @@ class TokenStream:
         self.candles = Candles()
         self.newest_timestamp = 0
         """The newest event time of any trade that was taken."""
-        self._unnumbered = False
         self._newest_epoch = 0
         self._hole = False
         self._doubted = False
@@ -80,8 +79,8 @@ class TokenStream:
         return list(self._ring)
 
     def begin_empty(self) -> None:
-        """There is no such token yet, so nobody can be asked: what comes first is the start."""
-        self.live = self._unnumbered = True
+        """There is no such token yet, so nobody can be asked: all that comes is new."""
+        self.live = True
         self._hole = False
 
     def suspect(self) -> None:
@@ -123,12 +122,9 @@ class TokenStream:
             return Step()
         if history.epoch > self._newest_epoch:
             self._aside.clear()
-        if self._unnumbered:
-            self._unnumbered = False
-            self.n = min(self._aside, default=history.n + 1) - 1
-        elif self.live and self.n == 0 and history.trades:
+        if self.live and self.n == 0 and history.n > 0:
             # There was no trade before, so all of them are new, whatever they are counted from.
-            self.n = _before_the_first(history.trades[0].n)
+            self.n = _before_the_first(history.n)
         self.partition = history.partition
         self.epoch = self._newest_epoch = history.epoch
         if not self.live or restarted:

@@ -147,15 +147,32 @@ def test_an_older_owner_is_not_heard() -> None:
     assert stream.history(old_history, AS_OF, 0) == Step()
 
 
-def test_a_token_that_nobody_knows_starts_with_its_first_trade() -> None:
+def test_a_token_that_nobody_knew_starts_with_its_first_trade() -> None:
     seller = Seller()
-    seller.sell(40)  # long ago, and forgotten by the board
     stream = TokenStream("e:t")
     stream.begin_empty()
     assert stream.live
     stream.batch(seller.sell(2), 0)
     step = stream.history(seller.history(), AS_OF, 0)
-    assert (step.gap, [each.n for each in step.trades]) == (None, [41, 42])
+    assert (step.gap, [each.n for each in step.trades]) == (None, [1, 2])
+
+
+def test_the_first_trades_of_a_token_are_new_though_nats_was_away_meanwhile() -> None:
+    seller = Seller()
+    stream = TokenStream("e:t")
+    stream.begin_empty()
+    seller.sell(7)
+    stream.suspect()
+    step = stream.history(seller.history(), AS_OF, 0)
+    assert (step.gap, [each.n for each in step.trades]) == (None, [1, 2, 3, 4, 5, 6, 7])
+
+
+def test_first_trades_that_nobody_kept_are_a_gap() -> None:
+    stream = TokenStream("e:t")
+    stream.begin_empty()
+    first = 5 * TRADES_A_MINUTE + 1
+    step = stream.history(TokenHistory("e:t", 0, 1, first + 2, [], []), AS_OF, 0)
+    assert step.gap == Gap(first, first + 2, False)
 
 
 def test_the_first_trade_may_have_any_number() -> None:
