@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from aggregator.config import Config
 from aggregator.errors import Fatal, Retry
 
-_TIMEOUT_S = 10
+AHEAD_MS: Final = "message.timestamp.after.max.ms"
+"""The topic's setting of how far a record's timestamp may lie ahead of the broker's clock."""
+_TIMEOUT_S: Final = 10
 
 
 def ensure_topics(config: Config) -> list[str]:
     """Make the swap topic and the dead-letter topic where they are missing; the names made.
 
-    An existing topic is left as it is. Raises Retry while the broker cannot be reached and Fatal
-    where it refuses.
+    An existing topic is left as it is. The broker refuses swaps whose producer's clock is more than
+    MAX_FUTURE ahead of its own: the windows' clock is the log's timestamps. Raises Retry while the
+    broker cannot be reached and Fatal where it refuses.
     """
     admin = AdminClient({"bootstrap.servers": config.kafka_bootstrap, "log_level": 0})
+    swaps = {"retention.ms": config.kafka_retention_ms, AHEAD_MS: config.max_future_ms}
     wanted = {
-        config.kafka_topic: (config.kafka_partitions, config.kafka_retention_ms),
-        config.kafka_dlq_topic: (1, config.kafka_dlq_retention_ms),
+        config.kafka_topic: (config.kafka_partitions, swaps),
+        config.kafka_dlq_topic: (1, {"retention.ms": config.kafka_dlq_retention_ms}),
     }
     try:
         existing = admin.list_topics(timeout=_TIMEOUT_S).topics
@@ -31,9 +37,9 @@ def ensure_topics(config: Config) -> list[str]:
             name,
             num_partitions=partitions,
             replication_factor=config.kafka_replication,
-            config={"retention.ms": str(retention_ms)},
+            config={setting: str(value) for setting, value in settings.items()},
         )
-        for name, (partitions, retention_ms) in wanted.items()
+        for name, (partitions, settings) in wanted.items()
         if name not in existing
     ]
     if not missing:

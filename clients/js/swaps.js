@@ -398,6 +398,7 @@ export class Session {
     this.state = "connecting";
     this.said = "";
     this.openedAt = this.retryAfterMs = this.renewAt = null;
+    this.limitedForMs = 0;
     this.asked = new Map();
     this.renewals = new Set();
     this.labels = new Map();
@@ -421,7 +422,7 @@ export class Session {
     }
     const wait = waitMs(this.backoff, this.attempt, this.draw(), LIMIT_CODES.has(code));
     this.attempt += 1;
-    return wait;
+    return wait + Math.max(0, this.limitedForMs - this.backoff.limitedMs);
   }
 
   // What is to be sent now; each is given once.
@@ -545,6 +546,9 @@ export class Session {
     if (this.renewals.delete(message.req_id)) return this.renewalFailed(nowMs);
     const asked = this.asked.get(message.req_id);
     this.asked.delete(message.req_id);
+    if (message.code === "rate_limited" && message.data) {
+      this.limitedForMs = message.data.retry_after_ms;
+    }
     if (asked === undefined) this.said = message.code;
     const error = new RequestRefused(message.code, message.message);
     for (const key of asked?.values() ?? []) {

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
+from confluent_kafka import Producer
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -64,6 +66,24 @@ def test_an_installation_that_is_well(installed: Installation) -> None:
     assert any("2048 bits RSA" in line for line in lines)
     assert any("the newest record is" in line for line in lines)
     print(done.stdout)
+
+
+def test_a_producer_whose_clock_is_too_far_ahead_is_refused(installed: Installation) -> None:
+    errors = []
+    producer = Producer({"bootstrap.servers": installed.service.env["KAFKA_BOOTSTRAP"]})
+    for ahead_ms in (240_000, 360_000):
+        producer.produce(
+            installed.service.topic,
+            json.dumps(swap(1)),
+            timestamp=time.time_ns() // 1_000_000 + ahead_ms,
+            on_delivery=lambda error, _: errors.append(error and error.name()),
+        )
+        assert producer.flush(20) == 0
+    assert errors == [None, "INVALID_TIMESTAMP"]
+    _, found = installed.findings(MAX_FUTURE="1m")
+    level, said, fix = found[f"message.timestamp.after.max.ms of {installed.service.topic}"]
+    assert (level, said) == ("WARN", "5m, MAX_FUTURE is 1m")
+    assert fix == "set it to 60000"
 
 
 def test_many_faults_are_all_told_with_what_to_do(installed: Installation) -> None:

@@ -13,6 +13,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from aggregator.config import Config
+from aggregator.ingest.topics import AHEAD_MS
 from aggregator.management.doctor.finding import (
     SKEW_WARN_MS,
     TIMEOUT_S,
@@ -84,6 +85,7 @@ def _settings(admin: Any, config: Config, replicas: int, brokers: int) -> list[F
     if values.get("unclean.leader.election.enable") == "true":
         fix = "set it to false: after such an election an offset may name another swap"
         found.append(Finding("FAIL", what, "unclean.leader.election.enable is true", fix))
+    found += _ahead(config, values)
     if replicas < min(brokers, 3):
         fix = "give it three replicas and min.insync.replicas=2"
         found.append(Finding("WARN", what, f"{replicas} replicas on {brokers} brokers", fix))
@@ -104,6 +106,17 @@ def _retention(config: Config, kept_ms: int) -> Finding:
     if kept_ms != config.kafka_retention_ms:
         return Finding("WARN", what, said, "set KAFKA_RETENTION or the topic to the other's value")
     return Finding("OK", what, duration(kept_ms))
+
+
+def _ahead(config: Config, values: dict[str, Any]) -> list[Finding]:
+    """A producer's clock moves the windows' clock by as much as the broker lets it."""
+    what = f"{AHEAD_MS} of {config.kafka_topic}"
+    if (told := values.get(AHEAD_MS)) is None:  # a broker before 3.6
+        return []
+    if int(told) <= config.max_future_ms:
+        return [Finding("OK", what, duration(int(told)))]
+    said = f"{duration(int(told))}, MAX_FUTURE is {duration(config.max_future_ms)}"
+    return [Finding("WARN", what, said, f"set it to {config.max_future_ms}")]
 
 
 def _clock(admin: Any, config: Config, partitions: list[int]) -> list[Finding]:

@@ -204,8 +204,8 @@ class Expiring(msgspec.Struct, frozen=True):
     expires_in_ms: int
 
 
-class Shutdown(msgspec.Struct, frozen=True):
-    """`data` of server_shutdown."""
+class ComeBack(msgspec.Struct, frozen=True):
+    """`data` of server_shutdown and of the error rate_limited."""
 
     retry_after_ms: int
 

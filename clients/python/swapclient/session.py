@@ -17,7 +17,7 @@ import msgspec
 from swapclient.backoff import Backoff
 from swapclient.errors import AuthRefused, RequestRefused
 from swapclient.inbox import Inbox
-from swapclient.messages import Beat, Expiring, Message, Shutdown, Status, read_data, read_frame
+from swapclient.messages import Beat, ComeBack, Expiring, Message, Status, read_data, read_frame
 from swapclient.topics import Topic
 
 UNAUTHENTICATED: Final = 4001
@@ -68,6 +68,7 @@ class Session:
         self._attempt = 0
         self._opened_at: float | None = None
         self._retry_after_s: float | None = None
+        self._limited_for_s = 0.0
         self._another_token_tried = False
         self._said = ""
         self._inboxes: dict[Topic, list[Inbox]] = {}
@@ -139,6 +140,7 @@ class Session:
         self.state = State.CONNECTING
         self._said = ""
         self._opened_at = self._retry_after_s = self.renew_at = None
+        self._limited_for_s = 0.0
         self._asked.clear()
         self._renewals.clear()
         self._unwanted.clear()
@@ -163,6 +165,7 @@ class Session:
             return self._retry_after_s
         limited = code in {TOO_SLOW, LIMIT}
         wait_s = self._backoff.wait_s(self._attempt, self._draw(), limited)
+        wait_s += max(0.0, self._limited_for_s - self._backoff.limited_s)
         self._attempt += 1
         return wait_s
 
@@ -258,7 +261,7 @@ class Session:
         elif kind == "auth_expiring":
             self._on_expiring(read_data(message, Expiring), now)
         elif kind == "server_shutdown":
-            self._retry_after_s = read_data(message, Shutdown).retry_after_ms / 1_000
+            self._retry_after_s = read_data(message, ComeBack).retry_after_ms / 1_000
         elif kind == "notice":
             log.info("notice: %s", message.message)
 
@@ -307,6 +310,8 @@ class Session:
             log.warning("token not renewed: %s: %s", message.code, message.message)
             self.renewal_failed(now)
             return
+        if message.code == "rate_limited" and bytes(message.data) != b"null":
+            self._limited_for_s = read_data(message, ComeBack).retry_after_ms / 1_000
         asked = self._asked.pop(message.req_id, []) if message.req_id is not None else []
         if not asked:
             self._said = message.code

@@ -251,6 +251,18 @@ def test_limits_wait_longer(code: int) -> None:
     assert opened(draw=0).lost(code, 0) == 5
 
 
+@pytest.mark.parametrize(("told_ms", "wait_s"), [(2_000, 5), (60_000, 60)])
+def test_a_rate_that_was_passed_is_waited_for_as_long_as_told(told_ms: int, wait_s: int) -> None:
+    session = opened(draw=0)
+    data = {"retry_after_ms": told_ms}
+    session.received(
+        frame({"type": "error", "code": "rate_limited", "message": "x", "data": data}), 0
+    )
+    assert session.lost(4029, 0) == wait_s
+    session.connecting()
+    assert session.lost(None, 0) == 0
+
+
 @pytest.mark.parametrize("code", [4001, 4003])
 def test_a_refused_token_raises_at_once_or_after_another_was_tried(code: int) -> None:
     said = frame({"type": "error", "code": "token_revoked", "message": "revoked"})

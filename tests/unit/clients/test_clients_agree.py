@@ -62,6 +62,8 @@ messages = st.one_of(
     st.builds(subscribe_ack, small, st.sampled_from(["token_stats", "trades", "candles"]),
               st.booleans()),
     st.builds(lambda n: {"type": "error", "code": "x", "message": "y", "req_id": n}, small),
+    st.builds(lambda n: {"type": "error", "code": "rate_limited", "message": "y"}
+              | ({"data": {"retry_after_ms": n * 2_000}} if n > 1 else {}), small),
     st.builds(lambda b: {"type": "heartbeat", "data": {"stale": b}}, st.booleans()),
     st.builds(lambda n: {"type": "auth_expiring", "data": {"expires_in_ms": n * 1_000}}, small),
     st.builds(lambda n: {"type": "server_shutdown", "data": {"retry_after_ms": n}}, small),
