@@ -232,9 +232,14 @@ def arrivals(draw: random.Random, seller: Seller, steps: int) -> list[TradeBatch
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.integers(0, 2**32), st.integers(1, 60))
-def test_a_client_sees_each_trade_once_or_hears_of_the_gap(seed: int, steps: int) -> None:
+@given(st.integers(0, 2**32), st.integers(1, 60), st.booleans())
+def test_a_client_sees_each_trade_once_or_hears_of_the_gap(
+    seed: int, steps: int, unknown: bool
+) -> None:
     seller, stream, reader = Seller(), TokenStream("e:t"), Reader()
+    if unknown:
+        stream.begin_empty()
+        reader.take(stream, Step(loaded=True))
     for message in arrivals(random.Random(seed), seller, steps):
         if isinstance(message, TradeBatch):
             reader.take(stream, stream.batch(message, 0))
