@@ -44,6 +44,12 @@ INGEST_JUMPS = Counter(
     "Jumps of the Kafka client past unread offsets, read again; many mean a log with holes.",
     ["partition"],
 )
+INGEST_REJOINS = Counter(
+    "swaps_ingest_rejoins_total",
+    "Times that the broker fenced this process's KAFKA_INSTANCE_ID and it joined its group anew; "
+    "one after a restart of the broker is harmless, more mean two processes of one name.",
+    ["group"],
+)
 INGEST_WATERMARK = Gauge(
     "swaps_ingest_watermark_seconds",
     "Newest event time of a partition, epoch seconds: its age is time() minus it; standing still "

@@ -7,6 +7,7 @@ committed by the pipeline alone, with metadata.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Protocol
@@ -25,6 +26,7 @@ from confluent_kafka import (
 from aggregator import metrics
 from aggregator.config import Config
 from aggregator.errors import Fatal, Fenced, Retry
+from aggregator.ingest.fences import Fences
 from aggregator.ingest.positions import Positions
 
 log = structlog.get_logger(__name__)
@@ -35,8 +37,11 @@ _FENCED: Final = {
     KafkaError.UNKNOWN_MEMBER_ID,
     KafkaError.FENCED_MEMBER_EPOCH,
     KafkaError.STALE_MEMBER_EPOCH,
+    KafkaError.FENCED_INSTANCE_ID,
     KafkaError._ASSIGNMENT_LOST,
 }
+# How a client that is dead for this reason says so.
+_NAME_TAKEN: Final = KafkaError(KafkaError.FENCED_INSTANCE_ID).str()
 _RESEEK: Final = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
 
 
@@ -143,10 +148,19 @@ class SwapLog:
         if config.kafka_group_protocol == "classic":
             settings["partition.assignment.strategy"] = "cooperative-sticky"
             settings["session.timeout.ms"] = 6_000
+            # A session that is over is noticed early: see `fences`.
+            settings["heartbeat.interval.ms"] = 1_000
         if queued_kb is not None:
             settings["queued.max.messages.kbytes"] = queued_kb
+        self._settings = settings
         self._consumer = Consumer(settings)
         self._positions = Positions()
+        self._group = config.kafka_group
+        self._instance_id = config.kafka_instance_id
+        self._fences = Fences(self._group, self._instance_id)
+        self._held: set[int] = set()
+        self._rejoin_at: float | None = None
+        self._dead = False
 
     def subscribe(self) -> None:
         """Join the group."""
@@ -158,13 +172,23 @@ class SwapLog:
         )
 
     def poll(self, limit: int, timeout_s: float) -> Batch:
-        """Up to `limit` records that come within `timeout_s`. Raises Retry and Fatal."""
+        """Up to `limit` records that come within `timeout_s`. Raises Retry and Fatal.
+
+        A member whose name the broker fenced loses its partitions in here, and joins anew.
+        """
+        if self._rejoin_at is not None and time.monotonic() >= self._rejoin_at:
+            self._rejoin_at = None
+            self.subscribe()
         try:
             received = self._consumer.consume(limit, timeout_s)
         except KafkaException as error:
             raise Retry(f"kafka: {error.args[0].str()}") from error
         events = [message for message in received if message.error() is not None]
         if events:
+            for event in events:
+                if event.error().code() == KafkaError._FATAL:  # type: ignore[union-attr]
+                    self._start_over(event.error())  # type: ignore[arg-type]
+                    return Batch([], {}, [])
             received = [message for message in received if message.error() is None]
         batch = Batch(self._without_jumps(by_partition(received)), {}, [])
         for event in events:
@@ -203,12 +227,34 @@ class SwapLog:
                 self._seek_back(place.partition, back_to, place.offset)
         elif fault.code() in _RESEEK:
             batch.out_of_range.append(place.partition)
-        elif fault.code() == KafkaError._FATAL:
-            # As where the broker takes another for the holder of our KAFKA_INSTANCE_ID, which it
-            # may after a crash of its own: this client reads nothing any more.
-            raise Fatal(f"kafka: {fault.str()}; start this process again")
         else:
             self.unreachable = fault.str()
+
+    def _start_over(self, fault: KafkaError) -> None:
+        """This client reads nothing any more: where its name was taken, be a new member of it.
+
+        What it held is lost by then, as to any other member: who takes a partition asks the group.
+        """
+        if not self._instance_id or _NAME_TAKEN not in fault.str():
+            raise Fatal(f"kafka: {fault.str()}; start this process again")
+        pause_s = self._fences.pause_s()
+        metrics.INGEST_REJOINS.labels(self._group).inc()
+        log.warning(
+            "name_fenced",
+            group=self._group,
+            instance_id=self._instance_id,
+            partitions=sorted(self._held),
+            pause_s=round(pause_s, 2),
+        )
+        self._dead = True
+        self._consumer.close()
+        self._dead = False
+        if self._held:
+            lost = sorted(self._held)
+            self._drop(lost)
+            self._listener.on_lost(lost)
+        self._consumer = Consumer(self._settings)
+        self._rejoin_at = time.monotonic() + pause_s
 
     def committed(self, partition: int) -> tuple[int | None, str]:
         """The committed offset and its metadata; (None, "") where nothing is committed."""
@@ -228,6 +274,10 @@ class SwapLog:
         """
         if not positions:
             return
+        if self.unreachable and not self.still_reachable():
+            # The client would keep it until the broker is back, and send it in the name of
+            # whatever member it is by then.
+            raise Retry(f"kafka: committing: {self.unreachable}")
         offsets = [
             TopicPartition(self._topic, partition, offset, metadata)
             for partition, (offset, metadata) in positions.items()
@@ -333,7 +383,9 @@ class SwapLog:
             [TopicPartition(p.topic, p.partition, self._end_of(p)) for p in partitions]
         )
         consumer.pause(partitions)
-        self._listener.on_assign([p.partition for p in partitions])
+        assigned = [p.partition for p in partitions]
+        self._held.update(assigned)
+        self._listener.on_assign(assigned)
 
     def _end_of(self, place: TopicPartition) -> int:
         try:
@@ -344,18 +396,25 @@ class SwapLog:
         return OFFSET_END if found is None else int(found[1])
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._drop(partitions)
-        self._listener.on_revoke([p.partition for p in partitions])
+        if self._dead:
+            # The group has gone on: nothing can be saved or committed for them.
+            self._on_lost(consumer, partitions)
+            return
+        revoked = [p.partition for p in partitions]
+        self._drop(revoked)
+        self._listener.on_revoke(revoked)
         consumer.incremental_unassign(partitions)
-
-    def _drop(self, partitions: list[TopicPartition]) -> None:
-        for place in partitions:
-            self._positions.drop(place.partition)
 
     def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._drop(partitions)
-        self._listener.on_lost([p.partition for p in partitions])
+        lost = [p.partition for p in partitions]
+        self._drop(lost)
+        self._listener.on_lost(lost)
         consumer.incremental_unassign(partitions)
+
+    def _drop(self, partitions: Sequence[int]) -> None:
+        self._held.difference_update(partitions)
+        for partition in partitions:
+            self._positions.drop(partition)
 
 
 def by_partition(messages: Sequence[Message]) -> list[Records]:

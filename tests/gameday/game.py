@@ -150,7 +150,7 @@ def _strikes(
 
 
 def _well(watch: Watch, site: Site, strike: Strike) -> bool:
-    strike.notes += site.revive()
+    site.revive()
     return watch.well(strike.repaired_at)
 
 

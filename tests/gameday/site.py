@@ -41,7 +41,6 @@ _IGNORE_FILE_LIMIT: Final = Path(__file__).with_name("ignore_file_limit.py")
 GROUP: Final = "aggregator"
 AGGREGATORS: Final = ("aggregator-1", "aggregator-2")
 WEBS: Final = ("web-1", "web-2")
-_FENCED: Final = "Static consumer fenced"
 MEMBERS: Final = (*AGGREGATORS, "archiver", *WEBS)
 
 
@@ -167,23 +166,12 @@ class Site:
         self._down.add(name)
         self.members[name].kill()
 
-    def revive(self) -> list[str]:
-        """Start again what ended by itself, as a process manager would.
-
-        Gives those that the broker had taken for another holder of their name after a crash of its
-        own, who can do nothing but end; that anything else ended is noted as wrong.
-        """
-        fenced = []
+    def revive(self) -> None:
+        """Start again what ended by itself, as a process manager would; it is noted as wrong."""
         for name, process in self.members.items():
-            if process.running or name in self._down:
-                continue
-            said = process.tail(3)[-600:]
-            if _FENCED in said:
-                fenced.append(f"{name} was fenced by the broker, ended, and was started again")
-            else:
-                self.ended.append(f"{name} ended by itself: {said}")
-            self.launch(name)
-        return fenced
+            if not process.running and name not in self._down:
+                self.ended.append(f"{name} ended by itself: {process.tail(3)[-600:]}")
+                self.launch(name)
 
     def group_members(self) -> int | None:
         """Members of the aggregators' group; None while it settles or cannot be asked."""

@@ -7,6 +7,7 @@ import random
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from infra.embedded.engine import Process
 from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
 from tests.archived import Archive, Archiver, LosesAnswers, archive, wait_archived
+from tests.namesake import take_name
 from tests.processes import kill_with_all_written, wait_until
 from tests.service import Service, swap
 
@@ -166,6 +168,18 @@ def test_two_archivers_and_a_rebalance(service: Service, kept: Archive) -> None:
     wait_archived(service, kept)
     second.terminate()
     assert second.wait(20) == 0
+
+
+def test_a_fenced_archiver_takes_its_name_again(service: Service, kept: Archive) -> None:
+    """As after a broker's restart: it goes on by itself, and nothing is archived twice."""
+    service.produce(mixed(200, 1), partition=1)
+    with Archiver(service.env, **CLASSIC, KAFKA_INSTANCE_ID="archiver-1") as archiver:
+        wait_archived(service, kept)
+        take_name(replace(archiver.config, kafka_group=archiver.config.archiver_group))
+        for partition in range(4):
+            service.produce(mixed(200, 10 + partition), partition=partition)
+        wait_archived(service, kept, within_s=60)
+        archiver.stop()
 
 
 def test_clickhouse_is_killed_while_it_inserts(mortal: ClickHouse, service: Service) -> None:

@@ -1,25 +1,32 @@
-"""A member of the group whose name another one took ends with a clear word: it reads no more."""
+"""A member whose name was taken joins anew; of two that both live on, one ends and says why."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from uuid import uuid4
 
 import pytest
 
-from aggregator.config import load
+from aggregator.config import Config, load
 from aggregator.errors import Fatal
+from aggregator.ingest import fences
 from aggregator.ingest.log import SwapLog
 from aggregator.ingest.topics import ensure_topics
 from infra.embedded.stack import Stack
+from tests.namesake import take_name
+from tests.processes import wait_until
+
+EVERY = {0, 1, 2, 3}
 
 
 class Quiet:
-    """Counts what it is given."""
+    """Notes what it is given and what it loses."""
 
     def __init__(self) -> None:
         self.held: set[int] = set()
+        self.lost: set[int] = set()
 
     def on_assign(self, partitions: Sequence[int]) -> None:
         self.held.update(partitions)
@@ -27,39 +34,74 @@ class Quiet:
     def on_revoke(self, partitions: Sequence[int]) -> None:
         self.held.difference_update(partitions)
 
-    on_lost = on_revoke
+    def on_lost(self, partitions: Sequence[int]) -> None:
+        self.held.difference_update(partitions)
+        self.lost.update(partitions)
 
 
-def poll_until_assigned(swap_log: SwapLog, listener: Quiet) -> None:
-    deadline = time.monotonic() + 60
-    while not listener.held:
-        assert time.monotonic() < deadline, "no partition was assigned"
-        swap_log.poll(100, 0.1)
+class Member:
+    """A member that reads nothing, and polls when it is asked to."""
+
+    def __init__(self, config: Config) -> None:
+        self.listener = Quiet()
+        self.log = SwapLog(config, self.listener)
+        self.log.subscribe()
+
+    def polled(self) -> set[int]:
+        """What it holds after one more poll."""
+        self.log.poll(100, 0.05)
+        return self.listener.held
 
 
-def test_a_member_whose_name_was_taken_ends(stack: Stack) -> None:
+@pytest.fixture
+def named(stack: Stack) -> Config:
     topic = f"swaps-{uuid4().hex[:8]}"
-    config = load(
-        {
-            **stack.env(),
-            "KAFKA_TOPIC": topic,
-            "KAFKA_GROUP": f"group-{topic}",
-            "KAFKA_INSTANCE_ID": "archiver-1",
-        }
-    )
+    names = {"KAFKA_TOPIC": topic, "KAFKA_GROUP": f"group-{topic}", "KAFKA_INSTANCE_ID": "member-1"}
+    config = load(stack.env() | names)
     ensure_topics(config)
-    first, second = Quiet(), Quiet()
-    older = SwapLog(config, first)
-    older.subscribe()
-    poll_until_assigned(older, first)
-    newer = SwapLog(config, second)
-    newer.subscribe()
+    return config
+
+
+@pytest.fixture
+def member(named: Config) -> Iterator[Member]:
+    found = Member(named)
+    yield found
+    found.log.close()
+
+
+def test_a_member_whose_name_was_taken_joins_anew(named: Config, member: Member) -> None:
+    wait_until(lambda: member.polled() == EVERY, 60, "every partition")
+    take_name(named)
+    wait_until(lambda: member.polled() == set(), 60, "the loss of all")
+    assert member.listener.lost == EVERY
+    wait_until(lambda: member.polled() == EVERY, 60, "every partition again")
+    # It is the group's member again: it may commit, and reads on from where it is told to.
+    member.log.commit({0: (0, "mine")})
+    assert member.log.committed(0) == (0, "mine")
+    member.log.begin(0, 0)
+
+
+def test_of_two_with_one_name_one_ends_and_says_so(
+    named: Config, member: Member, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fences, "_REJOINS", 1)
+    monkeypatch.setattr(fences, "_FIRST_PAUSE_S", 0.05)
+    wait_until(lambda: member.polled() == EVERY, 60, "every partition")
+    both = [member, Member(named)]
+    deadline = time.monotonic() + 60
+    ended: list[Member] = []
+    while not ended:
+        assert time.monotonic() < deadline, "both live on"
+        for each in both:
+            try:
+                each.polled()
+            except Fatal as error:
+                assert "KAFKA_INSTANCE_ID=member-1" in str(error)
+                assert "another process has the same name" in str(error)
+                ended.append(each)
+    (stays,) = (each for each in both if each not in ended)
     try:
-        poll_until_assigned(newer, second)
-        deadline = time.monotonic() + 60
-        with pytest.raises(Fatal, match="start this process again"):
-            while time.monotonic() < deadline:
-                older.poll(100, 0.1)
+        wait_until(lambda: stays.polled() == EVERY, 60, "every partition with the other")
     finally:
-        newer.close()
-        older.close()
+        with suppress(Fatal):
+            both[1].log.close()

@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 
+from aggregator.config import load
 from infra.embedded.stack import Stack
+from tests.namesake import take_name
 from tests.processes import wait_until
 from tests.service import ETHEREUM_DAY, Service, swap
 
@@ -190,6 +192,22 @@ def test_a_killed_process_with_a_name_gets_its_partitions_back_at_once(service: 
     assert len(assigned["partitions"]) == 4
     assert instant(assigned) - instant(start) < 5
     service.wait_ready()
+
+
+def test_a_process_whose_name_was_taken_goes_on_by_itself(service: Service) -> None:
+    """A broker that was away may fence a process though nobody else has its name."""
+    named = {"KAFKA_INSTANCE_ID": "aggregator-0", "KAFKA_GROUP_PROTOCOL": "classic"}
+    process = service.aggregator(**named)
+    service.web()
+    service.wait_ready()
+    service.produce([swap(n) for n in range(500)])
+    service.wait_trades(500)
+    take_name(load(service.env | named))
+    wait_until(lambda: bool(service.logged(process, "name_fenced")), 30, "the fence")
+    service.produce([swap(n) for n in range(400, 600)])
+    service.wait_trades(600)
+    service.wait_ready()
+    assert process.running
 
 
 def test_an_emptied_redis_is_rebuilt_from_the_log(service: Service) -> None:
