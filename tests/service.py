@@ -105,21 +105,22 @@ class Service:
         """Start an aggregator; stop it with `terminate` and `wait`, or `kill`."""
         _compile_engine()
         command = [sys.executable, "manage.py", "run_aggregator", *options]
-        return self._launch(name, command, env)
+        return self.launch(name, command, env)
 
     def archiver(self, name: str = "archiver", **env: str) -> Process:
         """Start an archiver alone; stop it as an aggregator."""
-        return self._launch(name, [sys.executable, "manage.py", "run_archiver"], env)
+        return self.launch(name, [sys.executable, "manage.py", "run_archiver"], env)
 
     def web(self, name: str = "web", port: int = 0, **env: str) -> Process:
         """Start Daphne on `port`, or else on `web_port`, and wait until it answers."""
         port = port or self.web_port
         command = [sys.executable, "-m", "daphne", "-b", "127.0.0.1", "-p", str(port)]
-        process = self._launch(name, [*command, "swapsite.asgi:application"], env)
+        process = self.launch(name, [*command, "swapsite.asgi:application"], env)
         process.wait_ready(lambda: self.get("/healthz", port).status_code == 200)
         return process
 
-    def _launch(self, name: str, command: list[str], env: Mapping[str, str]) -> Process:
+    def launch(self, name: str, command: list[str], env: Mapping[str, str]) -> Process:
+        """Start any process of the service; it ends with the block."""
         process = Process(name, self.directory / f"{name}.log", self.engines.guard)
         process.launch(command, self.env | env, ROOT)
         self._closing.callback(process.kill)

@@ -1,0 +1,344 @@
+"""Every command that a document tells a reader to type is run, or is named here with what runs it.
+
+The service that they meet is started by the README's own lines. A command is given to bash as it
+stands (tests/docs_site.py says where), `docker` is the stand-in of tests/docs_docker.py. A command
+that no rule knows fails.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import cache
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+import pytest
+from confluent_kafka.admin import AdminClient, ConfigResource
+from django.core.management import get_commands
+
+from aggregator.config import load
+from infra.embedded.stack import Stack
+from tests.archived import archive
+from tests.docs_commands import LANGUAGES, ROOT, Command, commands, documents, fences
+from tests.docs_site import BEFORE, BIN, PROCESSES, WITHIN_S, Site
+from tests.processes import wait_until
+from tests.service import Service
+from tests.unit.packaging import commands as packaged
+from tests.unit.packaging.files import yaml_of
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, stack: Stack) -> Iterator[Site]:
+    directory = tmp_path_factory.mktemp("checkout")
+    with archive(stack.clickhouse.url) as kept:
+        settings = {
+            "CLICKHOUSE_URL": kept.url,
+            "ARCHIVE_LINGER": "100ms",
+            "PROFILING": "1",
+            "DATABASE_FILE": str(directory / "web-data/db.sqlite3"),
+            "DJANGO_SECRET_KEY": "x" * 50,
+            "KAFKA_GROUP_PROTOCOL": "consumer",
+        }
+        with Service(tmp_path_factory.mktemp("docs"), stack, **settings) as service:
+            found = Site(directory, service, kept, stack)
+            try:
+                found.start()
+                yield found
+            finally:
+                shutil.rmtree(found.bucket, ignore_errors=True)
+
+
+Run = Callable[[Site, str], None]
+
+
+def runs(says: str = "", then: str = "", first: str = "", **env: str) -> Run:
+    """Bash runs it with status 0; `first` is the pattern of a command that a reader runs before."""
+
+    def run(site: Site, text: str) -> None:
+        for each in commands():
+            if first and re.fullmatch(first, each.text):
+                site.run(each.text)
+        assert says in site.run(text + then, **env).stdout
+
+    return run
+
+
+def ran_before(site: Site, text: str) -> None:
+    """The site was made by it."""
+    assert site.done[text].returncode == 0
+
+
+def serves(site: Site, text: str) -> None:
+    """The site's process of this command line answers."""
+    [name] = [name for name, each in PROCESSES.items() if each == text]
+    path = f"http://127.0.0.1:{site.ports[name]}/readyz"
+    site.run(f"curl --silent --fail-with-body {path}")
+    assert site.running[name].running
+
+
+def elsewhere(file: str, test: str) -> Run:
+    """Another test runs it."""
+
+    def run(site: Site, text: str) -> None:
+        assert f"def {test}(" in (ROOT / file).read_text(), f"no {test} in {file}"
+
+    return run
+
+
+def each_way(site: Site, text: str) -> None:
+    """With what stands in brackets and without."""
+    site.run(re.sub(r" \[.*?\]", "", text))
+    site.run(re.sub(r"[\[\]]", "", text))
+
+
+def makes(site: Site, text: str) -> None:
+    """Every program of the target's recipe is there and takes its arguments."""
+    asked = recipe(text)
+    assert asked
+    for program, *arguments in asked:
+        assert (BIN / program).exists() or (ROOT / ".ci" / program).exists(), program
+        if (program, *arguments[:1]) == ("python", "manage.py"):
+            packaged.check([program, *arguments])
+        elif is_ours(program, *arguments):
+            assert faults_of_ours()[*arguments] is None
+        _paths_exist(arguments)
+
+
+@cache
+def recipe(text: str) -> list[tuple[str, ...]]:
+    """The programs that make would run, each with its arguments."""
+    dry = f'make() {{ command make -n "$@"; }}; {text}'
+    told = subprocess.run(
+        ["bash", "-euc", dry], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.replace("\\\n", " ")
+    found = re.findall(r"\.(?:venv/bin|ci)/([\w-]+)((?: +[^\s;&|]+)*)", told)
+    return [(program, *shlex.split(rest)) for program, rest in found]
+
+
+def is_ours(program: str, *arguments: str) -> bool:
+    """`python -m` of a module of the repository."""
+    return (
+        program == "python"
+        and arguments[0] == "-m"
+        and arguments[1].partition(".")[0] in {"bench", "tests", "infra"}
+    )
+
+
+@cache
+def faults_of_ours() -> dict[tuple[str, ...], str | None]:
+    """What is wrong with each command line of a module of ours, asked of all in one process."""
+    lines = {
+        tuple(arguments)
+        for command in commands()
+        if re.fullmatch(MAKE, command.text)
+        for program, *arguments in recipe(command.text)
+        if is_ours(program, *arguments)
+    }
+    asked = sorted(lines)
+    told = subprocess.run(
+        [sys.executable, "tests/docs_parse.py"],
+        cwd=ROOT,
+        input=json.dumps([each[1:] for each in asked]),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return dict(zip(asked, json.loads(told.stdout), strict=True))
+
+
+def are_tests(site: Site, text: str) -> None:
+    """They run in this very session."""
+    assert _paths_exist(shlex.split(text))
+
+
+def _paths_exist(arguments: list[str]) -> int:
+    paths = [each for each in arguments if each.startswith("tests/")]
+    assert all((ROOT / each).exists() for each in paths), paths
+    return len(paths)
+
+
+def is_a_command(site: Site, text: str) -> None:
+    """`manage.py NAME` in a sentence: where it is explained it has its options, and is run."""
+    [_, name] = text.split()
+    assert name in get_commands()
+
+
+def feeds_until_interrupted(site: Site, text: str) -> None:
+    """Swaps arrive, and Ctrl-C ends it well."""
+    before = site.service.overview()["totals"]["trades"]
+    command = shlex.split(site.filled(text))
+    with subprocess.Popen(
+        command,
+        cwd=site.directory,
+        env=site.service.env | site.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as feeding:
+        try:
+            more = lambda: site.service.overview()["totals"]["trades"] > before  # noqa: E731
+            wait_until(more, WITHIN_S, "invented trades")
+            feeding.send_signal(signal.SIGINT)
+            said, _ = feeding.communicate(timeout=WITHIN_S)
+        finally:
+            feeding.kill()
+    assert feeding.returncode == 0, said
+
+
+def makes_a_superuser(site: Site, text: str) -> None:
+    """It asks a person; here the answers are given beforehand."""
+    answers = " --noinput --username ops --email ops@example.com"
+    site.run(text + answers, DJANGO_SUPERUSER_PASSWORD=uuid4().hex)
+    with closing(sqlite3.connect(site.directory / "web-data/db.sqlite3")) as database:
+        asked = "SELECT count(*) FROM auth_user WHERE username = 'ops' AND is_superuser"
+        assert database.execute(asked).fetchone() == (1,)
+
+
+def restores(site: Site, text: str) -> None:
+    """What was archived is in the backup; it is laid beside the archive that is in use."""
+    [backup] = [each.text for each in commands() if "BACKUP DATABASE" in each.text]
+    if not any(site.bucket.iterdir()):
+        site.run(backup)
+    [place] = re.findall(r'S3\(.*\)(?=")', site.filled(backup))
+    today = site.run("date +%F").stdout.strip()
+    other = f"{site.archive.name}_restored"
+    query = site.filled(text).replace(site.archive.name, f"{site.archive.name} AS {other}")
+    site.archive.ask(query.replace("S3(…)", place.replace("$(date +%F)", today)))
+    try:
+        assert site.archive.ask(f"SELECT count() FROM {other}.raw_swaps")[0][0] >= 5
+    finally:
+        site.archive.ask(f"DROP DATABASE {other} SYNC")
+
+
+def queries(site: Site, text: str) -> None:
+    """ClickHouse answers."""
+    assert site.archive.ask(text)
+
+
+def names_our_topic(site: Site, text: str) -> None:
+    """rpk is Redpanda's: that the topic, the group and the setting are right is seen without it."""
+    config = load({})
+    _, kind, verb, name, *options = shlex.split(text)
+    ours = {"topic": {config.kafka_topic, config.kafka_dlq_topic}, "group": {config.archiver_group}}
+    assert name in ours[kind]
+    if verb == "alter-config":
+        assert options[0] == "--set"
+        setting, _, value = options[1].partition("=")
+        admin = AdminClient({"bootstrap.servers": site.service.env["KAFKA_BOOTSTRAP"]})
+        resource = ConfigResource(ConfigResource.Type.TOPIC, site.service.topic)
+        [told] = admin.describe_configs([resource]).values()
+        assert int(told.result(20)[setting].value) < int(value)
+
+
+def is_our_namespace(site: Site, text: str) -> None:
+    """A cluster is needed for the rest."""
+    assert yaml_of("infra/k8s/base/kustomization.yaml")["namespace"] in text.split()
+
+
+def has_help(site: Site, text: str) -> None:
+    """Of a program that needs a daemon or a cluster: the subcommand exists."""
+    program, *rest = text.split()
+    path = shutil.which(program)
+    if path is None:
+        pytest.skip(f"{program} is not installed")
+    subprocess.run([path, *rest, "--help"], check=True, capture_output=True, timeout=WITHIN_S)
+
+
+EXAMPLES: Final = "tests/e2e/test_client_examples.py"
+PROMTOOL: Final = elsewhere("tests/integration/test_promtool.py", "test_a_wrong_rule_is_noticed")
+MAKE: Final = r"(for .*; do )?make (up|down|test|chaos|gameday|audit|bench-[a-z0-9]+)\b.*"
+SQLITE: Final = r"docker compose exec web python -c .*sqlite3.*"
+
+RULES: Final[tuple[tuple[str, Run], ...]] = (
+    (r"git clone .*", runs(then=" && test -f Makefile")),
+    (r"make demo", elsewhere("tests/e2e/test_readme.py", "test_make_demo_from_a_clean_checkout")),
+    (r"make help", runs(says="make gameday")),
+    (MAKE, makes),
+    (r"\.venv/bin/(python -m )?pytest .*", are_tests),
+    *((re.escape(text), ran_before) for text in BEFORE),
+    *((re.escape(text), serves) for text in PROCESSES.values()),
+    (r"python manage\.py feed data/.*", runs()),
+    (r"python manage\.py feed --synthetic .*", feeds_until_interrupted),
+    (r"python manage\.py (compile_engine|issue_token .*)", runs()),
+    (r"manage\.py doctor", runs(says=" 0 FAIL")),
+    (r"manage\.py checkin", runs(says="every archiver has checked in")),
+    (r"manage\.py checkin --skip", runs()),
+    (r"\.venv/bin/python manage\.py reference", runs(then=" --check")),
+    (r"manage\.py \w+ .*\[.*\]", each_way),
+    (r"manage\.py \w+", is_a_command),
+    (r"curl .* > flame\.svg", runs(then=" && grep --quiet '<svg' flame.svg")),
+    (r"curl .* > heap\.pb\.gz", runs(then=" && gzip --test heap.pb.gz")),
+    (r"curl -s http://HOST:8080/readyz", runs(says='"ready":true')),
+    (r"curl .*/api/.*", runs(says="ethereum:WETH")),
+    (r"docker compose exec -T aggregator .* > p\.gz", runs(then=" && gzip --test p.gz")),
+    (
+        r"go tool pprof .*",
+        elsewhere("tests/integration/test_alerts_end_to_end.py", "test_go_reads_the_profiles"),
+    ),
+    (r"docker compose exec web python manage\.py createsuperuser", makes_a_superuser),
+    (r"docker compose cp web:/data/backup\.sqlite3 .*", runs(first=SQLITE)),
+    (r"(SWAPS_VERSION=… )?docker compose .*", runs()),
+    (r"docker inspect|kubectl top", has_help),
+    (r"kubectl get pods -n .*", is_our_namespace),
+    (
+        r"kubectl apply -k infra/k8s/base",
+        elsewhere("tests/unit/packaging/test_kubernetes.py", "test_kustomize_builds_it"),
+    ),
+    (r"rpk .*", names_our_topic),
+    (r"RESTORE DATABASE .*", restores),
+    (r"SELECT .*", queries),
+    (r"df -h", runs()),
+    (r"go (-C .*)?build.*", PROMTOOL),
+    (r"set -a; .*", runs(then=' && test -n "$WEB_URL" && test -n "$KAFKA_BOOTSTRAP"')),
+    (r"export TOKEN=.*", runs(first=r"set -a; .*", then=' && test -n "$TOKEN"')),
+    (
+        r"python3 -m venv .*|/tmp/swapclient/bin/python .*",
+        elsewhere(EXAMPLES, "test_the_python_example_from_a_fresh_environment"),
+    ),
+    (r"node clients/js/example\.mjs", elsewhere(EXAMPLES, "test_the_javascript_example")),
+)
+
+
+def rules_of(text: str) -> list[Run]:
+    """The first that fits is meant."""
+    return [run for pattern, run in RULES if re.fullmatch(pattern, text)]
+
+
+@pytest.mark.parametrize("command", commands(), ids=lambda each: each.text)
+def test_it_does_what_the_document_says(command: Command, site: Site) -> None:
+    found = rules_of(command.text)
+    assert found, f"{command.place} names a command that no rule here knows: {command.text}"
+    found[0](site, command.text)
+
+
+def test_every_rule_is_of_a_command() -> None:
+    texts = [command.text for command in commands()]
+    idle = [pattern for pattern, _ in RULES if not any(re.fullmatch(pattern, t) for t in texts)]
+    assert idle == []
+
+
+def test_every_fence_says_what_it_holds() -> None:
+    """A command in a fence without a language would not be found."""
+    said = [language for path in documents() for language, _ in fences(path)]
+    found = {language.partition(" ")[0] for language in said}
+    assert found <= LANGUAGES
+
+
+def test_what_a_command_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "README.md").write_text(
+        "`make` is needed, `make up` typed, `nats_url` is a name.\n"
+        "```sh\nmake demo   # stays\ncurl -s \\\n    http://here\n```\n"
+        "```text\nmake nothing\n```\n"
+    )
+    monkeypatch.setattr("tests.docs_commands.ROOT", tmp_path)
+    assert [each.text for each in commands()] == ["make demo", "curl -s http://here", "make up"]

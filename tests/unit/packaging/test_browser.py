@@ -1,0 +1,102 @@
+"""A Chromium for the tests of the dashboard: `make test` installs one, or says what to install."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.browser import chromium
+from tests.unit.packaging.files import ROOT
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+ADVICE = "apt-get install chromium, or set CHROMIUM to a browser's path"
+
+
+class Machine:
+    """A PATH of its own, in which there is what a test puts there."""
+
+    def __init__(self, directory: Path) -> None:
+        self.programs = directory
+        bash = shutil.which("bash")
+        assert bash is not None
+        (directory / "bash").symlink_to(bash)
+
+    def has(self, name: str, script: str = "") -> Path:
+        """A program of this name."""
+        program = self.programs / name
+        program.write_text(f"#!{self.programs / 'bash'}\n{script}\n")
+        program.chmod(0o755)
+        return program
+
+    def asks_for_a_browser(self, **env: str) -> str:
+        """What `make test` says of it; it goes on in any case."""
+        done = subprocess.run(
+            [ROOT / ".ci/browser"],
+            env={"PATH": str(self.programs), **env},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout + done.stderr
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def test_make_test_asks_for_one() -> None:
+    command = ["make", "-n", "test"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ".ci/browser" in told.stdout.splitlines()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_that_is_there_is_enough(machine: Machine, name: str) -> None:
+    machine.has(name)
+    assert machine.asks_for_a_browser() == ""
+
+
+def test_one_that_is_named_is_enough(machine: Machine) -> None:
+    assert machine.asks_for_a_browser(CHROMIUM=str(machine.has("my-browser"))) == ""
+
+
+def test_who_may_not_install_is_told_what_to_install(machine: Machine) -> None:
+    machine.has("id", "echo 1000")
+    machine.has("apt-get", "echo never")
+    [line] = machine.asks_for_a_browser().splitlines()
+    assert line.endswith(ADVICE)
+
+
+def test_root_has_debians_installed(machine: Machine) -> None:
+    machine.has("id", "echo 0")
+    machine.has("apt-get", f'echo "$@" >> {machine.programs}/asked')
+    assert machine.asks_for_a_browser() == "installing chromium\n"
+    update, install = (machine.programs / "asked").read_text().splitlines()
+    assert update.split()[0] == "update"
+    assert (install.split()[0], install.split()[-1]) == ("install", "chromium")
+
+
+def test_an_installation_that_fails_is_told(machine: Machine) -> None:
+    machine.has("id", "echo 0")
+    machine.has("apt-get", "exit 100")
+    assert machine.asks_for_a_browser().splitlines()[-1].endswith(ADVICE)
+
+
+def test_without_one_the_page_tests_are_skipped_and_in_ci_they_fail(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(machine.programs))
+    monkeypatch.delenv("CHROMIUM", raising=False)
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match=ADVICE):
+        chromium()
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match=ADVICE):
+        chromium()
+    named = str(machine.has("my-browser"))
+    monkeypatch.setenv("CHROMIUM", named)
+    assert chromium() == named
