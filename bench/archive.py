@@ -4,9 +4,10 @@
     python -m bench.archive --outage 600 [--before 60] [--rate 5000]
 
 Starts engines of its own, fills a topic and measures `manage.py run_archiver` from the moment it
-begins to read until every row is in raw_swaps and behind both views; CPU seconds are read from
-/proc between these instants. The sums of all three tables are compared with what was sent. Then all
-parts are merged, and the bytes of raw_swaps are counted by column.
+begins to read until every row is in raw_swaps and behind both views; CPU seconds, and the most
+resident memory of the archiver, are read from /proc between these instants. The sums of all three
+tables are compared with what was sent. Then all parts are merged, and the bytes of raw_swaps are
+counted by column.
 
 With --outage nothing of that: `run_aggregator`, its archiver inside, is fed at an even rate; after
 --before seconds ClickHouse is killed, and it is started again --outage seconds later. The latency
@@ -30,7 +31,7 @@ from bench import command
 from bench.command import percentile
 from bench.cpu import CpuMeter
 from bench.latency import _read, latencies, listen
-from bench.service import Aggregator, Service, WrongResult, instant, say
+from bench.service import Logged, Service, WrongResult, instant, say
 from bench.workload import Tally, fill
 from infra.embedded.clickhouse import ClickHouse
 from infra.embedded.kafka import Kafka
@@ -103,12 +104,14 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "clickhouse": service.stack.clickhouse.pid,
             "redis": service.stack.redis.pid,
         }
+        memory = Memory(archiver)
         with CpuMeter(pids) as meter:
             archiver.wait_for("first line", lambda: bool(archiver.lines("archiving")))
             archiver.wait_for("rows", lambda: held.count() >= rows, every_s=0.1)
             last = time.time()
             time.sleep(0.2)
         first = instant(archiver.lines("archiving")[0])
+        memory.close()
         archiver.end("archiver_stopped")
         sums = held.sums()
         totals = tally.window(int(time.time() // 60) + 60, 10 * 24 * 60)
@@ -129,6 +132,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "rows": rows,
             "seconds": round(last - first, 2),
             "cpu_s_per_million": {name: round(used / rows * 1e6, 2) for name, used in cpu.items()},
+            "archiver_rss_mb": max(memory.most.values()) // 2**20,
             "parts_before_merge": parts,
             "bytes_per_row": round(size["raw_swaps"] / rows, 2),
             "bytes_per_row_by_column": held.columns(),
@@ -141,7 +145,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 class Memory:
     """The most resident memory of a process, by phase."""
 
-    def __init__(self, process: Aggregator) -> None:
+    def __init__(self, process: Logged) -> None:
         self.most: dict[str, int] = {}
         self.phase = "warm_up"
         self._process = process

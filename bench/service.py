@@ -74,6 +74,11 @@ class Logged(Process):
             raise WrongResult(f"{self.name} did not end as it should:\n{self.tail()}")
         return lines[-1]
 
+    def resident_bytes(self) -> int:
+        """Physical memory that it holds (Linux)."""
+        pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
 
 class Aggregator(Logged):
     """`manage.py run_aggregator` and what it tells of itself. `started_at` is in epoch seconds."""
@@ -117,11 +122,6 @@ class Aggregator(Logged):
             for sample in family.samples
             if sample.name == name
         )
-
-    def resident_bytes(self) -> int:
-        """Physical memory that it holds (Linux)."""
-        pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
-        return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 class Service:

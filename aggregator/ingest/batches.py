@@ -9,13 +9,14 @@ of names aside.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.contracts.batch import MARKER_BYTES, SWAP, SwapBatch, TokenName, fill
+from aggregator.contracts.event import Swap
 from aggregator.errors import DeadLetter
 from aggregator.ingest.fast_decode import SwapDecoder, accepted_texts
 from aggregator.ingest.identities import identify
@@ -24,8 +25,6 @@ from aggregator.ingest.scan import ABSENT, FIELDS, scan
 from aggregator.ingest.values import fill_values
 
 Array = NDArray[Any]
-
-_NONE_YET: Final = np.zeros(0, np.uint8)
 
 
 class Decoded(msgspec.Struct, frozen=True, gc=False):
@@ -55,12 +54,7 @@ class BatchDecoder:
 
         `timestamps` are the records', ms since the epoch. The batch keeps `values`.
         """
-        times = np.array(timestamps, np.int64)
-        events = _Events(values, times + self._max_future_ms)
-        self._names.find(events.data, events.spans, events.whole, events.names)
-        events.read()
-        rejected = self._decode_others(events, values, timestamps)
-        events.swaps["offset"] = offsets
+        events = self.read(values, timestamps, offsets)
         batch = SwapBatch(
             swaps=events.swaps,
             offsets=offsets,
@@ -71,46 +65,67 @@ class BatchDecoder:
             swap=lambda place: self._decode(values[place], timestamps[place]),
             texts=lambda place: accepted_texts(values[place] or b""),
         )
+        times, rejected = events.times, events.rejected
         if not rejected:
             return Decoded(batch, times, rejected)
-        kept = np.delete(np.arange(len(values)), [place for place, _ in rejected])
+        kept = events.kept
         return Decoded(_only(batch, kept), times[kept], rejected)
 
+    def read(
+        self, values: Sequence[bytes | None], timestamps: Sequence[int], offsets: Sequence[int]
+    ) -> Events:
+        """The same as one entry a record, with what the compiled passes have found."""
+        events = Events(values, timestamps, self._max_future_ms)
+        self._names.find(events.data, events.spans, events.whole, events.names)
+        events.read()
+        self._decode_others(events, values, timestamps)
+        events.swaps["offset"] = offsets
+        return events
+
     def _decode_others(
-        self, events: _Events, values: Sequence[bytes | None], timestamps: Sequence[int]
-    ) -> list[tuple[int, DeadLetter]]:
-        rejected = []
+        self, events: Events, values: Sequence[bytes | None], timestamps: Sequence[int]
+    ) -> None:
         for i in np.flatnonzero(~events.plain).tolist():
             try:
                 swap = self._decode(values[i], timestamps[i])
             except DeadLetter as error:
-                rejected.append((i, error))
+                events.rejected.append((i, error))
                 continue
+            events.others.append((i, swap))
             fill(events.swaps[i], swap)
             events.removed[i] = swap.removed
             events.markers[i] = np.frombuffer(swap.marker, np.uint64)
             events.names[i] = self._names.number(TokenName(swap.token_id, swap.symbol))
             if events.whole[i]:
                 self._names.remember(events.data, events.spans[i], events.names[i])
-        return rejected
 
 
-class _Events:
-    """The records of one batch, joined, and what the compiled passes have made of them."""
+class Events:
+    """The records of one batch, joined, and what has been made of them.
 
-    def __init__(self, values: Sequence[bytes | None], latest: Array) -> None:
+    `data` are their bytes, `spans` the fields of the `plain` ones in it, as of `scan`; `others` are
+    the swaps that were decoded by themselves, `rejected` the records that are none, with their
+    places. `times` are the records' timestamps, `sizes` the bytes of each.
+    """
+
+    def __init__(
+        self, values: Sequence[bytes | None], timestamps: Sequence[int], max_future_ms: int
+    ) -> None:
         present = [value or b"" for value in values]
         count = len(present)
-        self.data = np.frombuffer(b"".join(present), np.uint8) if any(present) else _NONE_YET
+        self.data = np.frombuffer(bytearray().join(present), np.uint8)
+        self.times = np.array(timestamps, np.int64)
+        self.sizes = np.fromiter(map(len, present), np.int64, count)
+        self.others: list[tuple[int, Swap]] = []
+        self.rejected: list[tuple[int, DeadLetter]] = []
         self.spans = np.full((count, len(FIELDS), 2), ABSENT, np.int32)
         self.whole = np.empty(count, np.bool_)
         self.names = np.empty(count, np.int32)
         self.swaps = np.zeros(count, SWAP)
         self.removed = np.zeros(count, np.bool_)
         self.markers = np.empty((count, MARKER_BYTES // 8), np.uint64)
-        self._latest = latest
-        ends = np.fromiter(map(len, present), np.int64, count).cumsum()
-        scan(self.data, ends, self.spans, self.whole)
+        self._latest = self.times + max_future_ms
+        scan(self.data, self.sizes.cumsum(), self.spans, self.whole)
         self.plain = self.whole
 
     def read(self) -> None:
@@ -118,6 +133,11 @@ class _Events:
         self.plain = self.whole & (self.names != UNKNOWN)
         fill_values(self.data, self.spans, self._latest, self.swaps, self.removed, self.plain)
         identify(self.data, self.spans, self.plain, self.markers, self.swaps["trader"])
+
+    @property
+    def kept(self) -> Array:
+        """The places of the records that are swaps."""
+        return np.delete(np.arange(len(self.times)), [place for place, _ in self.rejected])
 
 
 def _only(batch: SwapBatch, kept: Array) -> SwapBatch:

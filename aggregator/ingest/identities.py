@@ -1,4 +1,4 @@
-"""The hashes of plain events, compiled: the marker of a swap and the key of its trader.
+"""The hashes and addresses of plain events, compiled: the marker of a swap, its trader's key.
 
 The same as `marker_of` and `trader_key` make of the decoded fields. BLAKE2b is RFC 7693. Pure.
 """
@@ -11,7 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregator.compiled import compiled
-from aggregator.ingest.scan import ABSENT, BLOCK_HASH, CHAIN, LOG_INDEX, TRADER, TX_HASH
+from aggregator.ingest.scan import (
+    ABSENT,
+    BLOCK_HASH,
+    CHAIN,
+    LOG_INDEX,
+    POOL,
+    QUOTE,
+    SYMBOL,
+    TOKEN,
+    TRADER,
+    TX_HASH,
+    VENUE,
+)
 
 Array = NDArray[Any]
 
@@ -22,6 +34,7 @@ _LONGEST_HASH: Final = 128
 _MARKER_BYTES: Final = 16
 _KEY_BYTES: Final = 8
 _ADDRESS_LENGTH: Final = 42
+_MAYBE_ADDRESSES: Final = np.array([TOKEN, SYMBOL, QUOTE, VENUE, POOL, TRADER])
 _COLON: Final = ord(":")
 _ZERO: Final = ord("0")
 _NINE: Final = ord("9")
@@ -109,6 +122,21 @@ def fill_identities(
             length = _put(data, begin, end, _is_address(data, begin, end), text, 0)
             key, _ = _blake2b(words, text, length, _KEY_BYTES)
             traders[i] = max(key, np.uint64(1))
+
+
+@compiled
+def lower(data: Array, spans: Array, plain: Array) -> None:
+    """Put hashes and addresses of the plain events in lower case, where they stand."""
+    for i in range(len(plain)):
+        if plain[i]:
+            for field in _MAYBE_ADDRESSES:
+                begin, end = spans[i, field, 0], spans[i, field, 1]
+                if begin != ABSENT and _is_address(data, begin, end):
+                    _put(data, begin, end, True, data, begin)
+            for field in (TX_HASH, BLOCK_HASH):
+                begin, end = spans[i, field, 0], spans[i, field, 1]
+                if begin != ABSENT and _begins_0x(data, begin, end):
+                    _put(data, begin, end, True, data, begin)
 
 
 @compiled

@@ -50,7 +50,11 @@ AMOUNT_USD: Final = 7
 PRICE_USD: Final = 8
 REMOVED: Final = 9
 SYMBOL: Final = 10
+QUOTE: Final = 11
+VENUE: Final = 12
+POOL: Final = 13
 TRADER: Final = 14
+BLOCK_NUMBER: Final = 15
 BLOCK_HASH: Final = 16
 
 _REQUIRED: Final = (1 << 7) - 1

@@ -17,6 +17,7 @@ from aggregator.ingest.scan import (
     ABSENT,
     AMOUNT,
     AMOUNT_USD,
+    BLOCK_NUMBER,
     LOG_INDEX,
     PRICE_USD,
     REMOVED,
@@ -26,7 +27,6 @@ from aggregator.ingest.scan import (
 
 Array = NDArray[Any]
 
-_BLOCK_NUMBER: Final = 15
 _ZERO: Final = ord("0")
 _POINT: Final = ord(".")
 _T: Final = ord("t")
@@ -85,12 +85,26 @@ def fill_values(
 
 
 @compiled
+def fill_wholes(
+    data: Array, spans: Array, plain: Array, log_indexes: Array, block_numbers: Array
+) -> None:
+    """Fill the whole numbers that no window asks for; ABSENT is a block's that is not there."""
+    for i in range(len(plain)):
+        if plain[i]:
+            log_indexes[i] = _whole(data, spans[i, LOG_INDEX, 0], spans[i, LOG_INDEX, 1])
+            block_numbers[i] = ABSENT
+            if spans[i, BLOCK_NUMBER, 0] != ABSENT:
+                begin, end = spans[i, BLOCK_NUMBER, 0], spans[i, BLOCK_NUMBER, 1]
+                block_numbers[i] = _whole(data, begin, end)
+
+
+@compiled
 def _fill_side_and_time(data: Array, spans: Array, swap: Any, latest: int) -> bool:
     buy = _is(data, spans[SIDE], _BUY)
     swap.buy = buy
     if not buy and not _is(data, spans[SIDE], _SELL):
         return False
-    for field in (TIMESTAMP, LOG_INDEX, _BLOCK_NUMBER):
+    for field in (TIMESTAMP, LOG_INDEX, BLOCK_NUMBER):
         if spans[field, 1] - spans[field, 0] > _WHOLE_DIGITS:
             return False
     swap.timestamp = _whole(data, spans[TIMESTAMP, 0], spans[TIMESTAMP, 1])

@@ -23,6 +23,7 @@ from aggregator.contracts.stats import ArchiveStatus
 from aggregator.errors import Fatal, Fenced, Retry
 from aggregator.health import Health
 from aggregator.ingest.log import SwapLog
+from aggregator.ingest.rows import compile_rows
 from aggregator.ingest.topics import ensure_topics
 from aggregator.pipeline.archive_batches import ArchiveBatches
 from aggregator.pipeline.archive_owner import ArchivePartition
@@ -30,6 +31,7 @@ from aggregator.pipeline.archive_takeover import ArchiveTakeover
 from aggregator.pipeline.archive_writers import Gates, Writers
 from aggregator.pipeline.intents import pack
 from aggregator.stores.clickhouse.connection import Unavailable
+from aggregator.stores.clickhouse.native import compile_encoders
 from aggregator.stores.redis.checkins import Checkins
 from aggregator.stores.redis.connection import NewIncarnation, RedisSession
 from aggregator.stores.redis.markers import RedisMarkers
@@ -56,6 +58,7 @@ def run_archiver(
 
     `health` is told every second how it goes.
     """
+    compile_archiver()
     session = RedisSession(config.redis_url)
     try:
         Archiver(
@@ -67,6 +70,12 @@ def run_archiver(
         ).run()
     finally:
         session.close()
+
+
+def compile_archiver() -> None:
+    """Compile what decodes and encodes, or read it from numba's cache."""
+    compile_rows()
+    compile_encoders()
 
 
 class Archiver:

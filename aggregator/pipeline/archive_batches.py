@@ -12,15 +12,17 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
+import numpy as np
+
 from aggregator import metrics
 from aggregator.config import Config
-from aggregator.errors import DeadLetter, Retry
-from aggregator.ingest.fast_decode import SwapDecoder
+from aggregator.errors import Retry
 from aggregator.ingest.log import Batch, Records, SwapLog
+from aggregator.ingest.rows import NO_ROWS, RowDecoder, picked
 from aggregator.pipeline.archive_jobs import ArchiveJobs
 from aggregator.pipeline.archive_owner import ArchivePartition, Flight
 from aggregator.pipeline.archive_writers import Gates, Writers
-from aggregator.pipeline.intents import pack
+from aggregator.pipeline.intents import column, pack
 from aggregator.stores.clickhouse.connection import Unavailable
 from aggregator.stores.redis.checkins import Checkins, Seed
 from aggregator.stores.redis.connection import NewIncarnation, NotCheckedIn
@@ -57,7 +59,7 @@ class ArchiveBatches:
         self._writers = writers
         self._gates = gates
         self._now_ms = now_ms
-        self._decoder = SwapDecoder(config.max_future_ms)
+        self._decoder = RowDecoder(config.max_future_ms)
         self._paused: set[int] = set()
 
     @property
@@ -67,7 +69,7 @@ class ArchiveBatches:
 
     def waiting(self) -> bool:
         """Whether records wait to be claimed."""
-        return any(owner.waiting.offsets for owner in self._owners.values())
+        return any(owner.waiting for owner in self._owners.values())
 
     def forget(self, partition: int) -> None:
         """The partition is not ours any more, or is taken anew."""
@@ -82,24 +84,19 @@ class ArchiveBatches:
         for partition, end in polled.ends.items():
             owner = self._owners.get(partition)
             if owner is not None and owner.reading:
-                owner.read((), (), (), (), end)
+                owner.read(NO_ROWS, end)
 
     def _decode(self, owner: ArchivePartition, records: Records) -> None:
         """What cannot be decoded is passed over: the aggregator puts it aside."""
-        decode, behind = self._decoder.decode, owner.reads_to
-        swaps, offsets, recorded, sizes = [], [], [], []
-        columns = zip(records.offsets, records.timestamps, records.values, strict=True)
-        for offset, timestamp, value in columns:
-            if not owner.read_offset <= offset < behind:
-                continue
-            try:
-                swaps.append(decode(value, timestamp))
-            except DeadLetter:
-                continue
-            offsets.append(offset)
-            recorded.append(timestamp)
-            sizes.append(len(value or b""))
-        owner.read(offsets, swaps, recorded, sizes, records.offsets[-1] + 1)
+        # The offsets ascend.
+        first = bisect_left(records.offsets, owner.read_offset)
+        behind = bisect_left(records.offsets, owner.reads_to)
+        swaps = self._decoder.decode(
+            records.values[first:behind],
+            records.timestamps[first:behind],
+            records.offsets[first:behind],
+        )
+        owner.read(swaps, records.offsets[-1] + 1)
 
     def claim(self, partitions: int) -> None:
         """Have the markers decide what waits. `partitions` are those of the topic.
@@ -110,7 +107,7 @@ class ArchiveBatches:
             if owner.stage != "archiving" or self._gates.redis.closed_for_s:
                 continue
             try:
-                while owner.waiting.offsets and self._look_up_old(owner):
+                while owner.waiting and self._look_up_old(owner):
                     self._claim(owner)
                     self._gates.redis.worked()
             except NotCheckedIn as error:
@@ -124,14 +121,15 @@ class ArchiveBatches:
                 self._gates.redis.failed(str(error))
 
     def _claim(self, owner: ArchivePartition) -> None:
-        waiting = owner.waiting
-        count = min(bisect_left(waiting.offsets, owner.looked_up_to), MAX_CLAIMS)
-        late, watermarks = owner.lateness(count)
-        swaps = waiting.swaps[:count]
+        parts = owner.waiting.first(min(owner.waiting.below(owner.looked_up_to), MAX_CLAIMS))
+        late, watermarks = owner.lateness(parts)
         # "r": what is late is archived, so its retraction is, too.
-        kinds = kinds_of([swap.removed for swap in swaps], late, "r")
+        kinds = kinds_of(column(parts, "removed").tolist(), late.tolist(), "r")
         verdicts = self._markers.claim(
-            owner.partition, waiting.offsets[:count], [swap.marker for swap in swaps], kinds
+            owner.partition,
+            column(parts, "offset").tolist(),
+            column(parts, "marker").tobytes(),
+            kinds,
         )
         owner.decide(verdicts, watermarks, time.monotonic())
 
@@ -140,19 +138,18 @@ class ArchiveBatches:
 
         False where that needs ClickHouse, and it is left alone now.
         """
-        waiting = owner.waiting
-        if waiting.offsets[0] < owner.looked_up_to:
+        if owner.waiting.first_offset < owner.looked_up_to:
             return True
-        count = min(len(waiting), _LOOK_UP_AT_ONCE)
+        parts = owner.waiting.first(_LOOK_UP_AT_ONCE)
         margin_ms = min(_HOUR_MS, self._config.marker_ttl_ms // 4) + self._config.max_future_ms
         kept_from = self._now_ms() - self._config.marker_ttl_ms + margin_ms
-        old = [swap for swap in waiting.swaps[:count] if swap.timestamp < kept_from]
-        if old:
+        old = [(part, np.flatnonzero(part.swaps["timestamp"] < kept_from)) for part in parts]
+        if any(len(places) for _, places in old):
             if self._gates.clickhouse.closed_for_s:
                 return False
-            rows = self._writers.ask(lambda archive: archive.rows_of(old))
+            rows = self._writers.ask(lambda archive: archive.rows_of(picked(old)))
             self._checkins.seed([Seed(*row) for row in rows])
-        owner.looked_up_to = waiting.offsets[count - 1] + 1
+        owner.looked_up_to = int(parts[-1].swaps["offset"][-1]) + 1
         return True
 
     def dispatch(self) -> None:
@@ -192,7 +189,7 @@ class ArchiveBatches:
         )
 
     def _fill(self, owner: ArchivePartition, pressed: bool) -> None:
-        while owner.flight is None and owner.decided.offsets:
+        while owner.flight is None and owner.decided:
             full = pressed or len(owner.decided) >= self._config.archive_batch_rows
             waited_ms = (time.monotonic() - owner.filling_since) * 1000
             if not full and waited_ms < self._config.archive_linger_ms:

@@ -12,17 +12,31 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
+import numpy as np
 import structlog
 
 from aggregator.config import Config
-from aggregator.contracts.event import Swap
+from aggregator.contracts.batch import Array
+from aggregator.contracts.rows import SwapRows
 from aggregator.contracts.stats import ArchiveStatus
 from aggregator.ingest.log import LogExtent
-from aggregator.pipeline.intents import MAX_GAPS, Batch, Decided, Intent, Position, again, cut
+from aggregator.pipeline.intents import (
+    MAX_GAPS,
+    Batch,
+    Held,
+    Intent,
+    Position,
+    again,
+    batch_of,
+    column,
+    cut,
+)
 
 log = structlog.get_logger(__name__)
 
 _MINUTE_MS: Final = 60_000
+# Before the first record: no bucket is closed.
+_NO_WATERMARK: Final = -(2**62)
 
 
 class Flight(msgspec.Struct):
@@ -68,8 +82,8 @@ class ArchivePartition:
             self.read_offset = self.redo.first
         self.flight: Flight | None = None
         self.uncommitted = False
-        self.waiting = Decided()
-        self.decided = Decided()
+        self.waiting = Held()
+        self.decided = Held()
         self.filling_since = 0.0
         self.archived_to_ms: int | None = None
         self.size = 0
@@ -109,56 +123,37 @@ class ArchivePartition:
         self.next_offset = intent.last + 1
         self.uncommitted = True
 
-    def read(
-        self,
-        offsets: Sequence[int],
-        swaps: Sequence[Swap],
-        recorded: Sequence[int],
-        sizes: Sequence[int],
-        read_to: int,
-    ) -> None:
+    def read(self, swaps: SwapRows, read_to: int) -> None:
         """Decoded records came in log order, the first offset not read is now `read_to`."""
-        waiting = self.waiting
-        waiting.offsets += offsets
-        waiting.swaps += swaps
-        waiting.recorded += recorded
-        waiting.sizes += sizes
-        self.size += sum(sizes)
+        self.waiting.add(swaps)
+        self.size += int(swaps.rows["size"].sum())
         self.read_offset = max(self.read_offset, read_to)
 
-    def lateness(self, count: int) -> tuple[list[bool], list[int]]:
-        """Which of the first `count` waiting records are late, and the watermark behind each.
+    def lateness(self, parts: Sequence[SwapRows]) -> tuple[Array, Array]:
+        """Which of the first waiting records are late (bool), and the watermark behind each.
 
         As the windows decide it: the bucket was closed before the record came.
         """
-        grace, ahead = self._config.grace_ms, self._config.max_future_ms
-        watermark = self._watermark
-        late, watermarks = [], []
-        waiting = self.waiting
-        for swap, recorded in zip(waiting.swaps[:count], waiting.recorded[:count], strict=True):
-            time = swap.timestamp
-            if watermark is None:
-                late.append(False)
-                watermark = min(time, recorded + ahead)
-            else:
-                late.append((time // _MINUTE_MS + 1) * _MINUTE_MS <= watermark - grace)
-                watermark = max(watermark, min(time, recorded + ahead))
-            watermarks.append(watermark)
-        return late, watermarks
+        times, recorded = column(parts, "timestamp"), column(parts, "recorded")
+        before = _NO_WATERMARK if self._watermark is None else self._watermark
+        seen = np.concatenate(([before], np.minimum(times, recorded + self._config.max_future_ms)))
+        watermarks = np.maximum.accumulate(seen)
+        closed_to = watermarks[:-1] - self._config.grace_ms
+        return (times // _MINUTE_MS + 1) * _MINUTE_MS <= closed_to, watermarks[1:]
 
-    def decide(self, verdicts: str, watermarks: Sequence[int], now_s: float) -> None:
+    def decide(self, verdicts: str, watermarks: Array, now_s: float) -> None:
         """The markers have decided the first waiting records."""
-        if not self.decided.offsets:
+        if not self.decided:
             self.filling_since = now_s
-        taken = self.waiting.take(len(verdicts))
-        decided = self.decided
-        decided.offsets += taken.offsets
-        decided.swaps += taken.swaps
-        decided.verdicts += verdicts
-        decided.watermarks += watermarks
-        decided.recorded += taken.recorded
-        decided.sizes += taken.sizes
-        self._watermark = watermarks[-1]
+        letters = np.frombuffer(verdicts.encode(), np.uint8)
+        first = 0
+        for part in self.waiting.take(len(verdicts)):
+            behind = first + len(part)
+            part.swaps["verdict"] = letters[first:behind]
+            part.rows["watermark"] = watermarks[first:behind]
+            self.decided.add(part)
+            first = behind
+        self._watermark = int(watermarks[-1])
 
     def cut(self, now_ms: int) -> Batch:
         """Take a batch of what is decided."""
@@ -173,16 +168,13 @@ class ArchivePartition:
     def cut_again(self) -> Batch:
         """The batch of the intent that was found, made of the waiting records."""
         assert self.redo is not None
-        intent, waiting = self.redo, self.waiting
-        taken = waiting.take(sum(offset <= intent.last for offset in waiting.offsets))
-        blocks = again(intent, self.partition, taken.offsets, taken.swaps)
-        return Batch(
+        intent = self.redo
+        taken = self.waiting.take(self.waiting.below(intent.last + 1))
+        return batch_of(
             intent,
             msgspec.structs.replace(self.position, intent=None),
-            blocks,
-            sum(len(block.offsets) for block in blocks),
-            sum(taken.sizes),
-            min(taken.recorded, default=intent.decided_at),
+            taken,
+            again(intent, self.partition, taken),
         )
 
     def passed(self, batch: Batch) -> None:
@@ -197,7 +189,7 @@ class ArchivePartition:
     def settle_reading(self) -> None:
         """Nothing waits: what was read behind the last record is passed, too."""
         idle = self.stage == "archiving" and self.flight is None
-        empty = idle and not self.waiting.offsets and not self.decided.offsets
+        empty = idle and not self.waiting and not self.decided
         if empty and self.read_offset > self.next_offset:
             self.next_offset = self.read_offset
             self.uncommitted = True
@@ -236,6 +228,6 @@ class ArchivePartition:
         if self.flight is not None:
             return self.flight.batch.oldest
         for held in (self.decided, self.waiting):
-            if held.recorded:
-                return held.recorded[0]
+            if held:
+                return held.oldest
         return self.archived_to_ms

@@ -10,7 +10,7 @@ import structlog
 from aggregator import metrics
 from aggregator.config import Config
 from aggregator.contracts.stats import ArchiveStatus
-from aggregator.pipeline.archive import Publish, run_archiver
+from aggregator.pipeline.archive import Publish, compile_archiver, run_archiver
 from aggregator.pipeline.backoff import Gate
 
 log = structlog.get_logger(__name__)
@@ -30,6 +30,8 @@ class ArchiverThread:
 
     def start(self) -> None:
         """Begin."""
+        # Not on the thread: it would hold up the others while they work.
+        compile_archiver()
         self._thread.start()
 
     def join(self) -> None:

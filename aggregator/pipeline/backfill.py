@@ -16,11 +16,11 @@ import msgspec
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from aggregator.config import Config
-from aggregator.contracts.event import Swap
-from aggregator.errors import DeadLetter, Fatal, Retry
-from aggregator.ingest.fast_decode import SwapDecoder
+from aggregator.contracts.rows import SwapRows
+from aggregator.errors import Fatal, Retry
+from aggregator.ingest.rows import RowDecoder
 from aggregator.pipeline.backoff import Backoff
-from aggregator.pipeline.intents import Decided, span_of
+from aggregator.pipeline.intents import blocks_of, span_of
 from aggregator.stores.clickhouse.connection import ClickHouse
 from aggregator.stores.clickhouse.writer import ArchiveWriter
 from aggregator.stores.redis.checkins import Checkins, Seed
@@ -52,7 +52,7 @@ class Backfill:
     def __init__(self, config: Config, *, dry_run: bool) -> None:
         self._config = config
         self._dry_run = dry_run
-        self._decoder = SwapDecoder(config.max_future_ms)
+        self._decoder = RowDecoder(config.max_future_ms)
         self._session = RedisSession(config.redis_url)
         self._markers = RedisMarkers(self._session, config.marker_ttl_ms)
         self._checkins = Checkins(self._session, config.kafka_topic, config.marker_ttl_ms)
@@ -115,51 +115,54 @@ class Backfill:
         first = progress.next_offset
         behind = min(progress.behind, first + _CHUNK)
         there = self._writer.offsets_between(progress.partition, first, behind)
-        records = Decided()
+        offsets: list[int] = []
+        timestamps: list[int] = []
+        values: list[bytes | None] = []
         for offset, timestamp, value in self._read(progress.partition, first, behind):
             progress.seen += 1
             if offset in there:
                 progress.there += 1
                 continue
-            try:
-                records.swaps.append(self._decoder.decode(value, timestamp))
-            except DeadLetter:
-                progress.undecodable += 1
-                continue
-            records.offsets.append(offset)
-        if records.offsets:
-            self._archive(progress, records)
+            offsets.append(offset)
+            timestamps.append(timestamp)
+            values.append(value)
+        swaps = self._decoder.decode(values, timestamps, offsets)
+        progress.undecodable += len(values) - len(swaps)
+        if len(swaps):
+            self._archive(progress, swaps)
         progress.next_offset = behind
 
-    def _archive(self, progress: Progress, records: Decided) -> None:
-        records.verdicts = self._decide(progress.partition, records.offsets, records.swaps)
-        progress.repeats += records.verdicts.count("D")
-        for block in records.blocks(progress.partition, time.time_ns() // 1_000_000):
-            progress.archived += len(block.offsets)
+    def _archive(self, progress: Progress, swaps: SwapRows) -> None:
+        verdicts = self._decide(progress.partition, swaps)
+        swaps.swaps["verdict"] = list(verdicts.encode())
+        progress.repeats += verdicts.count("D")
+        for block in blocks_of([swaps], progress.partition, time.time_ns() // 1_000_000):
+            progress.archived += len(block.swaps)
             if not self._dry_run:
                 # A token of this run: an earlier block may have had the same offsets.
                 span = span_of(block)
                 token = f"{self._writer.token(block.partition, span)}:backfill:{self._run}"
                 self._patiently(lambda: self._insert(block, token))  # noqa: B023
 
-    def _decide(self, partition: int, offsets: list[int], swaps: list[Swap]) -> list[str]:
+    def _decide(self, partition: int, swaps: SwapRows) -> str:
         rows = self._writer.rows_of(swaps)
         if self._dry_run:
             taken = {(row.marker, row.removed) for row in rows}
-            return ["D" if (swap.marker, swap.removed) in taken else "L" for swap in swaps]
+            asked = zip(swaps.rows["marker"].tolist(), swaps.rows["removed"].tolist(), strict=True)
+            return "".join("D" if each in taken else "L" for each in asked)
         self._checkins.seed([Seed(*row) for row in rows])
         verdicts = ""
         for begin in range(0, len(swaps), MAX_CLAIMS):
-            some = swaps[begin : begin + MAX_CLAIMS]
+            some = swaps.part(begin, min(begin + MAX_CLAIMS, len(swaps)))
             # What no marker is left of is late by now: the windows do not count it.
-            kinds = kinds_of([swap.removed for swap in some], [True] * len(some), "r")
+            kinds = kinds_of(some.rows["removed"].tolist(), [True] * len(some), "r")
             verdicts += self._markers.claim(
                 partition,
-                offsets[begin : begin + MAX_CLAIMS],
-                [swap.marker for swap in some],
+                some.swaps["offset"].tolist(),
+                some.rows["marker"].tobytes(),
                 kinds,
             )
-        return list(verdicts)
+        return verdicts
 
     def _insert(self, block: Any, token: str) -> None:
         self._writer.connect()

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import base64
 import zlib
+from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
+import numpy as np
 
-from aggregator.contracts.event import Swap
+from aggregator.contracts.batch import Array
+from aggregator.contracts.rows import ROW, SwapRows
 from aggregator.errors import Fatal
+from aggregator.ingest.rows import picked
 from aggregator.stores.clickhouse.writer import Block, Span, day_of
 
 # What a broker takes unless told otherwise (offset.metadata.max.bytes).
@@ -25,7 +29,9 @@ MAX_DAYS: Final = 16
 MAX_GAPS: Final = 8
 _MAX_SPAN: Final = 1_000_000
 _NOT_ARCHIVED: Final = "X"
-_ARCHIVED: Final = frozenset("CLUV")
+# By the letter of a verdict, whether it is archived.
+_ARCHIVES: Final = np.zeros(256, np.bool_)
+_ARCHIVES[list(b"CLUV")] = True
 
 
 class Intent(msgspec.Struct, frozen=True, array_like=True):
@@ -86,61 +92,72 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Position).decode
 
 
-class Decided(msgspec.Struct):
-    """Records of one partition in log order, with what the markers decided, as columns.
+class Held:
+    """Swaps of one partition in log order, in the parts in which they came."""
 
-    `watermarks` are those behind each record, `recorded` the records' timestamps, `sizes` the bytes
-    of their values. Records that cannot be decoded are not here.
-    """
-
-    offsets: list[int] = []
-    swaps: list[Swap] = []
-    verdicts: list[str] = []
-    watermarks: list[int] = []
-    recorded: list[int] = []
-    sizes: list[int] = []
+    def __init__(self) -> None:
+        self._parts: deque[SwapRows] = deque()
+        self._count = 0
 
     def __len__(self) -> int:
-        return len(self.offsets)
+        return self._count
 
-    def _columns(self) -> tuple[list[Any], ...]:
-        return (
-            self.offsets,
-            self.swaps,
-            self.verdicts,
-            self.watermarks,
-            self.recorded,
-            self.sizes,
-        )
+    def add(self, swaps: SwapRows) -> None:
+        """Swaps behind all others."""
+        if len(swaps):
+            self._parts.append(swaps)
+            self._count += len(swaps)
 
-    def take(self, count: int) -> Decided:
-        """The first `count` records, which are removed."""
-        columns = self._columns()
-        taken = [column[:count] for column in columns]
-        for column in columns:
-            del column[:count]
-        return Decided(*taken)
+    def first(self, count: int) -> list[SwapRows]:
+        """The first `count` swaps, or all."""
+        found = []
+        for part in self._parts:
+            if count <= 0:
+                break
+            found.append(part if len(part) <= count else part.part(0, count))
+            count -= len(part)
+        return found
 
-    def blocks(self, partition: int, ingested_at: int) -> list[Block]:
-        """What is to be archived, a block for each day in the order in which the days begin."""
-        days: dict[int, list[int]] = {}
-        for index, verdict in enumerate(self.verdicts):
-            if verdict in _ARCHIVED:
-                days.setdefault(day_of(self.swaps[index].timestamp), []).append(index)
-        if len(days) == 1 and len(next(iter(days.values()))) == len(self):
-            (day,) = days
-            return [Block(partition, day, self.offsets, self.swaps, self.verdicts, ingested_at)]
-        return [
-            Block(
-                partition,
-                day,
-                [self.offsets[index] for index in chosen],
-                [self.swaps[index] for index in chosen],
-                [self.verdicts[index] for index in chosen],
-                ingested_at,
-            )
-            for day, chosen in days.items()
-        ]
+    def take(self, count: int) -> list[SwapRows]:
+        """The first `count` swaps, which are removed."""
+        taken = self.first(count)
+        for part in taken:
+            whole = self._parts.popleft()
+            self._count -= len(part)
+            if len(part) < len(whole):
+                self._parts.appendleft(whole.part(len(part), len(whole)))
+        return taken
+
+    def below(self, offset: int) -> int:
+        """How many lie below this offset."""
+        return sum(int(np.searchsorted(part.swaps["offset"], offset)) for part in self._parts)
+
+    @property
+    def first_offset(self) -> int:
+        """The offset of the first swap; there must be one."""
+        return int(self._parts[0].swaps["offset"][0])
+
+    @property
+    def oldest(self) -> int:
+        """The timestamp of the first swap's record."""
+        return int(self._parts[0].rows["recorded"][0])
+
+
+def column(parts: Sequence[SwapRows], name: str) -> Array:
+    """A field of SWAP or ROW of all parts."""
+    of_rows = name in (ROW.names or ())
+    return np.concatenate([(part.rows if of_rows else part.swaps)[name] for part in parts])
+
+
+def blocks_of(parts: Sequence[SwapRows], partition: int, ingested_at: int) -> list[Block]:
+    """What is to be archived, a block for each day in the order in which the days begin."""
+    days: dict[int, list[tuple[SwapRows, Array]]] = {}
+    for part in parts:
+        archived, day = _ARCHIVES[part.swaps["verdict"]], day_of(part.swaps["timestamp"])
+        for each in dict.fromkeys(day[archived].tolist()):
+            places = np.flatnonzero(archived & (day == each))
+            days.setdefault(each, []).append((part, places))
+    return [Block(partition, day, picked(those), ingested_at) for day, those in days.items()]
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -167,94 +184,88 @@ class Batch(msgspec.Struct, frozen=True):
         return self.intent.last + 1
 
 
+def batch_of(
+    intent: Intent, after: Position, parts: Sequence[SwapRows], blocks: list[Block]
+) -> Batch:
+    """The batch of these records."""
+    return Batch(
+        intent,
+        after,
+        blocks,
+        sum(len(block.swaps) for block in blocks),
+        sum(int(part.rows["size"].sum()) for part in parts),
+        int(parts[0].rows["recorded"][0]) if parts else intent.decided_at,
+    )
+
+
 def span_of(block: Block) -> Span:
     """Where a block lies."""
-    return Span(block.day, block.offsets[0], block.offsets[-1])
+    offsets = block.swaps.swaps["offset"]
+    return Span(block.day, int(offsets[0]), int(offsets[-1]))
 
 
 def cut(
-    decided: Decided,
+    decided: Held,
     partition: int,
     gaps: Sequence[tuple[int, int]],
     *,
     max_rows: int,
     now_ms: int,
 ) -> Batch:
-    """Take a batch off the front: as many records as an intent and a block can hold.
+    """Take a batch off the front: as many swaps as an intent and a block can hold.
 
     `decided` must not be empty.
     """
-    count = _within_days(decided, min(len(decided), max_rows))
+    parts = decided.first(max_rows)
+    offsets, verdicts = column(parts, "offset"), column(parts, "verdict")
+    days, watermarks = day_of(column(parts, "timestamp")), column(parts, "watermark")
+    count = _within_days(offsets, days)
     while True:
-        intent = _intent(decided, count, now_ms)
-        watermark, claimed_to = decided.watermarks[count - 1], decided.offsets[count - 1] + 1
-        after = Position(watermark, claimed_to, list(gaps)[-MAX_GAPS:])
+        intent = _intent(offsets[:count], days[:count], verdicts[:count], now_ms)
+        after = Position(
+            int(watermarks[count - 1]), int(offsets[count - 1]) + 1, list(gaps)[-MAX_GAPS:]
+        )
         promised = msgspec.structs.replace(after, intent=intent)
         if len(pack(promised)) <= MAX_METADATA or count == 1:
             break
         count = count * 2 // 3
     taken = decided.take(count)
-    blocks = taken.blocks(partition, now_ms)
-    return Batch(
-        intent,
-        after,
-        blocks,
-        sum(len(block.offsets) for block in blocks),
-        sum(taken.sizes),
-        taken.recorded[0],
-    )
+    return batch_of(intent, after, taken, blocks_of(taken, partition, now_ms))
 
 
-def _within_days(decided: Decided, count: int) -> int:
-    """How many of the first `count` records lie in at most MAX_DAYS days, and near each other."""
-    first = decided.offsets[0]
-    if decided.offsets[count - 1] - first >= _MAX_SPAN:
-        count = next(n for n in range(count) if decided.offsets[n] - first >= _MAX_SPAN)
-    days: set[int] = set()
-    for index in range(count):
-        days.add(day_of(decided.swaps[index].timestamp))
-        if len(days) > MAX_DAYS:
-            return index
-    return count
+def _within_days(offsets: Array, days: Array) -> int:
+    """How many of the first swaps lie in at most MAX_DAYS days, and near each other."""
+    count = int(np.searchsorted(offsets, offsets[0] + _MAX_SPAN))
+    _, begins = np.unique(days[:count], return_index=True)
+    return count if len(begins) <= MAX_DAYS else int(np.sort(begins)[MAX_DAYS])
 
 
-def _intent(decided: Decided, count: int, now_ms: int) -> Intent:
-    offsets, verdicts = decided.offsets[:count], decided.verdicts[:count]
-    first, last = offsets[0], offsets[-1]
-    if last - first + 1 == count:
-        letters = "".join(verdicts)
-    else:
-        places = [_NOT_ARCHIVED] * (last - first + 1)
-        for offset, verdict in zip(offsets, verdicts, strict=True):
-            places[offset - first] = verdict
-        letters = "".join(places)
-    packed = base64.b85encode(zlib.compress(letters.encode(), 9)).decode()
-    spans: dict[int, list[int]] = {}
-    for offset, swap, verdict in zip(offsets, decided.swaps, verdicts, strict=False):
-        if verdict in _ARCHIVED:
-            spans.setdefault(day_of(swap.timestamp), [offset, offset])[1] = offset
-    return Intent(
-        first, last, now_ms, [(day, low, high) for day, (low, high) in spans.items()], packed
-    )
+def _intent(offsets: Array, days: Array, verdicts: Array, now_ms: int) -> Intent:
+    first, last = int(offsets[0]), int(offsets[-1])
+    letters = np.full(last - first + 1, ord(_NOT_ARCHIVED), np.uint8)
+    letters[offsets - first] = verdicts
+    packed = base64.b85encode(zlib.compress(letters.tobytes(), 9)).decode()
+    archived = _ARCHIVES[verdicts]
+    offsets, days = offsets[archived], days[archived]
+    spans = []
+    for day in dict.fromkeys(days.tolist()):
+        of_day = offsets[days == day]
+        spans.append((day, int(of_day[0]), int(of_day[-1])))
+    return Intent(first, last, now_ms, spans, packed)
 
 
-def again(
-    intent: Intent, partition: int, offsets: Sequence[int], swaps: Sequence[Swap]
-) -> list[Block]:
+def again(intent: Intent, partition: int, parts: Sequence[SwapRows]) -> list[Block]:
     """The blocks of an intent, made again from the records of the log that it names.
 
-    `offsets` and `swaps` are of the decodable records of [first, last]. Raises Fatal where the log
-    does not hold what was decided.
+    `parts` are the decodable records of [first, last]. Raises Fatal where the log does not hold
+    what was decided.
     """
-    letters = intent.letters()
-    decided = Decided(
-        list(offsets), list(swaps), [letters[offset - intent.first] for offset in offsets]
-    )
-    blocks = decided.blocks(partition, intent.decided_at)
-    expected = sum(letter in _ARCHIVED for letter in letters)
-    if [span_of(block) for block in blocks] != intent.places() or expected != sum(
-        len(block.offsets) for block in blocks
-    ):
+    letters = np.frombuffer(intent.letters().encode(), np.uint8)
+    for part in parts:
+        part.swaps["verdict"] = letters[part.swaps["offset"] - intent.first]
+    blocks = blocks_of(parts, partition, intent.decided_at)
+    rows = sum(len(block.swaps) for block in blocks)
+    if [span_of(block) for block in blocks] != intent.places() or rows != _ARCHIVES[letters].sum():
         raise Fatal(
             f"partition {partition}: the records {intent.first} to {intent.last} are not those "
             "that were to be archived: MAX_FUTURE was changed, or the topic was made anew"

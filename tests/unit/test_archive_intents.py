@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
 from aggregator.contracts.event import Swap, marker_of
+from aggregator.contracts.rows import SwapRows, as_rows
 from aggregator.errors import Fatal
 from aggregator.pipeline.intents import (
     MAX_DAYS,
     MAX_METADATA,
-    Decided,
+    Held,
     Position,
     again,
     cut,
@@ -19,8 +21,10 @@ from aggregator.pipeline.intents import (
     span_of,
     unpack,
 )
+from aggregator.stores.clickhouse.writer import Block
 
 DAY_MS = 86_400_000
+PART = 7
 
 
 def a_swap(number: int, timestamp: int = 0) -> Swap:
@@ -42,18 +46,41 @@ def a_swap(number: int, timestamp: int = 0) -> Swap:
 
 def decided(
     verdicts: str, offsets: list[int] | None = None, times: list[int] | None = None
-) -> Decided:
+) -> Held:
     count = len(verdicts)
     offsets = offsets or list(range(100, 100 + count))
-    times = times or [0] * count
-    return Decided(
-        offsets,
-        [a_swap(offset, time) for offset, time in zip(offsets, times, strict=True)],
-        list(verdicts),
-        list(range(count)),
-        [1_000 + n for n in range(count)],
-        [10] * count,
-    )
+    swaps = some_rows(offsets, times or [0] * count, [1_000 + n for n in range(count)])
+    swaps.swaps["verdict"] = list(verdicts.encode())
+    swaps.rows["watermark"] = range(count)
+    held = Held()
+    # In parts, as they come.
+    for begin in range(0, count, PART):
+        held.add(swaps.part(begin, min(begin + PART, count)))
+    return held
+
+
+def some_rows(offsets: list[int], times: list[int], recorded: list[int]) -> SwapRows:
+    """Swaps of 10 bytes each."""
+    swaps = as_rows([a_swap(offset, time) for offset, time in zip(offsets, times, strict=True)])
+    swaps.swaps["offset"] = offsets
+    swaps.rows["recorded"] = recorded
+    swaps.rows["size"] = 10
+    return swaps
+
+
+def told(blocks: list[Block]) -> list[tuple[Any, ...]]:
+    """All that is in these blocks."""
+    return [
+        (
+            block.partition,
+            block.day,
+            block.ingested_at,
+            block.swaps.swaps.tolist(),
+            block.swaps.rows["marker"].tolist(),
+            [block.swaps.texts(place) for place in range(len(block.swaps))],
+        )
+        for block in blocks
+    ]
 
 
 def test_what_is_packed_is_unpacked() -> None:
@@ -77,7 +104,7 @@ def test_offsets_without_a_record_are_in_no_block() -> None:
     batch = cut(decided("CLC", [7, 9, 14]), 0, [], max_rows=100, now_ms=0)
     assert batch.intent.letters() == "CXLXXXXC"
     (block,) = batch.blocks
-    assert list(block.offsets) == [7, 9, 14]
+    assert block.swaps.swaps["offset"].tolist() == [7, 9, 14]
 
 
 def test_a_batch_is_cut_by_rows() -> None:
@@ -94,14 +121,15 @@ def test_each_day_is_a_block_whose_span_is_its_own() -> None:
     batch = cut(decided("CCDCL", times=times), 0, [], max_rows=100, now_ms=0)
     assert [tuple(span_of(block)) for block in batch.blocks] == [(0, 100, 100), (1, 101, 104)]
     assert batch.intent.places() == [span_of(block) for block in batch.blocks]
-    assert [list(block.offsets) for block in batch.blocks] == [[100], [101, 103, 104]]
+    offsets = [block.swaps.swaps["offset"].tolist() for block in batch.blocks]
+    assert offsets == [[100], [101, 103, 104]]
 
 
 def test_a_batch_is_cut_by_days() -> None:
     held = decided("C" * 40, times=[n * DAY_MS for n in range(40)])
     batch = cut(held, 0, [], max_rows=100, now_ms=0)
     assert len(batch.blocks) == MAX_DAYS
-    assert held.offsets[0] == 100 + MAX_DAYS
+    assert held.first_offset == 100 + MAX_DAYS
 
 
 def test_only_duplicates_make_no_block() -> None:
@@ -126,7 +154,7 @@ def test_the_metadata_never_outgrows_what_a_broker_takes(
     held = decided("".join(draw.choices(letters, k=50_000)))
     gaps = [(2**62 + n, 2**62 + n + 1) for n in range(50)]
     cuts, offset = 0, 100
-    while held.offsets:
+    while held:
         batch = cut(held, 0, gaps, max_rows=50_000, now_ms=2**41)
         assert len(pack(batch.promised).encode()) <= MAX_METADATA
         assert batch.intent.first == offset
@@ -138,10 +166,11 @@ def test_the_metadata_never_outgrows_what_a_broker_takes(
 
 def test_an_intent_is_made_again_from_the_log() -> None:
     times = [DAY_MS - 1, DAY_MS, DAY_MS - 2, DAY_MS + 1, DAY_MS + 2]
-    held = decided("CCDCL", [5, 6, 8, 9, 11], times)
-    offsets, swaps = list(held.offsets), list(held.swaps)
-    batch = cut(held, 2, [], max_rows=100, now_ms=9)
-    blocks = again(batch.intent, 2, offsets, swaps)
-    assert blocks == batch.blocks
+    offsets = [5, 6, 8, 9, 11]
+    batch = cut(decided("CCDCL", offsets, times), 2, [], max_rows=100, now_ms=9)
+    swaps = some_rows(offsets, times, [0] * 5)
+    blocks = again(batch.intent, 2, [swaps.part(0, 2), swaps.part(2, 5)])
+    assert told(blocks) == told(batch.blocks)
+    assert [len(block.swaps) for block in blocks] == [1, 3]
     with pytest.raises(Fatal, match="not those that were to be archived"):
-        again(batch.intent, 2, offsets[:-1], swaps[:-1])
+        again(batch.intent, 2, [swaps.part(0, 4)])

@@ -5,14 +5,17 @@ from __future__ import annotations
 from io import BytesIO
 from typing import Any
 
+import numpy as np
 import pytest
 from clickhouse_driver.bufferedreader import BufferedReader
 from clickhouse_driver.columns.service import read_column
 from clickhouse_driver.connection import ServerInfo
 from clickhouse_driver.context import Context
+from numpy.typing import NDArray
 
+from aggregator.contracts.rows import ABSENT
 from aggregator.errors import Fatal
-from aggregator.stores.clickhouse.native import encoder_of
+from aggregator.stores.clickhouse.native import Choice, Column, Sparse, Texts, Wide, encoder_of
 
 
 class Bytes(BufferedReader):
@@ -73,17 +76,51 @@ MANY = [f"v{n % 300}" for n in range(1_000)]
     ],
 )
 def test_what_is_written_is_read(kind: str, values: list[Any]) -> None:
-    encode, _ = encoder_of(kind)
-    assert read_back(kind, encode(values), len(values)) == values
+    assert read_back(kind, encoder_of(kind)(column(kind, values)), len(values)) == values
+
+
+def column(kind: str, values: list[Any]) -> Column:
+    """The values as the encoder of such a type takes them."""
+    if "String" in kind:
+        return texts(values)
+    if kind.startswith("Enum8"):
+        return Choice(values, np.arange(len(values)))
+    if kind.startswith("Nullable"):
+        absent = [value is None for value in values]
+        return Sparse(numbers(kind, [value or 0 for value in values]), np.array(absent))
+    return numbers(kind, values)
+
+
+def numbers(kind: str, values: list[Any]) -> NDArray[Any]:
+    return np.array(values, np.uint64 if "UInt64" in kind else None)
+
+
+def texts(values: list[str | None]) -> Texts:
+    """Texts as they lie in a batch, something else before them."""
+    text, spans = bytearray(b"..."), np.full((len(values), 2), ABSENT, np.int32)
+    for place, value in enumerate(values):
+        if value is not None:
+            begin = len(text)
+            text += value.encode()
+            spans[place] = begin, len(text)
+    return Texts(np.frombuffer(text, np.uint8), spans)
+
+
+def digits(number: int) -> tuple[int, int, int]:
+    """The digits of base 10^18."""
+    upper, low = divmod(number, 10**18)
+    return *divmod(upper, 10**18), low
 
 
 def test_decimals_are_exact_in_units_of_their_last_digit() -> None:
-    attos = [1, 10**48 - 1, 123456789012345678901234567890123456789012345678]
-    read = read_back("Decimal(76, 18)", encoder_of("Decimal(76, 18)")[0](attos), 3)
+    attos = [1, 10**48 - 1, 123456789012345678901234567890123456789012345678, 0, 10**36, 2**64]
+    wide = Wide(np.array([digits(number) for number in attos]).T)
+    raw = encoder_of("Decimal(76, 18)")(wide)
+    read = read_back("Decimal(76, 18)", raw, len(attos))
     assert [int(value.scaleb(18)) for value in read[:1]] == attos[:1]
-    raw = encoder_of("Decimal(76, 18)")[0](attos)
-    assert [int.from_bytes(raw[n : n + 32], "little") for n in range(0, 96, 32)] == attos
-    micros = encoder_of("Nullable(Decimal(18, 6))")[0]([None, 10_500_000])
+    assert [int.from_bytes(raw[n : n + 32], "little") for n in range(0, len(raw), 32)] == attos
+    kind = "Nullable(Decimal(18, 6))"
+    micros = encoder_of(kind)(column(kind, [None, 10_500_000]))
     assert [
         None if v is None else str(v) for v in read_back("Nullable(Decimal(18, 6))", micros, 2)
     ] == [
@@ -93,10 +130,11 @@ def test_decimals_are_exact_in_units_of_their_last_digit() -> None:
 
 
 def test_times_are_ms_and_fixed_strings_bytes() -> None:
-    raw = encoder_of("DateTime64(3, 'UTC')")[0]([1_650_412_853_123])
+    raw = encoder_of("DateTime64(3, 'UTC')")(np.array([1_650_412_853_123]))
     (read,) = read_back("DateTime64(3, 'UTC')", raw, 1)
     assert round(read.timestamp() * 1000) == 1_650_412_853_123
-    assert encoder_of("FixedString(4)")[0]([b"abcd", b"\0\xff12"]) == b"abcd\0\xff12"
+    fixed = np.array([b"abcd", b"\0\xff12"], "V4")
+    assert encoder_of("FixedString(4)")(fixed) == b"abcd\0\xff12"
 
 
 def test_an_unknown_type_is_named() -> None:

@@ -7,9 +7,9 @@ import random
 from aggregator.config import load
 from aggregator.ingest.log import LogExtent
 from aggregator.pipeline.archive_owner import ArchivePartition, Flight
-from aggregator.pipeline.intents import Position
+from aggregator.pipeline.intents import Position, column
 from aggregator.window.columnar import ColumnarWindows
-from tests.unit.test_archive_intents import a_swap
+from tests.unit.test_archive_intents import some_rows
 
 CONFIG = load({"CLICKHOUSE_URL": "clickhouse://127.0.0.1:9000/x"})
 
@@ -31,30 +31,29 @@ def test_late_is_what_the_windows_call_late() -> None:
     )
     expected = windows.observe(times, recorded)
     held = owner()
-    held.read(
-        range(3_000), [a_swap(n, at) for n, at in enumerate(times)], recorded, [1] * 3_000, 3_000
-    )
+    held.read(some_rows(list(range(3_000)), times, recorded), 3_000)
     found: list[bool] = []
-    while held.waiting.offsets:
-        late, watermarks = held.lateness(min(700, len(held.waiting)))
-        found += late
+    while held.waiting:
+        late, watermarks = held.lateness(held.waiting.first(700))
+        found += late.tolist()
         held.decide("C" * len(late), watermarks, 0.0)
     assert True in expected
     assert found == expected
-    assert held.decided.watermarks[-1] == windows.watermark
+    assert column(held.decided.first(3_000), "watermark")[-1] == windows.watermark
 
 
 def test_the_watermark_goes_on_from_the_commit_metadata() -> None:
     held = owner(Position(watermark=10_000_000))
-    held.read([0], [a_swap(0, 0)], [0], [1], 1)
-    assert held.lateness(1) == ([True], [10_000_000])
+    held.read(some_rows([0], [0], [0]), 1)
+    late, watermarks = held.lateness(held.waiting.first(1))
+    assert (late.tolist(), watermarks.tolist()) == ([True], [10_000_000])
 
 
 def test_an_offset_is_archived_only_when_all_before_it_are() -> None:
     held = owner()
     held.begin()
-    held.read(range(5), [a_swap(n) for n in range(5)], [50_000] * 5, [10] * 5, 6)
-    _, watermarks = held.lateness(5)
+    held.read(some_rows(list(range(5)), [0] * 5, [50_000] * 5), 6)
+    _, watermarks = held.lateness(held.waiting.first(5))
     held.decide("CCDCC", watermarks, 0.0)
     held.settle_reading()
     assert (held.next_offset, held.size) == (0, 50)

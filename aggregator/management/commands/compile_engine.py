@@ -8,6 +8,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from aggregator.ingest.batches import compile_decoder
+from aggregator.pipeline.archive import compile_archiver
 from aggregator.window.columnar import warm_up
 
 
@@ -15,9 +16,9 @@ class Command(BaseCommand):
     """Fills numba's cache."""
 
     help = (
-        "Compiles the loops of decoder and windows into numba's cache (beside the code, or in "
-        "NUMBA_CACHE_DIR), so that the first start of run_aggregator does not have to: some ten "
-        "seconds once, tenths of a second after. For image builds."
+        "Compiles the loops of decoder, windows and archiver into numba's cache (beside the code, "
+        "or in NUMBA_CACHE_DIR), so that the first start of run_aggregator or run_archiver does "
+        "not have to: some twenty seconds once, tenths of a second after. For image builds."
     )
     requires_system_checks = ()
 
@@ -26,4 +27,5 @@ class Command(BaseCommand):
         began = time.perf_counter()
         warm_up()
         compile_decoder()
+        compile_archiver()
         self.stdout.write(f"engine compiled, {time.perf_counter() - began:.1f} s")

@@ -7,14 +7,25 @@ Kafka and Redis.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import msgspec
+import numpy as np
 
+from aggregator.contracts.batch import UNPRICED, Array
 from aggregator.contracts.event import Swap
+from aggregator.contracts.rows import ABSENT, TEXTS, SwapRows, as_rows
 from aggregator.stores.clickhouse.connection import ClickHouse
-from aggregator.stores.clickhouse.native import Encode, encoder_of
+from aggregator.stores.clickhouse.native import (
+    Choice,
+    Column,
+    Encode,
+    Sparse,
+    Texts,
+    Wide,
+    encoder_of,
+)
 from aggregator.stores.clickhouse.tables import RAW_SWAPS
 
 DAY_MS: Final = 86_400_000
@@ -30,20 +41,23 @@ _SETTINGS: Final = {
 }
 # A poison row takes a token and is no swap: no chain has this name.
 _NO_CHAIN: Final = ""
-_SIGNS: Final[dict[str, int]] = {"C": 1, "L": 1, "U": -1, "V": 0}
+_VERDICTS: Final = "CLUV"
+# By the letter of a verdict.
+_VERDICT_PLACES: Final = np.zeros(256, np.uint8)
+_SIGNS: Final = np.zeros(256, np.int8)
+_VERDICT_PLACES[list(_VERDICTS.encode())] = range(len(_VERDICTS))
+_SIGNS[list(_VERDICTS.encode())] = [1, 1, -1, 0]
 
 
 class Block(msgspec.Struct, frozen=True):
     """Canonical swaps and retractions of one partition and one day, in log order.
 
-    `verdicts` are one letter of C, L, U, V each; `ingested_at` is in ms since the epoch.
+    Their verdicts are letters of C, L, U, V; `ingested_at` is in ms since the epoch.
     """
 
     partition: int
     day: int
-    offsets: Sequence[int]
-    swaps: Sequence[Swap]
-    verdicts: Sequence[str]
+    swaps: SwapRows
     ingested_at: int
 
 
@@ -78,7 +92,7 @@ class ArchiveWriter:
         self._clickhouse.connect()
         if not self._encoders:
             columns = self._clickhouse.columns_of(RAW_SWAPS, _COLUMNS)
-            self._encoders = [(name, kind, encoder_of(kind)[0]) for name, kind in columns]
+            self._encoders = [(name, kind, encoder_of(kind)) for name, kind in columns]
 
     def close(self) -> None:
         """Close the connection."""
@@ -93,7 +107,10 @@ class ArchiveWriter:
 
         Returns after the table and the views have it.
         """
-        self._insert(_columns(block), token)
+        columns = _columns(block)
+        encoded = [(name, kind, encode(columns[name])) for name, kind, encode in self._encoders]
+        settings = _SETTINGS | {"insert_deduplication_token": token}
+        self._clickhouse.insert(RAW_SWAPS, encoded, len(block.swaps), settings)
 
     def poison(self, partition: int, span: Span, ingested_at: int) -> None:
         """Take the token of a block that can never be made again; the sums stay as they are."""
@@ -112,25 +129,10 @@ class ArchiveWriter:
             marker=bytes(16),
         )
         # Signs +1 and -1: a block of void rows would not reach the views.
-        retraction = msgspec.structs.replace(swap, removed=True)
-        self._insert(
-            _columns(
-                Block(
-                    partition,
-                    span.day,
-                    [span.first, span.first],
-                    [swap, retraction],
-                    "CU",
-                    ingested_at,
-                )
-            ),
-            self.token(partition, span),
-        )
-
-    def _insert(self, columns: dict[str, Sequence[Any]], token: str) -> None:
-        encoded = [(name, kind, encode(columns[name])) for name, kind, encode in self._encoders]
-        settings = _SETTINGS | {"insert_deduplication_token": token}
-        self._clickhouse.insert(RAW_SWAPS, encoded, len(columns["offset"]), settings)
+        rows = as_rows([swap, msgspec.structs.replace(swap, removed=True)])
+        rows.swaps["offset"] = span.first
+        rows.swaps["verdict"] = list(b"CU")
+        self.insert(Block(partition, span.day, rows, ingested_at), self.token(partition, span))
 
     def landed(self, partition: int, span: Span) -> bool:
         """Whether rows of the block are in the table; a poison row is not."""
@@ -191,24 +193,24 @@ class ArchiveWriter:
                 return
             first = rows[-1].offset + 1
 
-    def rows_of(self, swaps: Sequence[Swap]) -> list[Archived]:
+    def rows_of(self, swaps: SwapRows) -> list[Archived]:
         """The rows that hold one of these swaps or its retraction, found by the marker.
 
         A row's event time must lie within a day of one of theirs.
         """
-        if not swaps:
+        if not len(swaps):
             return []
-        times = [swap.timestamp for swap in swaps]
+        times = swaps.swaps["timestamp"]
         return self._archived(
             "(chain, token) IN %(tokens)s AND hex(marker) IN %(markers)s "
             "AND timestamp >= fromUnixTimestamp64Milli(%(since)s) "
             "AND timestamp <= fromUnixTimestamp64Milli(%(until)s) "
             "ORDER BY partition, offset",
             {
-                "tokens": tuple({(swap.chain, swap.token) for swap in swaps}),
-                "markers": tuple({swap.marker.hex().upper() for swap in swaps}),
-                "since": min(times) - DAY_MS,
-                "until": max(times) + DAY_MS,
+                "tokens": tuple({swaps.texts(place)[:2] for place in range(len(swaps))}),
+                "markers": tuple({each.hex().upper() for each in swaps.rows["marker"].tolist()}),
+                "since": int(times.min()) - DAY_MS,
+                "until": int(times.max()) + DAY_MS,
             },
         )
 
@@ -224,38 +226,33 @@ class ArchiveWriter:
         ]
 
 
-def day_of(timestamp: int) -> int:
+def day_of(timestamps: Array) -> Array:
     """Days since the epoch of ms since the epoch: a UTC day is a partition of the table."""
-    return timestamp // DAY_MS
+    return timestamps // DAY_MS
 
 
-def _columns(block: Block) -> dict[str, Sequence[Any]]:
-    swaps, rows = block.swaps, len(block.swaps)
-    return {
-        "chain": [swap.chain for swap in swaps],
-        "token": [swap.token for swap in swaps],
-        "timestamp": [swap.timestamp for swap in swaps],
-        "sign": [_SIGNS[letter] for letter in block.verdicts],
-        "removed": [swap.removed for swap in swaps],
-        "tx_hash": [swap.tx_hash for swap in swaps],
-        "log_index": [swap.log_index for swap in swaps],
-        "block_number": [swap.block_number for swap in swaps],
-        "block_hash": [swap.block_hash for swap in swaps],
-        "symbol": [swap.symbol for swap in swaps],
-        "quote": [swap.quote for swap in swaps],
-        "venue": [swap.venue for swap in swaps],
-        "pool": [swap.pool for swap in swaps],
-        "trader": [swap.trader for swap in swaps],
-        "side": ["buy" if swap.is_buy else "sell" for swap in swaps],
-        "amount": [swap.amount_attos for swap in swaps],
-        "amount_usd": [swap.usd_micros for swap in swaps],
-        "price_usd": [swap.price_usd for swap in swaps],
-        "marker": [swap.marker for swap in swaps],
-        "verdict": block.verdicts,
-        "partition": [block.partition] * rows,
-        "offset": block.offsets,
-        "ingested_at": [block.ingested_at] * rows,
+def _columns(block: Block) -> dict[str, Column]:
+    swaps, rows, count = block.swaps.swaps, block.swaps.rows, len(block.swaps)
+    texts = {
+        name: Texts(block.swaps.text, block.swaps.spans[:, place])
+        for place, name in enumerate(TEXTS)
+    }
+    return texts | {
+        "timestamp": swaps["timestamp"],
+        "sign": _SIGNS[swaps["verdict"]],
+        "removed": rows["removed"],
+        "log_index": rows["log_index"],
+        "block_number": Sparse(rows["block_number"], rows["block_number"] == ABSENT),
+        "side": Choice(("sell", "buy"), swaps["buy"]),
+        "amount": Wide((swaps["amount_high"], swaps["amount_mid"], swaps["amount_low"])),
+        "amount_usd": Sparse(swaps["usd"], swaps["usd"] == UNPRICED),
+        "price_usd": Sparse(swaps["price"], np.isnan(swaps["price"])),
+        "marker": rows["marker"],
+        "verdict": Choice(_VERDICTS, _VERDICT_PLACES[swaps["verdict"]]),
+        "partition": np.full(count, block.partition),
+        "offset": swaps["offset"],
+        "ingested_at": np.full(count, block.ingested_at),
     }
 
 
-_COLUMNS: Final = tuple(_columns(Block(0, 0, (), (), "", 0)))
+_COLUMNS: Final = tuple(_columns(Block(0, 0, as_rows(()), 0)))

@@ -65,7 +65,11 @@ class Markers(Session, Protocol):
         """
 
     def claim(
-        self, partition: int, offsets: Sequence[int], markers: Sequence[bytes], kinds: str
+        self,
+        partition: int,
+        offsets: Sequence[int],
+        markers: Sequence[bytes] | bytes,
+        kinds: str,
     ) -> str:
         """`send` and `receive`."""
 
@@ -161,7 +165,11 @@ class RedisMarkers:
         return letters.decode()
 
     def claim(
-        self, partition: int, offsets: Sequence[int], markers: Sequence[bytes], kinds: str
+        self,
+        partition: int,
+        offsets: Sequence[int],
+        markers: Sequence[bytes] | bytes,
+        kinds: str,
     ) -> str:
         """See `Markers`."""
         self.send(partition, offsets, markers, kinds)

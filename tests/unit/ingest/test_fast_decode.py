@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from aggregator.contracts.batch import SWAP, batch_of, texts_of
 from aggregator.contracts.event import Swap
+from aggregator.contracts.rows import ROW, TEXTS, as_rows
 from aggregator.errors import DeadLetter
 from aggregator.feed.synthetic import Shape, swaps
 from aggregator.ingest import fast_decode
@@ -19,6 +20,7 @@ from aggregator.ingest.batches import BatchDecoder, Decoded
 from aggregator.ingest.decode import decode_swap
 from aggregator.ingest.fast_decode import SwapDecoder
 from aggregator.ingest.names import Names
+from aggregator.ingest.rows import RowDecoder
 
 RECORD_AT = 1_700_000_000_000
 MAX_FUTURE = 300_000
@@ -38,6 +40,7 @@ GOOD: dict[str, Any] = {
 # One decoder for all examples: what it remembers of one must not change another.
 DECODER = SwapDecoder(MAX_FUTURE, max_names=16)
 BATCHES = BatchDecoder(MAX_FUTURE, Names(most=16))
+ROWS = RowDecoder(MAX_FUTURE, Names(most=16))
 
 Outcome = Swap | tuple[str, str, str]
 
@@ -86,7 +89,22 @@ def check_batch(
     assert [batch.swap(place) for place in range(len(batch))] == swaps
     assert [batch.texts(place) for place in range(len(batch))] == [texts_of(each) for each in swaps]
     assert decoded.record_timestamps.tolist() == [RECORD_AT] * len(swaps)
+    check_rows(values, swaps, offsets)
     return decoded
+
+
+def check_rows(values: list[bytes | None], swaps: list[Swap], offsets: list[int]) -> None:
+    """The same for the archive, the columns that only it keeps, too."""
+    rows = ROWS.decode(values, [RECORD_AT] * len(values), list(range(len(values))))
+    right = as_rows(swaps)
+    right.swaps["offset"], right.rows["recorded"] = offsets, RECORD_AT
+    right.rows["size"] = [len(values[offset] or b"") for offset in offsets]
+    for field in set(SWAP.names or ()) - {"token", "symbol", "verdict"}:
+        np.testing.assert_array_equal(rows.swaps[field], right.swaps[field], field, strict=True)
+    for field in ROW.names or ():
+        np.testing.assert_array_equal(rows.rows[field], right.rows[field], field, strict=True)
+    for place, swap in enumerate(swaps):
+        assert rows.texts(place) == tuple(getattr(swap, name) for name in TEXTS)
 
 
 ODD_NUMBERS = [
