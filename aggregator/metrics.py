@@ -159,6 +159,11 @@ ARCHIVE_GAP_OFFSETS = Counter(
     "Offsets that Kafka no longer held when they were to be archived; any rise is a loss.",
     ["partition"],
 )
+ARCHIVE_UNREADABLE = Counter(
+    "swaps_archive_unreadable_total",
+    "Answers of ClickHouse that it cannot read a part of the archive; any at all needs the cure in "
+    "docs/operations.md.",
+)
 ARCHIVE_RESTARTS = Counter(
     "swaps_archive_restarts_total",
     "Times that the archiver stopped by a fault and was started again; a rise means a lasting one.",

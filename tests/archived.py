@@ -23,6 +23,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from aggregator.config import Config, load
 from aggregator.contracts.stats import ArchiveStatus
+from aggregator.health import Health
 from aggregator.pipeline.archive import run_archiver
 from tests.service import Service
 
@@ -190,13 +191,14 @@ class Archiver:
         self.config: Config = load(env | settings)
         self.statuses: dict[int, ArchiveStatus] = {}
         self.fault: BaseException | None = None
+        self.health = Health()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         try:
-            run_archiver(self.config, self._stop, self._note)
+            run_archiver(self.config, self._stop, self._note, self.health)
         except BaseException as error:
             self.fault = error
 

@@ -17,10 +17,10 @@ from typing import Final
 
 from aggregator.errors import Fatal
 
-# Two processes of one name fence each other about every 8 s, more slowly from time to time; a
-# broker that restarts again and again does it once a restart at most.
+# Two processes of one name fence each other every few seconds; a broker that restarts again and
+# again does it once a restart at most.
 _REJOINS: Final = 3
-_WITHIN_S: Final = 180.0
+_WITHIN_S: Final = 60.0
 _FIRST_PAUSE_S: Final = 0.5
 
 

@@ -1,13 +1,15 @@
 """One connection to ClickHouse over the native protocol, with time limits and named errors.
 
 Every module of the archive talks to the server through this one, so that what a failure means is
-said once: `Unavailable` is worth another try, `Refused` is not. Knows the way to ClickHouse, not
+said once: `Unavailable` is worth another try, `Refused` is not; `Unreadable` is tried again too,
+and needs somebody's help. Knows the way to ClickHouse, not
 what is kept there.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -22,6 +24,7 @@ from clickhouse_driver.protocol import ClientPacketTypes
 from clickhouse_driver.varint import write_varint
 from clickhouse_driver.writer import write_binary_str
 
+from aggregator import metrics
 from aggregator.errors import Fatal, Retry
 
 _CONNECT_S: Final = 3.0
@@ -52,6 +55,22 @@ _PASSING: Final = frozenset(
         ErrorCodes.KEEPER_EXCEPTION,
     }
 )
+# What a server answers that cannot read its own files; where no part is named it may be the query.
+_UNREADABLE: Final = frozenset(
+    {
+        ErrorCodes.ATTEMPT_TO_READ_AFTER_EOF,
+        ErrorCodes.CANNOT_READ_ALL_DATA,
+        ErrorCodes.CHECKSUM_DOESNT_MATCH,
+        ErrorCodes.CANNOT_OPEN_FILE,
+        ErrorCodes.FILE_DOESNT_EXIST,
+        ErrorCodes.BAD_SIZE_OF_FILE_IN_DATA_PART,
+        ErrorCodes.CORRUPTED_DATA,
+        ErrorCodes.CANNOT_DECOMPRESS,
+    }
+)
+# <partition>_<first block>_<last block>_<level>
+_PART: Final = re.compile(r"\b\d{6,8}_\d+_\d+_\d+\b")
+CURE: Final = '"A part that cannot be read" in docs/operations.md'
 
 
 class Unavailable(Retry):
@@ -63,6 +82,14 @@ class Unavailable(Retry):
     def __init__(self, text: str, code: int = 0) -> None:
         super().__init__(text)
         self.code = code
+
+
+class Unreadable(Unavailable):
+    """ClickHouse cannot read `part`, a part of the archive, until somebody has cured it."""
+
+    def __init__(self, text: str, code: int, part: str) -> None:
+        super().__init__(text, code)
+        self.part = part
 
 
 class Refused(Fatal):
@@ -185,6 +212,11 @@ class ClickHouse:
             yield
         except ServerException as error:
             text = f"clickhouse at {self.address}: {doing}: {_short(error.message)}"
+            if part := unreadable_part(error.code or 0, error.message):
+                metrics.ARCHIVE_UNREADABLE.inc()
+                named = f"clickhouse at {self.address}: part {part} cannot be read, see {CURE}"
+                text = f"{named}: {_short(error.message)}"
+                raise Unreadable(text, error.code or 0, part) from error
             if error.code in _PASSING:
                 raise Unavailable(text, error.code) from error
             raise Refused(text, error.code or 0) from error
@@ -193,6 +225,12 @@ class ClickHouse:
             self._client.disconnect()
             text = _short(str(error) or type(error).__name__)
             raise Unavailable(f"clickhouse at {self.address}: {doing}: {text}") from error
+
+
+def unreadable_part(code: int, message: str) -> str:
+    """The part that a server's error says it cannot read; "" where it says something else."""
+    found = _PART.search(message) if code in _UNREADABLE else None
+    return found[0] if found else ""
 
 
 def _send_block(connection: Any, columns: Sequence[tuple[str, str, bytes]], rows: int) -> None:

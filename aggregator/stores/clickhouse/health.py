@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from aggregator.errors import SwapsError
 from aggregator.stores.clickhouse import health_background, health_storage, health_writing
-from aggregator.stores.clickhouse.connection import ClickHouse, Refused, Unavailable
-from aggregator.stores.clickhouse.health_rows import Check, Row, Verdict, watch
+from aggregator.stores.clickhouse.connection import ClickHouse, Refused, Unavailable, Unreadable
+from aggregator.stores.clickhouse.health_rows import Check, Row, Verdict, unreadable, watch
 
 __all__ = ["Report", "Row", "Section", "Verdict", "report"]
 
@@ -93,6 +93,8 @@ def _rows(check: Check, clickhouse: ClickHouse) -> Sequence[Row]:
 
     try:
         return check(ask)
+    except Unreadable as error:
+        return [unreadable(error.part, str(error))]
     except (Refused, Unavailable) as error:
         if not error.code:
             raise

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Protocol
 
+from aggregator.stores.clickhouse.connection import CURE
+
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 
@@ -60,6 +62,12 @@ def watch(what: str, value: str, advice: str, share: float | None = None) -> Row
 def act(what: str, value: str, advice: str, share: float | None = None) -> Row:
     """A row that needs somebody now."""
     return Row(what, value, Verdict.ACT, advice, share)
+
+
+def unreadable(part: str, how: str) -> Row:
+    """A part of the archive that ClickHouse cannot read."""
+    advice = f"Rows are hidden, and the archiver may wait: {CURE} brings them back."
+    return act(f"Part {part}", f"cannot be read: {how}", advice)
 
 
 def judged(

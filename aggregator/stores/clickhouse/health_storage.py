@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from aggregator.stores.clickhouse.connection import CURE
 from aggregator.stores.clickhouse.health_rows import (
     Ask,
     Check,
@@ -117,10 +118,7 @@ def detached(ask: Ask) -> list[Row]:
         "WHERE database = currentDatabase() AND reason LIKE 'broken%%'"
     )
     if broken:
-        advice = (
-            "Rows are missing: find the days with manage.py verify_archive, then fill them again "
-            "from Kafka with manage.py backfill."
-        )
+        advice = f"Rows are missing: {CURE} brings them back from Kafka."
         return [act("Broken parts", f"{broken:,} set aside", advice)]
     return [ok("Broken parts", "none")]
 

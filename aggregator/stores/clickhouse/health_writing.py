@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from aggregator.stores.clickhouse.connection import unreadable_part
 from aggregator.stores.clickhouse.health_rows import (
     Ask,
     Check,
@@ -15,6 +16,7 @@ from aggregator.stores.clickhouse.health_rows import (
     judged,
     ok,
     span,
+    unreadable,
     watch,
 )
 from aggregator.stores.clickhouse.tables import RAW_SWAPS, TABLES
@@ -93,15 +95,19 @@ def recent_errors(ask: Ask) -> list[Row]:
     )
     if not rows:
         return [ok("Errors of the last hour", "none")]
-    return [
-        Row(
-            f"Error {name}",
-            f"{counted(count, 'time')}, last {span(max(0, age))} ago: {_short(message)}",
-            Verdict.ACT if code in _URGENT else Verdict.WATCH,
-            _CURES.get(code, "Harmless where it stays rare; else look in the server's log."),
-        )
-        for name, code, count, age, message in rows
-    ]
+    return [_error(*row) for row in rows]
+
+
+def _error(name: str, code: int, count: int, age: int, message: str) -> Row:
+    when = f"{counted(count, 'time')}, last {span(max(0, age))} ago"
+    if part := unreadable_part(code, message):
+        return unreadable(part, f"{name}, {when}")
+    return Row(
+        f"Error {name}",
+        f"{when}: {_short(message)}",
+        Verdict.ACT if code in _URGENT else Verdict.WATCH,
+        _CURES.get(code, "Harmless where it stays rare; else look in the server's log."),
+    )
 
 
 def deduplication(ask: Ask) -> list[Row]:

@@ -1,0 +1,115 @@
+"""A part whose file was cut short: the archiver waits and says so; the runbook brings all back."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from aggregator.config import load
+from aggregator.ingest.topics import ensure_topics
+from aggregator.stores.clickhouse.connection import CURE, ClickHouse
+from aggregator.stores.clickhouse.health import Verdict, report
+from aggregator.stores.clickhouse.totals import rebuild_day
+from aggregator.stores.clickhouse.verify import verify_day
+from infra.embedded.stack import Stack
+from tests.archived import Archive, Archiver, archive, wait_archived
+from tests.processes import wait_until
+from tests.service import Service, swap
+
+DAY_MS = 86_400_000
+
+
+@pytest.fixture
+def kept(stack: Stack) -> Iterator[Archive]:
+    with archive(stack.clickhouse.url) as found:
+        yield found
+
+
+@pytest.fixture
+def service(tmp_path: Path, stack: Stack, kept: Archive) -> Iterator[Service]:
+    settings = {
+        "CLICKHOUSE_URL": kept.url,
+        "ARCHIVE_LINGER": "100ms",
+        "KAFKA_GROUP_PROTOCOL": "consumer",
+    }
+    with Service(tmp_path, stack, **settings) as running:
+        ensure_topics(load(running.env))
+        yield running
+
+
+def cut_short(kept: Archive, table: str) -> str:
+    """Cut the data of the largest part of a table in half; its name."""
+    ((name, path),) = kept.ask(
+        "SELECT name, path FROM system.parts WHERE active AND database = currentDatabase() "
+        f"AND table = '{table}' ORDER BY rows DESC LIMIT 1"
+    )
+    data = Path(path) / "data.bin"
+    os.truncate(data, data.stat().st_size // 2)
+    kept.ask("SYSTEM DROP MARK CACHE")
+    return str(name)
+
+
+def manage(service: Service, *arguments: str) -> str:
+    done = service.manage(*arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def differences(clickhouse: ClickHouse, day: dt.date) -> int:
+    return verify_day(clickhouse, day, shown=0, progress=lambda *_: None).different
+
+
+def test_a_part_cut_short_is_waited_for_and_cured(service: Service, kept: Archive) -> None:
+    today = dt.datetime.now(dt.UTC).date()
+    midnight = int(dt.datetime.combine(today, dt.time(), dt.UTC).timestamp()) * 1000
+    # Both days, with what is taken back again, on more than one partition of the log.
+    times = [midnight - DAY_MS // 2, midnight + 1_000]
+    swaps = [swap(n, timestamp=times[n % 2] + n) for n in range(600)]
+    undone = [swap(n, timestamp=times[n % 2] + n, removed=True) for n in range(0, 600, 9)]
+    for partition in range(2):
+        service.produce(swaps[partition::2], partition=partition)
+    service.produce(undone[::2], partition=0)
+    with Archiver(service.env) as archiver:
+        wait_archived(service, kept)
+        kept.ask("SYSTEM STOP MERGES raw_swaps")
+        kept.ask("SYSTEM STOP MERGES candles_1m")
+        archiver.stop()
+    torn, torn_candles = cut_short(kept, "raw_swaps"), cut_short(kept, "candles_1m")
+    service.produce([swap(n) for n in range(600, 650)], partition=2)
+
+    # A group of its own knows no offset, and must ask the archive.
+    with Archiver(service.env, ARCHIVER_GROUP=f"anew-{service.topic}") as archiver:
+        wait_until(
+            lambda: any(
+                torn in reason and CURE in reason for reason in archiver.health.readiness.reasons
+            ),
+            30,
+            "a reason that names the part and its cure",
+        )
+        assert not archiver.health.readiness.ready
+        archiver.stop()
+    page = {row.what: row for row in report(kept.url).attention}
+    assert page[f"Part {torn}"].verdict is Verdict.ACT
+    assert CURE in page[f"Part {torn}"].advice
+
+    kept.ask(f"ALTER TABLE raw_swaps DETACH PART '{torn}'")
+    kept.ask(f"ALTER TABLE candles_1m DETACH PART '{torn_candles}'")
+    days = [today - dt.timedelta(days=1), today]
+    lost = kept.count()
+    tomorrow = today + dt.timedelta(days=1)
+    filled = manage(service, "backfill", "--from", str(days[0]), "--to", str(tomorrow))
+    assert 0 < kept.count() - lost == int(filled.split()[-2])
+    clickhouse = ClickHouse(kept.url)
+    # The rows that came back were counted in their day's totals before.
+    assert any(differences(clickhouse, day) for day in days)
+    manage(service, "rebuild_totals", "--day", str(days[0]))
+    rebuild_day(clickhouse, days[1])
+    assert not any(differences(clickhouse, day) for day in days)
+    clickhouse.close()
+    with Archiver(service.env) as archiver:
+        wait_archived(service, kept)
+        archiver.stop()
