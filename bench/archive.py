@@ -119,6 +119,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             if found != (totals.trades, Decimal(totals.volume_micros) / 1_000_000):
                 raise WrongResult(f"{table} holds {found}, sent were {totals}")
         say(f"{rows / (last - first):,.0f} rows/s, all three tables hold what was sent")
+        ((blocks,),) = held.ask(
+            "SELECT uniqExact(partition, ingested_at, toDate(timestamp, 'UTC')) FROM raw_swaps"
+        )
         parts = held.ask(
             "SELECT count() FROM system.parts WHERE active AND table = 'raw_swaps' "
             "AND database = currentDatabase()"
@@ -133,6 +136,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "seconds": round(last - first, 2),
             "cpu_s_per_million": {name: round(used / rows * 1e6, 2) for name, used in cpu.items()},
             "archiver_rss_mb": max(memory.most.values()) // 2**20,
+            "rows_per_block": round(rows / blocks),
             "parts_before_merge": parts,
             "bytes_per_row": round(size["raw_swaps"] / rows, 2),
             "bytes_per_row_by_column": held.columns(),
