@@ -28,7 +28,7 @@ from aggregator.stores.redis.checkins import Checkins, Seed
 from aggregator.stores.redis.connection import NewIncarnation, NotCheckedIn
 from aggregator.stores.redis.markers import MAX_CLAIMS, RedisMarkers, kinds_of
 
-# Bytes of records as they came; decoded they take some three times as much.
+# Bytes of records as they came; decoded they take about as much.
 _MAX_BYTES: Final = 32 * 1024 * 1024
 # While ClickHouse is down: to hold more would not bring it back sooner.
 _MAX_BYTES_DOWN: Final = 8 * 1024 * 1024
