@@ -5,6 +5,7 @@ On an engine of its own whose clock-driven lifetimes are seconds.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,6 +117,41 @@ def test_parts_move_to_s3_and_then_go(own: Stack) -> None:
         assert (page.trades, candles) == ([], [])  # type: ignore[attr-defined]
         assert days[0].trades == ROWS + LATE  # type: ignore[index]
         wait_until(lambda: cold_bytes(own) - empty_bucket < ROWS, 60, "an empty bucket")
+        reader.close()
+
+
+class NearlyFull(ClickHouseEngine):
+    """An engine for which no local disk has room enough, once it is started as `full`."""
+
+    full = False
+
+    def prepare(self) -> None:
+        super().prepare()
+        if not self.full:
+            return
+        policy = self.data / "config.d" / "storage.xml"
+        text, found = re.subn(
+            r"(<keep_free_space_bytes>)\d+(?=</)", rf"\g<1>{10**17}", policy.read_text()
+        )
+        assert found == 1
+        policy.write_text(text)
+
+
+def test_where_the_local_disk_is_nearly_full_new_parts_go_to_s3(tmp_path: Path) -> None:
+    engines = Stack(tmp_path, only=(S3, NearlyFull))
+    engine = next(each for each in engines.engines if isinstance(each, NearlyFull))
+    engine.cold = engines.s3
+    with engines, archive(engine.url) as (clickhouse, config):
+        clickhouse.close()
+        engine.stop()
+        engine.full = True
+        engine.start()
+        now = time.time_ns() // 1_000_000
+        insert(config, [Row(number=n, timestamp=now) for n in range(50)])
+        assert disks(clickhouse, "raw_swaps") == {"cold": 50}
+        reader = HistoryReader(config.clickhouse_url)
+        span = {"since": now - MINUTE_MS, "until": now + MINUTE_MS}
+        assert len(reader.trades(*TOKEN, **span, side=None, limit=100, after=None).trades) == 50
         reader.close()
 
 
