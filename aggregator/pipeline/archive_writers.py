@@ -84,9 +84,13 @@ class Writers:
     ) -> None:
         """Start a job of a partition, unless one is running or ClickHouse is left alone."""
         if not self.busy(owner.partition) and not self._gates.clickhouse.closed_for_s:
-            writer = self._writers[owner.partition % _WRITERS]
+            writer = self._writers[self.thread_of(owner.partition)]
             future = writer.thread.submit(job, writer.jobs)
             self._running[owner.partition] = _Running(owner, future, done)
+
+    def thread_of(self, partition: int) -> int:
+        """The number of the thread that the partition keeps to."""
+        return partition % _WRITERS
 
     def busy(self, partition: int) -> bool:
         """Whether a job of the partition is running, or was not taken note of."""
