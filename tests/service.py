@@ -28,6 +28,7 @@ from infra.embedded.nats import Nats
 from infra.embedded.ports import free_port
 from infra.embedded.redis import Redis
 from infra.embedded.stack import Stack
+from tests.plain import PLAIN
 from tests.processes import wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -134,6 +135,7 @@ class Service:
                 params=params,
                 headers={"Authorization": f"Bearer {self.token}"},
                 timeout=10,
+                verify=PLAIN,
             )
         except httpx.TransportError as error:
             raise ConnectionError(str(error)) from error

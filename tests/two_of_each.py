@@ -30,6 +30,7 @@ from tests.chaos.traffic import CROSSED, HOME_ONLY, Message, Traffic
 from tests.chaos.verdict import Findings, judge_owners
 from tests.crowd import Crowd, Reader
 from tests.oracle import Logged, token_id
+from tests.plain import PLAIN
 from tests.promises import Client
 from tests.service import Service
 
@@ -70,7 +71,7 @@ class TwoOfEach:
         self._producer = Producer(
             {"bootstrap.servers": kafka.kafka.address, "linger.ms": 5, "log_level": 0}
         )
-        self._http = httpx.Client(timeout=10)
+        self._http = httpx.Client(timeout=10, verify=PLAIN)
 
     def __enter__(self) -> Self:
         self.service.__enter__()

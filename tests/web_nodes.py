@@ -20,6 +20,7 @@ from infra.embedded.engine import Process
 from infra.embedded.ports import free_port
 from infra.embedded.redis import Redis
 from infra.embedded.stack import Stack
+from tests.plain import PLAIN
 from tests.processes import wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -113,13 +114,14 @@ class Node:
 
     def degraded(self) -> list[str]:
         """What /readyz says is wrong beside the reasons."""
-        notes: list[str] = httpx.get(f"{self.url}/readyz", timeout=5).json()["degraded"]
+        answer = httpx.get(f"{self.url}/readyz", timeout=5, verify=PLAIN)
+        notes: list[str] = answer.json()["degraded"]
         return notes
 
     def get(self, token: str | None, path: str = STATUS, **headers: str) -> httpx.Response:
         """GET with the token."""
         bearer = {} if token is None else {"Authorization": f"Bearer {token}"}
-        return httpx.get(f"{self.url}{path}", headers=bearer | headers, timeout=10)
+        return httpx.get(f"{self.url}{path}", headers=bearer | headers, timeout=10, verify=PLAIN)
 
     def refuses(self, token: str) -> bool:
         """Whether the token is revoked here."""

@@ -25,8 +25,9 @@ from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
 from tests.archived import archive
 from tests.otlp import Collector, attributes
+from tests.plain import PLAIN
 from tests.processes import wait_until
-from tests.promtool import expressions, told
+from tests.promtool import build_pprof, expressions, told
 from tests.service import Service, swap
 from tests.unit.packaging.promql import asked
 
@@ -64,7 +65,9 @@ class Watched:
     def get(self, process: str, path: str, **headers: str) -> httpx.Response:
         """GET of a process."""
         port = self.ports.get(process, self.service.web_port)
-        return httpx.get(f"http://127.0.0.1:{port}{path}", headers=headers, timeout=60)
+        return httpx.get(
+            f"http://127.0.0.1:{port}{path}", headers=headers, timeout=60, verify=PLAIN
+        )
 
     def metrics(self, process: str) -> str:
         """What it shows."""
@@ -233,7 +236,8 @@ def test_profiles_of_a_web_node_ask_for_an_operator(watched: Watched) -> None:
 @needs_go
 @pytest.mark.timeout(600)
 def test_go_reads_the_profiles(watched: Watched, tmp_path: Path) -> None:
-    """The first `go tool pprof` of a machine compiles it."""
+    """By the program of `go tool pprof`, which the first of a machine compiles."""
+    pprof = build_pprof(tmp_path)
     bearer = {"Authorization": f"Bearer {watched.service.token}"}
     for process, name, kind, found in [
         ("aggregator", "profile", "wall", "Aggregator._round"),
@@ -245,8 +249,8 @@ def test_go_reads_the_profiles(watched: Watched, tmp_path: Path) -> None:
         assert answer.status_code == 200, answer.text
         path = tmp_path / f"{process}-{name}.pb.gz"
         path.write_bytes(answer.content)
-        command = ["go", "tool", "pprof", "-top", "-cum", f"-sample_index={kind}", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
+        command = [pprof, "-top", "-cum", f"-sample_index={kind}", path]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 0, done.stderr
         assert f"Type: {kind}" in done.stdout
         assert found in done.stdout or found == "bytes", done.stdout
@@ -288,7 +292,7 @@ def test_spans_arrive_with_the_trace_of_the_caller(watched: Watched) -> None:
 def test_a_log_line_names_the_request_and_the_trace(watched: Watched) -> None:
     """Of a page as well, whose views run on other threads."""
     url = f"http://127.0.0.1:{watched.service.web_port}/admin/login/"
-    with httpx.Client() as client:
+    with httpx.Client(verify=PLAIN) as client:
         client.get(url, timeout=60)
         form = {"username": "nobody", "password": "wrong"}
         form["csrfmiddlewaretoken"] = client.cookies["csrf"]

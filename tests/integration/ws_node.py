@@ -28,6 +28,7 @@ from aggregator.contracts.names import history_subject, trades_subject
 from aggregator.contracts.trades import HistoryRequest, TokenHistory, TradeBatch
 from api.security.demo_issuer import ensure_keys, issue
 from infra.embedded.ports import free_port
+from tests.plain import PLAIN
 from tests.unit.ws.trading import Seller
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,7 +72,7 @@ class WebNode:
     async def answers(self, path: str, wanted: int) -> bool:
         assert self.process.poll() is None, self.log.read_text()
         try:
-            async with httpx.AsyncClient() as client:
+            async with httpx.AsyncClient(verify=PLAIN) as client:
                 answer = await client.get(f"http://127.0.0.1:{self.port}{path}", timeout=2)
         except httpx.TransportError:
             return False
