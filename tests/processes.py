@@ -11,6 +11,9 @@ from redis import Redis as RedisClient
 
 from infra.embedded.redis import Redis
 
+# Often asked over HTTP: at shorter times it would keep a node busy, and pass its rate limit.
+_POLL_S = 0.03
+
 
 def alive(pid: int) -> bool:
     """Whether `pid` runs; one that ended and waits to be reaped by its parent does not."""
@@ -30,7 +33,7 @@ def wait_until(holds: Callable[[], bool], within_s: float, what: str) -> None:
     deadline = time.monotonic() + within_s
     while not holds():
         assert time.monotonic() < deadline, f"{what}: not within {within_s} s"
-        time.sleep(0.01)
+        time.sleep(_POLL_S)
 
 
 def wait_gone(pids: Iterable[int], within_s: float = 5) -> None:
