@@ -275,6 +275,7 @@ RULES: Final[tuple[tuple[str, Run], ...]] = (
     (r"manage\.py checkin --skip", runs()),
     (r"\.venv/bin/python manage\.py reference", runs(then=" --check")),
     (r"manage\.py \w+ .*\[.*\]", each_way),
+    (r"manage\.py \w+ --.*", runs()),
     (r"manage\.py \w+", is_a_command),
     (r"curl .* > flame\.svg", runs(then=" && grep --quiet '<svg' flame.svg")),
     (r"curl .* > heap\.pb\.gz", runs(then=" && gzip --test heap.pb.gz")),
