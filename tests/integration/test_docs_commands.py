@@ -175,7 +175,13 @@ def is_a_command(site: Site, text: str) -> None:
 
 def feeds_until_interrupted(site: Site, text: str) -> None:
     """Swaps arrive, and Ctrl-C ends it well."""
-    before = site.service.overview()["totals"]["trades"]
+
+    def invented() -> int:
+        """Its tokens are TK0, TK1, …; the trades of a recording may still be coming in."""
+        trades: int = site.service.overview(q="TK")["totals"]["trades"]
+        return trades
+
+    before = invented()
     command = shlex.split(site.filled(text))
     with subprocess.Popen(
         command,
@@ -186,8 +192,7 @@ def feeds_until_interrupted(site: Site, text: str) -> None:
         text=True,
     ) as feeding:
         try:
-            more = lambda: site.service.overview()["totals"]["trades"] > before  # noqa: E731
-            wait_until(more, WITHIN_S, "invented trades")
+            wait_until(lambda: invented() > before, WITHIN_S, "invented trades")
             feeding.send_signal(signal.SIGINT)
             said, _ = feeding.communicate(timeout=WITHIN_S)
         finally:
