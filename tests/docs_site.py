@@ -59,6 +59,8 @@ class Site:
             "http://WEB:8000": web,
             "http://HOST:8080": web,
             "/data/": f"{directory}/web-data/",
+            "--from DAY --to NOW": "--from 2026-01-01 --to 2026-01-02",
+            "--day DAY": "--day yesterday",
             "seconds=30": "seconds=1",
             "seconds=60": "seconds=1",
             "DATABASE default": f"DATABASE {kept.name}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from django.conf import settings
@@ -10,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from aggregator.config import Config
 from aggregator.errors import SwapsError
+from aggregator.management.times import instant_ms
 from aggregator.pipeline.backfill import Backfill, Progress
 
 
@@ -30,11 +30,11 @@ class Command(BaseCommand):
             "--from",
             dest="since",
             required=True,
-            type=_instant,
+            type=instant_ms,
             help="begin: ISO 8601 (UTC unless it has a zone), or ms since the epoch",
         )
         parser.add_argument(
-            "--to", dest="until", required=True, type=_instant, help="end, itself not included"
+            "--to", dest="until", required=True, type=instant_ms, help="end, itself not included"
         )
         parser.add_argument(
             "--dry-run", action="store_true", help="say what is missing, and change nothing"
@@ -76,16 +76,3 @@ def _counts(progress: Progress, *, missing: bool = False) -> str:
         f"{progress.undecodable} undecodable, {progress.archived} "
         f"{'missing' if missing else 'archived'}"
     )
-
-
-def _instant(text: str) -> int:
-    """ms since the epoch."""
-    if text.isdigit():
-        return int(text)
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError("give ISO 8601 or ms since the epoch") from None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=UTC)
-    return round(when.timestamp() * 1000)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import Any
 
 from django.conf import settings
@@ -10,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from aggregator.config import Config
 from aggregator.errors import SwapsError
+from aggregator.management.times import utc_day
 from aggregator.stores.clickhouse.connection import ClickHouse
 from aggregator.stores.clickhouse.totals import rebuild_day
 
@@ -29,7 +29,11 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """The day."""
         parser.add_argument(
-            "--day", required=True, metavar="YYYY-MM-DD", type=dt.date.fromisoformat
+            "--day",
+            required=True,
+            metavar="YYYY-MM-DD",
+            type=utc_day,
+            help="the UTC day, or 'today' or 'yesterday'",
         )
 
     def handle(self, *_args: Any, **options: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import sys
 from typing import Any
 
@@ -12,6 +11,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from aggregator.config import Config
 from aggregator.errors import SwapsError
+from aggregator.management.times import utc_day
 from aggregator.stores.clickhouse.connection import ClickHouse
 from aggregator.stores.clickhouse.verify import Compared, verify_day
 
@@ -35,7 +35,7 @@ class Command(BaseCommand):
             "--day",
             required=True,
             metavar="YYYY-MM-DD",
-            type=_day,
+            type=utc_day,
             help="the UTC day, or 'today' or 'yesterday'",
         )
         parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
@@ -88,12 +88,3 @@ class Command(BaseCommand):
 
 def _said(value: str | None) -> str:
     return "nothing" if value is None else value
-
-
-def _day(text: str) -> dt.date:
-    today = dt.datetime.now(dt.UTC).date()
-    near = {"today": today, "yesterday": today - dt.timedelta(days=1)}
-    try:
-        return near[text] if text in near else dt.date.fromisoformat(text)
-    except ValueError:
-        raise CommandError(f"--day: {text!r} is no day; give YYYY-MM-DD (UTC)") from None
