@@ -17,6 +17,8 @@ def take_name(config: Config) -> None:
             "group.instance.id": config.kafka_instance_id,
             "partition.assignment.strategy": "cooperative-sticky",
             "session.timeout.ms": 6_000,
+            # It reads a message while it waits; a position of its own would undo the service's.
+            "enable.auto.commit": False,
         }
     )
     passing.subscribe([config.kafka_topic])

@@ -144,8 +144,8 @@ def test_the_same_row_twice_in_raw_swaps_is_one(made: tuple[ClickHouse, Config])
 @pytest.mark.parametrize("day", ["2026-13-01", "yesterdays"])
 def test_a_day_that_is_none(made: tuple[ClickHouse, Config], day: str) -> None:
     done = verify(made[1], "--day", day)
-    assert done.returncode == 1
-    assert "give YYYY-MM-DD (UTC)" in done.stderr
+    assert done.returncode == 2
+    assert f"argument --day: '{day}' is no day; give YYYY-MM-DD (UTC)" in done.stderr
 
 
 def test_a_server_that_is_not_there(made: tuple[ClickHouse, Config]) -> None:
