@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
+from sys import intern
 from typing import Final
 
 from aggregator.contracts.batch import UNPRICED, SwapBatch
@@ -79,6 +80,8 @@ def _trades(batch: SwapBatch) -> Iterator[tuple[int, Trade]]:
     ):
         n, timestamp, offset, buy, usd, low, mid, high, price = numbers
         tx_hash, log_index, trader, venue, pool, quote = batch.texts(place)
+        # Many thousand trades are kept, of few venues, pools and quotes: one text of each.
+        venue, pool, quote = venue and intern(venue), pool and intern(pool), quote and intern(quote)
         whole = high * ATTOS_PER_TOKEN + mid if high else mid
         # By position: names would cost a third of the making.
         yield (

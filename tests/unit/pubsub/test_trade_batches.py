@@ -75,6 +75,15 @@ def test_a_trade_is_told_with_its_decimals_as_text() -> None:
     assert type(retraction.removed) is bool
 
 
+def test_texts_of_many_trades_are_kept_once() -> None:
+    swap = msgspec.structs.replace(SWAP, venue="uniswap-v3", pool="0xpool", quote="USDC")
+    one, other = told(swap, 7, 100), told(swap, 8, 101)
+    assert (one.venue, one.pool, one.quote) == ("uniswap-v3", "0xpool", "USDC")
+    assert one.venue is other.venue
+    assert one.pool is other.pool
+    assert one.quote is other.quote
+
+
 @pytest.mark.parametrize("attos", [1, 10**18, 10**18 + 1, 10**36 + 5, 3 * 10**47, 10**48 - 1])
 def test_amounts_of_any_size_are_exact(attos: int) -> None:
     swap = msgspec.structs.replace(SWAP, amount_attos=attos)
