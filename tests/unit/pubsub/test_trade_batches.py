@@ -10,6 +10,7 @@ from aggregator.contracts.batch import SwapBatch, batch_of
 from aggregator.contracts.event import Swap
 from aggregator.contracts.stats import token_text
 from aggregator.contracts.trades import Trade
+from aggregator.ingest.batches import BatchDecoder
 from aggregator.pubsub.trades import RecentTrades, trade_batches
 
 SWAP = Swap(
@@ -76,8 +77,14 @@ def test_a_trade_is_told_with_its_decimals_as_text() -> None:
 
 
 def test_texts_of_many_trades_are_kept_once() -> None:
-    swap = msgspec.structs.replace(SWAP, venue="uniswap-v3", pool="0xpool", quote="USDC")
-    one, other = told(swap, 7, 100), told(swap, 8, 101)
+    event = (
+        b'{"chain":"c","token":"t","tx_hash":"0x%d","log_index":0,"timestamp":1700000000000,'
+        b'"side":"buy","amount":"1","venue":"uniswap-v3","pool":"0xpool","quote":"USDC"}'
+    )
+    records = [event % number for number in (1, 2)]
+    batch = BatchDecoder(300_000).decode(records, [1_700_000_000_000] * 2, [100, 101]).batch
+    batch.swaps["n"] = (7, 8)
+    ((one, other),) = (each.trades for each in trade_batches(0, 1, [batch]))
     assert (one.venue, one.pool, one.quote) == ("uniswap-v3", "0xpool", "USDC")
     assert one.venue is other.venue
     assert one.pool is other.pool
