@@ -60,11 +60,20 @@ class ArchiveTakeover:
         committed, metadata = self._log.committed(partition)
         position = unpack(metadata)
         extent = self._log.extent(partition, None)
-        if committed is None:
-            # The group is new, or Kafka has forgotten it: the archive knows what it has.
+        if committed is None or not metadata:
+            # The group is new, Kafka has forgotten it, or somebody else has set its offset, whereby
+            # its intent was lost: the archive knows what it has.
             if self._gates.clickhouse.closed_for_s:
                 return None
             archived = self._writers.ask(lambda archive: archive.next_offset(partition))
+            if committed is not None:
+                log.warning(
+                    "offset_set_by_others",
+                    partition=partition,
+                    offset=committed,
+                    archived_to=archived,
+                    fix="to archive again use manage.py backfill",
+                )
             committed = max(extent.start, archived)
             position = msgspec.structs.replace(position, claimed_to=archived)
         self._log_end.check(partition, committed, extent.end)

@@ -182,6 +182,30 @@ def test_a_fenced_archiver_takes_its_name_again(service: Service, kept: Archive)
         archiver.stop()
 
 
+def test_an_offset_that_somebody_else_has_set_is_not_believed(
+    service: Service, kept: Archive
+) -> None:
+    """The archive itself says how far it is, so nothing is archived twice and nothing left out."""
+    service.produce(mixed(200, 1), partition=1)
+    with Archiver(service.env) as archiver:
+        wait_archived(service, kept)
+        archiver.stop()
+    place = TopicPartition(service.topic, 1, 1)
+    other = Consumer(
+        {
+            "bootstrap.servers": archiver.config.kafka_bootstrap,
+            "group.id": archiver.config.archiver_group,
+        }
+    )
+    other.commit(offsets=[place], asynchronous=False)
+    other.close()
+    service.produce(mixed(200, 2), partition=1)
+    with Archiver(service.env) as archiver:
+        wait_archived(service, kept)
+        wait_until(lambda: archiver.all(lambda each: each.lag == 0), 20, "lag 0")
+        archiver.stop()
+
+
 def test_clickhouse_is_killed_while_it_inserts(mortal: ClickHouse, service: Service) -> None:
     with archive(mortal.url) as mine:
         values = [mixed(900, partition) for partition in range(4)]
