@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from html import escape
+from itertools import groupby
+from operator import itemgetter
 from typing import Final
 
 from tests.gameday.game import Played
@@ -107,6 +109,7 @@ def _graph(
 ) -> list[str]:
     height = 90.0
     base = y + height
+    points = _extremes(points, x)
     line = " ".join(f"{x(at):.1f},{base - value / most * height:.1f}" for at, value in points)
     area = f"{x(points[0][0]):.1f},{base} {line} {x(points[-1][0]):.1f},{base}" if points else ""
     return [
@@ -117,6 +120,16 @@ def _graph(
         f'<polygon points="{area}" fill="{colour}" fill-opacity=".3"/>',
         f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.3"/>',
     ]
+
+
+def _extremes(points: list[tuple[int, float]], x: Scale) -> list[tuple[int, float]]:
+    """Of the points that share a pixel the lowest and the highest: nobody sees the others."""
+    kept: list[tuple[int, float]] = []
+    for _, same in groupby(points, key=lambda point: int(x(point[0]))):
+        ordered = sorted(same, key=itemgetter(1))
+        ends = ordered[:1] if ordered[0][1] == ordered[-1][1] else [ordered[0], ordered[-1]]
+        kept += sorted(ends)
+    return kept
 
 
 def _axis(played: Played, x: Scale) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.gameday.faults import Strike
 from tests.gameday.game import Game, Played
+from tests.gameday.picture import _extremes
 from tests.gameday.plan import KINDS
 from tests.gameday.report import write
 from tests.gameday.watch import Look, Recovery
@@ -58,3 +59,8 @@ def test_the_report_has_every_fault_and_the_picture_stands_alone(tmp_path: Path)
     write(played, tmp_path)
     assert "T1 trades is 3, not 4" in (tmp_path / "report.md").read_text()
     assert "T1 trades is 3, not 4" in (tmp_path / "report.html").read_text()
+
+
+def test_of_the_points_that_share_a_pixel_the_ends_are_drawn() -> None:
+    points = [(0.0, 5.0), (0.1, 1.0), (0.2, 9.0), (1.0, 3.0), (1.5, 3.0)]
+    assert _extremes(points, lambda at: at) == [(0.1, 1.0), (0.2, 9.0), (1.0, 3.0)]
