@@ -26,7 +26,11 @@ export class Controls {
     this.changed = changed;
     form.onsubmit = (event) => event.preventDefault();
     form.oninput = ({ target }) => this.#later(target.matches("[type=search],[type=number]"));
-    form.onreset = () => setTimeout(() => this.#clear());
+    form.onreset = (event) => {
+      // The browser's own reset comes behind this event, and would undo what is typed meanwhile.
+      event.preventDefault();
+      this.#clear();
+    };
     for (const head of document.querySelectorAll("th[data-sort] button")) {
       head.onclick = () => this.#sortBy(head.parentElement.dataset.sort);
     }
