@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -24,7 +25,9 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from aggregator.config import Config, load
 from aggregator.contracts.stats import ArchiveStatus
 from aggregator.health import Health
+from aggregator.ingest.topics import ensure_topics
 from aggregator.pipeline.archive import run_archiver
+from infra.embedded.stack import Stack
 from tests.service import Service
 
 Place = tuple[int, int]
@@ -157,6 +160,20 @@ def archive(server_url: str) -> Iterator[Archive]:
         yield found
     finally:
         _once(server_url, f"DROP DATABASE {name} SYNC")
+
+
+@contextmanager
+def archiving(directory: Path, kafka: Stack, kept: Archive) -> Iterator[Service]:
+    """A service with its topics, whose archivers soon insert what they have."""
+    settings = {
+        "CLICKHOUSE_URL": kept.url,
+        "ARCHIVE_LINGER": "100ms",
+        # Its members join ten times as fast as those of a classic group.
+        "KAFKA_GROUP_PROTOCOL": "consumer",
+    }
+    with Service(directory, kafka, **settings) as running:
+        ensure_topics(load(running.env))
+        yield running
 
 
 def _once(url: str, query: str) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from infra.embedded.stack import Stack
+from tests.archived import Archive, archive
 from tests.promtool import build
 
 
@@ -16,3 +19,10 @@ def promtool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("go") is None:
         pytest.skip("Go is not installed")
     return build(tmp_path_factory.mktemp("promtool"))
+
+
+@pytest.fixture
+def kept(stack: Stack) -> Iterator[Archive]:
+    """The archive of one test."""
+    with archive(stack.clickhouse.url) as found:
+        yield found

@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from aggregator.config import load
-from aggregator.ingest.topics import ensure_topics
 from aggregator.pipeline.intents import Position, pack
 from aggregator.stores.redis.checkins import Checkins, Seed
 from aggregator.stores.redis.connection import NewIncarnation, RedisSession
@@ -23,7 +21,7 @@ from infra.embedded.clickhouse import ClickHouse
 from infra.embedded.engine import Process
 from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
-from tests.archived import Archive, Archiver, LosesAnswers, archive, wait_archived
+from tests.archived import Archive, Archiver, LosesAnswers, archive, archiving, wait_archived
 from tests.namesake import take_name
 from tests.processes import kill_with_all_written, wait_until
 from tests.service import Service, swap
@@ -31,13 +29,6 @@ from tests.service import Service, swap
 DAY_MS = 86_400_000
 # Where a member is killed: the other protocol's brokers give it up after 45 s only.
 CLASSIC = {"KAFKA_GROUP_PROTOCOL": "classic"}
-
-
-@pytest.fixture
-def kept(stack: Stack) -> Iterator[Archive]:
-    """The archive of this test."""
-    with archive(stack.clickhouse.url) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +40,7 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouse]:
 
 @pytest.fixture
 def service(tmp_path: Path, stack: Stack, kept: Archive) -> Iterator[Service]:
-    settings = {
-        "CLICKHOUSE_URL": kept.url,
-        "ARCHIVE_LINGER": "100ms",
-        # Its members join ten times as fast as those of a classic group.
-        "KAFKA_GROUP_PROTOCOL": "consumer",
-    }
-    with Service(tmp_path, stack, **settings) as running:
-        ensure_topics(load(running.env))
+    with archiving(tmp_path, stack, kept) as running:
         yield running
 
 

@@ -11,19 +11,13 @@ import pytest
 from aggregator.config import load
 from aggregator.ingest.topics import ensure_topics
 from infra.embedded.stack import Stack
-from tests.archived import Archive, Archiver, archive, wait_archived
+from tests.archived import Archive, Archiver, wait_archived
 from tests.processes import wait_until
 from tests.service import Service, swap
 
 pytestmark = pytest.mark.engines
 
 PATH = "/api/tokens/ethereum:T0/trades"
-
-
-@pytest.fixture
-def kept(stack: Stack) -> Iterator[Archive]:
-    with archive(stack.clickhouse.url) as found:
-        yield found
 
 
 @pytest.fixture

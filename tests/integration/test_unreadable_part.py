@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.config import load
-from aggregator.ingest.topics import ensure_topics
 from aggregator.stores.clickhouse.connection import CURE, ClickHouse
 from aggregator.stores.clickhouse.health import Verdict, report
 from aggregator.stores.clickhouse.totals import rebuild_day
 from aggregator.stores.clickhouse.verify import verify_day
 from infra.embedded.stack import Stack
-from tests.archived import Archive, Archiver, archive, wait_archived
+from tests.archived import Archive, Archiver, archiving, wait_archived
 from tests.processes import wait_until
 from tests.service import Service, swap
 
@@ -24,20 +22,8 @@ DAY_MS = 86_400_000
 
 
 @pytest.fixture
-def kept(stack: Stack) -> Iterator[Archive]:
-    with archive(stack.clickhouse.url) as found:
-        yield found
-
-
-@pytest.fixture
 def service(tmp_path: Path, stack: Stack, kept: Archive) -> Iterator[Service]:
-    settings = {
-        "CLICKHOUSE_URL": kept.url,
-        "ARCHIVE_LINGER": "100ms",
-        "KAFKA_GROUP_PROTOCOL": "consumer",
-    }
-    with Service(tmp_path, stack, **settings) as running:
-        ensure_topics(load(running.env))
+    with archiving(tmp_path, stack, kept) as running:
         yield running
 
 

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandParser
 
-from aggregator.config import Config
-from aggregator.errors import SwapsError
-from aggregator.management.times import utc_day
-from aggregator.stores.clickhouse.connection import ClickHouse
+from aggregator.management.archive_day import add_day, archive
 from aggregator.stores.clickhouse.totals import rebuild_day
-
-_RECEIVE_S = 1_900
 
 
 class Command(BaseCommand):
@@ -28,24 +22,10 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """The day."""
-        parser.add_argument(
-            "--day",
-            required=True,
-            metavar="YYYY-MM-DD",
-            type=utc_day,
-            help="the UTC day, or 'today' or 'yesterday'",
-        )
+        add_day(parser)
 
     def handle(self, *_args: Any, **options: Any) -> None:
         """Rebuild. Raises CommandError where it cannot."""
-        config: Config = settings.SWAPS
-        if not config.clickhouse_url:
-            raise CommandError("CLICKHOUSE_URL is empty: this deployment has no archive")
-        clickhouse = ClickHouse(config.clickhouse_url, receive_s=_RECEIVE_S)
-        try:
+        with archive() as clickhouse:
             rows = rebuild_day(clickhouse, options["day"])
-        except SwapsError as error:
-            raise CommandError(str(error)) from error
-        finally:
-            clickhouse.close()
         self.stdout.write(f"{options['day']}: candles and totals made again of {rows:,} rows")

@@ -6,16 +6,10 @@ import sys
 from typing import Any
 
 import msgspec
-from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandParser
 
-from aggregator.config import Config
-from aggregator.errors import SwapsError
-from aggregator.management.times import utc_day
-from aggregator.stores.clickhouse.connection import ClickHouse
+from aggregator.management.archive_day import add_day, archive
 from aggregator.stores.clickhouse.verify import Compared, verify_day
-
-_RECEIVE_S = 1_900
 
 
 class Command(BaseCommand):
@@ -31,13 +25,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """See `--help`."""
-        parser.add_argument(
-            "--day",
-            required=True,
-            metavar="YYYY-MM-DD",
-            type=utc_day,
-            help="the UTC day, or 'today' or 'yesterday'",
-        )
+        add_day(parser)
         parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
         parser.add_argument(
             "--show", type=int, default=50, metavar="N", help="differences to print (50)"
@@ -45,18 +33,10 @@ class Command(BaseCommand):
 
     def handle(self, *_args: Any, **options: Any) -> None:
         """Compare, print, exit."""
-        config: Config = settings.SWAPS
-        if not config.clickhouse_url:
-            raise CommandError("CLICKHOUSE_URL is empty: there is no archive to verify")
-        clickhouse = ClickHouse(config.clickhouse_url, receive_s=_RECEIVE_S)
-        try:
+        with archive() as clickhouse:
             found = verify_day(
                 clickhouse, options["day"], shown=max(0, options["show"]), progress=self._progress
             )
-        except SwapsError as error:
-            raise CommandError(str(error)) from error
-        finally:
-            clickhouse.close()
         if options["json"]:
             self.stdout.write(msgspec.json.encode(found).decode())
         else:

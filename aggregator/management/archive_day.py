@@ -1,0 +1,44 @@
+"""What commands about one UTC day of the archive share: the option, and the way to ClickHouse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from django.conf import settings
+from django.core.management.base import CommandError, CommandParser
+
+from aggregator.config import Config
+from aggregator.errors import SwapsError
+from aggregator.management.times import utc_day
+from aggregator.stores.clickhouse.connection import ClickHouse
+
+# Longer than a query over a whole day may take there.
+_RECEIVE_S: Final = 1_900
+
+
+def add_day(parser: CommandParser) -> None:
+    """The option `--day`, a `date`."""
+    parser.add_argument(
+        "--day",
+        required=True,
+        metavar="YYYY-MM-DD",
+        type=utc_day,
+        help="the UTC day, or 'today' or 'yesterday'",
+    )
+
+
+@contextmanager
+def archive() -> Iterator[ClickHouse]:
+    """A connection for long queries. Raises CommandError, also for what goes wrong meanwhile."""
+    config: Config = settings.SWAPS
+    if not config.clickhouse_url:
+        raise CommandError("CLICKHOUSE_URL is empty: this deployment has no archive")
+    clickhouse = ClickHouse(config.clickhouse_url, receive_s=_RECEIVE_S)
+    try:
+        yield clickhouse
+    except SwapsError as error:
+        raise CommandError(str(error)) from error
+    finally:
+        clickhouse.close()
