@@ -15,6 +15,13 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from aggregator.contracts.event import Swap, marker_of
+from aggregator.contracts.ids import (
+    CHAIN_PATTERN,
+    LONGEST_SPELLING,
+    TokenId,
+    TokenIdInvalid,
+    canonical_token,
+)
 from aggregator.errors import DeadLetter
 
 REASONS: Final = {
@@ -34,7 +41,8 @@ _EXACT: Final = Context(prec=80, rounding=ROUND_HALF_EVEN)
 _ADDRESS: Final = re.compile(r"0[xX][0-9a-fA-F]{40}\Z")
 
 _TxHash = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[^\s:]+\Z")]
-_TokenName = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^\S+\Z")]
+# `canonical_token` holds the rules: some spellings are longer than what they become.
+_TokenName = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_SPELLING)]
 Label = Annotated[str, msgspec.Meta(max_length=256)]
 Whole = Annotated[int, msgspec.Meta(ge=0, le=INT64_MAX)]
 
@@ -58,7 +66,7 @@ class WireFields(msgspec.Struct, kw_only=True, gc=False):
 class _WireSwap(WireFields, kw_only=True, gc=False):
     """The JSON object as it comes; msgspec checks types, lengths, patterns and ranges."""
 
-    chain: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z")]
+    chain: Annotated[str, msgspec.Meta(pattern=rf"^{CHAIN_PATTERN}\Z")]
     tx_hash: _TxHash
     token: _TokenName
     amount: Decimal
@@ -88,10 +96,10 @@ def decode_swap(value: bytes | None, record_timestamp: int, max_future_ms: int) 
         )
     tx_hash = lower_hash(wire.tx_hash)
     block_hash = None if wire.block_hash is None else lower_hash(wire.block_hash)
-    token = lower_address(wire.token)
+    token = _token(wire.token)
     amount_attos, usd_micros, price_usd = _numbers(wire)
     return Swap(
-        token_id=f"{wire.chain}:{token}",
+        token_id=str(TokenId(wire.chain, token)),
         chain=wire.chain,
         token=token,
         tx_hash=tx_hash,
@@ -161,6 +169,13 @@ def lower_hash(text: str) -> str:
 def lower_address(text: str) -> str:
     """A 0x address in lower case; anything else as it is."""
     return text.lower() if len(text) == 42 and _ADDRESS.match(text) else text
+
+
+def _token(text: str) -> str:
+    try:
+        return canonical_token(text)
+    except TokenIdInvalid as error:
+        raise DeadLetter("rule", "token", str(error)) from None
 
 
 def _numbers(wire: _WireSwap) -> tuple[int, int | None, float | None]:

@@ -123,6 +123,7 @@ NAMES = [
     "APE", "eth", "ethereum", "a" * 32, "a" * 33, "-eth", "Eth", "a:b", "a b", "a\u00a0b", "\u00e9",
     "x" * 128, "x" * 129, "x" * 256, "x" * 257, "", " ", "tab\t", "line\n", "\ud800", "0xAB",
     "0XAB", "0xab", ADDRESS, ADDRESS.lower(), ADDRESS.upper(), ADDRESS[:-1], ADDRESS[:-1] + "g",
+    "0x2::sui::SUI", "0x0002::sui::SUI", "0X0aB::m::T<0x00C::n::U, u64>", "0x2::a b::C",
     "\u0130" * 42, "0x" + "\uff21" * 40, "5VERYBase58", "has-dash_and.dot", "ibc/27:39", "\u212a",
 ]  # fmt: skip
 
