@@ -44,20 +44,26 @@ _WHOLE: Final = tuple(name for name in SORTS if name != "price_change_pct")
 _LEAST: Final = np.iinfo(np.int64).min
 _MOST: Final = np.iinfo(np.int64).max
 _FIRST_CAPACITY: Final = 1_024
-# Stands between id and symbol; no id holds whitespace.
-_BETWEEN: Final = "\n"
+# Stands behind id, symbol and name; no id holds white space, no registered name a line's end.
+_END: Final = "\n"
+_EXACT: Final = 0
+_BEGINS: Final = 1
+_CONTAINS: Final = 2
+RANKS: Final = (_EXACT, _BEGINS, _CONTAINS)
+"""How well a token fits what is searched for, best first."""
 
 
 class Place(NamedTuple):
     """Where a token stands in a sorted list: behind every place that is less.
 
     `value` is the sorted number, negative where the order is descending; an unknown one stands
-    behind all.
+    behind all. A search shows the tokens of one `rank` after those of another.
     """
 
     unknown: bool
     value: float
     token_id: str
+    rank: int = _EXACT
 
 
 class Ordered(NamedTuple):
@@ -78,6 +84,7 @@ class Columns:
         self._free: list[int] = []
         self._rows: list[TokenRow | None] = []
         self._texts: list[str] = []
+        self._after_chain: list[int] = []
         self._chain_numbers: dict[str, int] = {}
         self._chains = np.zeros(_FIRST_CAPACITY, np.int32)
         self._ids: list[str] = []
@@ -97,7 +104,9 @@ class Columns:
         slots = [self._slots[token_id] for token_id in changed if token_id in self._slots]
         for slot, row in ((self._slots[t], self._board.rows[t]) for t in changed & known):
             self._rows[slot] = row
-            self._texts[slot] = f"{row.token_id}{_BETWEEN}{row.symbol or ''}".casefold()
+            said = (row.token_id, row.symbol or "", row.name or "")
+            self._texts[slot] = "".join(f"{each}{_END}" for each in said).casefold()
+            self._after_chain[slot] = len(row.chain) + 1
         if gone or new:
             self._ids.sort()
             self._by_id = np.fromiter(map(self._slots.__getitem__, self._ids), np.int64)
@@ -125,24 +134,47 @@ class Columns:
         return mask
 
     def containing(self, text: str, among: Mask) -> Mask:
-        """Those of the slots whose token id or symbol holds the text, in any case."""
-        wanted, texts = text.casefold(), self._texts
+        """Those of the slots whose token, symbol or name holds the text, in any case.
+
+        A text with a colon may be part of a whole id; one without is not looked for in the chain,
+        which every token of the chain has.
+        """
+        wanted, texts, after_chain = text.casefold(), self._texts, self._after_chain
         mask = among.copy()
         found = np.flatnonzero(among)
-        mask[found] = np.fromiter((wanted in texts[slot] for slot in found.tolist()), np.bool_)
+        if ":" in wanted:
+            holds = (wanted in texts[slot] for slot in found.tolist())
+        else:
+            holds = (wanted in texts[slot][after_chain[slot] :] for slot in found.tolist())
+        mask[found] = np.fromiter(holds, np.bool_)
         return mask
+
+    def ranks(self, text: str, slots: Slots) -> NDArray[np.int8]:
+        """How well each of these slots fits a text that it contains."""
+        wanted = text.casefold()
+        return np.fromiter((self._rank(wanted, slot) for slot in slots.tolist()), np.int8)
+
+    def _rank(self, wanted: str, slot: int) -> int:
+        # Text operations alone: a short text is in every one of 100,000 tokens.
+        text, token = self._texts[slot], self._after_chain[slot]
+        whole = f"{wanted}{_END}"
+        if text.startswith(whole, token) or text.startswith(whole) or f"{_END}{whole}" in text:
+            return _EXACT
+        if text.startswith(wanted, token) or f"{_END}{wanted}" in text:
+            return _BEGINS
+        return _CONTAINS
 
     def ordered(self, name: str, sort: Sort, order: Order) -> Ordered:
         """The tokens of a window in that order; ties are in order of token id."""
         return self.window(name).ordered(sort, order, self._by_id)
 
-    def place(self, ordered: Ordered, index: int) -> Place:
-        """Where the token at `index` of an order stands."""
+    def place(self, ordered: Ordered, index: int, rank: int) -> Place:
+        """Where the token at `index` of an order, of that rank in a search, stands."""
         token_id = self.row(int(ordered.slots[index])).token_id
         key = ordered.keys[index].item()
         if key == _MOST or math.isnan(key):
-            return Place(True, 0, token_id)
-        return Place(False, key, token_id)
+            return Place(True, 0, token_id, rank)
+        return Place(False, key, token_id, rank)
 
     def behind(self, ordered: Ordered, place: Place) -> int:
         """The index in an order of the first token behind the place, which need not be one's."""
@@ -187,6 +219,7 @@ class Columns:
         slot = len(self._rows)
         self._rows.append(None)
         self._texts.append("")
+        self._after_chain.append(0)
         if slot == len(self._chains):
             self._chains = np.concatenate([self._chains, np.full(slot, -1, np.int32)])
             for window in self._windows.values():

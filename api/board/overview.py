@@ -19,7 +19,18 @@ import numpy as np
 
 from aggregator.contracts.stats import usd_text
 from api.board.board import Board
-from api.board.columns import ORDERS, SORTS, Columns, Mask, Order, Place, Slots, Sort
+from api.board.columns import (
+    ORDERS,
+    RANKS,
+    SORTS,
+    Columns,
+    Mask,
+    Order,
+    Ordered,
+    Place,
+    Slots,
+    Sort,
+)
 from api.board.row import TokenRow
 
 __all__ = ["ORDERS", "SORTS", "Order", "Overview", "OverviewReader", "Place", "Sort", "Totals"]
@@ -29,7 +40,11 @@ _INT64_MAX: Final = np.iinfo(np.int64).max
 
 
 class OverviewQuery(msgspec.Struct, frozen=True):
-    """What to show. `min_volume_micros` is micro-USD; `q` is looked for in symbol and token id."""
+    """What to show. `min_volume_micros` is micro-USD; `q` is what is searched for.
+
+    With `q` the tokens whose symbol, name or id it is come first, then those of which one begins
+    with it, then the rest; `sort` orders within each.
+    """
 
     window: str
     sort: Sort = "volume_usd"
@@ -94,12 +109,10 @@ class OverviewReader:
             self._as_of = self._board.as_of()
         matching = self._matching(query)
         ordered = self._columns.ordered(query.window, query.sort, query.order)
-        begin = 0 if after is None else self._columns.behind(ordered, after)
-        found = begin + np.flatnonzero(matching[ordered.slots[begin:]])[: query.limit + 1]
-        top = found[: query.limit]
-        more = len(found) > query.limit
+        found = self._found(ordered, matching, query, after)
+        top, more = found[: query.limit], len(found) > query.limit
         stale = self._board.stale_partitions(now_ms)
-        rows = map(self._columns.row, ordered.slots[top].tolist())
+        rows = [self._columns.row(int(ordered.slots[index])) for index, _ in top]
         overview = Overview(
             as_of=self._as_of,
             window=query.window,
@@ -107,7 +120,26 @@ class OverviewReader:
             tokens=[_with_staleness(row, stale) for row in rows],
             stale=bool(stale) or not self._board.partitions_known(),
         )
-        return overview, self._columns.place(ordered, int(top[-1])) if more else None
+        return overview, self._columns.place(ordered, *top[-1]) if more else None
+
+    def _found(
+        self, ordered: Ordered, matching: Mask, query: OverviewQuery, after: Place | None
+    ) -> list[tuple[int, int]]:
+        """The indices in the order of the page's tokens and of one more, each with its rank."""
+        most = query.limit + 1
+        behind = 0 if after is None else self._columns.behind(ordered, after)
+        if not query.q:
+            found = behind + np.flatnonzero(matching[ordered.slots[behind:]])[:most]
+            return [(index, RANKS[0]) for index in found.tolist()]
+        indices = np.flatnonzero(matching[ordered.slots])
+        ranks = self._columns.ranks(query.q, ordered.slots[indices])
+        page: list[tuple[int, int]] = []
+        for rank in RANKS if after is None else RANKS[after.rank :]:
+            fitting = indices[ranks == rank]
+            if after is not None and rank == after.rank:
+                fitting = fitting[fitting >= behind]
+            page += [(index, rank) for index in fitting[: most - len(page)].tolist()]
+        return page
 
     def _matching(self, query: OverviewQuery) -> Mask:
         window = self._columns.window(query.window)

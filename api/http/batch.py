@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import msgspec
 from ninja import Field, Schema
 
+from aggregator.contracts.ids import TokenIdInvalid, canonical_token_id
 from api.board.row import TokenRow
+from api.http.ids import invalid_ids
 
 MOST_TOKENS: Final = 100
-# A token may hold a comma, so one separates only where an id begins behind it: a chain and a colon.
-_SEPARATOR: Final = re.compile(r",(?=[a-z0-9][a-z0-9-]{0,31}:)")
 
 
 class TokenBatch(msgspec.Struct, frozen=True):
@@ -34,6 +33,44 @@ class BatchParams(Schema):
     )
 
 
-def ids_of(given: Iterable[str]) -> list[str]:
-    """Each id once, in order."""
-    return list(dict.fromkeys(each for text in given for each in _SEPARATOR.split(text) if each))
+def ids_of(given: Iterable[str], known: Callable[[str], bool]) -> list[str]:
+    """Each id once, canonical, in order; raises Problem 422 that names each that cannot be one.
+
+    A token may hold a comma: a text that is the id of a `known` token is not taken apart.
+    """
+    found: dict[str, None] = {}
+    refused: list[tuple[str, str]] = []
+    for text in given:
+        whole = _canonical(text)
+        if whole is not None and known(whole):
+            found[whole] = None
+            continue
+        for each in _between_commas(text):
+            try:
+                found[canonical_token_id(each)] = None
+            except TokenIdInvalid as error:
+                refused.append((each, str(error)))
+    if refused:
+        raise invalid_ids("ids", refused[:MOST_TOKENS])
+    return list(found)
+
+
+def _canonical(text: str) -> str | None:
+    try:
+        return canonical_token_id(text)
+    except TokenIdInvalid:
+        return None
+
+
+def _between_commas(text: str) -> Iterator[str]:
+    """The parts that are not empty; commas in the type arguments of a Move type separate none."""
+    depth = begin = 0
+    for at, letter in enumerate(text):
+        if letter == "," and depth == 0:
+            if begin < at:
+                yield text[begin:at]
+            begin = at + 1
+        else:
+            depth = max(0, depth + (letter == "<") - (letter == ">"))
+    if begin < len(text):
+        yield text[begin:]

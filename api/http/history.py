@@ -9,8 +9,7 @@ archive does not have yet come from the token's stream on this node.
 from __future__ import annotations
 
 import asyncio
-import re
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 import msgspec
 from django.core import signing
@@ -18,9 +17,12 @@ from django.http import HttpRequest, HttpResponse
 from ninja import Field, NinjaAPI, Query, Schema
 
 from aggregator.contracts.history import Candle, Day, Trade
+from aggregator.contracts.ids import TokenId
 from aggregator.stores.clickhouse.reader import TradePosition
 from api.history_newest import Newest, Wanted, archived_only, with_newest
 from api.http import history_examples as examples
+from api.http.ids import asked_token, not_found
+from api.http.params import LATEST_MS, Instant, refuse_unknown
 from api.problem import Problem
 from api.security.bearer import HISTORY_READ, Bearer
 from api.services import services
@@ -43,10 +45,6 @@ MAX_DAYS: Final = 1_830
 _DEFAULT_CANDLES: Final = 300
 _DEFAULT_DAYS: Final = 30
 _DAY_MS: Final = 86_400_000
-# The years that ClickHouse's DateTime holds, in whole days.
-_LATEST_MS: Final = 2**32 // 86_400 * _DAY_MS
-_CHAIN: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
-_MAX_TOKEN_ID: Final = 32 + 1 + 128
 
 # Trades wait some seconds for the archive: who asks for older ones needs no stream.
 _NEWEST_MS: Final = 3_600_000
@@ -86,8 +84,10 @@ SHAPES: Final = (Trades, Candles, Days)
 class RangeParams(Schema):
     """A range of time: from inclusive, to exclusive."""
 
-    from_: int | None = Field(None, alias="from", ge=0, le=_LATEST_MS, description="ms, inclusive")
-    to: int | None = Field(None, ge=0, le=_LATEST_MS, description="ms, exclusive; default: now")
+    from_: Instant | None = Field(
+        None, alias="from", description="ms or ISO 8601, inclusive"
+    )
+    to: Instant | None = Field(None, description="ms or ISO 8601, exclusive; default: now")
 
 
 class TradesParams(RangeParams):
@@ -102,13 +102,9 @@ class CandlesParams(RangeParams):
     """The parameters of candles."""
 
     interval: Interval = Field("1m", description="length of a candle; they begin at UTC multiples")
-
-
-class Token(NamedTuple):
-    """A token id in its two parts."""
-
-    chain: str
-    token: str
+    limit: int | None = Field(
+        None, ge=1, le=MAX_CANDLES, description="the newest so many candles of the range"
+    )
 
 
 def add_routes(api: NinjaAPI) -> None:
@@ -119,13 +115,23 @@ def add_routes(api: NinjaAPI) -> None:
     api.get(
         f"{base}/trades",
         auth=auth,
+        operation_id="token_trades",
+        tags=["history"],
         openapi_extra=_answers(Trades, examples.TRADES, "bad parameter"),
     )(trades)
     api.get(
-        f"{base}/candles", auth=auth, openapi_extra=_answers(Candles, examples.CANDLES, limits)
+        f"{base}/candles",
+        auth=auth,
+        operation_id="token_candles",
+        tags=["history"],
+        openapi_extra=_answers(Candles, examples.CANDLES, limits),
     )(candles)
     api.get(
-        f"{base}/daily", auth=auth, openapi_extra=_answers(Days, examples.DAYS, "bad parameter")
+        f"{base}/daily",
+        auth=auth,
+        operation_id="token_days",
+        tags=["history"],
+        openapi_extra=_answers(Days, examples.DAYS, "bad parameter"),
     )(daily)
 
 
@@ -137,8 +143,10 @@ async def trades(request: HttpRequest, token_id: str, params: Query[TradesParams
     `block_number` is null until then. `live` is false where this node has none of the token in
     memory, or fewer than wait to be archived: then all are archived ones.
     """
+    refuse_unknown(request, TradesParams)
     token = _token(token_id)
-    since, until = params.from_ or 0, _LATEST_MS if params.to is None else params.to
+    token_id = str(token)
+    since, until = params.from_ or 0, LATEST_MS if params.to is None else params.to
     _require_order(since, until)
     # A cursor goes on with the question that it is the answer to.
     salt = f"trades {token_id} {params.side}"
@@ -156,7 +164,7 @@ async def trades(request: HttpRequest, token_id: str, params: Query[TradesParams
         wanted = Wanted(token.chain, since, until, params.side, params.limit, after)
         page = with_newest(found, newest, wanted)
     if not page.trades and after is None:
-        await _require_known(token_id, token)
+        await _require_known(token)
     cursor = None if page.next is None else signing.dumps(page.next, salt=salt)
     return _json(Trades(page.trades, cursor, page.live))
 
@@ -186,31 +194,34 @@ async def candles(
 ) -> HttpResponse:
     """Open, high, low, close and volumes of each interval that has a trade, oldest first.
 
-    `from` is taken down and `to` up to the next multiple of the interval. By default the newest 300
-    intervals.
+    `from` is taken down and `to` up to the next multiple of the interval. Without `from` the newest
+    300 intervals, or `limit` where that is more. `limit` leaves the newest so many.
     """
+    refuse_unknown(request, CandlesParams)
     token = _token(token_id)
     length = INTERVALS_MS[params.interval]
+    reach = max(params.limit or 0, _DEFAULT_CANDLES)
     since, until = _aligned_range(
-        params, length, _DEFAULT_CANDLES, MAX_CANDLES, f"candles of {params.interval}"
+        params, length, reach, MAX_CANDLES, f"candles of {params.interval}"
     )
     found = await services().history.ask(
         lambda reader: reader.candles(*token, since=since, until=until, interval_ms=length)
     )
     if not found:
-        await _require_known(token_id, token)
-    return _json(Candles(found))
+        await _require_known(token)
+    return _json(Candles(found if params.limit is None else found[-params.limit :]))
 
 
 async def daily(request: HttpRequest, token_id: str, params: Query[RangeParams]) -> HttpResponse:
     """The totals of each UTC day that has a trade, oldest first; by default the last 30 days."""
+    refuse_unknown(request, RangeParams)
     token = _token(token_id)
     since, until = _aligned_range(params, _DAY_MS, _DEFAULT_DAYS, MAX_DAYS, "days")
     found = await services().history.ask(
         lambda reader: reader.days(*token, since=since, until=until)
     )
     if not found:
-        await _require_known(token_id, token)
+        await _require_known(token)
     return _json(Days(found))
 
 
@@ -221,32 +232,26 @@ def _answers(struct: type[msgspec.Struct], example: Any, bad: str) -> dict[str, 
         "responses": {
             "200": {"description": "OK", "content": content},
             "404": {"description": "token_not_found"},
-            "422": {"description": bad},
+            "422": {"description": f"{bad}; parameter_invalid or token_invalid"},
             "503": {"description": "history_unavailable, history_busy or history_too_slow"},
         }
     }
 
 
-def _token(token_id: str) -> Token:
-    chain, separator, token = token_id.partition(":")
-    if not separator or not token or not _CHAIN.fullmatch(chain) or len(token_id) > _MAX_TOKEN_ID:
-        raise _not_found()
-    if services().board.hides(token_id):
-        raise _not_found()
-    return Token(chain, token)
+def _token(token_id: str) -> TokenId:
+    token = asked_token(token_id)
+    if services().board.hides(str(token)):
+        raise not_found()
+    return token
 
 
-async def _require_known(token_id: str, token: Token) -> None:
+async def _require_known(token: TokenId) -> None:
     """An empty answer is one for a token that exists; raises Problem 404 for any other."""
     parts = services()
-    if parts.board.get(token_id, parts.now_ms()) is None and not await parts.history.ask(
+    if parts.board.get(str(token), parts.now_ms()) is None and not await parts.history.ask(
         lambda reader: reader.knows(*token)
     ):
-        raise _not_found()
-
-
-def _not_found() -> Problem:
-    return Problem(404, "token_not_found", "No such token.")
+        raise not_found()
 
 
 def _aligned_range(
@@ -257,9 +262,10 @@ def _aligned_range(
     Raises Problem 422 where it holds more than `most`.
     """
     until = int(services().now_s() * 1000) if params.to is None else params.to
-    since = max(0, until - default * length) if params.from_ is None else params.from_
+    end = -(-until // length) * length
+    since = max(0, end - default * length) if params.from_ is None else params.from_
     _require_order(since, until)
-    since, until = since // length * length, -(-until // length) * length
+    since, until = since // length * length, end
     count = (until - since) // length
     if count > most:
         raise _bad(
@@ -273,7 +279,7 @@ def _aligned_range(
 
 def _require_order(since: int, until: int) -> None:
     if since >= until:
-        raise _bad("from", "must lie before `to` (default: now); give an earlier time in ms")
+        raise _bad("from", "must lie before `to` (default: now); give an earlier time")
 
 
 def _position(cursor: str, salt: str) -> TradePosition:

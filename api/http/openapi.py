@@ -29,6 +29,20 @@ PROBLEMS: Final[dict[str, tuple[int, str, dict[str, Any]]]] = {
     "token_revoked": (401, "The token was revoked.", {}),
     "scope_missing": (403, "The token lacks the scope stats:read.", {"scope": "stats:read"}),
     "token_not_found": (404, "No such token.", {}),
+    "token_invalid": (
+        422,
+        "token_id: write the chain in lower case: ethereum",
+        {
+            "parameter": "token_id",
+            "errors": [
+                {
+                    "parameter": "token_id",
+                    "id": "Ethereum:WETH",
+                    "detail": "write the chain in lower case: ethereum",
+                }
+            ],
+        },
+    ),
     "parameter_invalid": (
         422,
         "limit: Input should be less than or equal to 500",

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+from django.http import HttpRequest
 from ninja import Field, Schema
 from ninja.errors import ValidationError
+from pydantic import BeforeValidator, WithJsonSchema
 
 from aggregator.contracts.event import MICROS_PER_USD
 from api.board.overview import MAX_LIMIT, ORDERS, SORTS, Order, OverviewQuery, Place, Sort
@@ -14,6 +19,42 @@ from api.http.cursors import place_of
 from api.problem import Problem
 
 _ALLOWED: Final = {"sort": list(SORTS), "order": list(ORDERS)}
+# The years that ClickHouse's DateTime holds, in whole days.
+LATEST_MS: Final = 2**32 // 86_400 * 86_400_000
+_DIGITS: Final = re.compile(r"-?[0-9]+")
+# In a query string "+" means a blank, so an offset such as +02:00 arrives with one.
+_BLANK_OFFSET: Final = re.compile(r" (?=[0-9]{2}:?[0-9]{2}\Z)")
+
+
+def _ms(given: Any) -> Any:
+    """ISO 8601 with a zone as ms since the epoch; whatever else for pydantic to judge."""
+    if not isinstance(given, str) or _DIGITS.fullmatch(given.strip()):
+        return given
+    try:
+        when = datetime.fromisoformat(_BLANK_OFFSET.sub("+", given))
+    except ValueError:
+        when = None
+    if when is None or when.tzinfo is None:
+        raise ValueError("give ms since the epoch, or ISO 8601 with a zone: 2026-11-30T00:00:00Z")
+    return int(when.timestamp() * 1_000)
+
+
+Instant = Annotated[
+    int,
+    Field(ge=0, le=LATEST_MS),
+    BeforeValidator(_ms),
+    WithJsonSchema(
+        {"anyOf": [{"type": "integer", "minimum": 0, "maximum": LATEST_MS}, {"type": "string"}]}
+    ),
+]
+"""ms since the epoch, as such or in ISO 8601."""
+
+
+SEARCH: Final = (
+    "part of a symbol, of a name given by the operators or of a token; with a colon, of a whole "
+    "token id. Tokens whose symbol, name or id it is come first, then those of which one begins "
+    "with it, then the rest; within each by `sort`"
+)
 
 
 class OverviewParams(Schema):
@@ -25,7 +66,7 @@ class OverviewParams(Schema):
     chain: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")
     min_volume_usd: Decimal = Field(Decimal(0), ge=0, le=10**15)
     min_trades: int = Field(0, ge=0, le=2**53)
-    q: str = Field("", max_length=128, description="part of a symbol or of a token id")
+    q: str = Field("", max_length=128, description=SEARCH)
     limit: int = Field(50, ge=1, le=MAX_LIMIT)
 
     def query(self, windows: list[str]) -> OverviewQuery:
@@ -51,8 +92,9 @@ class OverviewPageParams(OverviewParams):
     cursor: str | None = Field(
         None,
         max_length=1_000,
-        description="next_cursor of the page before, with the same other parameters; pages do not "
-        "shift while numbers change",
+        description="next_cursor of the page before, with the same other parameters (`limit` may "
+        "change); a token whose value stays is on exactly one page, one whose value falls may come "
+        "again, one whose value rises may be missed",
     )
 
     def after(self, query: OverviewQuery) -> Place | None:
@@ -72,6 +114,31 @@ def bad(parameter: str, detail: str, **extra: Any) -> Problem:
     return _problem([{"parameter": parameter, "detail": detail, **extra}])
 
 
+def refuse_unknown(request: HttpRequest, schema: type[Schema] | None = None) -> None:
+    """Raise Problem 422 for query parameters that the route does not have."""
+    if not request.GET:
+        return
+    fields = {} if schema is None else schema.model_fields
+    known = [field.alias or name for name, field in fields.items()]
+    unknown = [name for name in request.GET if name not in known]
+    if unknown:
+        raise _problem([_unknown(name, known) for name in unknown])
+
+
+def _unknown(name: str, known: list[str]) -> dict[str, Any]:
+    entry = {"parameter": name[:64], "detail": "there is no such parameter here"}
+    meant = nearest(name, known)
+    if meant is not None:
+        entry |= {"detail": f"there is no such parameter; did you mean {meant}?", "nearest": meant}
+    return entry
+
+
+def nearest(given: str, known: list[str]) -> str | None:
+    """The known word that was probably meant."""
+    found = difflib.get_close_matches(given[:64].lower(), known, 1)
+    return found[0] if found else None
+
+
 def parameter_problem(error: ValidationError) -> Problem:
     """A 422 that names each bad parameter and what it may be; never echoes the value."""
     errors = []
@@ -79,7 +146,7 @@ def parameter_problem(error: ValidationError) -> Problem:
         # a list's entry is named by the list: its position says nothing to the client
         names = [part for part in each["loc"] if isinstance(part, str)]
         parameter = names[-1] if names else "query"
-        entry = {"parameter": parameter, "detail": each["msg"]}
+        entry = {"parameter": parameter, "detail": each["msg"].removeprefix("Value error, ")}
         if parameter in _ALLOWED:
             entry["allowed"] = _ALLOWED[parameter]
         errors.append(entry)

@@ -21,9 +21,15 @@ from api.http import examples, history
 from api.http.answers import answered, json, tagged
 from api.http.batch import MOST_TOKENS, BatchParams, TokenBatch, ids_of
 from api.http.docs import anybody, docs
+from api.http.ids import asked_token, not_found
 from api.http.openapi import answers, description_of
 from api.http.openapi import tagged as with_etag
-from api.http.params import OverviewPageParams, bad, parameter_problem
+from api.http.params import (
+    OverviewPageParams,
+    bad,
+    parameter_problem,
+    refuse_unknown,
+)
 from api.http.status import Status, status_of
 from api.problem import Problem, response_of
 from api.security.bearer import OPS_READ, STATS_READ, Bearer
@@ -60,6 +66,8 @@ def on_bad_parameter(_request: HttpRequest, error: ValidationError) -> HttpRespo
 @api.get(
     "/overview",
     auth=Bearer(STATS_READ, COST_OVERVIEW),
+    operation_id="overview",
+    tags=["live"],
     openapi_extra=with_etag(answers(Overview, examples.OVERVIEW, x422="parameter_invalid")),
 )
 async def overview(request: HttpRequest, params: Query[OverviewPageParams]) -> HttpResponse:
@@ -69,6 +77,7 @@ async def overview(request: HttpRequest, params: Query[OverviewPageParams]) -> H
     of the page before: a token whose value stays is on exactly one page, one whose value falls may
     come again, one whose value rises may be missed.
     """
+    refuse_unknown(request, OverviewPageParams)
     parts = services()
     query = params.query([name for name, _ in parts.config.windows])
     answer = parts.overviews.answer(query, params.after(query), parts.now_ms())
@@ -78,15 +87,23 @@ async def overview(request: HttpRequest, params: Query[OverviewPageParams]) -> H
 @api.get(
     "/tokens/stats",
     auth=Bearer(STATS_READ, COST_BATCH),
+    operation_id="tokens_stats",
+    tags=["live"],
     openapi_extra=with_etag(
-        answers(TokenBatch, examples.BATCH, x422="parameter_invalid", x503="board_not_ready")
+        answers(
+            TokenBatch,
+            examples.BATCH,
+            x422="parameter_invalid, token_invalid",
+            x503="board_not_ready",
+        )
     ),
 )
 async def batch_stats(request: HttpRequest, params: Query[BatchParams]) -> HttpResponse:
     """All windows of up to 100 tokens; unknown and hidden ones are named in `missing`."""
+    refuse_unknown(request, BatchParams)
     parts = services()
     now_ms = parts.now_ms()
-    ids = ids_of(params.ids)
+    ids = ids_of(params.ids, lambda token_id: token_id in parts.board.rows)
     if not 1 <= len(ids) <= MOST_TOKENS:
         raise bad("ids", f"give 1 to {MOST_TOKENS} token ids")
     rows = {token_id: parts.board.get(token_id, now_ms) for token_id in ids}
@@ -99,23 +116,39 @@ async def batch_stats(request: HttpRequest, params: Query[BatchParams]) -> HttpR
 @api.get(
     "/tokens/{path:token_id}/stats",
     auth=Bearer(STATS_READ),
+    operation_id="token_stats",
+    tags=["live"],
     openapi_extra=with_etag(
-        answers(TokenRow, examples.STATS, x404="token_not_found", x503="board_not_ready")
+        answers(
+            TokenRow,
+            examples.STATS,
+            x404="token_not_found",
+            x422="parameter_invalid, token_invalid",
+            x503="board_not_ready",
+        )
     ),
 )
 async def token_stats(request: HttpRequest, token_id: str) -> HttpResponse:
-    """All windows of one token; its id may hold "/" and ":"."""
+    """All windows of one token, by any spelling of its id, which may hold "/" and ":"."""
+    refuse_unknown(request)
     parts = services()
-    row = parts.board.get(token_id, parts.now_ms())
+    row = parts.board.get(str(asked_token(token_id)), parts.now_ms())
     if row is None:
         _require_complete(parts)
-        raise Problem(404, "token_not_found", "No such token.")
+        raise not_found()
     return tagged(request, row, _etag(parts, row))
 
 
-@api.get("/status", auth=Bearer(OPS_READ), openapi_extra=answers(Status, examples.STATUS))
+@api.get(
+    "/status",
+    auth=Bearer(OPS_READ),
+    operation_id="status",
+    tags=["operations"],
+    openapi_extra=answers(Status, examples.STATUS, x422="parameter_invalid"),
+)
 async def status(request: HttpRequest) -> HttpResponse:
     """Every partition: how far it is, its owner, lag, watermark and snapshot; and the archive."""
+    refuse_unknown(request)
     return json(status_of(services()))
 
 
@@ -127,6 +160,7 @@ api.get("/docs", auth=anybody, include_in_schema=False)(docs)
 @api.get("/openapi.json", auth=anybody, include_in_schema=False)
 async def openapi(request: HttpRequest) -> HttpResponse:
     """This API in OpenAPI 3.1."""
+    refuse_unknown(request)
     return tagged(request, _description())
 
 

@@ -6,10 +6,13 @@ tokens or the board.
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import msgspec
+
+from api.http.params import nearest
 
 Channel = Literal["token_stats", "trades", "candles", "overview", "status"]
 Interval = Literal["1m", "5m", "15m", "1h", "4h", "1d"]
@@ -34,6 +37,7 @@ class Close(IntEnum):
     RESTART = 1012
     UNAUTHENTICATED = 4001
     EXPIRED = 4003
+    ORIGIN = 4403
     TOO_SLOW = 4008
     LIMIT = 4029
 
@@ -125,12 +129,14 @@ class Fault(msgspec.Struct, frozen=True):
 class Message(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """One element of a frame; fields that do not apply are absent.
 
-    `data` of a token that is not known is null, which is not the same as absent.
+    `data` of a token that is not known is null, which is not the same as absent. `token` is the
+    canonical id; `asked` stands in an ack where the request had another spelling.
     """
 
     channel: str | None = None
     type: str
     token: str | None = None
+    asked: str | None = None
     interval: str | None = None
     params: dict[str, Any] | None = None
     method: str | None = None
@@ -158,6 +164,7 @@ class RequestRefused(Exception):
 
 class _AnyRequest(msgspec.Struct):
     req_id: RequestId = None
+    method: str = ""
 
 
 _decode = msgspec.json.Decoder(Request).decode
@@ -170,17 +177,50 @@ def read(text: str | bytes) -> Request:
     try:
         request: Request = _decode(text)
     except msgspec.ValidationError as error:
-        raise RequestRefused("request_invalid", str(error), _request_id(text)) from None
+        any_request = _any_request(text)
+        said = _said(str(error), any_request.method)
+        raise RequestRefused("request_invalid", said, any_request.req_id) from None
     except (msgspec.DecodeError, RecursionError, UnicodeError):
         raise RequestRefused("request_malformed", "The message is not a JSON object.") from None
     return request
 
 
-def _request_id(text: str | bytes) -> RequestId:
+_CHOICES: Final[dict[str, list[str]]] = {
+    "method": [str(each.__struct_config__.tag) for each in get_args(Request)],
+    "channel": list(get_args(Channel)),
+    "interval": list(get_args(Interval)),
+}
+_FIELDS: Final[dict[str, list[str]]] = {
+    str(each.__struct_config__.tag): list(each.__struct_fields__) for each in get_args(Request)
+}
+_WRONG_CHOICE: Final = re.compile(r"Invalid (?:enum )?value '(.*)' - at `\$\.(\w+)`", re.DOTALL)
+_UNKNOWN_FIELD: Final = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+
+
+def _said(message: str, method: str) -> str:
+    """msgspec's message, with what would be accepted and what was probably meant."""
+    wrong = _WRONG_CHOICE.fullmatch(message)
+    if wrong is not None and wrong[2] in _CHOICES:
+        choices = _CHOICES[wrong[2]]
+        said = f"{wrong[2]}: '{wrong[1][:64]}' is none of {', '.join(choices)}"
+        return said + _hint(wrong[1], choices)
+    unknown = _UNKNOWN_FIELD.match(message)
+    if unknown is not None:
+        known = _FIELDS.get(method, [])
+        return f"{unknown[1][:64]}: there is no such field{_hint(unknown[1], known)}"
+    return message
+
+
+def _hint(given: str, known: list[str]) -> str:
+    meant = nearest(given, known)
+    return "" if meant is None else f"; did you mean {meant}?"
+
+
+def _any_request(text: str | bytes) -> _AnyRequest:
     try:
-        return _decode_any(text).req_id
+        return _decode_any(text)
     except msgspec.MsgspecError:
-        return None
+        return _AnyRequest()
 
 
 def write(message: Message) -> bytes:

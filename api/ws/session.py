@@ -7,7 +7,6 @@ key has to be fetched.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ import msgspec
 from pydantic import ValidationError
 
 from aggregator import metrics
+from aggregator.contracts.ids import TokenIdInvalid, canonical_token_id
 from aggregator.contracts.stats import usd_text
 from api.board.overview import OverviewQuery
 from api.http.params import OverviewParams
@@ -50,7 +50,6 @@ MOST_OVERVIEW_TOKENS: Final = 100
 # A token is refused with one of these where it was good once: the client needs another one.
 OUTDATED: Final = frozenset({"token_expired", "token_revoked"})
 
-_TOKEN_ID: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}:[^\s\x00-\x1f]{1,128}")
 _TOKEN_CHANNELS: Final = frozenset({"token_stats", "trades", "candles"})
 
 Verify = Callable[[str], Awaitable[Claims]]
@@ -237,23 +236,23 @@ class Session:
             )
         self._check_scope(request)
         resumes = _resumes(request)
-        for key, labels, wrong in self._selected(request):
-            ack = _ack("subscribe", request, labels)
+        for key, labels, wrong, asked in self._selected(request):
+            ack = _ack("subscribe", request, labels, asked)
             fault = wrong or self._fault(key)
             if fault is not None:
                 self._connection.say(msgspec.structs.replace(ack, error=fault))
                 continue
             topic = self._hub.subscribe(self._connection, key, labels, request.interval_ms)
             # The ack goes before what the subscription begins with.
-            resume = resumes.get(labels.get("token", ""), resumes.get(""))
+            resume = resumes.get(asked or labels.get("token", ""), resumes.get(""))
             mark = self._connection.mark()
             sent = self._hub.begin(self._connection, topic, resume)
             resumed = resume is not None and not sent
             self._connection.insert(mark, msgspec.structs.replace(ack, resumed=resumed))
 
     def _unsubscribe(self, request: Unsubscribe) -> None:
-        for key, labels, _ in self._selected(request):
-            ack = _ack("unsubscribe", request, labels)
+        for key, labels, _, asked in self._selected(request):
+            ack = _ack("unsubscribe", request, labels, asked)
             topic = self._hub.topic(key)
             if topic is not None and topic in self._connection.subscriptions:
                 self._hub.unsubscribe(self._connection, topic)
@@ -296,29 +295,31 @@ class Session:
 
     def _selected(
         self, request: Selection
-    ) -> Iterable[tuple[TopicKey, dict[str, Any], Fault | None]]:
-        """The topics that a request names, each with its labels and what is wrong with it."""
+    ) -> Iterable[tuple[TopicKey, dict[str, Any], Fault | None, str | None]]:
+        """The topics that a request names, each with its labels and what is wrong with it.
+
+        The last is the token id as it was asked for, where the canonical one differs.
+        """
         channel = request.channel
         self._check_fields(request)
         if channel == "status":
-            yield TopicKey(channel, None), {}, None
+            yield TopicKey(channel, None), {}, None, None
         elif channel == "overview":
             query = _overview(request, self._windows)
-            yield TopicKey(channel, query), {"params": _params(query)}, None
+            yield TopicKey(channel, query), {"params": _params(query)}, None, None
         else:
-            for token_id in dict.fromkeys(request.tokens):
+            for asked in dict.fromkeys(request.tokens):
+                token_id, fault = _token(asked)
                 labels = {"token": token_id}
                 subject: Any = token_id
                 if channel == "candles":
                     assert request.interval is not None
                     labels["interval"] = request.interval
                     subject = (token_id, request.interval)
-                fault = None
-                if not _TOKEN_ID.fullmatch(token_id):
-                    fault = Fault("token_invalid", "tokens: give ids of the form chain:token")
-                elif self._hides(token_id):
+                if fault is None and self._hides(token_id):
                     fault = Fault("token_not_found", "there is no such token")
-                yield TopicKey(channel, subject), labels, fault
+                differs = asked if asked != token_id else None
+                yield TopicKey(channel, subject), labels, fault, differs
 
     def _check_fields(self, request: Selection) -> None:
         """Raise RequestRefused for a field that is missing, or that the channel does not have."""
@@ -338,9 +339,22 @@ class Session:
             raise RequestRefused("request_invalid", fault, request.req_id)
 
 
-def _ack(method: str, request: Selection, labels: dict[str, Any]) -> Message:
+def _token(asked: str) -> tuple[str, Fault | None]:
+    """The canonical token id; the text itself and what is wrong with it where it cannot be one."""
+    try:
+        return canonical_token_id(asked), None
+    except TokenIdInvalid as error:
+        return asked, Fault("token_invalid", f"tokens: {error}")
+
+
+def _ack(method: str, request: Selection, labels: dict[str, Any], asked: str | None) -> Message:
     return Message(
-        type="ack", method=method, channel=request.channel, req_id=request.req_id, **labels
+        type="ack",
+        method=method,
+        channel=request.channel,
+        req_id=request.req_id,
+        asked=asked,
+        **labels,
     )
 
 

@@ -88,6 +88,11 @@ def test_candles_and_days(site: Site) -> None:
         "trades": 60,
         "vwap_usd": "5.25",
     }
+    newest = site.node.get(site.token, f"{BASE}/candles?interval=1h&{span}&limit=2").json()
+    assert newest["candles"] == hours[-2:]
+    begin = time.strftime("%Y-%m-%dT00:00:00Z", time.gmtime(site.first / 1_000))
+    path = f"{BASE}/candles?interval=1h&from={begin}&to={site.first + 2 * 3_600_000}"
+    assert site.node.get(site.token, path).json()["candles"] == hours[:2]
     (day,) = site.node.get(site.token, f"{BASE}/daily").json()["days"]
     assert (day["trades"], day["volume_usd"]) == (250, "2625.000000")
     assert day["open_time"] == site.first

@@ -81,8 +81,8 @@ async def test_another_scope_does_not_open_it(ask: Any, route: str) -> None:
 @pytest.mark.parametrize("token_id", ["nocolon", "UPPER:x", "ethereum:", ":x", "a:" + "y" * 200])
 async def test_what_cannot_be_a_token_is_none(ask: Any, token_id: str) -> None:
     answer = await ask(f"/api/tokens/{quote(token_id, safe='')}/trades")
-    assert answer.status_code == 404
-    assert json.loads(answer.content)["code"] == "token_not_found"
+    assert answer.status_code == 422
+    assert json.loads(answer.content)["code"] == "token_invalid"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,14 @@ async def test_what_cannot_be_a_token_is_none(ask: Any, token_id: str) -> None:
         ("trades", "cursor=xyz", "cursor", "next_cursor"),
         ("trades", f"cursor={'x' * 1001}", "cursor", "1000"),
         ("candles", "interval=2m", "interval", "'1m'"),
-        ("candles", "from=1.5", "from", "integer"),
+        ("candles", "from=1.5", "from", "ms since the epoch"),
+        ("candles", "limit=0", "limit", "1"),
+        ("candles", f"limit={MAX_CANDLES + 1}", "limit", str(MAX_CANDLES)),
+        ("candles", "from=2026-11-30T00:00:00", "from", "ISO 8601 with a zone"),
+        ("candles", "from=yesterday", "from", "ISO 8601 with a zone"),
+        ("trades", "from=1969-12-31T23:59:59Z", "from", "0"),
+        ("trades", "to=9999-12-31T23:59:59Z", "to", "less than"),
+        ("daily", "from=2026-11-30T00:00:00Z&to=2026-11-30T01:00:00%2B01:00", "from", "before"),
         ("candles", f"from=0&to={DAY_MS * 2}", "from", f"at most {MAX_CANDLES:,}"),
         ("candles", "to=0", "from", "before `to`"),
         ("daily", f"from=0&to={DAY_MS * (MAX_DAYS + 1)}", "from", f"at most {MAX_DAYS:,}"),
@@ -113,6 +120,21 @@ async def test_a_bad_parameter_is_named(
     assert (answer.status_code, body["code"]) == (422, "parameter_invalid"), body
     assert body["parameter"] == parameter
     assert said in body["detail"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "from=2026-11-20T00:00:00Z&to=2026-11-21T00:00:00.5Z",
+        "from=2026-11-20T00:00:00%2B02:00",
+        "from=2026-11-20T00:00:00+02:00",
+        f"from={NOW_S * 1_000 - 60_000}",
+        f"limit={MAX_CANDLES}",
+    ],
+)
+async def test_what_is_accepted(ask: Any, query: str) -> None:
+    answer = await ask(f"/api/tokens/{TOKEN}/candles?interval=1h&{query}")
+    assert answer.status_code == 503, "there is no archive to ask"
 
 
 async def test_a_cursor_belongs_to_its_question(ask: Any) -> None:

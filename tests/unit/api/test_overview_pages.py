@@ -166,3 +166,67 @@ def test_tokens_that_come_and_go_unasked_do_not_heap_up() -> None:
         board.show(made)
         board.show(msgspec.structs.replace(made, windows={}))
     assert len(columns._changed) < 2_000
+
+
+NAMED = [  # token id, symbol, volume: the least wanted trade most
+    ("ethereum:0xmega", "MEGAETH", 9),
+    ("ethereum:0xweth", "WETH", 8),
+    ("ethereum:0xusdc", "USDC", 7),
+    ("ethereum:0xsteth", "ETHX", 6),
+    ("solana:wormETHole", "WORM", 5),
+    ("base:0xe1", "eth", 4),
+    ("base:0xe2", "ETH", 3),
+    ("base:ETH", None, 2),
+    ("solana:named", "NMD", 1),
+]
+
+
+def named_board() -> Board:
+    board = Board(3_000)
+    owner = Owner()
+    for token_id, symbol, volume in NAMED:
+        owner.seq += 1
+        made = row(token_id, seq=owner.seq, symbol=symbol, stats=window(volume * 1_000_000, 0, 1))
+        owner.rows[token_id] = made
+    board.heartbeat(owner.heartbeat(), 0)
+    for ask in board.due(0):
+        for chunk in owner.answer(ask.request):
+            board.answer(ask.request_id, chunk, 0)
+    said = Listing(version=1, symbol=None, name="Etherlike", decimals=None, flags=())
+    board.take_listings({"solana:named": said})
+    return board
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 500])
+def test_a_search_shows_exact_symbols_first_then_what_begins_with_it(limit: int) -> None:
+    reader = OverviewReader(named_board())
+    query = OverviewQuery(window="24h", q="Eth", limit=limit)
+    found: list[str] = []
+    after: Place | None = None
+    while not found or after is not None:
+        page, after = reader.page(query, 0, after)
+        found += [each.token_id for each in page.tokens]
+        assert page.totals.tokens == 8, "no token is found by its chain"
+    assert found == [
+        *("base:0xe1", "base:0xe2", "base:ETH"),
+        *("ethereum:0xsteth", "solana:named"),
+        *("ethereum:0xmega", "ethereum:0xweth", "solana:wormETHole"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("q", "expected"),
+    [
+        ("ethereum", []),
+        ("etherl", ["solana:named"]),
+        ("ethereum:0xw", ["ethereum:0xweth"]),
+        ("ethereum:", [each for each, *_ in NAMED if each.startswith("ethereum:")]),
+        ("BASE:eth", ["base:ETH"]),
+        ("wormethole", ["solana:wormETHole"]),
+        ("0xE1", ["base:0xe1"]),
+    ],
+)
+def test_what_a_search_finds(q: str, expected: list[str]) -> None:
+    reader = OverviewReader(named_board())
+    page, _ = reader.page(OverviewQuery(window="24h", q=q), 0, None)
+    assert [each.token_id for each in page.tokens] == expected

@@ -140,7 +140,7 @@ async def test_any_token_id_finds_its_row(site: Site, token_id: str, safe: str) 
 async def test_an_unknown_token_is_not_found(site: Site) -> None:
     filled(site)
     problem(await site.get("/api/tokens/ethereum:0xnone/stats"), 404, "token_not_found")
-    problem(await site.get("/api/tokens/x/y:z/stats"), 404, "token_not_found")
+    problem(await site.get("/api/tokens/x/y:z/stats"), 422, "token_invalid")
 
 
 async def test_stats_have_an_etag_of_epoch_and_seq(site: Site) -> None:
@@ -308,7 +308,20 @@ async def test_openapi_describes_the_answers(site: Site) -> None:
         "/api/tokens/{token_id}/daily",
         "/api/status",
     }
+    operations = {each["get"]["operationId"]: each["get"]["tags"] for each in
+                  schema["paths"].values()}
+    assert operations == {
+        "overview": ["live"],
+        "tokens_stats": ["live"],
+        "token_stats": ["live"],
+        "token_trades": ["history"],
+        "token_candles": ["history"],
+        "token_days": ["history"],
+        "status": ["operations"],
+    }
     overview = schema["paths"]["/api/overview"]["get"]
+    (cursor,) = (each for each in overview["parameters"] if each["name"] == "cursor")
+    assert "may come again" in cursor["description"], "as docs/rest.md says"
     parameters = {each["name"]: each["schema"] for each in overview["parameters"]}
     assert parameters["limit"]["maximum"] == 500
     assert "price_change_pct" in parameters["sort"]["enum"]

@@ -178,20 +178,105 @@ async def test_a_batch_is_in_the_order_asked_for(site: Site) -> None:
     assert answer["tokens"][0] == alone
 
 
+LP = "sui:0x2::pool::LP<0xa::a::A,0xb::b::B>"
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
         (["a:1,b:2"], ["a:1", "b:2"]),
-        (["a:1,2,b:3"], ["a:1,2", "b:3"]),
-        (["a:x/y,z"], ["a:x/y,z"]),
+        (["a:1,2,b:3"], ["a:1,2,b:3"]),
+        (["a:x,y"], ["a:x,y"]),
+        (["a:x,y", "b:2"], ["a:x,y", "b:2"]),
         (["a:1", "a:1", "b:2,a:1"], ["a:1", "b:2"]),
-        (["a:1,"], ["a:1,"]),
+        (["a:1,"], ["a:1"]),
         ([""], []),
         (["sui:0x2::sui::SUI,a:1"], ["sui:0x2::sui::SUI", "a:1"]),
+        ([LP], [LP]),
+        ([f"{LP},a:1,{LP}"], [LP, "a:1"]),
+        (["sui:0x02::pool::LP<0x0A::a::A, 0xb::b::B>"], [LP]),
     ],
 )
 def test_commas_separate_ids_and_belong_to_tokens(given: list[str], expected: list[str]) -> None:
-    assert ids_of(given) == expected
+    assert ids_of(given, {"a:x,y", "a:1,2,b:3"}.__contains__) == expected
+
+
+async def test_ids_that_cannot_be_one_are_named(site: Site) -> None:
+    filled(site)
+    query = "ids=ethereum:0xaa,foo&ids=Base:0xcc"
+    document = problem(await site.get(f"/api/tokens/stats?{query}"), 422, "token_invalid")
+    assert [(each["parameter"], each["id"]) for each in document["errors"]] == [
+        ("ids", "foo"),
+        ("ids", "Base:0xcc"),
+    ]
+    assert "lower case: base" in document["errors"][1]["detail"]
+
+
+CHECKSUMMED = "ethereum:0xC02aaA39b223FE8D0A0e5C4F27eAD9083C756Cc2"
+SPELLINGS = [
+    (CHECKSUMMED, CHECKSUMMED.lower()),
+    ("sui:0x0002::sui::SUI", "sui:0x2::sui::SUI"),
+    ("sui:0x2::p::LP<0x0A::a::A, 0xB::b::B>", "sui:0x2::p::LP<0xa::a::A,0xb::b::B>"),
+]
+
+
+@pytest.mark.parametrize(("asked", "token_id"), SPELLINGS)
+async def test_a_token_is_found_by_any_spelling(site: Site, asked: str, token_id: str) -> None:
+    owner = Owner()
+    owner.trade(token_id)
+    site.hydrate(owner)
+    found = await site.get(f"/api/tokens/{quote(asked, safe='')}/stats")
+    assert body(found)["token_id"] == token_id
+    batch = body(await site.get(f"/api/tokens/stats?{urlencode({'ids': asked})}"))
+    assert ([each["token_id"] for each in batch["tokens"]], batch["missing"]) == ([token_id], [])
+
+
+async def test_base58_in_another_case_is_another_token(site: Site) -> None:
+    owner = Owner()
+    owner.trade("solana:So11aB")
+    site.hydrate(owner)
+    assert (await site.get("/api/tokens/solana:So11aB/stats")).status_code == 200
+    problem(await site.get("/api/tokens/solana:so11ab/stats"), 404, "token_not_found")
+
+
+@pytest.mark.parametrize(
+    ("token_id", "said"),
+    [("foo", "chain:token"), ("Ethereum:WETH", "lower case: ethereum"), ("a:b%20c", "white space")],
+)
+@pytest.mark.parametrize("route", ["stats", "trades", "candles", "daily"])
+async def test_an_id_that_cannot_be_one(site: Site, route: str, token_id: str, said: str) -> None:
+    filled(site)
+    token = f"Bearer {site.token('stats:read history:read')}"
+    answer = await site.get(f"/api/tokens/{token_id}/{route}", Authorization=token)
+    document = problem(answer, 422, "token_invalid")
+    assert said in document["detail"]
+    assert document["parameter"] == "token_id"
+
+
+@pytest.mark.parametrize(
+    ("path", "parameter", "nearest"),
+    [
+        ("/api/overview?min_volum_usd=1", "min_volum_usd", "min_volume_usd"),
+        ("/api/overview?Limit=1", "Limit", "limit"),
+        ("/api/overview?zzz=1", "zzz", None),
+        ("/api/tokens/stats?ids=a:1&id=a:2", "id", "ids"),
+        (f"{STATS}?window=5m", "window", None),
+        ("/api/status?x=", "x", None),
+        ("/api/openapi.json?x=", "x", None),
+        ("/api/tokens/a:1/trades?limt=3", "limt", "limit"),
+        ("/api/tokens/a:1/candles?intervall=1m", "intervall", "interval"),
+        ("/api/tokens/a:1/daily?form=3", "form", "from"),
+    ],
+)
+async def test_an_unknown_parameter_is_refused_with_the_nearest(
+    site: Site, path: str, parameter: str, nearest: str | None
+) -> None:
+    filled(site)
+    token = f"Bearer {site.token('stats:read history:read ops:read')}"
+    document = problem(await site.get(path, Authorization=token), 422, "parameter_invalid")
+    (error,) = document["errors"]
+    assert (error["parameter"], error.get("nearest")) == (parameter, nearest)
+    assert nearest is None or nearest in document["detail"]
 
 
 @pytest.mark.parametrize(
@@ -214,6 +299,8 @@ async def test_a_batch_of_a_hundred(site: Site) -> None:
     many(site, 100)
     query = ",".join(f"chain:t{number:03d}" for number in range(100))
     assert len(body(await site.get(f"/api/tokens/stats?ids={query}"))["tokens"]) == 100
+    repeated = urlencode({"ids": query.split(",")}, doseq=True)
+    assert len(body(await site.get(f"/api/tokens/stats?{repeated}"))["tokens"]) == 100
 
 
 async def test_a_node_that_does_not_know_all_calls_no_token_missing(site: Site) -> None:

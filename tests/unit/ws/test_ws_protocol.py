@@ -26,6 +26,16 @@ SUBSCRIBE = {"method": "subscribe", "channel": "token_stats", "tokens": [A]}
         pytest.param("[]", "request_invalid", "object", id="an array"),
         pytest.param("{}", "request_invalid", "method", id="no method"),
         pytest.param('{"method":"fly"}', "request_invalid", "fly", id="an unknown method"),
+        pytest.param(
+            '{"method":"SUBSCRIBE"}',
+            *("request_invalid", "did you mean subscribe?"),
+            id="a method in upper case",
+        ),
+        pytest.param(
+            '{"method":"fly"}',
+            *("request_invalid", "subscribe, unsubscribe, list_subscriptions, ping, auth"),
+            id="the methods that there are",
+        ),
         pytest.param('{"method":1}', "request_invalid", "method", id="a number as method"),
         pytest.param('{"method":"subscribe"}', "request_invalid", "channel", id="no channel"),
     ],
@@ -44,7 +54,18 @@ async def test_what_is_no_request(text: str, code: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        pytest.param({"channel": "weather"}, "channel", id="an unknown channel"),
+        pytest.param(
+            {"channel": "weather"},
+            "channel: 'weather' is none of token_stats, trades, candles, overview, status",
+            id="an unknown channel",
+        ),
+        pytest.param({"channel": "trade"}, "did you mean trades?", id="nearly a channel"),
+        pytest.param(
+            {"channel": "candles", "interval": "3m"},
+            "interval: '3m' is none of 1m, 5m, 15m, 1h, 4h, 1d",
+            id="an interval that there is not",
+        ),
+        pytest.param({"token": A}, "did you mean tokens?", id="nearly a field"),
         pytest.param({"tokens": A}, "tokens", id="tokens that are no list"),
         pytest.param({"tokens": []}, "tokens: give at least one", id="no token"),
         pytest.param({"tokens": ["e:x"] * 201}, "tokens: at most 200", id="too many tokens"),
@@ -110,6 +131,83 @@ async def test_a_token_id_that_is_none_is_refused_in_its_ack(token: str) -> None
     assert bad["error"]["code"] == "token_invalid"
     assert "error" not in good
     assert len(client.connection.subscriptions) == 1
+
+
+CHECKSUMMED = "ethereum:0xC02aaA39b223FE8D0A0e5C4F27eAD9083C756Cc2"
+WETH = CHECKSUMMED.lower()
+
+
+@pytest.mark.parametrize(
+    ("channel", "fields"), [("token_stats", {}), ("trades", {}), ("candles", {"interval": "1m"})]
+)
+async def test_a_token_is_subscribed_to_by_any_spelling(
+    channel: str, fields: dict[str, Any]
+) -> None:
+    hub = node()
+    hub.trade(WETH)
+    client = await hub.client().enter()
+    await client.subscribe(channel, CHECKSUMMED, **fields, req_id=1)
+    hub.run(100)
+    ack, *rest = client.messages()
+    assert (ack["type"], ack["token"], ack["asked"]) == ("ack", WETH, CHECKSUMMED)
+    assert "error" not in ack
+    assert {each["token"] for each in rest} <= {WETH}
+    await client.send(method="list_subscriptions")
+    await client.send(method="unsubscribe", channel=channel, tokens=[WETH], **fields)
+    hub.run(100)
+    listed, gone = client.messages("ack")
+    assert [each["token"] for each in listed["data"]["subscriptions"]] == [WETH]
+    assert "asked" not in gone
+    assert "error" not in gone
+
+
+async def test_numbers_come_under_the_canonical_id() -> None:
+    hub = node()
+    hub.trade(WETH)
+    client = await hub.client().enter()
+    await client.subscribe("token_stats", CHECKSUMMED)
+    hub.run(100)
+    (snapshot,) = client.messages("snapshot")
+    hub.trade(WETH)
+    hub.run(100)
+    (update,) = client.messages("update")
+    for each in (snapshot, update):
+        assert (each["token"], each["data"]["token_id"], "asked" in each) == (WETH, WETH, False)
+
+
+async def test_a_resume_is_found_under_the_id_that_was_asked_for() -> None:
+    hub = node()
+    hub.trade(WETH)
+    client = await hub.client().enter()
+    await client.subscribe("token_stats", CHECKSUMMED)
+    hub.run(100)
+    (snapshot,) = client.messages("snapshot")
+    again = await hub.client().enter()
+    have = {"epoch": snapshot["epoch"], "seq": snapshot["seq"]}
+    await again.subscribe("token_stats", CHECKSUMMED, resume={CHECKSUMMED: have})
+    hub.run(100)
+    (ack,) = again.messages("ack")
+    assert ack["resumed"] is True
+
+
+async def test_an_upper_case_chain_is_said() -> None:
+    hub = node()
+    client = await hub.client().enter()
+    await client.subscribe("trades", "Ethereum:WETH")
+    hub.run(100)
+    (ack,) = client.messages("ack")
+    assert (ack["token"], ack["error"]["code"]) == ("Ethereum:WETH", "token_invalid")
+    assert "lower case: ethereum" in ack["error"]["message"]
+
+
+async def test_a_hidden_token_is_none_in_any_spelling() -> None:
+    hub = node()
+    hub.hidden.add(WETH)
+    client = await hub.client().enter()
+    await client.subscribe("token_stats", CHECKSUMMED)
+    hub.run(100)
+    (ack,) = client.messages("ack")
+    assert ack["error"]["code"] == "token_not_found"
 
 
 async def test_a_token_that_the_operators_hide_is_none() -> None:
