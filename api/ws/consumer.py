@@ -2,11 +2,15 @@
 
 Plain ASGI, because what Channels adds to a consumer is a hop through a thread for each message.
 Nothing is sent from here but the accept or the refusal of the handshake: the hub flushes.
+
+A browser shows its page nothing of an HTTP answer to a handshake. So a page whose origin may not
+connect, or a client that finds the node full, is accepted only to be given the reason and a close
+code: it reaches no session, nothing that it sends is read, and no token of it is looked at.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, WebSocketScope
@@ -20,13 +24,29 @@ from api.services import Services, services
 from api.ws.connection import Connection
 from api.ws.limits import AUTH_WITHIN_MS
 from api.ws.outlet import outlet_of
-from api.ws.protocol import SUBPROTOCOL
+from api.ws.protocol import SUBPROTOCOL, Close, Message, frame, write
 from api.ws.session import Session
 
 PATH: Final = "/ws"
 _REFUSED: Final[Any] = {"type": "websocket.close", "code": 1008, "reason": ""}
 
 log = structlog.get_logger(__name__)
+
+
+class _Refusal(NamedTuple):
+    """Why a handshake is refused, in the words of the protocol."""
+
+    code: str
+    text: str
+    close: Close
+
+
+_FULL: Final = _Refusal("node_full", "this node takes no further connection", Close.LIMIT)
+_ORIGIN: Final = _Refusal(
+    "origin_not_allowed",
+    "the page's origin is not in WS_ALLOWED_ORIGINS of the service",
+    Close.ORIGIN,
+)
 
 
 async def consumer(
@@ -41,14 +61,19 @@ async def consumer(
     bind_contextvars(request_id=caller.request_id, trace_id=caller.trace_id)
     if (await receive())["type"] != "websocket.connect":
         return
-    if not _may_connect(scope, parts):
+    if scope["path"] != PATH or hub.stopping:
         # Before the accept a close is the answer 403 to the handshake.
         await send(_REFUSED)
         return
     offered = list(scope["subprotocols"])
+    # A browser ends a connection whose answer leaves out what it offered.
     chosen = SUBPROTOCOL if SUBPROTOCOL in offered else None
     accept: Any = {"type": "websocket.accept", "subprotocol": chosen, "headers": []}
     await send(accept)
+    refusal = _refusal(scope, parts)
+    if refusal is not None:
+        await _refuse(send, refusal)
+        return
     now_ms = parts.now_ms()
     connection = Connection(outlet_of(send), hub.limits, now_ms)
     connection.deadline = now_ms + AUTH_WITHIN_MS
@@ -93,18 +118,26 @@ def _session(connection: Connection, parts: Services, address: str) -> Session:
     )
 
 
-def _may_connect(scope: WebSocketScope, parts: Services) -> bool:
-    if scope["path"] != PATH:
-        return False
+def _refusal(scope: WebSocketScope, parts: Services) -> _Refusal | None:
+    """Why this client may not connect."""
     if parts.hub.full:
         metrics.LIMITS_HIT.labels("ws_connections").inc()
-        return False
+        return _FULL
     origin, host = _header(scope, b"origin"), _header(scope, b"host")
     if parts.origins.allow(origin, host):
-        return True
+        return None
     metrics.AUTH_REFUSED.labels("ws", "origin_refused").inc()
     log.warning("origin_refused", origin=(origin or "")[:128])
-    return False
+    return _ORIGIN
+
+
+async def _refuse(send: ASGISendCallable, refusal: _Refusal) -> None:
+    error = Message(type="error", code=refusal.code, message=refusal.text)
+    said: Any = {"type": "websocket.send", "text": frame([write(error)]).decode(), "bytes": None}
+    close: Any = {"type": "websocket.close", "code": int(refusal.close), "reason": refusal.text}
+    await send(said)
+    await send(close)
+    metrics.WS_CLOSED.labels(int(refusal.close)).inc()
 
 
 def _token(scope: WebSocketScope, offered: list[str]) -> str | None:

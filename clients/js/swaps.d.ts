@@ -96,6 +96,8 @@ export interface Overview {
   };
   tokens: TokenStats[];
   stale: boolean;
+  /** Where the next page of GET /api/overview begins; null on the last one. */
+  next_cursor: string | null;
 }
 
 export interface Status {
@@ -188,6 +190,25 @@ export class AuthRefused extends Error {
   readonly reason: string;
 }
 
+/** Why the service refused a connection; another attempt follows in `retry_in_ms`. */
+export interface Refusal {
+  /** The service's own, such as "too_many_connections", "rate_limited", "origin_not_allowed". */
+  readonly code: string;
+  readonly reason: string;
+  readonly close_code: number;
+  readonly retry_in_ms: number;
+  /** How many attempts came to nothing, one behind another. */
+  readonly attempts: number;
+}
+
+export class ConnectionRefused extends Error implements Refusal {
+  readonly code: string;
+  readonly reason: string;
+  readonly close_code: number;
+  readonly retry_in_ms: number;
+  readonly attempts: number;
+}
+
 export class RequestRefused extends Error {
   readonly code: string;
   readonly token: string | null;
@@ -198,15 +219,42 @@ export class Subscription {
   close(): void;
 }
 
-/**
- * Events: "change" (detail `{state, stale}`), "error" (detail: what ended the client), "notice"
- * (detail: the operator's text).
- */
+export interface SwapsClientEventMap {
+  change: CustomEvent<{ state: State; stale: boolean }>;
+  /** The service refused the connection; the client tries again. */
+  refused: CustomEvent<Refusal>;
+  /** What ended the client. */
+  error: CustomEvent<AuthRefused | Error>;
+  /** The operator's text. */
+  notice: CustomEvent<string>;
+}
+
 export class SwapsClient extends EventTarget {
   constructor(options: Options);
   readonly state: State;
   readonly stale: boolean;
+  /** What ended the client, or why its last connection was refused. */
   readonly error?: Error;
   subscribe(request: Request): Subscription;
   close(): void;
+  addEventListener<K extends keyof SwapsClientEventMap>(
+    type: K,
+    listener: (this: SwapsClient, event: SwapsClientEventMap[K]) => unknown,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+  addEventListener(
+    type: string,
+    listener: EventListenerOrEventListenerObject | null,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+  removeEventListener<K extends keyof SwapsClientEventMap>(
+    type: K,
+    listener: (this: SwapsClient, event: SwapsClientEventMap[K]) => unknown,
+    options?: boolean | EventListenerOptions,
+  ): void;
+  removeEventListener(
+    type: string,
+    listener: EventListenerOrEventListenerObject | null,
+    options?: boolean | EventListenerOptions,
+  ): void;
 }

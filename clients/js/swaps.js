@@ -13,7 +13,7 @@ const REQUEST_BYTES = 48_000;
 const REQUEST_TOKENS = 200;
 const CANDLES_KEPT = 300;
 const AUTH_CODES = new Set([4001, 4003]);
-const LIMIT_CODES = new Set([4008, 4029]);
+const LIMIT_CODES = new Set([4008, 4029, 4403]);
 
 /** The service takes this token no more (4001, 4003): make a client with another one. */
 export class AuthRefused extends Error {
@@ -22,6 +22,18 @@ export class AuthRefused extends Error {
     this.name = "AuthRefused";
     this.closeCode = closeCode;
     this.reason = reason;
+  }
+}
+
+/**
+ * The service closed the connection, or did not let it begin; another attempt follows. `code` is the
+ * service's own, such as "too_many_connections" or "origin_not_allowed".
+ */
+export class ConnectionRefused extends Error {
+  constructor({ code, reason, close_code, retry_in_ms, attempts }) {
+    super(`${code}: ${reason}`);
+    this.name = "ConnectionRefused";
+    Object.assign(this, { code, reason, close_code, retry_in_ms, attempts });
   }
 }
 
@@ -357,6 +369,7 @@ export class Session {
     this.topics = new Map();
     this.ids = 0;
     this.onNotice = () => {};
+    this.refusal = null;
     this.connecting();
   }
 
@@ -381,10 +394,10 @@ export class Session {
       this.readers.delete(key);
       this.topics.delete(key);
       this.wanted.delete(key);
-      const label = this.labels.get(key);
+      const same = this.labels.get(key) ?? key;
       this.labels.delete(key);
-      // An overview that was asked for in other words may be the same to the service.
-      if (label === undefined || ![...this.labels.values()].includes(label)) {
+      // What was asked for in other words may be the same to the service.
+      if (!this.readers.has(same) && ![...this.labels.values()].includes(same)) {
         this.unwanted.set(key, topic);
       }
     }
@@ -396,7 +409,7 @@ export class Session {
 
   connecting() {
     this.state = "connecting";
-    this.said = "";
+    this.said = this.saidWhy = "";
     this.openedAt = this.retryAfterMs = this.renewAt = null;
     this.limitedForMs = 0;
     this.asked = new Map();
@@ -406,8 +419,24 @@ export class Session {
     this.wanted = new Set(this.readers.keys());
   }
 
-  // ms until the next attempt; throws AuthRefused where there must be none.
+  // ms until the next attempt; throws AuthRefused where there must be none. Where the service
+  // refused the connection, `refusal` says why.
   lost(code, nowMs) {
+    const wait = this.waitAfter(code, nowMs);
+    const refused = AUTH_CODES.has(code) || LIMIT_CODES.has(code);
+    this.refusal = !refused
+      ? null
+      : {
+          code: this.said || "closed",
+          reason: this.saidWhy || `closed with ${code}`,
+          close_code: code,
+          retry_in_ms: wait,
+          attempts: this.attempt,
+        };
+    return wait;
+  }
+
+  waitAfter(code, nowMs) {
     if (AUTH_CODES.has(code)) {
       if (!this.renewable || this.anotherTokenTried) {
         throw new AuthRefused(code, this.said || "refused");
@@ -505,6 +534,7 @@ export class Session {
       this.state = "open";
       this.nodeStale = data.stale;
       this.openedAt = nowMs;
+      this.refusal = null;
       this.anotherTokenTried = false;
     } else if (type === "auth_expiring" && this.renewable) {
       // In the first half of what is left, not all clients at once.
@@ -516,12 +546,10 @@ export class Session {
   onData(message) {
     const { channel, token, interval, data } = message;
     if (channel === "status") this.nodeStale = data.stale || !data.connected;
-    let keys = [keyOf({ channel, token, interval })];
-    if (channel === "overview") {
-      const label = labelOf(message.params);
-      keys = [...this.labels].filter(([, each]) => each === label).map(([key]) => key);
-    }
-    for (const key of keys) {
+    const overview = channel === "overview";
+    const label = overview ? labelOf(message.params) : keyOf({ channel, token, interval });
+    const keys = [...this.labels].filter(([, each]) => each === label).map(([key]) => key);
+    for (const key of overview ? keys : [label, ...keys]) {
       for (const inbox of this.readers.get(key) ?? []) inbox.take(key, message);
     }
   }
@@ -529,16 +557,20 @@ export class Session {
   onAck(message) {
     this.renewals.delete(message.req_id);
     const asked = this.asked.get(message.req_id);
-    const key = asked?.get(message.token ?? null);
+    // A token is answered under its canonical id; `asked` is how it was asked for.
+    const { channel, token = null, interval } = message;
+    const name = message.asked ?? token;
+    const key = asked?.get(name);
     if (key === undefined) return;
-    asked.delete(message.token ?? null);
+    asked.delete(name);
     if (!asked.size) this.asked.delete(message.req_id);
     if (message.method !== "subscribe") return;
     if (message.error) {
       const { code, message: text } = message.error;
       for (const inbox of this.readers.get(key) ?? []) inbox.refuse(key, code, text);
-    } else if (message.channel === "overview" && this.readers.has(key)) {
-      this.labels.set(key, labelOf(message.params));
+    } else if (this.readers.has(key)) {
+      if (channel === "overview") this.labels.set(key, labelOf(message.params));
+      else if (message.asked) this.labels.set(key, keyOf({ channel, token, interval }));
     }
   }
 
@@ -549,7 +581,10 @@ export class Session {
     if (message.code === "rate_limited" && message.data) {
       this.limitedForMs = message.data.retry_after_ms;
     }
-    if (asked === undefined) this.said = message.code;
+    if (asked === undefined) {
+      this.said = message.code;
+      this.saidWhy = message.message;
+    }
     const error = new RequestRefused(message.code, message.message);
     for (const key of asked?.values() ?? []) {
       for (const inbox of [...(this.readers.get(key) ?? [])]) {
@@ -638,7 +673,9 @@ export class Subscription {
 
 /**
  * One connection to the service, kept until `close`. Events: "change" (detail {state, stale}),
- * "error" (detail is what ended the client), "notice" (detail is the operator's text).
+ * "refused" (detail {code, reason, close_code, retry_in_ms, attempts}: the service refused the
+ * connection, another attempt follows), "error" (detail is what ended the client), "notice" (detail
+ * is the operator's text). `error` is what ended the client, or why its last connection was refused.
  */
 export class SwapsClient extends EventTarget {
   constructor({ url, token, backoff = {}, silenceMs = SILENCE_MS, WebSocket: kind } = {}) {
@@ -689,6 +726,7 @@ export class SwapsClient extends EventTarget {
   close() {
     if (this.state === "closed") return;
     this.session.state = "closed";
+    if (this.error instanceof ConnectionRefused) this.error = undefined;
     for (const timer of Object.values(this.timers)) clearTimeout(timer);
     this.drop(1000);
     this.note();
@@ -723,6 +761,7 @@ export class SwapsClient extends EventTarget {
     } catch (error) {
       return this.fail(error);
     }
+    if (this.state === "open") this.error = undefined;
     if (this.session.renewAt !== null) {
       const wait = Math.max(0, this.session.renewAt - performance.now());
       this.later("renew", wait, () => this.renew(socket));
@@ -740,8 +779,11 @@ export class SwapsClient extends EventTarget {
     } catch (error) {
       return this.fail(error);
     }
-    this.note();
     this.later("connect", wait, () => this.connect());
+    const detail = this.session.refusal;
+    if (detail !== null) this.error = new ConnectionRefused(detail);
+    this.note();
+    if (detail !== null) this.dispatchEvent(new CustomEvent("refused", { detail }));
   }
 
   // Let go of the socket at once: a peer that is gone answers no closing handshake.

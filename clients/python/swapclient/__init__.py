@@ -5,7 +5,13 @@
 
 from swapclient.backoff import Backoff
 from swapclient.client import Client
-from swapclient.errors import AuthRefused, ProtocolFault, RequestRefused, SwapClientError
+from swapclient.errors import (
+    AuthRefused,
+    ConnectionRefused,
+    ProtocolFault,
+    RequestRefused,
+    SwapClientError,
+)
 from swapclient.events import (
     CandlesUpdate,
     Gap,
@@ -28,6 +34,8 @@ from swapclient.messages import (
 from swapclient.session import Condition, State
 from swapclient.subscription import Subscription
 
+__version__ = "0.1.0"
+
 __all__ = [
     "AuthRefused",
     "Backoff",
@@ -35,6 +43,7 @@ __all__ = [
     "CandlesUpdate",
     "Client",
     "Condition",
+    "ConnectionRefused",
     "Gap",
     "Overview",
     "OverviewUpdate",

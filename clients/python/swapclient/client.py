@@ -19,7 +19,7 @@ import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
 from swapclient.backoff import Backoff, Pace
-from swapclient.errors import AuthRefused, SwapClientError
+from swapclient.errors import AuthRefused, ConnectionRefused, SwapClientError
 from swapclient.events import (
     CandlesUpdate,
     Gap,
@@ -48,7 +48,9 @@ class Client:
 
     `url` is the socket's (`wss://host/ws`) or the service's (`https://host`). `token` is a JWT, or
     an async function that gives a fresh one; it is called for each connection and before the token
-    expires. `on_change` is called with each new Condition, from the event loop.
+    expires. `on_change` is called with each new Condition, and `on_refused` where the service refuses
+    the connection (a limit, an origin, a token that is tried again), from the event loop; the client
+    goes on trying.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Client:
         token: Token,
         *,
         on_change: Callable[[Condition], None] | None = None,
+        on_refused: Callable[[ConnectionRefused], None] | None = None,
         backoff: Backoff | None = None,
         silence_s: float = SILENCE_S,
         open_timeout_s: float = 10.0,
@@ -64,6 +67,7 @@ class Client:
         self._url = socket_url(url)
         self._token = token
         self._on_change = on_change
+        self._on_refused = on_refused
         self._silence_s = silence_s
         self._open_timeout_s = open_timeout_s
         self._session = Session(backoff or Backoff(), random.random, callable(token))
@@ -106,6 +110,11 @@ class Client:
     def stale(self) -> bool:
         """Whether what was received last may be old: not connected, or the node says so."""
         return self._session.stale
+
+    @property
+    def error(self) -> Exception | None:
+        """What ended the client, or why the service refused its last connection."""
+        return self._session.error or self._session.refusal
 
     async def wait_for(self, wanted: Callable[[Condition], bool]) -> Condition:
         """Return when the condition is as `wanted` says.
@@ -185,6 +194,11 @@ class Client:
             code = await self._connection()
             wait_s = self._session.lost(code, time.monotonic())
             self._note()
+            refusal = self._session.refusal
+            if refusal is not None:
+                log.warning("refused, next attempt in %.1f s: %s", wait_s, refusal)
+                if self._on_refused is not None:
+                    self._on_refused(refusal)
             await asyncio.sleep(wait_s)
 
     def _on_end(self, task: asyncio.Task[None]) -> None:

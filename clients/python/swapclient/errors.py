@@ -19,6 +19,25 @@ class AuthRefused(SwapClientError):
         self.reason = reason
 
 
+class ConnectionRefused(SwapClientError):
+    """The service closed the connection, or did not let it begin; another attempt follows.
+
+    `code` is the service's own, such as `too_many_connections` or `origin_not_allowed`, `reason` its
+    sentence, `close_code` that of the socket; `attempts` came to nothing, one behind another, and the
+    next one begins in `retry_in_s`.
+    """
+
+    def __init__(
+        self, code: str, reason: str, close_code: int, retry_in_s: float, attempts: int
+    ) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+        self.reason = reason
+        self.close_code = close_code
+        self.retry_in_s = retry_in_s
+        self.attempts = attempts
+
+
 class RequestRefused(SwapClientError):
     """The subscription cannot be had as it was asked for; the message names the field."""
 

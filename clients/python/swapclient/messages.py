@@ -211,11 +211,15 @@ class ComeBack(msgspec.Struct, frozen=True):
 
 
 class Message(msgspec.Struct, frozen=True):
-    """One element of a frame; `data` is read when it is known of what it is."""
+    """One element of a frame; `data` is read when it is known of what it is.
+
+    `asked` is how the request spelled the token, where `token`, the canonical id, differs.
+    """
 
     type: str
     channel: str | None = None
     token: str | None = None
+    asked: str | None = None
     interval: str | None = None
     params: dict[str, Any] | None = None
     method: str | None = None

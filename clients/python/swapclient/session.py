@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from swapclient.backoff import Backoff
-from swapclient.errors import AuthRefused, RequestRefused
+from swapclient.errors import AuthRefused, ConnectionRefused, RequestRefused
 from swapclient.inbox import Inbox
 from swapclient.messages import Beat, ComeBack, Expiring, Message, Status, read_data, read_frame
 from swapclient.topics import Topic
@@ -24,6 +24,7 @@ UNAUTHENTICATED: Final = 4001
 EXPIRED: Final = 4003
 TOO_SLOW: Final = 4008
 LIMIT: Final = 4029
+ORIGIN: Final = 4403
 # A connection that lived this long has proved that it can be had: attempts count from 0 again.
 PROVED_AFTER_S: Final = 10.0
 RENEW_AGAIN_S: Final = 5.0
@@ -61,6 +62,8 @@ class Session:
         """When to send a newer token."""
         self.error: Exception | None = None
         """Why the client has ended, where it was not closed."""
+        self.refusal: ConnectionRefused | None = None
+        """Why the service refused the last connection, None when the next one is open."""
         self._backoff = backoff
         self._draw = draw
         self._renewable = renewable
@@ -70,9 +73,11 @@ class Session:
         self._retry_after_s: float | None = None
         self._limited_for_s = 0.0
         self._another_token_tried = False
-        self._said = ""
+        self._said = self._said_why = ""
         self._inboxes: dict[Topic, list[Inbox]] = {}
-        self._labels: dict[Topic, str] = {}
+        # What a topic is to the service, where that is not its own name: of an overview the
+        # parameters, of a token that was asked for in another spelling the canonical topic.
+        self._labels: dict[Topic, str | Topic] = {}
         self._wanted: dict[Topic, None] = {}
         self._unwanted: dict[Topic, None] = {}
         self._asked: dict[str | int, list[Topic]] = {}
@@ -112,10 +117,10 @@ class Session:
                 self._labels.pop(topic, None)
 
     def _is_shared(self, topic: Topic) -> bool:
-        """Whether an overview that was asked for in other words is the same to the service."""
-        label = self._labels.get(topic)
+        """Whether what somebody else asked for in other words is the same to the service."""
+        same = self._labels.get(topic, topic)
         others = (each for key, each in self._labels.items() if key in self._inboxes)
-        return label is not None and label in others
+        return same in self._inboxes or same in others
 
     def fail(self, error: Exception) -> None:
         """End every reader with the error."""
@@ -138,7 +143,7 @@ class Session:
     def connecting(self) -> None:
         """An attempt begins."""
         self.state = State.CONNECTING
-        self._said = ""
+        self._said = self._said_why = ""
         self._opened_at = self._retry_after_s = self.renew_at = None
         self._limited_for_s = 0.0
         self._asked.clear()
@@ -150,9 +155,20 @@ class Session:
     def lost(self, code: int | None, now: float) -> float:
         """The connection is gone, or was not had; the seconds to wait before the next attempt.
 
-        `code` is of the close frame, None without one. Raises AuthRefused where the service takes
-        the token no more and no other can be had.
+        `code` is of the close frame, None without one. Where the service refused the connection,
+        `refusal` says why. Raises AuthRefused where the service takes the token no more and no
+        other can be had.
         """
+        wait_s = self._wait_after(code, now)
+        self.refusal = None
+        if code in {UNAUTHENTICATED, EXPIRED, TOO_SLOW, LIMIT, ORIGIN}:
+            why = self._said_why or f"closed with {code}"
+            self.refusal = ConnectionRefused(
+                self._said or "closed", why, code, wait_s, self._attempt
+            )
+        return wait_s
+
+    def _wait_after(self, code: int | None, now: float) -> float:
         if code in {UNAUTHENTICATED, EXPIRED}:
             if not self._renewable or self._another_token_tried:
                 raise AuthRefused(code, self._said or "refused")
@@ -163,7 +179,7 @@ class Session:
         if self._retry_after_s is not None:
             self._attempt = 0
             return self._retry_after_s
-        limited = code in {TOO_SLOW, LIMIT}
+        limited = code in {TOO_SLOW, LIMIT, ORIGIN}
         wait_s = self._backoff.wait_s(self._attempt, self._draw(), limited)
         wait_s += max(0.0, self._limited_for_s - self._backoff.limited_s)
         self._attempt += 1
@@ -269,6 +285,7 @@ class Session:
         self.state = State.OPEN
         self._stale = read_data(message, Beat).stale
         self._opened_at = now
+        self.refusal = None
         self._another_token_tried = False
 
     def _on_data(self, message: Message) -> None:
@@ -276,11 +293,10 @@ class Session:
         if channel == "status":
             status = read_data(message, Status)
             self._stale = status.stale or not status.connected
-        if channel == "overview":
-            label = _label(message)
-            topics = [topic for topic, each in self._labels.items() if each == label]
-        else:
-            topics = [Topic(channel, message.token, message.interval)]
+        label = _label(message)
+        topics = [topic for topic, each in self._labels.items() if each == label]
+        if isinstance(label, Topic):
+            topics.append(label)
         for topic in topics:
             for inbox in self._inboxes.get(topic, ()):
                 inbox.take(topic, message)
@@ -290,7 +306,9 @@ class Session:
             return
         self._renewals.discard(message.req_id)
         asked = self._asked.get(message.req_id, [])
-        topic = next((each for each in asked if each.token == message.token), None)
+        # A token is answered under its canonical id; `asked` is how it was asked for.
+        name = message.token if message.asked is None else message.asked
+        topic = next((each for each in asked if each.token == name), None)
         if topic is None:
             return
         asked.remove(topic)
@@ -301,7 +319,7 @@ class Session:
         if message.error is not None:
             for inbox in self._inboxes.get(topic, ()):
                 inbox.refuse(topic, message.error.code, message.error.message)
-        elif topic.channel == "overview" and topic in self._inboxes:
+        elif topic in self._inboxes and (topic.channel == "overview" or message.asked is not None):
             self._labels[topic] = _label(message)
 
     def _on_error(self, message: Message, now: float) -> None:
@@ -314,7 +332,7 @@ class Session:
             self._limited_for_s = read_data(message, ComeBack).retry_after_ms / 1_000
         asked = self._asked.pop(message.req_id, []) if message.req_id is not None else []
         if not asked:
-            self._said = message.code
+            self._said, self._said_why = message.code, message.message
             log.warning("%s: %s", message.code, message.message)
         error = RequestRefused(message.code, message.message)
         for topic in asked:
@@ -331,5 +349,7 @@ class Session:
             log.warning("the token expires in %d ms and is no function", expiring.expires_in_ms)
 
 
-def _label(message: Message) -> str:
-    return json.dumps(message.params, sort_keys=True)
+def _label(message: Message) -> str | Topic:
+    if message.channel == "overview":
+        return json.dumps(message.params, sort_keys=True)
+    return Topic(message.channel or "", message.token, message.interval)

@@ -29,7 +29,8 @@ function play({ topics, buffer, renewable, steps }) {
   };
   return steps.map(([name, value, now]) => {
     const result = attempt(() => acts[name](value, now)) ?? null;
-    return [result, session.state, session.stale, session.renewAt, inbox.conflated];
+    const { state, stale, renewAt, refusal } = session;
+    return [result, state, stale, renewAt, inbox.conflated, refusal];
   });
 }
 

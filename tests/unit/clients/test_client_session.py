@@ -351,3 +351,64 @@ def test_a_subscription_without_its_arguments_is_refused_at_once(arguments: Any)
         _topics(*arguments)
     with pytest.raises(ValueError, match=r"^url: "):
         socket_url("host/ws")
+
+
+SPELLED = Topic("token_stats", "ethereum:0xAA")
+
+
+def test_a_token_that_was_spelled_otherwise_is_known_by_its_ack() -> None:
+    inbox = Inbox([SPELLED], 100, 1)
+    session = opened(inbox)
+    (request,) = session.requests()
+    session.received(frame(ack(request, A.token, asked=SPELLED.token), stats(1)), 0)
+    event = inbox.pop()
+    assert isinstance(event, StatsUpdate)
+    assert event.token == A.token
+    session.received(frame(stats(2)), 0)
+    assert isinstance(inbox.pop(), StatsUpdate)
+
+
+def test_a_token_in_two_spellings_is_unsubscribed_when_nobody_reads_either() -> None:
+    spelled, canonical = Inbox([SPELLED], 100, 1), Inbox([A], 100, 1)
+    session = opened(spelled, canonical)
+    (request,) = session.requests()
+    session.received(
+        frame(
+            ack(request, A.token, asked=SPELLED.token),
+            ack(request, A.token),
+            stats(1),
+        ),
+        0,
+    )
+    assert isinstance(spelled.pop(), StatsUpdate)
+    assert isinstance(canonical.pop(), StatsUpdate)
+    session.remove(canonical)
+    assert session.requests() == []
+    session.received(frame(stats(2)), 0)
+    assert isinstance(spelled.pop(), StatsUpdate)
+    session.remove(spelled)
+    (request,) = session.requests()
+    assert (request["method"], request["tokens"]) == ("unsubscribe", [SPELLED.token])
+
+
+@pytest.mark.parametrize(
+    ("code", "close"),
+    [("too_many_connections", 4029), ("origin_not_allowed", 4403), ("token_expired", 4003)],
+)
+def test_a_refused_connection_says_why_and_when_the_next_attempt_is(code: str, close: int) -> None:
+    session = Session(Backoff(), lambda: 0.5, True)
+    for attempt in (1, 2):
+        session.connecting()
+        if close == 4003 and attempt == 2:
+            break
+        session.received(frame({"type": "error", "code": code, "message": "because"}), 0)
+        wait_s = session.lost(close, 1)
+        assert session.refusal is not None
+        assert (session.refusal.code, session.refusal.reason) == (code, "because")
+        assert (session.refusal.close_code, session.refusal.attempts) == (close, attempt)
+        assert session.refusal.retry_in_s == wait_s
+        assert (wait_s >= 5) == (close != 4003), "a limit or an origin is not tried again at once"
+    session.received(frame(welcome()), 2)
+    assert session.refusal is None
+    session.lost(None, 3)
+    assert session.refusal is None, "a connection that was only lost"

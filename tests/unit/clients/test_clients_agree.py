@@ -23,9 +23,12 @@ from tests.unit.clients.test_client_session import candles_message, stats
 from tests.unit.clients.trading import trade, welcome
 
 TOKEN = "ethereum:0xaa"
+SPELLED = "ethereum:0xAA"
 TOPICS = [
     {"channel": "token_stats", "token": TOKEN},
     {"channel": "trades", "token": TOKEN},
+    {"channel": "token_stats", "token": SPELLED},
+    {"channel": "trades", "token": SPELLED},
     {"channel": "candles", "token": TOKEN, "interval": "1m"},
 ]
 
@@ -42,9 +45,10 @@ def gap_message(first: int, count: int, restarted: bool) -> dict[str, Any]:
     return {"channel": "trades", "type": "gap", "token": TOKEN, "data": data}
 
 
-def subscribe_ack(req_id: int, channel: str, refused: bool) -> dict[str, Any]:
+def subscribe_ack(req_id: int, channel: str, refused: bool, spelled: bool) -> dict[str, Any]:
     message = {"type": "ack", "method": "subscribe", "req_id": req_id, "channel": channel}
     message |= {"token": TOKEN} | ({"interval": "1m"} if channel == "candles" else {})
+    message |= {"asked": SPELLED} if spelled else {}
     error = {"code": "too_many_subscriptions", "message": "tokens: too many"}
     return message | ({"error": error} if refused else {})
 
@@ -60,7 +64,7 @@ messages = st.one_of(
     st.builds(gap_message, small, small, st.booleans()),
     st.builds(candles_message, kinds, small, st.integers(0, 4), st.integers(5, 9)),
     st.builds(subscribe_ack, small, st.sampled_from(["token_stats", "trades", "candles"]),
-              st.booleans()),
+              st.booleans(), st.booleans()),
     st.builds(lambda n: {"type": "error", "code": "x", "message": "y", "req_id": n}, small),
     st.builds(lambda n: {"type": "error", "code": "rate_limited", "message": "y"}
               | ({"data": {"retry_after_ms": n * 2_000}} if n > 1 else {}), small),
@@ -74,7 +78,7 @@ steps = st.one_of(
     st.tuples(st.just("frame"), st.lists(messages, max_size=4)),
     st.tuples(st.just("pop"), st.none()),
     st.tuples(st.just("requests"), st.none()),
-    st.tuples(st.just("lost"), st.sampled_from([None, 1006, 1012, 4003, 4008, 4029])),
+    st.tuples(st.just("lost"), st.sampled_from([None, 1006, 1012, 4003, 4008, 4029, 4403])),
     st.tuples(st.just("connect"), st.none()),
 )
 scripts = st.fixed_dictionaries(
@@ -121,8 +125,19 @@ def play(script: dict[str, Any], timed: list[list[Any]]) -> list[list[Any]]:
     for name, value, now in timed:
         result = step(session, inbox, name, value, now / 1_000)
         renew_at = None if session.renew_at is None else session.renew_at * 1_000
-        results.append([result, str(session.state), session.stale, renew_at, inbox.conflated])
+        results.append(
+            [result, str(session.state), session.stale, renew_at, inbox.conflated, refusal(session)]
+        )
     return results
+
+
+def refusal(session: Session) -> dict[str, Any] | None:
+    """As the JavaScript client has it."""
+    found = session.refusal
+    if found is None:
+        return None
+    fields = {name: getattr(found, name) for name in ("code", "reason", "close_code", "attempts")}
+    return fields | {"retry_in_ms": found.retry_in_s * 1_000}
 
 
 def step(session: Session, inbox: Inbox, name: str, value: Any, now: float) -> Any:
