@@ -2,8 +2,12 @@
 
 Daphne takes a body of any size and a request as slow as a byte a minute. Where Daphne runs (any
 other ASGI server is left alone) its connections get a limit of the body, told 413, and one of the
-time from a request's first byte to its last, told 408. Heads are limited to 16 KiB and 500 lines by
-Twisted, WebSocket handshakes to 5 s by Daphne.
+time from a request's first byte to its last, told 408. A head has at most 64 KiB, which is what a
+hundred of the longest token ids take in an address, and 500 lines by Twisted; WebSocket handshakes
+have 5 s by Daphne.
+
+Twisted names a status that is younger than its own list "Unknown Status", 429 among them; here each
+gets the words of the standard.
 """
 
 # Twisted's interfaces are described without `self`, most of its methods without types.
@@ -20,9 +24,10 @@ from daphne.http_protocol import HTTPFactory, WebRequest
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
+from twisted.web.http import RESPONSES, HTTPChannel
 
 _DONE: Final = Failure(ConnectionDone())
+HEAD_BYTES: Final = 65_536
 _CODES: Final = {
     HTTPStatus.REQUEST_TIMEOUT: ("request_too_slow", "The request did not arrive in time."),
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ("request_too_large", "The request's body is too large."),
@@ -33,6 +38,8 @@ def install(body_limit: int, within_s: float) -> None:
     """Have the Daphne that imports the application use the limits; it makes its factory later."""
     server = sys.modules.get("daphne.server")
     if server is not None:
+        for status in HTTPStatus:
+            RESPONSES.setdefault(status.value, status.phrase.encode())
         limits = {"body_limit": body_limit, "within_s": within_s}
         server.HTTPFactory = type("LimitedFactory", (LimitedFactory,), limits)
 
@@ -63,6 +70,8 @@ class LimitedChannel(HTTPChannel):
     Twisted's own timeout begins again with every byte.
     """
 
+    totalHeadersSize = HEAD_BYTES
+    MAX_LENGTH = HEAD_BYTES
     refused = False
     _due: IDelayedCall | None = None
 

@@ -5,7 +5,6 @@ the problem names, so that one request cannot make ClickHouse read all it has. T
 archive does not have yet come from the token's stream on this node.
 """
 
-# ruff: noqa: ARG001 - ninja passes by name what a view need not use.
 from __future__ import annotations
 
 import asyncio
@@ -84,9 +83,7 @@ SHAPES: Final = (Trades, Candles, Days)
 class RangeParams(Schema):
     """A range of time: from inclusive, to exclusive."""
 
-    from_: Instant | None = Field(
-        None, alias="from", description="ms or ISO 8601, inclusive"
-    )
+    from_: Instant | None = Field(None, alias="from", description="ms or ISO 8601, inclusive")
     to: Instant | None = Field(None, description="ms or ISO 8601, exclusive; default: now")
 
 

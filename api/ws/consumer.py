@@ -5,7 +5,7 @@ Nothing is sent from here but the accept or the refusal of the handshake: the hu
 
 A browser shows its page nothing of an HTTP answer to a handshake. So a page whose origin may not
 connect, or a client that finds the node full, is accepted only to be given the reason and a close
-code: it reaches no session, nothing that it sends is read, and no token of it is looked at.
+code: it reaches no session, what it sends is dropped, and no token of it is looked at.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from api.security.jwt import Claims, TokenRefused
 from api.services import Services, services
 from api.ws.connection import Connection
 from api.ws.limits import AUTH_WITHIN_MS
-from api.ws.outlet import outlet_of
+from api.ws.outlet import Outlet, outlet_of
 from api.ws.protocol import SUBPROTOCOL, Close, Message, frame, write
 from api.ws.session import Session
 
@@ -72,7 +72,9 @@ async def consumer(
     await send(accept)
     refusal = _refusal(scope, parts)
     if refusal is not None:
-        await _refuse(send, refusal)
+        _refuse(outlet_of(send), refusal)
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
         return
     now_ms = parts.now_ms()
     connection = Connection(outlet_of(send), hub.limits, now_ms)
@@ -131,12 +133,10 @@ def _refusal(scope: WebSocketScope, parts: Services) -> _Refusal | None:
     return _ORIGIN
 
 
-async def _refuse(send: ASGISendCallable, refusal: _Refusal) -> None:
+def _refuse(outlet: Outlet, refusal: _Refusal) -> None:
     error = Message(type="error", code=refusal.code, message=refusal.text)
-    said: Any = {"type": "websocket.send", "text": frame([write(error)]).decode(), "bytes": None}
-    close: Any = {"type": "websocket.close", "code": int(refusal.close), "reason": refusal.text}
-    await send(said)
-    await send(close)
+    outlet.write(frame([write(error)]))
+    outlet.close(int(refusal.close), refusal.text)
     metrics.WS_CLOSED.labels(int(refusal.close)).inc()
 
 

@@ -14,7 +14,10 @@ const client = new SwapsClient({
   },
   backoff: { longestMs: 1_000, limitedMs: 500 },
 });
-client.addEventListener("change", ({ detail }) => say({ kind: "change", ...detail }));
+client.addEventListener("change", ({ detail }) =>
+  say({ kind: "change", ...detail, error: client.error?.message ?? "" }),
+);
+client.addEventListener("refused", ({ detail }) => say({ kind: "connection_refused", ...detail }));
 const stdin = createInterface({ input: process.stdin });
 const released = HOLD ? new Promise((go) => stdin.once("line", go)) : null;
 stdin.once("close", () => client.close());

@@ -32,7 +32,17 @@ async def main() -> None:
         env["URL"],
         token,
         backoff=Backoff(longest_s=1.0, limited_s=0.5),
-        on_change=lambda now: say(kind="change", state=now.state, stale=now.stale),
+        on_change=lambda now: say(
+            kind="change", state=now.state, stale=now.stale, error=str(client.error or "")
+        ),
+        on_refused=lambda why: say(
+            kind="connection_refused",
+            code=why.code,
+            reason=why.reason,
+            close_code=why.close_code,
+            retry_in_ms=why.retry_in_s * 1_000,
+            attempts=why.attempts,
+        ),
     ) as client:
         updates: Any = client.subscribe(
             env["CHANNEL"],  # type: ignore[call-overload]

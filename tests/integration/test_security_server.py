@@ -66,6 +66,44 @@ def drip(connection: socket.socket, first: bytes, then: bytes) -> float:
     raise AssertionError("never cut")
 
 
+def test_a_hundred_of_the_longest_ids_in_one_address(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with Nodes(tmp_path_factory.mktemp("long")) as nodes:
+        node, token = nodes.web(), nodes.token()
+        long = [f"{'c' * 32}:{'%2F' * 124}{number:04d}" for number in range(100)]
+        for query in (",".join(long), "&ids=".join(long)):
+            answer = node.get(token, f"/api/tokens/stats?ids={query}")
+            # There is no aggregator: the question was understood.
+            assert (answer.status_code, answer.json()["code"]) == (503, "board_not_ready")
+        with connect(node) as connection:
+            connection.sendall(b"GET /healthz?" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n")
+            assert answered_with(connection) != 200
+
+
+def test_the_status_line_has_the_words_of_the_standard(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    limits = {"RATE_LIMIT_IP": "1", "RATE_BURST_IP": "1"}
+    with Nodes(tmp_path_factory.mktemp("words"), **limits) as nodes:
+        node = nodes.web()
+        lines = set()
+        for _ in range(3):
+            with connect(node) as connection:
+                connection.sendall(b"GET /api/status HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                lines.add(connection.recv(65_536).partition(b"\r\n")[0])
+    assert b"HTTP/1.1 429 Too Many Requests" in lines
+
+
+def answered_with(connection: socket.socket) -> int | None:
+    """The status of the answer, None where the connection ends without one."""
+    try:
+        head = connection.recv(65_536)
+    except ConnectionResetError:
+        return None
+    return int(head.split()[1]) if head else None
+
+
 @pytest.mark.parametrize(
     ("first", "then"),
     [
@@ -131,8 +169,8 @@ def test_a_body_within_the_limit_reaches_the_application(node: Node) -> None:
 @pytest.mark.parametrize(
     "head",
     [
-        pytest.param(b"X-A: " + b"a" * 20_000 + b"\r\n", id="one long line"),
-        pytest.param(b"".join(b"X-%d: %b\r\n" % (n, b"a" * 100) for n in range(400)), id="long"),
+        pytest.param(b"X-A: " + b"a" * 70_000 + b"\r\n", id="one long line"),
+        pytest.param(b"".join(b"X-%d: %b\r\n" % (n, b"a" * 180) for n in range(400)), id="long"),
         pytest.param(b"".join(b"X-%d: a\r\n" % n for n in range(600)), id="many lines"),
         pytest.param(b"Content-Length: 5\r\nContent-Length: 6\r\n", id="two lengths"),
         pytest.param(b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", id="smuggling"),

@@ -1,9 +1,12 @@
-"""The version that the service says is the one that it is released under."""
+"""The version that the service and its clients say is the one that they are released under."""
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
+
+import swapclient
 
 from aggregator.version import VERSION
 
@@ -11,3 +14,8 @@ from aggregator.version import VERSION
 def test_it_is_that_of_pyproject() -> None:
     project = Path(__file__).parents[2] / "pyproject.toml"
     assert tomllib.loads(project.read_text())["project"]["version"] == VERSION
+
+
+def test_it_is_that_of_both_clients() -> None:
+    package = json.loads((Path(__file__).parents[2] / "clients/js/package.json").read_text())
+    assert (swapclient.__version__, package["version"]) == (VERSION, VERSION)

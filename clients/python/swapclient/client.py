@@ -48,9 +48,8 @@ class Client:
 
     `url` is the socket's (`wss://host/ws`) or the service's (`https://host`). `token` is a JWT, or
     an async function that gives a fresh one; it is called for each connection and before the token
-    expires. `on_change` is called with each new Condition, and `on_refused` where the service refuses
-    the connection (a limit, an origin, a token that is tried again), from the event loop; the client
-    goes on trying.
+    expires. `on_change` is called with each new Condition, `on_refused` where the service refuses
+    the connection (a limit, an origin) and the client tries again; both from the event loop.
     """
 
     def __init__(

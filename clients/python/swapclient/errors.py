@@ -22,9 +22,9 @@ class AuthRefused(SwapClientError):
 class ConnectionRefused(SwapClientError):
     """The service closed the connection, or did not let it begin; another attempt follows.
 
-    `code` is the service's own, such as `too_many_connections` or `origin_not_allowed`, `reason` its
-    sentence, `close_code` that of the socket; `attempts` came to nothing, one behind another, and the
-    next one begins in `retry_in_s`.
+    `code` is the service's own, such as `too_many_connections` or `origin_not_allowed`, `reason`
+    its sentence, `close_code` that of the socket. `attempts` came to nothing, one behind another;
+    the next one begins in `retry_in_s`.
     """
 
     def __init__(

@@ -308,8 +308,9 @@ async def test_openapi_describes_the_answers(site: Site) -> None:
         "/api/tokens/{token_id}/daily",
         "/api/status",
     }
-    operations = {each["get"]["operationId"]: each["get"]["tags"] for each in
-                  schema["paths"].values()}
+    operations = {
+        each["get"]["operationId"]: each["get"]["tags"] for each in schema["paths"].values()
+    }
     assert operations == {
         "overview": ["live"],
         "tokens_stats": ["live"],

@@ -1,0 +1,114 @@
+"""A connection that is refused says why, to a socket and to both clients."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Origin, Subprotocol
+
+from tests.integration.client_processes import ClientProcess, node
+from tests.web_nodes import Node, Nodes
+
+pytestmark = pytest.mark.engines
+
+SCOPES = "stats:read ws:connect"
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    directory: Path = tmp_path_factory.mktemp("refusals")
+    limits = {"WS_SUBJECT_CONNECTIONS": "1", "WS_CONNECTIONS": "3"}
+    with Nodes(directory, **limits, WS_ALLOWED_ORIGINS="https://app.example") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def web(nodes: Nodes) -> Node:
+    return nodes.web()
+
+
+def opened(web: Node, token: str, origin: str | None = None) -> ClientConnection:
+    """As a browser connects: the token is offered behind the subprotocol."""
+    offered = [Subprotocol("bearer"), Subprotocol(token)]
+    url = web.url.replace("http", "ws") + "/ws"
+    given = None if origin is None else Origin(origin)
+    return connect(url, subprotocols=offered, origin=given, proxy=None)
+
+
+def all_of(socket: ClientConnection) -> tuple[int | None, list[dict[str, Any]]]:
+    """The close code, and every message before it."""
+    messages: list[dict[str, Any]] = []
+    with contextlib.suppress(ConnectionClosed):
+        while True:
+            messages += json.loads(socket.recv(timeout=10))
+    return socket.close_code, messages
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "https://app.example.evil"])
+def test_another_origin_is_given_the_reason_and_nothing_else(
+    nodes: Nodes, web: Node, origin: str
+) -> None:
+    with opened(web, nodes.token("origin", SCOPES), origin) as socket:
+        assert socket.subprotocol == "bearer", "a browser would show its page 1006 and no reason"
+        with contextlib.suppress(ConnectionClosed):
+            socket.send(json.dumps({"method": "subscribe", "channel": "status"}))
+        code, messages = all_of(socket)
+    assert code == 4403
+    assert socket.close_reason is not None
+    assert "WS_ALLOWED_ORIGINS" in socket.close_reason
+    assert [(each["type"], each["code"]) for each in messages] == [("error", "origin_not_allowed")]
+    assert "data" not in messages[0]
+
+
+def test_refused_origins_take_no_place(nodes: Nodes, web: Node) -> None:
+    for _ in range(5):
+        with opened(web, nodes.token("origin", SCOPES), "https://evil.example") as socket:
+            assert all_of(socket)[0] == 4403
+    with opened(web, nodes.token("fine", SCOPES), "https://app.example") as socket:
+        assert json.loads(socket.recv(timeout=10))[0]["type"] == "welcome"
+
+
+def test_a_full_node_says_so(nodes: Nodes, web: Node) -> None:
+    with ExitStack() as held:
+        for number in range(3):
+            socket = held.enter_context(opened(web, nodes.token(f"full{number}", SCOPES)))
+            assert json.loads(socket.recv(timeout=10))[0]["type"] == "welcome"
+        with opened(web, nodes.token("more", SCOPES)) as socket:
+            code, messages = all_of(socket)
+    assert (code, [each["code"] for each in messages]) == (4029, ["node_full"])
+
+
+@pytest.mark.parametrize("language", ["python", "js"])
+def test_a_client_shows_why_it_is_refused_and_goes_on(
+    nodes: Nodes, web: Node, tmp_path: Path, language: str
+) -> None:
+    if language == "js":
+        node()
+    file = tmp_path / "token"
+    subject = f"crowded-{language}"
+    file.write_text(nodes.token(subject, SCOPES))
+    with ExitStack() as block:
+        held = block.enter_context(opened(web, nodes.token(subject, SCOPES)))
+        assert json.loads(held.recv(timeout=10))[0]["type"] == "welcome"
+        client = block.enter_context(
+            ClientProcess(language, web.url, file, CHANNEL="token_stats", TOKENS="a:b")
+        )
+        client.wait(lambda: len(client.of("connection_refused")) >= 2, 20, "two refusals")
+        first, second, *_ = client.of("connection_refused")
+        assert first["code"] == second["code"] == "too_many_connections"
+        assert "at most 1" in first["reason"]
+        assert (first["close_code"], first["attempts"], second["attempts"]) == (4029, 1, 2)
+        assert first["retry_in_ms"] >= 500
+        waiting = client.of("change", state="waiting")[-1]
+        assert waiting["error"].startswith("too_many_connections")
+        held.close()
+        client.wait(lambda: client.of("change", state="open"), 20, "the connection")
+        assert client.of("change", state="open")[-1]["error"] == ""
