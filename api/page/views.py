@@ -10,18 +10,28 @@ from __future__ import annotations
 import asyncio
 from http import HTTPStatus
 from pathlib import Path
+from urllib.parse import quote
 
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.template.loader import render_to_string
 
+from aggregator.contracts.ids import TokenIdInvalid, canonical_token_id
 from api.http.docs import anybody
 from api.http.history import INTERVALS_MS
 from api.problem import Problem, response_of
 from api.services import services
 
 
-async def page(request: HttpRequest, token_id: str = "") -> HttpResponse:  # noqa: ARG001
-    """The page, the same for the list and for each token: its modules read the address."""
+async def page(request: HttpRequest, token_id: str = "") -> HttpResponse:
+    """The page, the same for the list and for each token: its modules read the address.
+
+    Another spelling of a token's id is sent on to the canonical one, under which the numbers come.
+    """
+    canonical = _canonical(token_id)
+    if canonical != token_id:
+        query = request.META.get("QUERY_STRING", "")
+        address = f"/tokens/{quote(canonical, safe=':')}" + (f"?{query}" if query else "")
+        return HttpResponseRedirect(address)
     config = services().config
     context = {
         "demo": config.demo_token_file is not None,
@@ -30,6 +40,13 @@ async def page(request: HttpRequest, token_id: str = "") -> HttpResponse:  # noq
     }
     html = render_to_string("page/page.html", context, request)
     return HttpResponse(html, headers={"Cache-Control": "no-cache"})
+
+
+def _canonical(token_id: str) -> str:
+    try:
+        return canonical_token_id(token_id)
+    except TokenIdInvalid:
+        return token_id  # the page shows what REST says of it
 
 
 async def demo_token(request: HttpRequest) -> HttpResponse:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Collection
+
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, RegexValidator
 from django.db import models
 
-LONGEST_ID = 32 + 1 + 128
+from aggregator.contracts.ids import LONGEST_TOKEN_ID as LONGEST_ID
+from aggregator.contracts.ids import TokenIdInvalid, canonical_token_id
+
 LONGEST_DECIMALS = 36
 _TOKEN_ID = RegexValidator(
     r"\A[a-z0-9][a-z0-9-]{0,31}:\S{1,128}\Z",
@@ -58,11 +63,18 @@ class RegisteredToken(models.Model):
     def __str__(self) -> str:
         return self.token_id
 
+    def clean_fields(self, exclude: Collection[str] | None = None) -> None:
+        """The id becomes the canonical one before its rules are asked."""
+        with contextlib.suppress(TokenIdInvalid):
+            self.token_id = canonical_token_id(self.token_id)
+        super().clean_fields(exclude)
+
     def clean(self) -> None:
-        """A `0x` address is lower-cased, as in the events; verified spam is a mistake."""
-        chain, separator, token = self.token_id.partition(":")
-        if token.lower().startswith("0x") and len(token) == 42:
-            self.token_id = f"{chain}{separator}{token.lower()}"
+        """The id becomes the canonical one, as in the events; verified spam is a mistake."""
+        try:
+            self.token_id = canonical_token_id(self.token_id)
+        except TokenIdInvalid as error:
+            raise ValidationError({"token_id": f"{str(error).capitalize()}."}) from None
         if self.verified and self.spam:
             raise ValidationError({"spam": "A token is verified or spam, not both."})
 

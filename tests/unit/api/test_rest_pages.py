@@ -231,6 +231,17 @@ async def test_a_token_is_found_by_any_spelling(site: Site, asked: str, token_id
     assert ([each["token_id"] for each in batch["tokens"]], batch["missing"]) == ([token_id], [])
 
 
+@pytest.mark.parametrize(("asked", "token_id"), SPELLINGS)
+async def test_the_page_of_a_token_is_at_its_canonical_id(
+    site: Site, asked: str, token_id: str
+) -> None:
+    answer = await site.client.get(f"/tokens/{quote(asked, safe='')}?interval=1h")
+    address = f"/tokens/{quote(token_id, safe=':')}?interval=1h"
+    assert (answer.status_code, answer.headers["Location"]) == (302, address)
+    for there in (quote(token_id, safe=":"), "foo", "Ethereum:WETH"):
+        assert (await site.client.get(f"/tokens/{there}")).status_code == 200
+
+
 async def test_base58_in_another_case_is_another_token(site: Site) -> None:
     owner = Owner()
     owner.trade("solana:So11aB")
