@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Final
@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 from aggregator.contracts.event import MICROS_PER_USD
 from api.board.overview import MAX_LIMIT, ORDERS, SORTS, Order, OverviewQuery, Place, Sort
 from api.http.cursors import place_of
+from api.nearest import hint, nearest
 from api.problem import Problem
 
 _ALLOWED: Final = {"sort": list(SORTS), "order": list(ORDERS)}
@@ -126,39 +127,40 @@ def refuse_unknown(request: HttpRequest, schema: type[Schema] | None = None) -> 
 
 
 def _unknown(name: str, known: list[str]) -> dict[str, Any]:
-    entry = {"parameter": name[:64], "detail": "there is no such parameter here"}
+    entry = {
+        "parameter": name[:64],
+        "detail": f"there is no such parameter here{hint(name, known)}",
+    }
     meant = nearest(name, known)
-    if meant is not None:
-        entry |= {"detail": f"there is no such parameter; did you mean {meant}?", "nearest": meant}
-    return entry
-
-
-def nearest(given: str, known: list[str]) -> str | None:
-    """The known word that was probably meant."""
-    found = difflib.get_close_matches(given[:64].lower(), known, 1)
-    return found[0] if found else None
+    return entry if meant is None else entry | {"nearest": meant}
 
 
 def parameter_problem(error: ValidationError) -> Problem:
     """A 422 that names each bad parameter and what it may be; never echoes the value."""
-    errors = []
-    for each in error.errors:
-        # a list's entry is named by the list: its position says nothing to the client
-        names = [part for part in each["loc"] if isinstance(part, str)]
-        parameter = names[-1] if names else "query"
-        entry = {"parameter": parameter, "detail": each["msg"].removeprefix("Value error, ")}
-        if parameter in _ALLOWED:
-            entry["allowed"] = _ALLOWED[parameter]
-        errors.append(entry)
-    return _problem(errors)
+    return _problem([fault_of(each) for each in error.errors])
+
+
+def fault_of(error: Mapping[str, Any]) -> dict[str, Any]:
+    """One of pydantic's errors as an entry of a problem."""
+    # a list's entry is named by the list: its position says nothing to the client
+    names = [part for part in error["loc"] if isinstance(part, str)]
+    parameter = names[-1] if names else "query"
+    entry = {"parameter": parameter, "detail": error["msg"].removeprefix("Value error, ")}
+    if parameter in _ALLOWED:
+        allowed = entry["allowed"] = _ALLOWED[parameter]
+        meant = nearest(str(error.get("input", "")), allowed)
+        entry |= {} if meant is None else {"nearest": meant}
+    return entry
 
 
 def _problem(errors: list[dict[str, Any]]) -> Problem:
-    said = "; ".join(_sentence(each) for each in errors)
+    said = "; ".join(sentence(each) for each in errors)
     return Problem(422, "parameter_invalid", said, parameter=errors[0]["parameter"], errors=errors)
 
 
-def _sentence(error: dict[str, Any]) -> str:
+def sentence(error: dict[str, Any]) -> str:
+    """An entry of a problem in words."""
     if "allowed" in error:
-        return f"{error['parameter']}: give one of {', '.join(error['allowed'])}"
+        meant = f"; did you mean {error['nearest']}?" if "nearest" in error else ""
+        return f"{error['parameter']}: give one of {', '.join(error['allowed'])}{meant}"
     return f"{error['parameter']}: {error['detail']}"

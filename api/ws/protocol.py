@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, get_args
 
 import msgspec
 
-from api.http.params import nearest
+from api.nearest import hint
 
 Channel = Literal["token_stats", "trades", "candles", "overview", "status"]
 Interval = Literal["1m", "5m", "15m", "1h", "4h", "1d"]
@@ -203,17 +203,12 @@ def _said(message: str, method: str) -> str:
     if wrong is not None and wrong[2] in _CHOICES:
         choices = _CHOICES[wrong[2]]
         said = f"{wrong[2]}: '{wrong[1][:64]}' is none of {', '.join(choices)}"
-        return said + _hint(wrong[1], choices)
+        return said + hint(wrong[1], choices)
     unknown = _UNKNOWN_FIELD.match(message)
     if unknown is not None:
         known = _FIELDS.get(method, [])
-        return f"{unknown[1][:64]}: there is no such field{_hint(unknown[1], known)}"
+        return f"{unknown[1][:64]}: there is no such field{hint(unknown[1], known)}"
     return message
-
-
-def _hint(given: str, known: list[str]) -> str:
-    meant = nearest(given, known)
-    return "" if meant is None else f"; did you mean {meant}?"
 
 
 def _any_request(text: str | bytes) -> _AnyRequest:

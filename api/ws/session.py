@@ -17,7 +17,7 @@ from aggregator import metrics
 from aggregator.contracts.ids import TokenIdInvalid, canonical_token_id
 from aggregator.contracts.stats import usd_text
 from api.board.overview import OverviewQuery
-from api.http.params import OverviewParams
+from api.http.params import OverviewParams, fault_of, sentence
 from api.problem import Problem
 from api.security.access import Limits as SubjectLimits
 from api.security.jwt import Claims, TokenRefused
@@ -376,8 +376,7 @@ def _overview(request: Selection, windows: list[str]) -> OverviewQuery:
     try:
         query = OverviewParams.model_validate(request.overview()).query(windows)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        text = f"{first['loc'][-1]}: {first['msg']}"
+        text = sentence(fault_of(error.errors(include_url=False)[0]))
         raise RequestRefused("request_invalid", text, request.req_id) from None
     except Problem as problem:
         raise RequestRefused("request_invalid", problem.detail, request.req_id) from None

@@ -313,6 +313,11 @@ RULES: Final[tuple[tuple[str, Run], ...]] = (
         r"python3 -m venv .*|/tmp/swapclient/bin/python .*",
         elsewhere(EXAMPLES, "test_the_python_example_from_a_fresh_environment"),
     ),
+    (
+        r"pip install \./clients/python",
+        elsewhere(EXAMPLES, "test_the_python_example_from_a_fresh_environment"),
+    ),
+    (r"npm install \./clients/js", elsewhere(EXAMPLES, "test_the_readmes_javascript_runs")),
     (r"node clients/js/example\.mjs", elsewhere(EXAMPLES, "test_the_javascript_example")),
 )
 

@@ -80,6 +80,7 @@ async def test_overview_parameters(site: Site, query: str, expected: list[str]) 
     ("query", "parameter", "said"),
     [
         pytest.param("window=7m", "window", "5m, 1h, 24h", id="a window that is not kept"),
+        pytest.param("sort=volume", "sort", "did you mean volume_usd?", id="nearly a sort"),
         pytest.param("sort=price", "sort", "price_change_pct", id="unknown sort"),
         pytest.param("order=up", "order", "asc, desc", id="unknown order"),
         pytest.param("limit=0", "limit", "greater than or equal to 1", id="limit below"),

@@ -99,7 +99,8 @@ async def test_a_subscription_that_breaks_a_rule(fields: dict[str, Any], said: s
     ("fields", "said"),
     [
         pytest.param({"window": "9m"}, "window", id="a window that is not kept"),
-        pytest.param({"sort": "luck"}, "sort", id="an unknown order"),
+        pytest.param({"sort": "luck"}, "sort: give one of volume_usd", id="an unknown order"),
+        pytest.param({"sort": "volum"}, "did you mean volume_usd?", id="nearly an order"),
         pytest.param({"limit": 101}, "limit: at most 100", id="more than 100"),
         pytest.param({"limit": 0.5}, "limit", id="half a token"),
         pytest.param({"limit": "many"}, "limit", id="a text"),
