@@ -295,6 +295,7 @@ def test_what_an_operator_types_is_checked(running: Running) -> None:
     with nullcontext(running.root) as browser:
         for fields, said in (
             ({"token_id": "nothing"}, "Give chain:token"),
+            ({"token_id": "Ethereum:WETH"}, "Write the chain in lower case: ethereum."),
             ({"token_id": "a:1", "verified": "on", "spam": "on"}, "verified or spam, not both"),
             ({"token_id": "a:1", "decimals": "37"}, "less than or equal to 36"),
             ({"token_id": "a:1", "symbol": "a\x00b"}, "Null characters"),
@@ -307,4 +308,6 @@ def test_what_an_operator_types_is_checked(running: Running) -> None:
         add(browser, "ethereum:0x" + "AB" * 20, symbol="X", name=script)
         page = browser.get(LIST).text
         assert "0x" + "ab" * 20 in page, "an address is lower-cased"
+        add(browser, "sui:0x002::coin::Coin<0x0A::usd::USD, u64>", symbol="M")
+        assert "sui:0x2::coin::Coin&lt;0xa::usd::USD,u64&gt;" in browser.get(LIST).text
         assert script not in page
