@@ -135,20 +135,20 @@ def _unknown(name: str, known: list[str]) -> dict[str, Any]:
     return entry if meant is None else entry | {"nearest": meant}
 
 
-def parameter_problem(error: ValidationError) -> Problem:
+def parameter_problem(error: ValidationError, given: Mapping[str, str]) -> Problem:
     """A 422 that names each bad parameter and what it may be; never echoes the value."""
-    return _problem([fault_of(each) for each in error.errors])
+    return _problem([fault_of(each, given) for each in error.errors])
 
 
-def fault_of(error: Mapping[str, Any]) -> dict[str, Any]:
-    """One of pydantic's errors as an entry of a problem."""
+def fault_of(error: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """One of pydantic's errors as an entry of a problem; `given` are the parameters."""
     # a list's entry is named by the list: its position says nothing to the client
     names = [part for part in error["loc"] if isinstance(part, str)]
     parameter = names[-1] if names else "query"
     entry = {"parameter": parameter, "detail": error["msg"].removeprefix("Value error, ")}
     if parameter in _ALLOWED:
         allowed = entry["allowed"] = _ALLOWED[parameter]
-        meant = nearest(str(error.get("input", "")), allowed)
+        meant = nearest(str(given.get(parameter, "")), allowed)
         entry |= {} if meant is None else {"nearest": meant}
     return entry
 

@@ -58,9 +58,9 @@ def on_problem(_request: HttpRequest, problem: Problem) -> HttpResponse:
 
 
 @api.exception_handler(ValidationError)
-def on_bad_parameter(_request: HttpRequest, error: ValidationError) -> HttpResponse:
+def on_bad_parameter(request: HttpRequest, error: ValidationError) -> HttpResponse:
     """A parameter that breaks its rule."""
-    return response_of(parameter_problem(error))
+    return response_of(parameter_problem(error, request.GET))
 
 
 @api.get(

@@ -376,7 +376,7 @@ def _overview(request: Selection, windows: list[str]) -> OverviewQuery:
     try:
         query = OverviewParams.model_validate(request.overview()).query(windows)
     except ValidationError as error:
-        text = sentence(fault_of(error.errors(include_url=False)[0]))
+        text = sentence(fault_of(error.errors(include_url=False)[0], request.overview()))
         raise RequestRefused("request_invalid", text, request.req_id) from None
     except Problem as problem:
         raise RequestRefused("request_invalid", problem.detail, request.req_id) from None

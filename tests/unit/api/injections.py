@@ -36,7 +36,7 @@ PARAMETERS = {
     "/api/tokens/stats": ("ids",),
     "/api/tokens/{}/stats": (),
     "/api/tokens/{}/trades": ("from", "to", "limit", "side", "cursor"),
-    "/api/tokens/{}/candles": ("interval", "from", "to"),
+    "/api/tokens/{}/candles": ("interval", "from", "to", "limit"),
     "/api/tokens/{}/daily": ("from", "to"),
     "/api/status": (),
     "/api/{}": (),
