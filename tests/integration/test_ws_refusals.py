@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import sync_playwright
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin, Subprotocol
 
-from tests.integration.client_processes import ClientProcess, node
+from tests.browser import chromium
+from tests.integration.client_processes import ROOT, ClientProcess, node
 from tests.web_nodes import Node, Nodes
 
 pytestmark = pytest.mark.engines
@@ -112,3 +117,39 @@ def test_a_client_shows_why_it_is_refused_and_goes_on(
         held.close()
         client.wait(lambda: client.of("change", state="open"), 20, "the connection")
         assert client.of("change", state="open")[-1]["error"] == ""
+
+
+class Files(SimpleHTTPRequestHandler):
+    """The JavaScript client, on an origin of its own."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+REFUSED = """async ([url, token]) => {
+  const { SwapsClient } = await import("/swaps.js");
+  const client = new SwapsClient({ url, token });
+  const { detail } = await new Promise((seen) => client.addEventListener("refused", seen));
+  const found = { ...detail, state: client.state, error: client.error.message };
+  client.close();
+  return found;
+}"""
+
+
+def test_a_page_in_a_browser_is_told_that_its_origin_may_not_connect(
+    nodes: Nodes, web: Node
+) -> None:
+    path = chromium()
+    files = partial(Files, directory=str(ROOT / "clients" / "js"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), files) as server, sync_playwright() as driver:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{server.server_port}/package.json")
+        seen = page.evaluate(REFUSED, [web.url, nodes.token("page", SCOPES)])
+        browser.close()
+        server.shutdown()
+    assert (seen["code"], seen["close_code"], seen["attempts"]) == ("origin_not_allowed", 4403, 1)
+    assert "WS_ALLOWED_ORIGINS" in seen["reason"]
+    assert seen["error"].startswith("origin_not_allowed")
+    assert (seen["state"], seen["retry_in_ms"] >= 5_000) == ("waiting", True)
