@@ -110,6 +110,12 @@ class Dashboard:
         )
         self.service.produce(made)
 
+    def swaps(self, *each: dict[str, Any]) -> None:
+        """Produce one new swap of each of these fields, in order."""
+        begin = self._number
+        self._number += len(each)
+        self.service.produce(swap(number, **of) for number, of in enumerate(each, begin))
+
     @property
     def produced(self) -> int:
         """How many swaps there are."""
@@ -168,9 +174,7 @@ def expected(overview: dict[str, Any]) -> list[Row]:
     rows = []
     for each in overview["tokens"]:
         of = each["windows"][overview["window"]]
-        changes = {
-            name: found["price_change_pct"] for name, found in each["windows"].items()
-        }
+        changes = {name: found["price_change_pct"] for name, found in each["windows"].items()}
         rows.append(
             {
                 "token": each["token_id"],
@@ -202,14 +206,15 @@ def agrees(page: Page, overview: dict[str, Any]) -> bool:
 
 
 def _compact(number: float) -> str:
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
         if number >= size:
             return f"{number / size:.2f}{letter}"
     return f"{number:.2f}"
 
 
 def _percent(change: float) -> str:
-    text = f"{abs(change):,.2f}" if abs(change) < 1_000 else f"{abs(change):,.0f}"
+    size = abs(change)
+    text = f"{size:,.2f}" if size < 1_000 else f"{size:,.0f}" if size < 1e6 else _compact(size)
     return f"▲ +{text}%" if change > 0 else f"▼ −{text}%" if change < 0 else f"{text}%"  # noqa: RUF001
 
 

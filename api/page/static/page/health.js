@@ -2,7 +2,7 @@
 
 import { age, count } from "./format.js";
 import { attribute, put } from "./dom.js";
-import { visible } from "./names.js";
+import { refusalText } from "./refusals.js";
 
 const REFRESH_MS = 500;
 const SHOWN_SLOW_AFTER_MS = 2_000;
@@ -55,20 +55,6 @@ function drawBanner(phase, status, ms, refusal) {
   put(element("banner-age"), said && ms !== null ? `The oldest numbers are ${age(ms)} old.` : "");
   element("banner").hidden = !said;
   attribute(element("banner"), "data-phase", refused ? "lost" : phase);
-}
-
-const REFUSALS = {
-  too_many_connections:
-    "Too many connections are open with this token: close another tab or program that uses it.",
-  origin_not_allowed:
-    "The service does not allow this page's origin: its operator must add it to WS_ALLOWED_ORIGINS.",
-};
-
-/** Why the service refuses the connection. `reason` is its stable code. */
-function refusalText({ code, reason, attempts }) {
-  const known = REFUSALS[reason] ?? REFUSALS[code];
-  const said = known ?? `The service refuses the connection (${visible(String(reason || code))}).`;
-  return `${said} Trying again${attempts > 1 ? ` (${count(attempts)} attempts so far)` : ""}.`;
 }
 
 function sentence(phase, status) {
