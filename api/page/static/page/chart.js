@@ -154,11 +154,12 @@ export class Chart {
       return;
     }
     const { open_usd: open, close_usd: close } = candle;
+    const trades = `${count(candle.trades)} ${candle.trades === 1 ? "trade" : "trades"}`;
     const change = Number(open) ? (100 * (Number(close) - Number(open))) / Number(open) : null;
     legend.textContent =
       `${opening(candle.open_time, this.#length)}  O ${price(open)}  H ${price(candle.high_usd)}  ` +
       `L ${price(candle.low_usd)}  C ${price(close)}  ${percent(change)}  ` +
-      `Volume ${usd(candle.volume_usd)}  ${count(candle.trades)} ${candle.trades === 1 ? "trade" : "trades"}`;
+      `Volume ${usd(candle.volume_usd)}  ${trades}`;
   }
 
   #recolour() {

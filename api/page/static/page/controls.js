@@ -23,7 +23,9 @@ const FILTERS = ["chain", "min_volume_usd", "min_trades"];
 
 const chosenFrom = (name) => (value) =>
   [...form.elements[name]].some((each) => (each.value ?? each) === value);
-const number = (most, pattern) => (value) => pattern.test(value) && Number(value) <= most;
+// A box of numbers takes 1e3 too.
+const number = (most, fits) => (value) =>
+  /^\d{1,16}(\.\d{1,18})?(e\d{1,2})?$/i.test(value) && Number(value) <= most && fits(Number(value));
 
 // What an address may hold of each; anything else falls back to the default.
 const VALID = {
@@ -32,8 +34,8 @@ const VALID = {
   order: chosenFrom("order"),
   q: (value) => value.length <= 128,
   chain: (value) => /^[a-z0-9][a-z0-9-]{0,31}$/.test(value),
-  min_volume_usd: number(1e15, /^\d{1,16}(\.\d{1,18})?$/),
-  min_trades: number(2 ** 53, /^\d{1,16}$/),
+  min_volume_usd: number(1e15, Number.isFinite),
+  min_trades: number(Number.MAX_SAFE_INTEGER, Number.isInteger),
   limit: chosenFrom("limit"),
 };
 const LABELS = {
@@ -65,7 +67,7 @@ export class Controls {
   read() {
     const asked = new URLSearchParams(location.search);
     const faults = [...asked.keys()]
-      .filter((name) => !(name in DEFAULTS) && !FOREIGN.test(name))
+      .filter((name) => !Object.hasOwn(DEFAULTS, name) && !FOREIGN.test(name))
       .map((name) => `there is no “${shortly(name)}”`);
     for (const name of Object.keys(DEFAULTS)) {
       let value = asked.get(name) ?? DEFAULTS[name];

@@ -8,7 +8,10 @@ const LONGEST_IN_TITLE = 24;
 // Characters without a glyph of their own: controls, bidi overrides, zero-width characters, fillers.
 const HIDDEN = String.raw`[\p{Cc}\p{Cf}\p{Cn}\p{Co}\p{Cs}\p{Zl}\p{Zp}\p{DI}\u2800]`;
 // An emoji is allowed the joiners and selectors that it is made of.
-const EMOJI = String.raw`\p{Extended_Pictographic}(?:\uFE0F|\p{Emoji_Modifier}|\u200D\p{Extended_Pictographic})*`;
+const EMOJI = [
+  String.raw`\p{Extended_Pictographic}`,
+  String.raw`(?:\uFE0F|\p{Emoji_Modifier}|\u200D\p{Extended_Pictographic})*`,
+].join("");
 const EMOJI_OR_HIDDEN = new RegExp(`(${EMOJI})|${HIDDEN}`, "gu");
 const FIRST_STRONG_ISOLATE = "\u2068";
 const POP_ISOLATE = "\u2069";

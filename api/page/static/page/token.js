@@ -66,7 +66,8 @@ export class TokenView {
       channel: "token_stats",
       tokens: [tokenId],
       onUpdate: ({ data }) => this.#take(data),
-      onError: (error) => this.#note(error.code === "token_not_found" ? "No such token." : error.message),
+      onError: ({ code, message }) =>
+        this.#note(code === "token_not_found" ? "No such token." : message),
     });
     this.#trades = new Trades(this.live, tokenId, (newest) => this.#traded(newest));
     this.#follow(this.#interval());
@@ -155,12 +156,13 @@ export class TokenView {
   /** The interval of the address; one that is not offered falls back to the first, and says so. */
   #interval() {
     const asked = new URLSearchParams(location.search).get("interval");
-    const known = asked === null || asked in INTERVALS_MS;
+    const known = asked === null || Object.hasOwn(INTERVALS_MS, asked);
     const chosen = section.querySelector("[name=interval]:checked")?.value;
     const interval = (known ? asked ?? chosen : null) ?? FIRST_INTERVAL;
     section.querySelector(`[name=interval][value="${interval}"]`).checked = true;
-    const said = `The address asks for candles of “${visible(asked ?? "")}”, which are not offered; these are of ${interval}.`;
-    put(element("token-asked"), known ? "" : said);
+    const wanted = visible((asked ?? "").slice(0, 24));
+    const fault = `There are no candles of “${wanted}”, which the address asks for. These are of `;
+    put(element("token-asked"), known ? "" : `${fault}${interval}.`);
     this.#keep(interval);
     return interval;
   }
