@@ -258,8 +258,8 @@ def test_every_token_can_be_reached(dashboard: Dashboard) -> None:
         order = "(all) => all.map((each) => each.dataset.token)"
         assert rows.evaluate_all(order) == [f"base:many{n:03}" for n in range(160)]
 
-        # One of the last rises to the top, one of the live rows leaves them: none is lost. The order
-        # is held while the pointer is on a row.
+        # One of the last rises to the top, one of the live rows leaves them: none is lost. The
+        # order is held while the pointer is on a row.
         page.mouse.move(0, 0)
         dashboard.swaps(*priced("many150", "9000", chain="base", symbol="M150"))
         wait_until(

@@ -8,6 +8,7 @@ const filtersOn = document.getElementById("filters-on");
 const windows = document.documentElement.dataset.windows.split(" ");
 const asked_ = document.getElementById("list-asked");
 const TYPED_MS = 250;
+const MOST_FAULTS = 8;
 
 const DEFAULTS = {
   window: windows.at(-1),
@@ -83,8 +84,8 @@ export class Controls {
   }
 
   #explain(faults) {
-    const some = faults.slice(0, 3).join("; ");
-    put(asked_, faults.length ? `Of this address, ${some}. The usual is shown instead.` : "");
+    const some = faults.slice(0, MOST_FAULTS).join("; ");
+    put(asked_, faults.length ? `In this address, ${some}. The defaults are used instead.` : "");
     asked_.hidden = !faults.length;
     if (faults.length) history.replaceState(history.state, "", this.address);
   }
