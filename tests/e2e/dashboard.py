@@ -20,7 +20,7 @@ from tests.service import Service, swap
 WITHIN_MS = 30_000
 FRESH = "body[data-fresh=yes]"
 # The stack of these tests has no archive: the page says so, and the browser notes the 503.
-NO_ARCHIVE = re.compile(r"/candles\?")
+NO_ARCHIVE = re.compile(r"/(candles|trades)\?")
 
 Row = dict[str, Any]
 
@@ -110,6 +110,12 @@ class Dashboard:
         )
         self.service.produce(made)
 
+    def swaps(self, *each: dict[str, Any]) -> None:
+        """Produce one new swap of each of these fields, in order."""
+        begin = self._number
+        self._number += len(each)
+        self.service.produce(swap(number, **of) for number, of in enumerate(each, begin))
+
     @property
     def produced(self) -> int:
         """How many swaps there are."""
@@ -168,14 +174,14 @@ def expected(overview: dict[str, Any]) -> list[Row]:
     rows = []
     for each in overview["tokens"]:
         of = each["windows"][overview["window"]]
-        change = of["price_change_pct"]
+        changes = {name: found["price_change_pct"] for name, found in each["windows"].items()}
         rows.append(
             {
                 "token": each["token_id"],
                 "price": each["last_price_usd"],
                 "price_text": _price(each["last_price_usd"]),
-                "change": f"{change:.12g}",
-                "change_text": _percent(change),
+                **{f"change in-{name}": f"{change:.12g}" for name, change in changes.items()},
+                **{f"change in-{name}_text": _percent(each) for name, each in changes.items()},
                 "volume": of["volume_usd"],
                 "volume_text": f"${_compact(float(of['volume_usd']))}",
                 "net": of["net_volume_usd"],
@@ -191,21 +197,24 @@ def agrees(page: Page, overview: dict[str, Any]) -> bool:
     """Whether the list shows exactly the overview's tokens, in order, with its numbers."""
     rows, wanted = shown(page), expected(overview)
     for row in rows:
-        row["change"] = f"{float(row['change'] or 'nan'):.12g}"
+        for name in [name for name in row if re.fullmatch(r"change in-\w+", name)]:
+            if not name.endswith("_text"):
+                row[name] = f"{float(row[name] or 'nan'):.12g}"
     return [
         {name: row.get(name) for name in each} for row, each in zip(rows, wanted, strict=False)
     ] == wanted and len(rows) == len(wanted)
 
 
 def _compact(number: float) -> str:
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
         if number >= size:
             return f"{number / size:.2f}{letter}"
     return f"{number:.2f}"
 
 
 def _percent(change: float) -> str:
-    text = f"{abs(change):,.2f}" if abs(change) < 1_000 else f"{abs(change):,.0f}"
+    size = abs(change)
+    text = f"{size:,.2f}" if size < 1_000 else f"{size:,.0f}" if size < 1e6 else _compact(size)
     return f"▲ +{text}%" if change > 0 else f"▼ −{text}%" if change < 0 else f"{text}%"  # noqa: RUF001
 
 

@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from urllib.parse import quote
 
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
-from infra.embedded.stack import Stack
-from tests.browser import chromium
 from tests.e2e.dashboard import FRESH, WITHIN_MS, Dashboard, agrees, shown
 from tests.processes import wait_until
-from tests.service import Service
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(180)]
 
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
 WITHIN_S = 30
-
-
-@pytest.fixture(scope="module")
-def dashboard(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
-    path = chromium()
-    directory = tmp_path_factory.mktemp("page")
-    with sync_playwright() as driver, Service(directory, stack) as service:
-        # A browser's sandbox needs rights that a container or root does not have.
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        found = Dashboard(service, browser)
-        found.start()
-        yield found
-        browser.close()
 
 
 def wait_agrees(dashboard: Dashboard, page: Page, **params: str) -> None:
@@ -204,9 +187,13 @@ def test_a_phone_needs_no_sideways_scroll(dashboard: Dashboard) -> None:
             assert width == 360, path
 
 
+@pytest.mark.parametrize("width", [1360, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_stands_in_a_screen_readers_way(dashboard: Dashboard, scheme: str) -> None:
-    with dashboard.visit(color_scheme=scheme, reduced_motion="reduce") as visit:
+def test_nothing_stands_in_a_screen_readers_way(
+    dashboard: Dashboard, scheme: str, width: int
+) -> None:
+    size = {"width": width, "height": 900}
+    with dashboard.visit(color_scheme=scheme, reduced_motion="reduce", viewport=size) as visit:
         for path in ("/", "/tokens/ethereum:T1"):
             page = visit.open(path)
             expect(page.locator("#rows tr, #trades tr").first).to_be_visible()

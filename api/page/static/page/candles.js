@@ -1,8 +1,13 @@
 // A token's candles of one interval: the archive's, and over them the live ones, which are newer.
 
+import { addressOf } from "./addresses.js";
 import { get } from "./session.js";
 
 const PAGE = 300;
+// What the service answers at once.
+const WIDEST = 1_500;
+const FAST_PAGES = 3;
+const PAUSE_MS = 300;
 const AGAIN_MS = 15_000;
 
 export const INTERVALS_MS = {
@@ -17,8 +22,9 @@ export class Candles {
   #archived = new Map();
   #live = new Map();
   #abort = new AbortController();
-  #asking = false;
   #oldestAsked = Infinity;
+  #span = PAGE;
+  #pages = 0;
   #timer = null;
 
   constructor(live, tokenId, interval, { onChange, onFault }) {
@@ -28,6 +34,7 @@ export class Candles {
     this.onChange = onChange;
     this.onFault = onFault;
     this.complete = false;
+    this.asking = false;
     this.subscription = live.subscribe({
       channel: "candles",
       tokens: [tokenId],
@@ -45,29 +52,49 @@ export class Candles {
       .sort((a, b) => a.open_time - b.open_time);
   }
 
-  /** Ask the archive for what lies before the oldest candle; once at a time. */
+  /**
+   * Ask the archive for what lies before the oldest candle; once at a time. A quiet stretch is
+   * skipped: `complete` is set only when the archive has no trade before the last range.
+   */
   async older(until = this.#oldestAsked) {
-    if (this.#asking || this.complete || until === Infinity) return;
-    this.#asking = true;
+    if (this.asking || this.complete || until === Infinity) return;
+    this.asking = true;
     clearTimeout(this.#timer);
-    const from = Math.max(0, until - PAGE * this.length);
-    const query = new URLSearchParams({ interval: this.interval, from, to: until });
-    const path = this.tokenId.split("/").map(encodeURIComponent).join("/");
     try {
-      const { candles } = await get(`/api/tokens/${path}/candles?${query}`, this.#abort.signal);
-      for (const each of candles) this.#archived.set(each.open_time, each);
-      this.#oldestAsked = from;
-      this.complete = !candles.length;
+      // A rare token's pages hold little, and must not use up the reader's rate.
+      if (++this.#pages > FAST_PAGES) await new Promise((done) => setTimeout(done, PAUSE_MS));
+      const found = await this.#page(until);
       this.onFault(null);
-      this.onChange({ all: true });
+      // The next page follows from the drawing of this one, which must find nothing under way.
+      this.asking = false;
+      this.onChange({ all: true, found });
     } catch (error) {
+      this.asking = false;
       if (error.name === "AbortError") return;
+      const final = [401, 403, 404].includes(error.status);
+      this.complete ||= final;
       this.onFault(error);
-      const forGood = [401, 403, 404].includes(error.status);
-      if (!forGood) this.#timer = setTimeout(() => this.older(until), AGAIN_MS);
-    } finally {
-      this.#asking = false;
+      if (!final) this.#timer = setTimeout(() => this.older(until), AGAIN_MS);
     }
+  }
+
+  /** The next older candles, past any quiet stretch; how many there are. */
+  async #page(until) {
+    const path = `/api${addressOf(this.tokenId)}`;
+    const from = Math.max(0, until - this.#span * this.length);
+    const query = new URLSearchParams({ interval: this.interval, from, to: until });
+    const { candles } = await get(`${path}/candles?${query}`, this.#abort.signal);
+    for (const each of candles) this.#archived.set(each.open_time, each);
+    this.#oldestAsked = from;
+    // Sparse candles: the widest range, so that a screen of them takes few requests.
+    this.#span = candles.length < PAGE / 2 ? WIDEST : PAGE;
+    if (candles.length) return candles.length;
+    const before = new URLSearchParams({ limit: 1, to: from });
+    const trades = from === 0 ? [] : (await get(`${path}/trades?${before}`, this.#abort.signal)).trades;
+    this.complete = !trades.length;
+    if (this.complete) return 0;
+    this.#oldestAsked = Math.floor(trades[0].timestamp / this.length + 1) * this.length;
+    return this.#page(this.#oldestAsked);
   }
 
   close() {

@@ -1,22 +1,32 @@
 // Candles and volume on a canvas, by Lightweight Charts (static/vendor); loaded with the first chart.
 
 import { colour, onTheme } from "./theme.js";
-import { count, moment, percent, price, usd } from "./format.js";
+import { axisPrice, count, percent, price, usd } from "./format.js";
+import { axisTime, opening } from "./times.js";
 
 const LIBRARY = "../vendor/lightweight-charts/lightweight-charts.standalone.production.mjs";
 const LOAD_OLDER_AT = 20;
 const place = document.getElementById("chart");
 const legend = document.getElementById("chart-legend");
 
+// The library takes UTC, in which every candle has a time of its own also when clocks are set back;
+// only labels are in the reader's zone.
 const inSeconds = (ms) => ms / 1_000;
-// The library shows UTC; the reader's own clock is wanted.
-const local = (ms) => ms - new Date(ms).getTimezoneOffset() * 60_000;
+const inMs = (seconds) => seconds * 1_000;
+// Its axes are made for prices near 1: values are divided by a power of ten.
+const MIN_MOVE = 1e-9;
+const FLAT_SHARE = 0.01;
+const LABEL_PX = 30;
+const LABEL_LETTERS = 13;
 
 export class Chart {
   #colours = {};
   #byTime = new Map();
   #pointed = null;
   #all = [];
+  #length = 0;
+  #unit = 1;
+  #step = 1;
 
   /** `onOldest()` is called when the reader comes near the oldest candle. */
   static async make(onOldest) {
@@ -27,13 +37,23 @@ export class Chart {
     this.chart = library.createChart(place, {
       autoSize: true,
       layout: { attributionLogo: false, fontFamily: getComputedStyle(document.body).fontFamily },
-      timeScale: { timeVisible: true, secondsVisible: false, rightOffset: 3 },
-      localization: { locale: "en-GB" },
+      timeScale: {
+        timeVisible: true, secondsVisible: false, rightOffset: 3,
+        tickMarkMaxCharacterLength: LABEL_LETTERS,
+        tickMarkFormatter: (time, kind) => axisTime(inMs(time), kind, this.#length),
+      },
+      localization: {
+        locale: "en-GB",
+        timeFormatter: (time) => opening(inMs(time), this.#length),
+      },
       crosshair: { mode: library.CrosshairMode.Normal },
       handleScroll: { vertTouchDrag: false },
     });
     this.candles = this.chart.addSeries(library.CandlestickSeries, {
-      priceFormat: { type: "custom", formatter: price, minMove: 1e-12 },
+      priceFormat: {
+        type: "custom", minMove: MIN_MOVE,
+        formatter: (value) => axisPrice(value * this.#unit, this.#step * this.#unit),
+      },
       autoscaleInfoProvider: (found) => this.#scale(found()),
     });
     this.volume = this.chart.addSeries(library.HistogramSeries, {
@@ -55,10 +75,18 @@ export class Chart {
     this.#recolour();
   }
 
-  /** These candles; `fit` shows the newest of them, else the reader's view stays. */
-  set(all, fit) {
+  /** Whether the reader sees nearly the oldest candle. */
+  get nearOldest() {
+    const range = this.chart.timeScale().getVisibleLogicalRange();
+    return range === null || range.from < LOAD_OLDER_AT;
+  }
+
+  /** These candles of `length` ms; `fit` shows the newest of them, else the reader's view stays. */
+  set(all, length, fit) {
     this.#all = all;
-    this.#byTime = new Map(all.map((each) => [inSeconds(local(each.open_time)), each]));
+    this.#length = length;
+    this.#unit = unitOf(all);
+    this.#byTime = new Map(all.map((each) => [inSeconds(each.open_time), each]));
     this.candles.setData(all.map((each) => this.#bar(each)));
     this.volume.setData(all.map((each) => this.#column(each)));
     if (fit && all.length) {
@@ -72,7 +100,7 @@ export class Chart {
     const from = this.#all.at(-1)?.open_time ?? 0;
     this.#all = all;
     for (const each of all.filter((candle) => candle.open_time >= from)) {
-      this.#byTime.set(inSeconds(local(each.open_time)), each);
+      this.#byTime.set(inSeconds(each.open_time), each);
       this.candles.update(this.#bar(each));
       this.volume.update(this.#column(each));
     }
@@ -80,39 +108,40 @@ export class Chart {
   }
 
   // One odd trade must not press all others flat: wicks count for the scale only as far as the
-  // bodies reach, once over. The legend tells the whole wick.
+  // bodies reach, once over. The legend has the whole wick.
   #scale(found) {
     const range = this.chart.timeScale().getVisibleLogicalRange();
     if (found === null || range === null) return found;
     const seen = this.#all.slice(Math.max(0, Math.floor(range.from)), Math.ceil(range.to) + 1);
     if (!seen.length) return found;
-    const ends = seen.flatMap((each) => [Number(each.open_usd), Number(each.close_usd)]);
-    const [low, high] = [Math.min(...ends), Math.max(...ends)];
+    const ends = seen.flatMap(({ open_usd: open, close_usd: close }) => [open, close].map(Number));
+    const [low, high] = [Math.min(...ends) / this.#unit, Math.max(...ends) / this.#unit];
     const reach = Math.max(high - low, high * 0.005);
-    const { minValue, maxValue } = found.priceRange;
-    return {
-      ...found,
-      priceRange: {
-        minValue: Math.max(minValue, low - reach),
-        maxValue: Math.min(maxValue, high + reach),
-      },
-    };
+    let minValue = Math.max(found.priceRange.minValue, low - reach);
+    let maxValue = Math.min(found.priceRange.maxValue, high + reach);
+    // A price that never moved has no range of its own.
+    if (maxValue === minValue) {
+      minValue -= maxValue * FLAT_SHARE;
+      maxValue *= 1 + FLAT_SHARE;
+    }
+    this.#step = (maxValue - minValue) / Math.max(2, place.clientHeight / LABEL_PX);
+    return { ...found, priceRange: { minValue, maxValue } };
   }
 
   #bar(candle) {
     return {
-      time: inSeconds(local(candle.open_time)),
-      open: Number(candle.open_usd),
-      high: Number(candle.high_usd),
-      low: Number(candle.low_usd),
-      close: Number(candle.close_usd),
+      time: inSeconds(candle.open_time),
+      open: Number(candle.open_usd) / this.#unit,
+      high: Number(candle.high_usd) / this.#unit,
+      low: Number(candle.low_usd) / this.#unit,
+      close: Number(candle.close_usd) / this.#unit,
     };
   }
 
   #column(candle) {
     const rose = Number(candle.close_usd) >= Number(candle.open_usd);
     return {
-      time: inSeconds(local(candle.open_time)),
+      time: inSeconds(candle.open_time),
       value: Number(candle.volume_usd),
       color: rose ? this.#colours.upFaint : this.#colours.downFaint,
     };
@@ -125,11 +154,12 @@ export class Chart {
       return;
     }
     const { open_usd: open, close_usd: close } = candle;
+    const trades = `${count(candle.trades)} ${candle.trades === 1 ? "trade" : "trades"}`;
     const change = Number(open) ? (100 * (Number(close) - Number(open))) / Number(open) : null;
     legend.textContent =
-      `${moment(candle.open_time)}  O ${price(open)}  H ${price(candle.high_usd)}  ` +
+      `${opening(candle.open_time, this.#length)}  O ${price(open)}  H ${price(candle.high_usd)}  ` +
       `L ${price(candle.low_usd)}  C ${price(close)}  ${percent(change)}  ` +
-      `Volume ${usd(candle.volume_usd)}  ${count(candle.trades)} trades`;
+      `Volume ${usd(candle.volume_usd)}  ${trades}`;
   }
 
   #recolour() {
@@ -149,4 +179,10 @@ export class Chart {
     });
     this.volume.setData(this.#all.map((each) => this.#column(each)));
   }
+}
+
+/** The power of ten at or below the newest close that is not 0. */
+function unitOf(all) {
+  const close = all.findLast((each) => Number(each.close_usd) > 0)?.close_usd;
+  return close === undefined ? 1 : 10 ** Math.floor(Math.log10(Number(close)));
 }

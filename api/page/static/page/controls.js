@@ -1,9 +1,14 @@
 // What is listed: window, sort, search and filters, kept in the address.
 
+import { put } from "./dom.js";
+import { visible } from "./names.js";
+
 const form = document.getElementById("controls");
 const filtersOn = document.getElementById("filters-on");
 const windows = document.documentElement.dataset.windows.split(" ");
+const asked_ = document.getElementById("list-asked");
 const TYPED_MS = 250;
+const MOST_FAULTS = 8;
 
 const DEFAULTS = {
   window: windows.at(-1),
@@ -16,6 +21,29 @@ const DEFAULTS = {
   limit: "50",
 };
 const FILTERS = ["chain", "min_volume_usd", "min_trades"];
+
+const chosenFrom = (name) => (value) =>
+  [...form.elements[name]].some((each) => (each.value ?? each) === value);
+// A box of numbers takes 1e3 too.
+const number = (most, fits) => (value) =>
+  /^\d{1,16}(\.\d{1,18})?(e\d{1,2})?$/i.test(value) && Number(value) <= most && fits(Number(value));
+
+// What an address may hold of each; anything else falls back to the default.
+const VALID = {
+  window: (value) => windows.includes(value),
+  sort: chosenFrom("sort"),
+  order: chosenFrom("order"),
+  q: (value) => value.length <= 128,
+  chain: (value) => /^[a-z0-9][a-z0-9-]{0,31}$/.test(value),
+  min_volume_usd: number(1e15, Number.isFinite),
+  min_trades: number(Number.MAX_SAFE_INTEGER, Number.isInteger),
+  limit: chosenFrom("limit"),
+};
+const LABELS = {
+  min_volume_usd: "volume from", min_trades: "trades from", q: "search", limit: "rows",
+};
+// Marks that other sites put on links to a page are no mistakes of its address.
+const FOREIGN = /^(utm_|fbclid|gclid|ref$)/;
 
 export class Controls {
   #timer = null;
@@ -31,20 +59,35 @@ export class Controls {
       event.preventDefault();
       this.#clear();
     };
-    for (const head of document.querySelectorAll("th[data-sort] button")) {
-      head.onclick = () => this.#sortBy(head.parentElement.dataset.sort);
+    for (const head of document.querySelectorAll("th[data-sort]")) {
+      head.firstElementChild.onclick = () => this.#sortBy(head.dataset);
     }
   }
 
-  /** Take the address's query; what it holds of nonsense is left for the service to refuse. */
+  /** Take the address's query. What it holds of nonsense falls back to the default, and says so. */
   read() {
     const asked = new URLSearchParams(location.search);
+    const faults = [...asked.keys()]
+      .filter((name) => !Object.hasOwn(DEFAULTS, name) && !FOREIGN.test(name))
+      .map((name) => `there is no “${shortly(name)}”`);
     for (const name of Object.keys(DEFAULTS)) {
-      const value = asked.get(name) ?? DEFAULTS[name];
+      let value = asked.get(name) ?? DEFAULTS[name];
+      if (value !== "" && !VALID[name](value)) {
+        faults.push(`${LABELS[name] ?? name} cannot be “${shortly(value)}”`);
+        value = DEFAULTS[name];
+      }
       if (name === "chain" && value) this.offer([value]);
       form.elements[name].value = value;
     }
+    this.#explain(faults);
     this.#show();
+  }
+
+  #explain(faults) {
+    const some = faults.slice(0, MOST_FAULTS).join("; ");
+    put(asked_, faults.length ? `In this address, ${some}. The defaults are used instead.` : "");
+    asked_.hidden = !faults.length;
+    if (faults.length) history.replaceState(history.state, "", this.address);
   }
 
   /** The parameters of the channel `overview`. */
@@ -85,9 +128,12 @@ export class Controls {
     return Object.keys(DEFAULTS).map((name) => [name, form.elements[name].value.trim()]);
   }
 
-  #sortBy(sort) {
+  // A change is sorted in its own window, which the other columns then show too.
+  #sortBy({ sort, window = this.window }) {
     const { elements } = form;
-    const turn = elements.sort.value === sort && elements.order.value === "desc";
+    const same = elements.sort.value === sort && this.window === window;
+    const turn = same && elements.order.value === "desc";
+    elements.window.value = window;
     elements.sort.value = sort;
     elements.order.value = turn ? "asc" : "desc";
     this.#later(false);
@@ -102,6 +148,7 @@ export class Controls {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
       if (!form.checkValidity()) return form.reportValidity();
+      this.#explain([]);
       this.#show();
       history.replaceState(null, "", this.address);
       this.changed();
@@ -111,10 +158,14 @@ export class Controls {
   #show() {
     const { sort, order } = form.elements;
     for (const head of document.querySelectorAll("th[data-sort]")) {
-      const here = head.dataset.sort === sort.value;
+      const { window = this.window } = head.dataset;
+      const here = head.dataset.sort === sort.value && window === this.window;
+      head.toggleAttribute("data-chosen", window === this.window);
       head.ariaSort = here ? (order.value === "desc" ? "descending" : "ascending") : "none";
     }
     const on = FILTERS.filter((name) => form.elements[name].value !== "").length;
     filtersOn.textContent = on ? ` (${on})` : "";
   }
 }
+
+const shortly = (text) => visible(text.length > 24 ? `${text.slice(0, 23)}…` : text);

@@ -10,29 +10,29 @@ const compact_ = new Intl.NumberFormat("en-US", {
 const cents_ = new Intl.NumberFormat("en-US", {
   minimumFractionDigits: 2, maximumFractionDigits: 2,
 });
-const four_ = new Intl.NumberFormat("en-US", {
-  minimumSignificantDigits: 4, maximumSignificantDigits: 4,
-});
 const amount_ = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 5 });
-const clock_ = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
-const moment_ = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "short" });
-
 const known = (value) => value !== null && value !== undefined;
 
 export const count = (value) => (known(value) ? count_.format(value) : UNKNOWN);
-export const clock = (ms) => clock_.format(ms);
-export const moment = (ms) => moment_.format(ms);
 
+const superscript = (text) => [...text].map((digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]).join("");
+
+// Past the trillions no letter is left that everybody reads: 1.23×10¹⁸.
 const bare = (number) => {
   const size = Math.abs(number);
-  return size < 1_000 ? cents_.format(size) : compact_.format(size);
+  if (size < 999.995) return cents_.format(size);
+  if (size < 9.99995e14) return compact_.format(size);
+  const [digits, exponent] = size.toExponential(2).split("e+");
+  return `${digits}×10${superscript(exponent)}`;
 };
 
 /** $1.23M */
 export function usd(text) {
   if (!known(text)) return UNKNOWN;
   const number = Number(text);
-  return `${number < 0 ? MINUS : ""}$${bare(number)}`;
+  const sign = number < 0 ? MINUS : "";
+  const isLess = number !== 0 && Math.abs(number) < 0.005;
+  return isLess ? `${sign}<$0.01` : `${sign}$${bare(number)}`;
 }
 
 /** The same with its sign. */
@@ -42,18 +42,45 @@ export function flow(text) {
   return number > 0 ? `+${usd(text)}` : usd(text);
 }
 
-/** Four figures at least; many zeros behind the point are counted: $0.0₆1234. */
+/** Four figures at least; many zeros after the point are counted: $0.0₆1234. */
 export function price(text) {
   const number = Number(text);
   if (!known(text) || !Number.isFinite(number)) return UNKNOWN;
   const sign = number < 0 ? MINUS : "";
   const size = Math.abs(number);
   if (size === 0) return "$0";
+  if (size >= 1e6) return `${sign}$${bare(size)}`;
   if (size >= 100) return `${sign}$${cents_.format(size)}`;
-  const [digits, exponent] = size.toExponential(3).split("e");
+  return `${sign}$${small(size, 4)}`;
+}
+
+/** A price beside others of an axis: with the figures that tell prices apart that are `step` apart. */
+export function axisPrice(number, step) {
+  if (number < 0) return "";
+  if (number === 0) return "$0";
+  // The allowance is for steps such as 0.3, whose logarithm lies between two figures.
+  const figures = Math.floor(Math.log10(number) + 1e-9) - Math.floor(Math.log10(step) + 1e-9) + 1;
+  const needed = Math.min(15, Math.max(2, figures));
+  if (number >= 1e15) return `$${bare(number)}`;
+  if (number < 1) return `$${small(number, needed)}`;
+  const [divisor, letter] = UNITS.find(([unit]) => number >= unit && needed < 7) ?? [1, ""];
+  const digits = Math.max(0, Math.ceil(-Math.log10(step / divisor) - 1e-9));
+  const shown = new Intl.NumberFormat("en-US", {
+    minimumFractionDigits: Math.min(digits, 12), maximumFractionDigits: Math.min(digits, 12),
+  });
+  return `$${shown.format(number / divisor)}${letter}`;
+}
+
+const UNITS = [[1e12, "T"], [1e9, "B"], [1e6, "M"]];
+
+// Below 0.00001 the zeros are counted: 0.0₅1234.
+function small(size, figures) {
+  const [digits, exponent] = size.toExponential(figures - 1).split("e");
   const zeros = -Number(exponent) - 1;
-  if (zeros < 4) return `${sign}$${four_.format(size)}`;
-  return `${sign}$0.0${subscript(zeros)}${digits.replace(".", "")}`;
+  if (zeros >= 4) return `0.0${subscript(zeros)}${digits.replace(".", "")}`;
+  return Number(size.toPrecision(figures)).toLocaleString("en-US", {
+    minimumSignificantDigits: figures, maximumSignificantDigits: figures,
+  });
 }
 
 const subscript = (number) =>
@@ -62,9 +89,10 @@ const subscript = (number) =>
 export function percent(value) {
   if (!known(value)) return UNKNOWN;
   const size = Math.abs(value);
-  const digits = size >= 1_000 ? count_.format(Math.round(size)) : size.toFixed(2);
-  if (Number(digits.replaceAll(",", "")) === 0) return "0.00%";
-  return `${value < 0 ? MINUS : "+"}${digits}%`;
+  if (size < 0.005) return "0.00%";
+  const sign = value < 0 ? MINUS : "+";
+  if (size >= 1e6) return `${sign}${bare(size)}%`;
+  return `${sign}${size >= 1_000 ? count_.format(Math.round(size)) : size.toFixed(2)}%`;
 }
 
 export const amount = (text) => {
@@ -85,9 +113,6 @@ export function age(ms) {
 /** A long id by its ends. */
 export const short = (text, ends = 4) =>
   text.length <= 2 * ends + 4 ? text : `${text.slice(0, ends + 2)}…${text.slice(-ends)}`;
-
-/** How a reader calls a token. */
-export const nameOf = (row) => row.symbol ?? short(row.token);
 
 /** "up", "down" or "" by the sign of a number, a decimal string or null. */
 export const side = (value) => {

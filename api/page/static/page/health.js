@@ -2,6 +2,7 @@
 
 import { age, count } from "./format.js";
 import { attribute, put } from "./dom.js";
+import { refusalText } from "./refusals.js";
 
 const REFRESH_MS = 500;
 const SHOWN_SLOW_AFTER_MS = 2_000;
@@ -26,7 +27,7 @@ export function watchHealth(live) {
     put(element("health-lag"), known && lags.length ? `${count(lag)} ${lag === 1 ? "swap" : "swaps"}` : "–");
     const fresh = partitions.filter((each) => !each.stale).length;
     put(element("health-partitions"), known ? `${fresh} of ${partitions.length} fresh` : "–");
-    drawBanner(phase, status, live.age);
+    drawBanner(phase, status, live.age, live.refusal);
   };
   live.addEventListener("change", draw);
   draw();
@@ -46,13 +47,14 @@ function ageText(ms) {
   return ms < 10_000 ? `${(ms / 1_000).toFixed(1)} s` : age(ms);
 }
 
-function drawBanner(phase, status, ms) {
-  const said = sentence(phase, status);
+function drawBanner(phase, status, ms, refusal) {
+  const refused = refusal !== null && (phase === "lost" || phase === "connecting");
+  const said = refused ? refusalText(refusal) : sentence(phase, status);
   // Only a change of the sentence is read aloud; the age beside it runs on in silence.
   put(element("banner-said"), said);
   put(element("banner-age"), said && ms !== null ? `The oldest numbers are ${age(ms)} old.` : "");
   element("banner").hidden = !said;
-  attribute(element("banner"), "data-phase", phase);
+  attribute(element("banner"), "data-phase", refused ? "lost" : phase);
 }
 
 function sentence(phase, status) {

@@ -1,9 +1,10 @@
-// The list of top tokens. Its order and totals come once a second from the channel `overview`; the
-// rows on the screen are followed more closely (watched.js).
+// The list of top tokens. Its order and totals come once a second from the channel `overview`, what
+// "Show more" adds below by REST; the rows on the screen are followed more closely (watched.js).
 
 import { Controls } from "./controls.js";
 import { paint, put } from "./dom.js";
 import { count, usd } from "./format.js";
+import { Further } from "./further.js";
 import { Rows } from "./rows.js";
 import { Watched } from "./watched.js";
 
@@ -12,6 +13,7 @@ const section = document.getElementById("list");
 const body = document.getElementById("rows");
 const note = document.getElementById("list-note");
 const fault = document.getElementById("list-fault");
+const more = document.getElementById("show-more");
 const totals = document.getElementById("totals");
 const hovers = matchMedia("(hover: hover)");
 
@@ -20,13 +22,20 @@ export class ListView {
   #ages = null;
   #scroll = 0;
   #fresh = true;
+  #data = null;
+  #window = "";
 
   constructor(live) {
     this.live = live;
     body.replaceChildren();
     this.rows = new Rows(body, () => live.now);
     this.watched = new Watched(live, this.rows);
-    this.controls = new Controls(() => this.#subscribe());
+    this.further = new Further(() => this.#draw());
+    this.controls = new Controls(() => {
+      this.further.reset();
+      this.#subscribe();
+    });
+    more.onclick = () => this.further.more(this.#data.tokens.length);
   }
 
   /** The list's address as it was chosen. */
@@ -37,7 +46,9 @@ export class ListView {
   open(moved) {
     document.title = "Top tokens · Swaps";
     section.hidden = false;
+    const before = this.controls.address;
     this.controls.read();
+    if (this.controls.address !== before) this.further.reset();
     this.#subscribe();
     this.#ages = setInterval(() => this.rows.drawAges(), ORDER_MS);
     if (!moved) return;
@@ -52,6 +63,7 @@ export class ListView {
     clearInterval(this.#ages);
     this.#subscription?.close();
     this.#subscription = null;
+    this.further.close();
     this.watched.close();
   }
 
@@ -60,39 +72,45 @@ export class ListView {
     const { window, params } = this.controls;
     this.#fresh = true;
     fault.hidden = true;
+    this.further.follow(params);
     this.#subscription = this.live.subscribe({
       channel: "overview",
       params,
       intervalMs: ORDER_MS,
-      onUpdate: ({ data }) => paint(this, () => this.#draw(data, window)),
+      onUpdate: ({ data }) => {
+        [this.#data, this.#window] = [data, window];
+        paint(this, () => this.#draw());
+      },
       onError: (error) => {
         fault.textContent = error.message;
         fault.hidden = false;
+        put(note, "");
       },
     });
     before?.close();
   }
 
-  #draw(data, window) {
-    if (window !== this.controls.window || this.#subscription === null) return;
+  #draw() {
+    const [data, window] = [this.#data, this.#window];
+    if (window !== this.controls.window || this.#subscription === null || data === null) return;
     // A row must not run away from the pointer or the focus that is on it.
     const hold = !this.#fresh && isHeld();
     this.#fresh = false;
-    this.controls.offer(data.tokens.map((each) => each.chain));
-    this.rows.list(data.tokens, window, hold);
+    const tokens = this.further.below(data.tokens);
+    this.controls.offer(tokens.map((each) => each.chain));
+    this.rows.list(tokens, window, hold);
     this.watched.follow();
     drawTotals(data.totals);
-    put(note, this.#said(data, hold));
+    const all = data.totals.tokens;
+    more.hidden = tokens.length >= all || !this.further.canGrow;
+    put(note, this.#said(Math.min(tokens.length, all), all, hold));
   }
 
-  #said(data, hold) {
-    if (!data.tokens.length) {
-      return this.controls.filtered ? "No token matches." : "No trade in this window yet.";
-    }
-    const shown = Math.min(data.tokens.length, data.totals.tokens);
-    const all = shown === data.totals.tokens ? "" : " Search or filter for the others.";
+  #said(shown, all, hold) {
+    if (!shown) return this.controls.filtered ? "No token matches." : "No trade in this window yet.";
+    const others = shown < all && !this.further.canGrow ? " Search or filter for the others." : "";
     const held = hold ? " The order is held while you are in the list." : "";
-    return `${shown} of ${count(data.totals.tokens)} tokens.${all}${held}`;
+    return `${count(shown)} of ${count(all)} tokens.${others}${this.further.fault}${held}`;
   }
 }
 

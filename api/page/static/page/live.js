@@ -5,6 +5,7 @@ import { SwapsClient } from "../clients/swaps.js";
 /**
  * One client, and the channel `status`. Events: "change" (something of the below is new), "refused"
  * (detail: why the token is taken no more).
+ * `refusal` is why the last attempt was refused, where another one follows; else null.
  */
 export class Live extends EventTarget {
   #heardAt = null;
@@ -13,10 +14,15 @@ export class Live extends EventTarget {
   constructor(token) {
     super();
     this.status = null;
+    this.refusal = null;
     this.client = new SwapsClient({ url: "/", token, backoff: { longestMs: 5_000 } });
     this.client.addEventListener("change", () => this.#tell());
     this.client.addEventListener("error", ({ detail }) => {
       this.dispatchEvent(new CustomEvent("refused", { detail }));
+    });
+    this.client.addEventListener("refused", ({ detail }) => {
+      this.refusal = detail;
+      this.#tell();
     });
     this.client.subscribe({
       channel: "status",
@@ -62,7 +68,10 @@ export class Live extends EventTarget {
   }
 
   #tell() {
-    if (this.client.state === "open") this.#wasOpen = true;
+    if (this.client.state === "open") {
+      this.#wasOpen = true;
+      this.refusal = null;
+    }
     this.dispatchEvent(new CustomEvent("change"));
   }
 }

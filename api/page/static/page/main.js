@@ -1,33 +1,23 @@
 // The page: a token, a connection, and the view that the address names.
 
 import "./theme.js";
+import { tokenOf } from "./addresses.js";
 import { sayFault, watchHealth } from "./health.js";
 import { ListView } from "./list.js";
 import { Live } from "./live.js";
 import { askToken } from "./login.js";
+import { onRow } from "./row-clicks.js";
 import { demo, freshToken, keep, shown } from "./session.js";
 import { TokenView } from "./token.js";
 
 const forget = document.getElementById("forget");
-const PREFIX = "/tokens/";
 const AGAIN_MS = 5_000;
-
-/** The token id of the address; null for the list. */
-function tokenOfAddress() {
-  const { pathname } = location;
-  if (!pathname.startsWith(PREFIX)) return null;
-  try {
-    return decodeURIComponent(pathname.slice(PREFIX.length));
-  } catch {
-    return pathname.slice(PREFIX.length);
-  }
-}
 
 let list = null;
 let token = null;
 
 function route({ moved = true } = {}) {
-  const tokenId = tokenOfAddress();
+  const tokenId = tokenOf(location.pathname);
   document.body.dataset.view = tokenId === null ? "list" : "token";
   if (tokenId === null) {
     token.close();
@@ -38,21 +28,33 @@ function route({ moved = true } = {}) {
   }
 }
 
+function go(href) {
+  history.pushState(null, "", href);
+  route();
+}
+
 document.addEventListener("click", (event) => {
   const link = event.target.closest("a[data-link]");
   const plain = !event.ctrlKey && !event.metaKey && !event.shiftKey && event.button === 0;
   if (link === null || !plain || list === null) return;
   event.preventDefault();
   // The list as it was left: with its window, sort and filters.
-  const href = link.matches("[data-back], .brand") ? list.address : link.getAttribute("href");
-  history.pushState(null, "", href);
-  route();
+  go(link.matches("[data-back], .brand") ? list.address : link.getAttribute("href"));
+});
+onRow((href, inNewTab) => {
+  if (inNewTab) open(href, "_blank", "noopener");
+  else if (list !== null) go(href);
 });
 addEventListener("popstate", () => list !== null && route());
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest("input, textarea, select");
-  if (event.key !== "/" || typing || document.body.dataset.view !== "list") return;
+  const { view } = document.body.dataset;
+  const modified = event.ctrlKey || event.metaKey || event.altKey;
+  if (typing || modified || list === null || view === "login") return;
+  if (event.key === "Escape" && view === "token") go(list.address);
+  if (event.key !== "/") return;
   event.preventDefault();
+  if (view === "token") go(list.address);
   document.querySelector("#controls [name=q]").focus();
 });
 

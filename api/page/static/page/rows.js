@@ -1,9 +1,12 @@
 // The table's rows: made once a token, then only the cells that changed are written.
 
-import { ARROWS, age, count, flow, nameOf, percent, price, side, trend, usd } from "./format.js";
+import { addressOf } from "./addresses.js";
+import { ARROWS, age, count, flow, percent, price, side, trend, usd } from "./format.js";
 import { attribute, h, paint, put, show } from "./dom.js";
+import { nameOf, visible, warningOf } from "./names.js";
 import { sparkline } from "./spark.js";
 
+const DAY = "24h";
 const RESTARTED_AFTER_MS = 10_000;
 
 /** Whether `row` is to take the place of `known`: the newest (epoch, seq), as the service says. */
@@ -12,17 +15,21 @@ const isNews = (row, known) =>
   (row.epoch === known.epoch && row.seq >= known.seq) ||
   row.as_of >= known.as_of + RESTARTED_AFTER_MS;
 
-export const addressOf = (tokenId) =>
-  `/tokens/${tokenId.split("/").map(encodeURIComponent).join("/")}`;
+const windows = document.documentElement.dataset.windows.split(" ");
+
+const titleOf = (data) =>
+  [data.name ?? nameOf(data), data.token_id].map(visible).join("\n") +
+  (warningOf(data.symbol) ? `\n${warningOf(data.symbol)}` : "");
 
 class Row {
   constructor(data) {
     this.data = data;
-    this.link = h("a", { href: addressOf(data.token_id), "data-link": "" });
-    this.flags = h("span", { class: "flags" });
+    this.name = h("bdi");
+    this.link = h("a", { href: addressOf(data.token_id), "data-link": "" }, this.name);
+    this.flags = h("bdi", { class: "flags" });
     const cell = (name, ...children) => h("td", { class: name, role: "cell" }, ...children);
     this.price = h("data");
-    this.change = h("data");
+    this.changes = windows.map((window) => ({ window, value: h("data") }));
     this.volume = h("data");
     this.net = h("data");
     this.trades = h("data");
@@ -31,13 +38,13 @@ class Row {
     this.bar = h("i");
     this.sides = h("span", { class: "sides-said" });
     this.spark = cell("spark");
-    const chain = h("span", { class: "chain" }, data.chain);
+    const chain = h("bdi", { class: "chain" }, data.chain);
     this.element = h(
       "tr",
       { role: "row", data: { token: data.token_id } },
       h("th", { scope: "row", role: "rowheader", class: "name" }, this.link, this.flags, chain),
       cell("price", this.price),
-      cell("change", this.change),
+      ...this.changes.map(({ window, value }) => cell(`change in-${window}`, value)),
       this.spark,
       cell("volume", this.volume),
       cell("net", this.net),
@@ -51,16 +58,16 @@ class Row {
   draw(window, now) {
     const { data } = this;
     const of = data.windows[window];
-    put(this.link, nameOf(data));
-    put(this.flags, data.flags.length ? data.flags.join(", ") : "");
-    attribute(this.link, "title", data.name ?? data.token_id);
+    put(this.name, nameOf(data));
+    put(this.flags, data.flags.map(visible).join(", "));
+    attribute(this.link, "title", titleOf(data));
     attribute(this.element, "data-stale", data.stale ? "yes" : null);
     show(this.price, data.last_price_usd, price(data.last_price_usd));
+    attribute(this.price, "title", data.last_price_usd);
     this.drawLast(now);
+    this.#drawChanges(window);
+    this.drawSpark();
     if (!of) return;
-    const change = of.price_change_pct;
-    show(this.change, change, `${ARROWS[trend(change)]} ${percent(change)}`.trim());
-    this.change.className = trend(change);
     show(this.volume, of.volume_usd, usd(of.volume_usd));
     show(this.net, of.net_volume_usd, flow(of.net_volume_usd));
     this.net.className = side(of.net_volume_usd);
@@ -70,6 +77,25 @@ class Row {
     this.bar.style.width = `${buys.toFixed(1)}%`;
     attribute(this.bar.parentElement, "data-empty", of.trades ? null : "yes");
     put(this.sides, `${count(of.buys)} / ${count(of.sells)}`);
+  }
+
+  #drawChanges(chosen) {
+    for (const { window, value } of this.changes) {
+      const change = this.data.windows[window]?.price_change_pct ?? null;
+      show(value, change, `${ARROWS[trend(change)]} ${percent(change)}`.trim());
+      value.className = trend(change);
+      attribute(value.parentElement, "data-chosen", window === chosen ? "yes" : null);
+    }
+  }
+
+  /** The line of the last 24 hours; drawn again when an end of it moved. */
+  drawSpark(points = this.points) {
+    if (points === undefined) return;
+    const day = this.data.windows[DAY];
+    const ends = `${day?.open_usd} ${day?.close_usd} ${day?.price_change_pct}`;
+    if (points === this.points && ends === this.ends) return;
+    [this.points, this.ends] = [points, ends];
+    this.spark.replaceChildren(sparkline(points, day, nameOf(this.data)));
   }
 
   drawLast(now) {
@@ -134,11 +160,6 @@ export class Rows {
   }
 
   drawSpark(tokenId, points) {
-    const row = this.#rows.get(tokenId);
-    if (row) row.spark.replaceChildren(sparkline(points, nameOf(row.data)));
-  }
-
-  hasSpark(tokenId) {
-    return Boolean(this.#rows.get(tokenId)?.spark.firstChild);
+    this.#rows.get(tokenId)?.drawSpark(points);
   }
 }

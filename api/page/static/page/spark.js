@@ -1,14 +1,20 @@
-// A small line of the last day's closes, one point an hour that had a trade.
+// A small line of the last 24 hours: from the window's open through the closes of its hours to now.
 
-import { UNKNOWN, price, side } from "./format.js";
+import { UNKNOWN, percent, price, trend } from "./format.js";
+import { isolated } from "./names.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const WIDTH = 120;
 const HEIGHT = 30;
 const EDGE = 3;
 
-/** `points` are {at, value}, at from 0 to 1, oldest first; a text where there is no line. */
-export function sparkline(points, name) {
+/**
+ * `closes` are {at, value}, at from 0 to 1, oldest first; `day` is the window of 24 h, from which
+ * the line takes its ends and its colour, so that it never contradicts the change beside it. A text
+ * where there is no line.
+ */
+export function sparkline(closes, day, name) {
+  const points = between(closes, day);
   if (points.length < 2) return UNKNOWN;
   const values = points.map((each) => each.value);
   const low = Math.min(...values);
@@ -21,11 +27,13 @@ export function sparkline(points, name) {
   const line = points.map((each) => `${x(each)},${y(each)}`).join("L");
   const first = points[0];
   const last = points.at(-1);
+  const change = day?.price_change_pct ?? (first.value ? (last.value / first.value - 1) * 100 : null);
+  const ends = `from ${price(first.value)} to ${price(last.value)}`;
   const svg = node("svg", {
     viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
-    class: `sparkline ${side(last.value - first.value)}`,
+    class: `sparkline ${trend(change)}`,
     role: "img",
-    "aria-label": `${name} in 24 hours: from ${price(first.value)} to ${price(last.value)}`,
+    "aria-label": `${isolated(name)} in 24 hours: ${ends}, ${percent(change)}`,
   });
   svg.append(
     node("path", { class: "area", d: `M${x(first)},${HEIGHT}L${line}L${x(last)},${HEIGHT}Z` }),
@@ -33,6 +41,13 @@ export function sparkline(points, name) {
     node("circle", { cx: x(last), cy: y(last), r: 2 }),
   );
   return svg;
+}
+
+function between(closes, day) {
+  if (!closes.length || !day?.open_usd || !day.close_usd) return closes;
+  const begin = { at: Math.max(0, closes[0].at - 1 / 24), value: Number(day.open_usd) };
+  const end = { at: closes.at(-1).at, value: Number(day.close_usd) };
+  return [begin, ...closes.slice(0, -1), end];
 }
 
 function node(tag, attributes) {

@@ -26,7 +26,8 @@ const chosen = () => root.dataset.theme ?? "auto";
 
 function show() {
   const name = chosen();
-  button.textContent = name[0].toUpperCase() + name.slice(1);
+  button.textContent = `Theme: ${name}`;
+  button.title = name === "auto" ? "Light or dark as the system is" : "";
   button.setAttribute("aria-label", `Theme: ${NAMES[name]}`);
 }
 
