@@ -23,7 +23,7 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry as RetryPolicy
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from aggregator.errors import Retry
 
@@ -32,8 +32,18 @@ CONNECT_WITHIN_S: Final = 2.0
 FIRST_BACKOFF_S: Final = 0.1
 LONGEST_BACKOFF_S: Final = 2.0
 _LOOK_EVERY_S: Final = 0.05
+_LONGEST_REVISION: Final = 19
 
 log = structlog.get_logger(__name__)
+
+
+def revision_of(value: bytes | None) -> int | None:
+    """A revision as Redis keeps it, None where there is none; raises Retry for anything else."""
+    if value is None:
+        return None
+    if not (value.isdigit() and len(value) <= _LONGEST_REVISION):
+        raise Retry(f"the revision in Redis is not a number: {value[:32]!r}")
+    return int(value)
 
 
 class Script:
@@ -168,11 +178,15 @@ class RedisLink:
                 return
             future = self._calls.popleft().answer
             if future.done():
-                continue  # the caller has gone
-            if isinstance(answer, ResponseError):
+                pass  # the caller has gone
+            elif isinstance(answer, ResponseError):
                 future.set_exception(answer)
             else:
                 future.set_result(answer)
+            if isinstance(answer, ReadOnlyError):
+                # The server was demoted: a new connection looks the master's name up again.
+                self._lose(connection, answer)
+                return
 
     def _look_at_the_clock(self, connection: AbstractConnection) -> None:
         now = asyncio.get_running_loop().time()
