@@ -67,9 +67,7 @@ def _partition(event: bytes) -> int:
 def oracle(service: Service) -> dict[str, TokenNumbers]:
     """The windows of the log as it is in Kafka, computed by the slow oracle."""
     log = [
-        Logged(
-            {"removed": False, **event}, partition, offset, event["timestamp"]
-        )
+        Logged({"removed": False, **event}, partition, offset, event["timestamp"])
         for (partition, offset), value in messages(service.env["KAFKA_BOOTSTRAP"], service.topic)
         if (event := json.loads(value or b"{}"))
     ]

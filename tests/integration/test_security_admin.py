@@ -204,22 +204,27 @@ def test_spellings_of_a_name_share_its_limit(ten_an_hour: Nodes) -> None:
     assert stranger.tries("olga", 1, PASSWORD) == [302]
 
 
-def test_a_device_cookie_is_limited_too_and_cannot_be_made(ten_an_hour: Nodes) -> None:
-    node = ten_an_hour.web()
-    known = Browser(node, "198.51.100.40")
-    assert known.login("olga").status_code == 302
-    cookie = known.client.cookies["device"]
-    codes = []
-    for number in range(12):
-        thief = Browser(node, f"203.0.113.{100 + number}")
-        thief.client.cookies.set("device", cookie)
-        codes.append(thief.login("olga", "wrong").status_code)
-    assert codes == [200] * 10 + [429] * 2
-    for number in range(50):
-        Guesser(node, f"203.0.113.{150 + number}").tries("olga", 1)
-    forger = Browser(node, "198.51.100.41")
-    forger.client.cookies.set("device", cookie[:-4] + "AAAA")
-    assert forger.login("olga").status_code == 429
+def test_a_device_cookie_is_limited_too_and_cannot_be_made(tmp_path: Path) -> None:
+    with Nodes(tmp_path, LOGIN_RATE="2/1h", TRUSTED_PROXIES="127.0.0.1") as nodes:
+        nodes.shell(
+            "from django.contrib.auth.models import User\n"
+            f"User.objects.create_superuser('olga', password={PASSWORD!r})\n"
+        )
+        node = nodes.web()
+        known = Browser(node, "198.51.100.40")
+        assert known.login("olga").status_code == 302
+        cookie = known.client.cookies["device"]
+        codes = []
+        for number in range(4):
+            thief = Browser(node, f"203.0.113.{number}")
+            thief.client.cookies.set("device", cookie)
+            codes.append(thief.login("olga", "wrong").status_code)
+        assert codes == [200] * 2 + [429] * 2
+        for number in range(5):
+            Guesser(node, f"203.0.113.{10 + number}").tries("olga", 2)
+        forger = Browser(node, "198.51.100.41")
+        forger.client.cookies.set("device", cookie[:-4] + "AAAA")
+        assert forger.login("olga").status_code == 429
 
 
 def test_the_login_page_and_its_cookies(node: Node) -> None:

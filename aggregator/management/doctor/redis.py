@@ -70,11 +70,13 @@ def _settings(client: Any) -> list[Finding]:
     found = []
     for name, (wanted, why) in _WANTED.items():
         value = settings[name]
-        if value == wanted:
-            found.append(Finding("OK", f"redis {name}", value))
+        fix = f"set it to {wanted}, {why}"
+        if value is None:
+            found.append(Finding("WARN", f"redis {name}", "this user may not read it", fix))
+        elif value != wanted:
+            found.append(Finding("FAIL", f"redis {name}", value, fix))
         else:
-            fix = f"set it to {wanted}, {why}"
-            found.append(Finding("FAIL", f"redis {name}", value or "not known", fix))
+            found.append(Finding("OK", f"redis {name}", value))
     return found
 
 

@@ -216,7 +216,7 @@ class RedisSession:
         return str(info["run_id"]), str(info["master_replid"])
 
     def _token(self) -> str | None:
-        """The token's SHA-1: the token becomes part of a script, and anybody may have written it."""
+        """The token as its SHA-1, because it becomes part of a script and anybody may write it."""
         token = self._redis.get(RUN_TOKEN_KEY)
         if not isinstance(token, bytes):
             return None
