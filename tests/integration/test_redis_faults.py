@@ -22,6 +22,9 @@ from tests.processes import wait_until
 from tests.redis_faults import redis_pair
 from tests.service import Service, swap
 
+# Engines and processes of several kinds start here, and a busy machine takes its time.
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
+
 _BATCH = 40
 
 
@@ -111,6 +114,11 @@ def wait_for_truth(service: Service, within_s: float = 90) -> None:
     service.wait_ready()
 
 
+def _trades(service: Service) -> int:
+    trades: int = service.overview()["totals"]["trades"]
+    return trades
+
+
 @contextmanager
 def running(directory: Path, stack: Stack, kept: Archive, archives: bool) -> Iterator[Service]:
     """A service with or without an archive."""
@@ -179,6 +187,10 @@ def test_a_failover_and_back_counts_every_swap_once(tmp_path: Path, stack: Stack
                 pair.promote(new)
                 pair.demote(old, new)
                 pair.point_at(new)
+                sent = load_.sent
+                wait_until(
+                    lambda sent=sent: _trades(service) > sent, 90, "counting on the new master"
+                )  # type: ignore[misc]
             load_.wait(400)
         wait_for_truth(service)
         assert len(service.logged(aggregator, "redis_new_incarnation")) >= 2
