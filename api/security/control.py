@@ -185,7 +185,8 @@ class Control:
     async def _ask_database(self) -> None:
         """While Redis cannot be asked: the state from the database, if this node has one."""
         now_s = time.monotonic()
-        if now_s < self._recall_at:
+        # Redis may hold what is newer: it is tried first.
+        if now_s < self._recall_at or not self._link.tried:
             return
         self._recall_at = now_s + (LOOK_EVERY_S if self._first.missing else RECONCILE_EVERY_S)
         try:

@@ -76,6 +76,8 @@ class RedisLink:
         self._connection: AbstractConnection | None = None
         self._calls: deque[_Call] = deque()
         self._fault = "not tried yet"
+        self.tried = False
+        """Whether a connection was made, or failed, since the start."""
 
     @property
     def fault(self) -> str | None:
@@ -150,10 +152,11 @@ class RedisLink:
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
         except (RedisError, OSError) as error:
+            self.tried = True
             self._fault = str(error) or type(error).__name__
             return False
         log.info("redis_connected", address=self._address)
-        self._connection = connection
+        self._connection, self.tried = connection, True
         reading = asyncio.get_running_loop().create_task(self._read(connection))
         try:
             while self._connection is connection and not reading.done():

@@ -82,6 +82,7 @@ class PendingCall:
         except RedisError as error:
             if isinstance(error, ReadOnlyError):
                 self._connection.disconnect()
+                self._pool.disconnect(inuse_connections=False)
             raise _named(error) from error
         finally:
             self._pool.release(self._connection)
