@@ -24,7 +24,7 @@ from aggregator.errors import Retry
 _TIMEOUT_S: Final = 2.0
 # Two processes may publish at once: the older state must not take the place of the newer one.
 _PUT: Final = """
-local held = tonumber(redis.call('GET', KEYS[1]) or '-1')
+local held = tonumber(redis.call('GET', KEYS[1]) or '-1') or -1
 if tonumber(ARGV[1]) <= held then return 0 end
 redis.call('SET', KEYS[2], ARGV[2])
 redis.call('SET', KEYS[1], ARGV[1])
@@ -80,6 +80,15 @@ class Published:
         log.info(f"{self.name}_published", revision=revision)
         return True
 
+    def recall(self) -> Any:
+        """The database's state, for a node that cannot ask Redis; raises Retry."""
+        if not transaction.get_connection().in_atomic_block:
+            close_old_connections()
+        try:
+            return self.state(self._revision() or 0)
+        except DatabaseError as error:
+            raise Retry(f"the database cannot be read (manage.py migrate?): {error}") from error
+
     def _revision(self) -> int | None:
         revision: int | None = (
             self.revisions.objects.filter(pk=1).values_list("revision", flat=True).first()
@@ -91,7 +100,8 @@ class Published:
             settings.SWAPS.redis_url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
         ) as client:
             held = client.get(self.revision_key)
-            if held is not None and int(held) >= revision:
+            # What is not a number was written by somebody else, and is overwritten.
+            if held is not None and held.isdigit() and int(held) >= revision:
                 return False
             state = msgspec.json.encode(self.state(revision))
             return bool(client.eval(_PUT, 2, self.revision_key, self.state_key, revision, state))

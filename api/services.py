@@ -26,7 +26,7 @@ from api.history import History
 from api.http.overviews import OverviewAnswers
 from api.registry.follow import RegistryFollower
 from api.registry.listing import RegistryState
-from api.security.access import Access, default_limits
+from api.security.access import Access, AccessState, default_limits
 from api.security.control import Control
 from api.security.jwks import KeySet
 from api.security.jwt import Verifier
@@ -71,13 +71,20 @@ class Services:
 
     @property
     def verifier(self) -> Verifier | None:
-        """Who checks tokens; None where there is no usable key, so that nobody is let in."""
-        return None if self.keys.empty else self.tokens
+        """Who checks tokens; None where nobody can be let in (`auth_fault`)."""
+        return None if self.auth_fault is not None else self.tokens
 
     @property
     def auth_fault(self) -> str | None:
-        """Why nobody is let in; None where there is a key."""
-        return self.keys.fault if self.keys.empty else None
+        """Why nobody is let in: no key, or what operators revoked and hid is not known here."""
+        if self.keys.empty:
+            return self.keys.fault or "there is no key to verify tokens with"
+        return self.control.unknown or self.registry.unknown
+
+    async def settled(self) -> None:
+        """Return when `auth_fault` is final: right after the start it may pass in a moment."""
+        await self.control.settled()
+        await self.registry.settled()
 
     @property
     def access_faults(self) -> list[str]:
@@ -130,7 +137,7 @@ def build(
     overview = OverviewReader(board)
     streams = Streams(board, feed.wire, now_ms)
     hub = build_hub(board, feed, overview, streams, limits=Limits.of(config), now_ms=now_ms)
-    control = Control(access, redis, _channel_layer, _reconcile)
+    control = Control(access, redis, _channel_layer, _reconcile, _recall_access)
     control.serve(hub)
     return Services(
         config=config,
@@ -151,7 +158,9 @@ def build(
         redis=redis,
         control=control,
         key_keeper=KeyKeeper(keys),
-        registry=RegistryFollower(redis, lambda state: _take_registry(board, hub, state)),
+        registry=RegistryFollower(
+            redis, lambda state: _take_registry(board, hub, state), _recall_registry
+        ),
         streams=streams,
         hub=hub,
         origins=Origins(config.ws_allowed_origins),
@@ -190,3 +199,17 @@ async def _reconcile() -> None:
 
     await sync_to_async(publish)()
     await sync_to_async(publish_registry)()
+
+
+async def _recall_access() -> AccessState:
+    from api.security.publish import recall  # noqa: PLC0415 - as above
+
+    state: AccessState = await sync_to_async(recall)()
+    return state
+
+
+async def _recall_registry() -> RegistryState:
+    from api.registry.publish import recall  # noqa: PLC0415 - as above
+
+    state: RegistryState = await sync_to_async(recall)()
+    return state

@@ -86,15 +86,15 @@ class Nodes:
             ttl_ms=600_000,
         )
 
-    def web(self, name: str = "web", **env: str) -> Node:
-        """Start a node and wait until it answers and Redis is there."""
+    def web(self, name: str = "web", *, redis: bool = True, **env: str) -> Node:
+        """Start a node and wait until it answers and, with `redis`, until Redis is there."""
         port = free_port()
         process = Process(name, self.directory / f"{name}.log", self.engines.guard)
         command = [sys.executable, "-m", "daphne", "-b", "127.0.0.1", "-p", str(port)]
         process.launch([*command, "swapsite.asgi:application"], self.env | env, ROOT)
         self._closing.callback(process.kill)
         node = Node(process, f"http://127.0.0.1:{port}")
-        process.wait_ready(node.alive)
+        process.wait_ready(node.alive if redis else node.answers)
         return node
 
 
@@ -111,6 +111,19 @@ class Node:
             return not any("rate limits" in each for each in self.degraded())
         except httpx.TransportError:
             return False
+
+    def answers(self) -> bool:
+        """Whether it answers at all."""
+        try:
+            return httpx.get(f"{self.url}/healthz", timeout=5, verify=PLAIN).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def reasons(self) -> list[str]:
+        """Why /readyz says that it should get no traffic."""
+        answer = httpx.get(f"{self.url}/readyz", timeout=5, verify=PLAIN)
+        found: list[str] = answer.json()["reasons"]
+        return found
 
     def degraded(self) -> list[str]:
         """What /readyz says is wrong beside the reasons."""

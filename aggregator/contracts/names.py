@@ -19,6 +19,8 @@ ALL_ARCHIVES_SUBJECT: Final = "swaps.archive.*"
 
 MARKER_PREFIX: Final = b"dedupe:"
 RATE_PREFIX: Final = "rl:"
+# A random text, written where it is absent: a Redis that was flushed has another one.
+RUN_TOKEN_KEY: Final = "run:token"  # noqa: S105 - a key
 ACCESS_REVISION_KEY: Final = "auth:revision"
 ACCESS_STATE_KEY: Final = "auth:state"
 REGISTRY_REVISION_KEY: Final = "registry:revision"

@@ -361,7 +361,7 @@ class Aggregator:
         self._in_flight = None
         self._patiently("redis", self._markers.connect)
         self._held = []
-        self._acquire_again(list(self._owners), "redis has restarted")
+        self._acquire_again(list(self._owners), "redis may have lost claims")
 
     def _acquire_again(self, partitions: Sequence[int], reason: str) -> None:
         self._log.pause(partitions)

@@ -100,7 +100,7 @@ class Archiver:
         markers = RedisMarkers(
             session, config.marker_ttl_ms, archive_topic=config.kafka_topic, archives=True
         )
-        checkins = Checkins(session, config.kafka_topic, config.marker_ttl_ms)
+        self._checkins = Checkins(session, config.kafka_topic, config.marker_ttl_ms)
         self._log = SwapLog(
             replace(config, kafka_group=config.archiver_group), self, queued_kb=8_192
         )
@@ -111,7 +111,7 @@ class Archiver:
         self._takeover = ArchiveTakeover(
             config=config,
             swap_log=self._log,
-            checkins=checkins,
+            checkins=self._checkins,
             writers=self._writers,
             gates=self._gates,
             now_ms=now_ms,
@@ -121,7 +121,7 @@ class Archiver:
             owners=self._owners,
             swap_log=self._log,
             markers=markers,
-            checkins=checkins,
+            checkins=self._checkins,
             writers=self._writers,
             gates=self._gates,
             now_ms=now_ms,
@@ -297,6 +297,7 @@ class Archiver:
         if self._bound and not self._gates.redis.closed_for_s:
             try:
                 self._session.ping()
+                self._check_in_again()
             except NewIncarnation:
                 raise
             except Retry as error:
@@ -308,6 +309,15 @@ class Archiver:
             self._gates.kafka.failed(self._log.unreachable)
         elif self._gates.kafka.fault and not self._pending:
             self._gates.kafka.worked()
+
+    def _check_in_again(self) -> None:
+        """Redis may lose the check-ins within one run: claims then wait for this archiver."""
+        if not self._checkins.complete():
+            for owner in self._owners.values():
+                if owner.stage == "archiving":
+                    self._checkins.renew(
+                        owner.partition, self._takeover.partitions, owner.position.claimed_to
+                    )
 
     def _commit(self, owners: Sequence[ArchivePartition]) -> None:
         """Commit what is archived, where no later intent has done so."""

@@ -111,6 +111,7 @@ class ArchiveBatches:
                     self._claim(owner)
                     self._gates.redis.worked()
             except NotCheckedIn as error:
+                self._checkins.renew(owner.partition, partitions, owner.position.claimed_to)
                 missing = self._checkins.missing(partitions)
                 self._gates.redis.waits(f"{error}: missing are those of the partitions {missing}")
             except NewIncarnation:

@@ -55,7 +55,7 @@ PROBLEMS: Final[dict[str, tuple[int, str, dict[str, Any]]]] = {
     ),
     "rate_limited": (429, "Too many requests: wait 2 s.", {"retry_after_s": 2}),
     "board_not_ready": (503, "This node does not know every token yet; see /readyz.", {}),
-    "auth_unavailable": (503, "This node has no key to verify tokens with.", {}),
+    "auth_unavailable": (503, "This node cannot check tokens now: it has no key.", {}),
     "history_unavailable": (503, "The archive does not answer.", {}),
     "history_busy": (503, "Too many questions to the archive at once.", {}),
     "history_too_slow": (503, "The archive did not answer in time.", {}),

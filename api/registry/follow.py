@@ -1,13 +1,15 @@
 """The registry, brought to this process while it runs.
 
 A look at its revision in Redis twice a second, so an edit is here within a second whatever message
-is lost; while Redis is away, what was taken stays in force.
+is lost. While Redis is away, the newest of what was taken and what the database holds is in force.
+A process that could ask neither since its start says so (`unknown`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
@@ -17,9 +19,13 @@ from redis.exceptions import RedisError
 from aggregator.contracts.names import REGISTRY_REVISION_KEY, REGISTRY_STATE_KEY
 from aggregator.errors import Retry
 from api.registry.listing import RegistryState
-from api.security.redis_link import RedisLink
+from api.security.first_state import FirstState
+from api.security.redis_link import RedisLink, revision_of
 
 LOOK_EVERY_S: Final = 0.5
+FIRST_LOOK_EVERY_S: Final = 0.05
+RECALL_EVERY_S: Final = 10.0
+RECALL_WITHIN_S: Final = 2.0
 
 log = structlog.get_logger(__name__)
 
@@ -27,11 +33,22 @@ _decode_state = msgspec.json.Decoder(RegistryState).decode
 
 
 class RegistryFollower:
-    """Calls `take` with each newer state; `start` it in the server's event loop."""
+    """Calls `take` with each newer state; `start` it in the server's event loop.
 
-    def __init__(self, link: RedisLink, take: Callable[[RegistryState], object]) -> None:
+    `recall` reads the database's state and raises Retry where it cannot.
+    """
+
+    def __init__(
+        self,
+        link: RedisLink,
+        take: Callable[[RegistryState], object],
+        recall: Callable[[], Awaitable[RegistryState]],
+    ) -> None:
         self._link = link
         self._take = take
+        self._recall = recall
+        self._recall_at = 0.0
+        self._first = FirstState()
         self._task: asyncio.Task[None] | None = None
         self._fault: str | None = "the token registry was not read yet"
         self.revision: int | None = None
@@ -41,9 +58,19 @@ class RegistryFollower:
         """What keeps edits from coming in."""
         return self._fault
 
+    @property
+    def unknown(self) -> str | None:
+        """Why it is not known here which tokens are hidden; None once one state was taken."""
+        return self._fault if self._first.missing else None
+
+    async def settled(self) -> None:
+        """Return when the first state was taken; soon after the start also without one."""
+        await self._first.wait()
+
     def start(self) -> None:
         """Begin, in the running event loop; a second call does nothing."""
         if self._task is None:
+            self._first.begin()
             loop = asyncio.get_running_loop()
             self._task = loop.create_task(self._run(), name="token-registry")
 
@@ -60,21 +87,41 @@ class RegistryFollower:
                 await self._look()
             except (Retry, RedisError) as error:
                 self._fault = f"the token registry is not followed: {error}"
+                await self._ask_database()
             else:
                 self._fault = None
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(FIRST_LOOK_EVERY_S if self._first.missing else LOOK_EVERY_S)
 
     async def _look(self) -> None:
-        revision = await self._link.call("GET", REGISTRY_REVISION_KEY)
-        if revision is None or int(revision) == self.revision:
+        revision = revision_of(await self._link.call("GET", REGISTRY_REVISION_KEY))
+        if revision is not None and (self.revision is None or revision > self.revision):
+            state = await self._link.call("GET", REGISTRY_STATE_KEY)
+            if state is not None:
+                try:
+                    self._put_in_force(_decode_state(state))
+                except msgspec.MsgspecError as error:
+                    raise Retry(f"its state in Redis cannot be read: {error}") from error
+        self._first.arrived()
+
+    async def _ask_database(self) -> None:
+        """While Redis cannot be asked: the state from the database, if this node has one."""
+        now_s = time.monotonic()
+        # Redis may hold what is newer: it is tried first.
+        if now_s < self._recall_at or not self._link.tried:
             return
-        state = await self._link.call("GET", REGISTRY_STATE_KEY)
-        if state is None:
-            return
+        self._recall_at = now_s + (LOOK_EVERY_S if self._first.missing else RECALL_EVERY_S)
         try:
-            decoded = _decode_state(state)
-        except msgspec.MsgspecError as error:
-            raise Retry(f"its state in Redis cannot be read: {error}") from error
-        self._take(decoded)
-        self.revision = decoded.revision
-        log.info("registry_taken", revision=decoded.revision, tokens=len(decoded.listings))
+            async with asyncio.timeout(RECALL_WITHIN_S):
+                self._put_in_force(await self._recall())
+        except (Retry, TimeoutError) as error:
+            said = str(error) or f"the database did not answer within {RECALL_WITHIN_S:.0f} s"
+            self._fault = f"{self._fault}; {said}"
+        else:
+            self._first.arrived()
+
+    def _put_in_force(self, state: RegistryState) -> None:
+        """Hand the state on, unless a newer one is in force."""
+        if self.revision is None or state.revision > self.revision:
+            self._take(state)
+            self.revision = state.revision
+            log.info("registry_taken", revision=state.revision, tokens=len(state.listings))

@@ -33,3 +33,4 @@ _published = Published(
 )
 changed = _published.changed
 publish = _published.publish
+recall = _published.recall

@@ -7,6 +7,7 @@ brings the states, the models and the admin make them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Final, Literal, NamedTuple
 
@@ -61,8 +62,10 @@ class Limits(NamedTuple):
 class Access:
     """The newest state. Used from one event loop only, so it needs no lock."""
 
-    def __init__(self, default: Limits) -> None:
+    def __init__(self, default: Limits, now_s: Callable[[], float] = time.time) -> None:
+        """`now_s` is the wall clock."""
         self._default = default
+        self._now_s = now_s
         self._revoked: dict[tuple[str, str], Revoked] = {}
         self._limits: dict[str, Limits] = {}
         self._listeners: list[Callable[[Revoked], object]] = []
@@ -86,14 +89,19 @@ class Access:
         return self._limits.get(subject, self._default)
 
     def take(self, state: AccessState) -> None:
-        """Put the state in force, and tell the listeners of what is revoked now and was not."""
+        """Put the state in force, and tell the listeners of what is revoked now and was not.
+
+        A revocation whose end was moved is told again: it may have run out in between, and let
+        sockets in.
+        """
         before, self._revoked = self._revoked, {(r.kind, r.value): r for r in state.revoked}
         self._limits = {
             subject: limits_of(own, self._default) for subject, own in state.limits.items()
         }
         self.revision = state.revision
+        now_s = self._now_s()
         for name, revoked in self._revoked.items():
-            if name not in before:
+            if revoked != before.get(name) and _holds(revoked, now_s):
                 for listener in self._listeners:
                     listener(revoked)
 

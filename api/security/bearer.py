@@ -88,10 +88,12 @@ def _refuse_scope(scope: str) -> NoReturn:
 
 async def _claims(parts: Services, request: HttpRequest) -> Claims:
     if parts.verifier is None:
+        await parts.settled()
+    if parts.verifier is None:
         raise Problem(
             503,
             "auth_unavailable",
-            "This node has no key to verify tokens with.",
+            "This node cannot check tokens now: it has no key, or no list of the revoked ones.",
             headers={"Retry-After": "5"},
         )
     scheme, _, token = request.META.get("HTTP_AUTHORIZATION", "").strip().partition(" ")

@@ -4,13 +4,15 @@ Two ways, because either may fail. The state of `api.security.access` lies in Re
 revision, and a look at the revision every second finds what was missed. A message over the channel
 layer says at once that there is a new one; the same way come a notice to all sockets and the order
 to close some. The database is the truth: every 10 s, and whenever Redis was away, it is compared
-with what Redis holds. Nothing here ever keeps a request waiting.
+with what Redis holds. While Redis cannot be asked, the state comes from the database. A process
+that could ask neither since its start says so (`unknown`), and then nobody is let in.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
@@ -22,7 +24,8 @@ from redis.exceptions import RedisError
 from aggregator.contracts.names import ACCESS_REVISION_KEY, ACCESS_STATE_KEY
 from aggregator.errors import Retry
 from api.security.access import Access, AccessState, Revoked
-from api.security.redis_link import RedisLink
+from api.security.first_state import FirstState
+from api.security.redis_link import RedisLink, revision_of
 
 GROUP: Final = "control"
 CHANGED: Final = "access.changed"
@@ -31,6 +34,8 @@ CLOSE: Final = "close"
 REVOKED_CODE: Final = 4003
 LOOK_EVERY_S: Final = 1.0
 RECONCILE_EVERY_S: Final = 10.0
+FIRST_LOOK_EVERY_S: Final = 0.05
+RECALL_WITHIN_S: Final = 2.0
 _LISTEN_AGAIN_S: Final = 1.0
 _CANCEL_AGAIN_S: Final = 0.1
 
@@ -56,7 +61,8 @@ class Sockets(Protocol):
 class Control:
     """Keeps `access` at the newest state; `start` it in the server's event loop.
 
-    `reconcile` compares the database with Redis and raises Retry where it cannot.
+    `reconcile` compares the database with Redis, `recall` reads the database's state; both raise
+    Retry where they cannot.
     """
 
     def __init__(
@@ -65,11 +71,16 @@ class Control:
         link: RedisLink,
         layer: Callable[[], BaseChannelLayer],
         reconcile: Callable[[], Awaitable[None]],
+        recall: Callable[[], Awaitable[AccessState]],
     ) -> None:
         self._access = access
         self._link = link
         self._layer = layer
         self._reconcile = reconcile
+        self._recall = recall
+        self._recall_at = 0.0
+        self._compared = False
+        self._first = FirstState()
         self._sockets: list[Sockets] = []
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -82,6 +93,17 @@ class Control:
         """What keeps decisions from coming in, a sentence each."""
         return list(self._faults.values())
 
+    @property
+    def unknown(self) -> str | None:
+        """Why no decision of the operators is known here; None once one state was taken."""
+        if not self._first.missing:
+            return None
+        return self._faults.get("follow", "revocations and limits were not read yet")
+
+    async def settled(self) -> None:
+        """Return when the first state was taken; soon after the start also without one."""
+        await self._first.wait()
+
     def serve(self, sockets: Sockets) -> None:
         """Have these sockets told and closed too."""
         self._sockets.append(sockets)
@@ -89,6 +111,7 @@ class Control:
     def start(self) -> None:
         """Begin, in the running event loop; a second call does nothing."""
         if not self._tasks:
+            self._first.begin()
             loop = asyncio.get_running_loop()
             work = (self._follow(), self._listen(), self._compare())
             self._tasks = [loop.create_task(each, name="access-control") for each in work]
@@ -137,29 +160,55 @@ class Control:
                 # A state that was taken stays in force.
                 self._faults["follow"] = f"revocations and limits are not followed: {error}"
                 self._was_away = True
+                await self._ask_database()
             else:
                 self._faults.pop("follow", None)
+                self._faults.pop("recall", None)
+            pause_s = FIRST_LOOK_EVERY_S if self._first.missing else LOOK_EVERY_S
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), LOOK_EVERY_S)
+                await asyncio.wait_for(self._changed.wait(), pause_s)
 
     async def _look(self) -> None:
-        revision = await self._link.call("GET", ACCESS_REVISION_KEY)
-        if revision is None or int(revision) == self._access.revision:
+        revision = revision_of(await self._link.call("GET", ACCESS_REVISION_KEY))
+        state = None
+        if revision is not None and revision > self._access.revision:
+            state = await self._link.call("GET", ACCESS_STATE_KEY)
+        if state is not None:
+            try:
+                self._take(_decode_state(state))
+            except msgspec.MsgspecError as error:
+                raise Retry(f"the state in Redis cannot be read: {error}") from error
+        elif self._compared:
+            # An empty Redis says nothing before the database had its chance to fill it.
+            self._first.arrived()
+
+    async def _ask_database(self) -> None:
+        """While Redis cannot be asked: the state from the database, if this node has one."""
+        now_s = time.monotonic()
+        # Redis may hold what is newer: it is tried first.
+        if now_s < self._recall_at or not self._link.tried:
             return
-        state = await self._link.call("GET", ACCESS_STATE_KEY)
-        if state is None:
-            return
+        self._recall_at = now_s + (LOOK_EVERY_S if self._first.missing else RECONCILE_EVERY_S)
         try:
-            decoded = _decode_state(state)
-        except msgspec.MsgspecError as error:
-            raise Retry(f"the state in Redis cannot be read: {error}") from error
-        self._access.take(decoded)
-        log.info(
-            "access_state_taken",
-            revision=decoded.revision,
-            revoked=len(decoded.revoked),
-            limits=len(decoded.limits),
-        )
+            async with asyncio.timeout(RECALL_WITHIN_S):
+                self._take(await self._recall())
+        except (Retry, TimeoutError) as error:
+            said = str(error) or f"the database did not answer within {RECALL_WITHIN_S:.0f} s"
+            self._faults["recall"] = f"revocations and limits are not read: {said}"
+        else:
+            self._faults.pop("recall", None)
+
+    def _take(self, decoded: AccessState) -> None:
+        """Put the state in force, unless a newer one is."""
+        if decoded.revision > self._access.revision:
+            self._access.take(decoded)
+            log.info(
+                "access_state_taken",
+                revision=decoded.revision,
+                revoked=len(decoded.revoked),
+                limits=len(decoded.limits),
+            )
+        self._first.arrived()
 
     async def _listen(self) -> None:
         while True:
@@ -184,6 +233,7 @@ class Control:
                 self._faults["compare"] = f"revocations and limits were not compared: {error}"
             else:
                 self._faults.pop("compare", None)
+            self._compared = True
             self._was_away = False
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RECONCILE_EVERY_S):

@@ -23,7 +23,7 @@ from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry as RetryPolicy
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from aggregator.errors import Retry
 
@@ -32,8 +32,18 @@ CONNECT_WITHIN_S: Final = 2.0
 FIRST_BACKOFF_S: Final = 0.1
 LONGEST_BACKOFF_S: Final = 2.0
 _LOOK_EVERY_S: Final = 0.05
+_LONGEST_REVISION: Final = 19
 
 log = structlog.get_logger(__name__)
+
+
+def revision_of(value: bytes | None) -> int | None:
+    """A revision as Redis keeps it, None where there is none; raises Retry for anything else."""
+    if value is None:
+        return None
+    if not (value.isdigit() and len(value) <= _LONGEST_REVISION):
+        raise Retry(f"the revision in Redis is not a number: {value[:32]!r}")
+    return int(value)
 
 
 class Script:
@@ -66,6 +76,8 @@ class RedisLink:
         self._connection: AbstractConnection | None = None
         self._calls: deque[_Call] = deque()
         self._fault = "not tried yet"
+        self.tried = False
+        """Whether a connection was made, or failed, since the start."""
 
     @property
     def fault(self) -> str | None:
@@ -140,10 +152,11 @@ class RedisLink:
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
         except (RedisError, OSError) as error:
+            self.tried = True
             self._fault = str(error) or type(error).__name__
             return False
         log.info("redis_connected", address=self._address)
-        self._connection = connection
+        self._connection, self.tried = connection, True
         reading = asyncio.get_running_loop().create_task(self._read(connection))
         try:
             while self._connection is connection and not reading.done():
@@ -168,11 +181,15 @@ class RedisLink:
                 return
             future = self._calls.popleft().answer
             if future.done():
-                continue  # the caller has gone
-            if isinstance(answer, ResponseError):
+                pass  # the caller has gone
+            elif isinstance(answer, ResponseError):
                 future.set_exception(answer)
             else:
                 future.set_result(answer)
+            if isinstance(answer, ReadOnlyError):
+                # The server was demoted: a new connection looks the master's name up again.
+                self._lose(connection, answer)
+                return
 
     def _look_at_the_clock(self, connection: AbstractConnection) -> None:
         now = asyncio.get_running_loop().time()

@@ -103,7 +103,9 @@ async def _listen(receive: ASGIReceiveCallable, session: Session) -> None:
 def _session(connection: Connection, parts: Services, address: str) -> Session:
     async def verify(token: str) -> Claims:
         if parts.verifier is None:
-            raise TokenRefused("auth_unavailable", "This node has no key to verify tokens with.")
+            await parts.settled()
+        if parts.verifier is None:
+            raise TokenRefused("auth_unavailable", "This node cannot check tokens now.")
         return await parts.verifier.authenticate(token, parts.now_s())
 
     return Session(

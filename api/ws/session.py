@@ -49,6 +49,7 @@ STATS_READ: Final = "stats:read"
 MOST_OVERVIEW_TOKENS: Final = 100
 # A token is refused with one of these where it was good once: the client needs another one.
 OUTDATED: Final = frozenset({"token_expired", "token_revoked"})
+AUTH_RETRY_MS: Final = 5_000
 
 _TOKEN_CHANNELS: Final = frozenset({"token_stats", "trades", "candles"})
 
@@ -115,11 +116,16 @@ class Session:
         try:
             claims = await self._checked(token)
         except TokenRefused as refused:
-            close = Close.EXPIRED if refused.code in OUTDATED else Close.UNAUTHENTICATED
-            connection.refuse(refused.code, refused.detail, close, self._now_ms())
-            metrics.AUTH_REFUSED.labels("ws", refused.code).inc()
+            self._refuse_token(refused)
             return False
         if not await self._pays(claims.subject, COST_CONNECT):
+            return False
+        try:
+            # It may have been revoked while the rates were asked. From here to `admit` nothing
+            # waits, and a socket that was admitted is closed by its revocation.
+            claims = await self._checked(token)
+        except TokenRefused as refused:
+            self._refuse_token(refused)
             return False
         most = self._limits_of(claims.subject).connections
         if not self._hub.admit(connection, claims, most):
@@ -129,6 +135,18 @@ class Session:
             return False
         self._hub.expect_expiry(connection, self._expires_at(claims))
         return True
+
+    def _refuse_token(self, refused: TokenRefused) -> None:
+        """Say why the token lets nobody in, and close."""
+        close: Close = Close.UNAUTHENTICATED
+        data: object = msgspec.UNSET
+        if refused.code in OUTDATED:
+            close = Close.EXPIRED
+        elif refused.code == "auth_unavailable":
+            # The token is not at fault: another node, or this one soon, takes it.
+            close, data = Close.RESTART, {"retry_after_ms": AUTH_RETRY_MS}
+        self._connection.refuse(refused.code, refused.detail, close, self._now_ms(), data)
+        metrics.AUTH_REFUSED.labels("ws", refused.code).inc()
 
     async def attempt(self) -> bool:
         """Charge the address for a handshake; where it has too many, tell it and close."""
@@ -223,7 +241,23 @@ class Session:
             return False
         self._connection.claims = claims
         self._hub.expect_expiry(self._connection, self._expires_at(claims))
+        if STATS_READ not in claims.scopes:
+            self._end_subscriptions()
         return True
+
+    def _end_subscriptions(self) -> None:
+        """The newer token lacks the scope of all channels but `status`."""
+        fault = Fault("scope_missing", f"the newer token lacks the scope {STATS_READ}")
+        for topic in list(self._connection.subscriptions):
+            channel = topic.key.channel
+            if channel == "status":
+                continue
+            self._hub.unsubscribe(self._connection, topic)
+            self._connection.say(
+                Message(
+                    type="ack", method="unsubscribe", channel=channel, error=fault, **topic.labels
+                )
+            )
 
     # Subscriptions.
 

@@ -21,6 +21,7 @@ from api.security.ratelimit import Rate, RateLimiter
 from api.security.redis_link import ANSWER_WITHIN_S, RedisLink, Script
 from infra.embedded.redis import Redis
 from infra.embedded.stack import Stack
+from tests.redis_faults import redis_pair
 from tests.web_nodes import STATUS, Node, Nodes
 
 pytestmark = pytest.mark.engines
@@ -65,6 +66,28 @@ async def test_both_buckets_must_let_a_cost_pass_and_a_refusal_charges_none(
     second = [await limiter.take("b", HOME, 1) for _ in range(6)]
     assert [each.passed for each in second] == [True] * 5 + [False], "the address had 5 left"
     assert not any(each.local for each in first + second)
+
+
+async def test_a_demoted_redis_is_left_for_the_one_that_its_name_leads_to(tmp_path: Path) -> None:
+    """It answers READONLY on the open connection for as long as that is used."""
+    with redis_pair(tmp_path) as pair:
+        await asyncio.to_thread(pair.demote, pair.second, pair.first)
+        link = RedisLink(pair.url)
+        link.start()
+        try:
+            await until_up(link)
+            limiter = limiter_of(link, 1_000, 1_000)
+            assert not (await limiter.take("a", HOME)).local
+            await asyncio.to_thread(pair.promote, pair.second)
+            await asyncio.to_thread(pair.demote, pair.first, pair.second)
+            pair.point_at(pair.second)
+            assert (await limiter.take("a", HOME)).local
+            async with asyncio.timeout(30):
+                while (await limiter.take("a", HOME)).local:  # noqa: ASYNC110 - as above
+                    await asyncio.sleep(0.05)
+            assert pair.client(pair.second).keys("rl:*"), "counted at the new master"
+        finally:
+            await link.stop()
 
 
 async def test_it_refills_at_its_rate(link: RedisLink) -> None:

@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 import pytest
 
 from infra.embedded.nats import Nats
+from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
 from tests.integration.admin_site import PASSWORD, Browser, Socket, owner_in_a_thread
 from tests.processes import wait_until
@@ -192,6 +193,24 @@ def test_a_hidden_token_vanishes_everywhere_and_comes_back(running: Running) -> 
         assert changed.status_code == 302
         running.everywhere(lambda node: running.stats(node, B) is not None, "shown again")
         assert socket.next(WITHIN_S, type="update", token=B)["data"]["token_id"] == B
+
+
+def test_a_node_that_starts_without_redis_hides_what_the_database_hides(running: Running) -> None:
+    add(running.root, B, hidden="on")
+    running.everywhere(lambda node: running.listed(node) == {A, IBC}, "hidden")
+    nowhere = f"redis://127.0.0.1:{free_port()}/0"
+    alone = running.nodes.web("without-redis", redis=False, REDIS_URL=nowhere)
+    seen: set[str] = set()
+
+    def loaded() -> bool:
+        answer = alone.get(running.token, "/api/overview?limit=500")
+        if answer.status_code == 200:
+            seen.update(each["token_id"] for each in answer.json()["tokens"])
+        return {A, IBC} <= seen
+
+    wait_until(loaded, 20, "a board")
+    assert B not in seen
+    assert running.stats(alone, B) is None
 
 
 def test_an_edit_while_redis_is_away_comes_in_when_it_is_back(tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ from typing import Any
 
 import jwt
 import pytest
+import redis
 from asgiref.sync import async_to_sync
 from channels_redis.pubsub import RedisPubSubChannelLayer
 
-from aggregator.contracts.names import ACCESS_REVISION_KEY
+from aggregator.contracts.names import ACCESS_REVISION_KEY, REGISTRY_REVISION_KEY
+from aggregator.errors import Retry
 from api.security.access import Access, AccessState, Limits, Revoked
 from api.security.control import CLOSE, GROUP, NOTICE, Control
 from api.security.redis_link import RedisLink
@@ -108,15 +110,61 @@ def test_a_redis_that_lost_everything_gets_the_revocations_from_the_database(nod
 
 
 def test_what_is_saved_while_redis_is_down_comes_in_when_it_is_back(nodes: Nodes) -> None:
+    """A node with the database need not wait for Redis; one without knows when Redis is back."""
     node = nodes.web()
+    other = nodes.web("no-database", DATABASE_FILE=str(nodes.directory / "empty.sqlite3"))
     token = nodes.token("ann")
-    assert node.get(token).status_code == 200
+    assert node.get(token).status_code == other.get(token).status_code == 200
     nodes.engines.redis.kill()
     nodes.shell(revoke("sub", "ann"))
-    node.wait_degraded("rate limits are of this node alone")
-    assert node.get(token).status_code == 200
+    wait_until(lambda: node.refuses(token), 30, "ann is out by the database")
+    assert other.get(token).status_code == 200
     nodes.engines.redis.start()
-    wait_until(lambda: node.refuses(token), 10, "ann is out")
+    wait_until(lambda: other.refuses(token), 30, "ann is out everywhere")
+
+
+def test_a_node_that_starts_without_redis_takes_revocations_from_the_database(
+    nodes: Nodes,
+) -> None:
+    nodes.shell(revoke("sub", "ann"))
+    nodes.engines.redis.kill()
+    node = nodes.web(redis=False)
+    answers = {node.get(nodes.token("ann")).status_code for _ in range(20)}
+    assert answers == {401}
+    assert node.refuses(nodes.token("ann"))
+    assert node.get(nodes.token("bob")).status_code == 200
+
+
+def test_a_node_that_knows_no_decisions_lets_nobody_in(nodes: Nodes) -> None:
+    """As a pod without a database that starts while Redis is away."""
+    nodes.shell(revoke("sub", "ann"))
+    nodes.engines.redis.kill()
+    node = nodes.web(redis=False, DATABASE_FILE=str(nodes.directory / "empty.sqlite3"))
+    for subject in ("ann", "bob"):
+        answer = node.get(nodes.token(subject))
+        assert (answer.status_code, answer.json()["code"]) == (503, "auth_unavailable")
+        assert answer.headers["Retry-After"]
+    assert any("revocations" in each for each in node.reasons())
+    nodes.engines.redis.start()
+    wait_until(lambda: node.refuses(nodes.token("ann")), 30, "the state from Redis")
+    assert node.get(nodes.token("bob")).status_code == 200
+    assert not any("revocations" in each for each in node.reasons())
+
+
+@pytest.mark.parametrize("written", [b"garbage", b"-1", b"\xff\xfe", b"1" * 5_000], ids=repr)
+def test_a_garbled_revision_is_overcome(nodes: Nodes, written: bytes) -> None:
+    """The node names it, goes on with what it has, and follows again when it is overwritten."""
+    node = nodes.web()
+    with redis.Redis.from_url(nodes.engines.redis.url) as client:
+        keys = (ACCESS_REVISION_KEY, REGISTRY_REVISION_KEY)
+        client.mset(dict.fromkeys(keys, written))
+        node.wait_degraded("the token registry is not followed", 20)
+        token = nodes.token("ann")
+        assert node.get(token).status_code == 200
+        nodes.shell(revoke("sub", "ann"))
+        wait_until(lambda: node.refuses(token), 30, "a revocation that came later")
+        client.delete(REGISTRY_REVISION_KEY)
+    wait_until(lambda: not any("followed" in each for each in node.degraded()), 20, "no fault")
 
 
 def test_a_node_whose_database_is_empty_takes_nobodys_revocation_away(nodes: Nodes) -> None:
@@ -160,6 +208,10 @@ class Recorded:
         self.notices.append(text)
 
 
+async def no_database() -> AccessState:
+    raise Retry("there is no database")
+
+
 async def until(holds: Any, within_s: float = WITHIN_S) -> None:
     async with asyncio.timeout(within_s):
         while not holds():  # noqa: ASYNC110 - it has no event to wait for
@@ -176,7 +228,7 @@ async def test_control_messages_reach_the_sockets_of_a_process(nodes: Nodes) -> 
         nonlocal compared
         compared += 1
 
-    control = Control(access, link, lambda: layer, compare)
+    control = Control(access, link, lambda: layer, compare, no_database)
     control.serve(sockets)
     link.start()
     control.start()
@@ -216,7 +268,7 @@ async def test_a_message_that_is_lost_costs_a_second(nodes: Nodes) -> None:
     async def compare() -> None:
         pass
 
-    control = Control(access, link, lambda: elsewhere, compare)
+    control = Control(access, link, lambda: elsewhere, compare, no_database)
     control.serve(sockets)
     link.start()
     control.start()
@@ -228,6 +280,20 @@ async def test_a_message_that_is_lost_costs_a_second(nodes: Nodes) -> None:
         await control.stop()
         await link.stop()
         await elsewhere.flush()
+
+
+def test_a_revocation_that_ran_out_and_is_extended_closes_sockets() -> None:
+    now_s, told = 1_000.0, list[Revoked]()
+    access = Access(Limits(1, 1), lambda: now_s)
+    access.listen(told.append)
+    short, long = Revoked("sub", "ann", until=1_006), Revoked("sub", "ann", until=None)
+    access.take(AccessState(1, [short], {}))
+    assert told == [short]
+    now_s = 1_010.0
+    access.take(AccessState(2, [short, Revoked("jti", "over", until=1_009)], {}))
+    assert told == [short], "what is not in force closes nothing"
+    access.take(AccessState(3, [long], {}))
+    assert told == [short, long]
 
 
 def test_access_tells_of_each_revocation_once() -> None:

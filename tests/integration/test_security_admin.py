@@ -145,6 +145,88 @@ def test_guessing_one_name_from_many_addresses_is_limited(node: Node) -> None:
     assert codes[30:] == [429] * 3
 
 
+class Guesser:
+    """Attempts from one address, by one form."""
+
+    def __init__(self, node: Node, address: str) -> None:
+        self._browser = Browser(node, address)
+        found = _TOKEN.search(self._browser.client.get(LOGIN).text)
+        assert found is not None
+        self._token = found[1]
+
+    def tries(self, name: str, count: int, password: str = "wrong") -> list[int]:
+        """The status of each attempt."""
+        client = self._browser.client
+        fields = {"csrfmiddlewaretoken": self._token, "username": name, "password": password}
+        sent = {"Referer": str(client.base_url)}
+        return [client.post(LOGIN, data=fields, headers=sent).status_code for _ in range(count)]
+
+
+@pytest.fixture
+def ten_an_hour(tmp_path: Path) -> Iterator[Nodes]:
+    with Nodes(tmp_path, LOGIN_RATE="10/1h", TRUSTED_PROXIES="127.0.0.1") as running:
+        running.shell(
+            "from django.contrib.auth.models import User\n"
+            f"User.objects.create_superuser('olga', password={PASSWORD!r})\n"
+        )
+        yield running
+
+
+def test_one_host_cannot_lock_an_operator_out(ten_an_hour: Nodes) -> None:
+    node = ten_an_hour.web()
+    codes = Guesser(node, "198.51.100.20").tries("olga", 60)
+    assert codes == [200] * 10 + [429] * 50
+    assert Browser(node, "198.51.100.21").login("olga").status_code == 302
+
+
+@pytest.mark.timeout(300)
+def test_spellings_of_a_name_share_its_limit(ten_an_hour: Nodes) -> None:
+    """Six that Django takes for one user, from 36 addresses: 50 of 324 attempts are checked."""
+    node = ten_an_hour.web()
+    known = Browser(node, "198.51.100.30")
+    assert known.login("olga").status_code == 302
+    ten_an_hour.run("manage.py", "unlock", "olga")
+    spellings = ["olga", "Olga", "\uff4flga", "o\uff4cga", "\uff2fLGA", " \uff4f\uff4c\uff47\uff41"]
+    codes = [
+        code
+        for number in range(36)
+        for code in Guesser(node, f"203.0.113.{number}").tries(spellings[number % 6], 9)
+    ]
+    assert (codes.count(200), codes.count(429)) == (50, 274)
+    stranger = Guesser(node, "198.51.100.31")
+    assert stranger.tries("olga", 1, PASSWORD) == [429]
+    # Her own browser is not locked out, be it at another address; it has a limit of its own.
+    known.client.headers["X-Forwarded-For"] = "198.51.100.32"
+    known.client.cookies.delete("session")
+    assert known.login("olga", "mistyped").status_code == 200
+    assert known.login("\uff4flga").status_code == 302
+    ten_an_hour.run("manage.py", "unlock", "OLGA")
+    assert stranger.tries("olga", 1, PASSWORD) == [302]
+
+
+def test_a_device_cookie_is_limited_too_and_cannot_be_made(tmp_path: Path) -> None:
+    with Nodes(tmp_path, LOGIN_RATE="2/1h", TRUSTED_PROXIES="127.0.0.1") as nodes:
+        nodes.shell(
+            "from django.contrib.auth.models import User\n"
+            f"User.objects.create_superuser('olga', password={PASSWORD!r})\n"
+        )
+        node = nodes.web()
+        known = Browser(node, "198.51.100.40")
+        assert known.login("olga").status_code == 302
+        cookie = known.client.cookies["device"]
+        codes = []
+        for number in range(4):
+            thief = Browser(node, f"203.0.113.{number}")
+            thief.client.cookies.set("device", cookie)
+            codes.append(thief.login("olga", "wrong").status_code)
+        assert codes == [200] * 2 + [429] * 2
+        for number in range(5):
+            Guesser(node, f"203.0.113.{10 + number}").tries("olga", 2)
+        forger = Browser(node, "198.51.100.41")
+        forger.client.cookies.set("device", cookie[:-4] + "AAAA")
+        assert forger.login("olga").status_code == 429
+
+
 def test_the_login_page_and_its_cookies(node: Node) -> None:
     browser = Browser(node, "198.51.100.6")
     page = browser.client.get(LOGIN)
@@ -156,7 +238,7 @@ def test_the_login_page_and_its_cookies(node: Node) -> None:
     assert not re.search(r"<script(?![^>]*\bsrc=)(?![^>]*nonce=)", page.text), "an inline script"
     browser.login()
     cookies = {each.name: each for each in browser.client.cookies.jar}
-    assert set(cookies) == {"session", "csrf"}
+    assert set(cookies) == {"session", "csrf", "device"}
     for cookie in cookies.values():
         assert cookie.has_nonstandard_attr("HttpOnly")
         assert cookie.get_nonstandard_attr("SameSite") == "Strict"

@@ -35,6 +35,7 @@ from api.services import services
 from infra.embedded.nats import Nats
 from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
+from tests.migrated import migrated_database
 from tests.unit.api.samples import Owner
 
 pytestmark = pytest.mark.engines
@@ -71,6 +72,7 @@ def token_of(issuer: Path) -> str:
 
 def daphne(port: int, log: Path, **env: str) -> subprocess.Popen[bytes]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("DJANGO_")}
+    clean["DATABASE_FILE"] = str(migrated_database(log.parent))
     command = [sys.executable, "-m", "daphne", "-b", "127.0.0.1", "-p", str(port)]
     with log.open("wb") as file:
         return subprocess.Popen(

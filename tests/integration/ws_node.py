@@ -28,6 +28,7 @@ from aggregator.contracts.names import history_subject, trades_subject
 from aggregator.contracts.trades import HistoryRequest, TokenHistory, TradeBatch
 from api.security.demo_issuer import ensure_keys, issue
 from infra.embedded.ports import free_port
+from tests.migrated import migrated_database
 from tests.plain import PLAIN
 from tests.unit.ws.trading import Seller
 
@@ -98,6 +99,7 @@ async def web_node(
         # All clients of a test come from one address.
         "RATE_LIMIT_IP": "1000000",
         "RATE_BURST_IP": "1000000",
+        "DATABASE_FILE": str(migrated_database(directory)),
         **env,
     }
     with log.open("wb") as file:

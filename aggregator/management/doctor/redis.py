@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from redis.retry import Retry
 
 from aggregator.config import Config
 from aggregator.management.doctor.finding import TIMEOUT_S, Finding, of_clock
+from aggregator.stores.redis.connection import UNCHECKED, read_settings
 
 
 def check(config: Config) -> list[Finding]:
@@ -26,6 +27,10 @@ def check(config: Config) -> list[Finding]:
     address = urlsplit(config.redis_url).netloc.rpartition("@")[2]
     try:
         return _check(client, address)
+    except (AuthenticationError, NoPermissionError) as error:
+        fix = "give the user of REDIS_URL its password and the commands of docs/operations.md"
+        said = f"{address} answers, but refuses this user: {error}"
+        return [Finding("FAIL", "redis", said, fix)]
     except RedisError as error:
         fix = "start it, or set REDIS_URL to where it is"
         return [Finding("FAIL", "redis", f"{address}: {error}", fix)]
@@ -41,12 +46,7 @@ def _check(client: Any, address: str) -> list[Finding]:
     if not client.execute_command("COMMAND", "INFO", "MSETEX"):
         fix = "run Valkey 9.1, Redis 8.4 or newer"
         found.append(Finding("FAIL", "redis commands", "MSETEX is missing", fix))
-    found.append(
-        _setting(
-            client, "maxmemory-policy", "noeviction", "or swaps count twice: it evicts markers"
-        )
-    )
-    found.append(_setting(client, "appendonly", "yes", "or a restart forgets every marker"))
+    found += _settings(client)
     found += _memory(info)
     before = time.time_ns()
     seconds, micros = client.time()
@@ -55,15 +55,29 @@ def _check(client: Any, address: str) -> list[Finding]:
     return found
 
 
-def _setting(client: Any, name: str, wanted: str, why: str) -> Finding:
-    what = f"redis {name}"
-    value = client.config_get(name).get(name)
-    if value is None:
-        fix = f"see to it yourself that it is {wanted}, {why}"
-        return Finding("WARN", what, "this user may not read it", fix)
-    if value != wanted:
-        return Finding("FAIL", what, value, f"set it to {wanted}, {why}")
-    return Finding("OK", what, value)
+_WANTED: Final = {
+    "maxmemory-policy": ("noeviction", "or swaps count twice: it evicts markers"),
+    "appendonly": ("yes", "or a restart forgets every marker"),
+}
+
+
+def _settings(client: Any) -> list[Finding]:
+    settings = read_settings(client)
+    if settings is None:
+        wanted = " and ".join(f"{name} {value}" for name, (value, _) in _WANTED.items())
+        fix = f"see to it yourself that it has {wanted}"
+        return [Finding("WARN", "redis settings", UNCHECKED, fix)]
+    found = []
+    for name, (wanted, why) in _WANTED.items():
+        value = settings[name]
+        fix = f"set it to {wanted}, {why}"
+        if value is None:
+            found.append(Finding("WARN", f"redis {name}", "this user may not read it", fix))
+        elif value != wanted:
+            found.append(Finding("FAIL", f"redis {name}", value, fix))
+        else:
+            found.append(Finding("OK", f"redis {name}", value))
+    return found
 
 
 def _memory(info: dict[str, Any]) -> list[Finding]:

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Final
 
 import redis
-from redis.exceptions import RedisError
+from redis.exceptions import ReadOnlyError, RedisError
 
 from aggregator.contracts.names import board_keys
 from aggregator.errors import Fenced, Retry
+from aggregator.stores.redis.connection import leave_replica
 
 _SCRIPT: Final = Path(__file__).with_name("board_save.lua")
 _TIMEOUT_S: Final = 5.0
@@ -70,6 +71,8 @@ class RedisBoardRows:
             try:
                 done = self._script(keys=keys, args=arguments)
             except RedisError as error:
+                if isinstance(error, ReadOnlyError):
+                    leave_replica(self._redis)
                 raise Retry(f"redis: saving board rows: {error}") from error
             if done == _FENCED:
                 raise Fenced(f"partition {partition} has an owner above epoch {epoch}")

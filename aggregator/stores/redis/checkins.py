@@ -12,7 +12,7 @@ from copy import copy
 from typing import Final, NamedTuple
 
 from aggregator.contracts.names import archive_key, checkin_key
-from aggregator.stores.redis.connection import Incarnation, RedisSession
+from aggregator.stores.redis.connection import Incarnation, NewIncarnation, RedisSession
 
 MAX_SEEDS: Final = 2_000
 _CHECKIN: Final = "checkin.lua"
@@ -64,6 +64,21 @@ class Checkins:
     def seeded(self, partition: int, partitions: int, frontier: int, lost_from: int) -> None:
         """Check a partition in: what the archive has of [lost_from, frontier) is seeded."""
         self._check_in(partition, partitions, frontier, "seeded", lost_from)
+
+    def complete(self) -> bool:
+        """Whether every partition is checked in, or somebody did `skip`."""
+        run = self._run
+        return bool(run.read(checkin_key(self._topic)) == run.run_id.encode())
+
+    def renew(self, partition: int, partitions: int, frontier: int) -> None:
+        """Check in again a partition that is checked in, where Redis lost the key that says so.
+
+        Raises NewIncarnation where Redis lost more than that key: claims may be lost too.
+        """
+        if partition in self.missing(partitions):
+            raise NewIncarnation(f"redis lost the check-in of partition {partition}")
+        if self.look(partition, partitions, frontier) is not None:
+            raise NewIncarnation(f"redis lost claims of partition {partition}")
 
     def seed(self, rows: Sequence[Seed]) -> None:
         """Make the markers of rows of the archive."""

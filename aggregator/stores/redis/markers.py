@@ -156,7 +156,7 @@ class RedisMarkers:
         if self._asked[0].run_id != self._session.incarnation.run_id:
             # Verdicts of the last run may lie in the socket still; its markers may be lost.
             self._drop()
-            raise NewIncarnation("redis has restarted since the claims were sent")
+            raise NewIncarnation("redis is another run than the claims were sent to")
         pending, self._pending = self._pending or self._start(), None
         if pending is None:
             return ""
