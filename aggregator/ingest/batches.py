@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from aggregator.contracts.batch import MARKER_BYTES, SWAP, SwapBatch, TokenName, fill
 from aggregator.contracts.event import Swap
 from aggregator.errors import DeadLetter
+from aggregator.ingest.decode import lower_address
 from aggregator.ingest.fast_decode import SwapDecoder, accepted_texts
 from aggregator.ingest.identities import identify
 from aggregator.ingest.names import UNKNOWN, Names
-from aggregator.ingest.scan import ABSENT, FIELDS, scan
+from aggregator.ingest.scan import ABSENT, FIELDS, SYMBOL, scan
 from aggregator.ingest.values import fill_values
 
 Array = NDArray[Any]
@@ -96,7 +97,9 @@ class BatchDecoder:
             events.removed[i] = swap.removed
             events.markers[i] = np.frombuffer(swap.marker, np.uint64)
             events.names[i] = self._names.number(TokenName(swap.token_id, swap.symbol))
-            if events.whole[i]:
+            if events.whole[i] and events.symbol(i) == swap.symbol:
+                # A symbol that is shortened or cleaned is decoded by itself each time: the columns
+                # of plain events copy it as it came.
                 self._names.remember(events.data, events.spans[i], events.names[i])
 
 
@@ -133,6 +136,13 @@ class Events:
         self.plain = self.whole & (self.names != UNKNOWN)
         fill_values(self.data, self.spans, self._latest, self.swaps, self.removed, self.plain)
         identify(self.data, self.spans, self.plain, self.markers, self.swaps["trader"])
+
+    def symbol(self, place: int) -> str | None:
+        """The symbol of a whole event as it came, an address in lower case."""
+        begin, end = self.spans[place, SYMBOL].tolist()
+        if begin == ABSENT:
+            return None
+        return lower_address(self.data[begin:end].tobytes().decode())
 
     @property
     def kept(self) -> Array:

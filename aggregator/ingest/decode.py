@@ -8,6 +8,7 @@ timestamp in, a Swap out or DeadLetter raised; knows nothing of Kafka's client o
 from __future__ import annotations
 
 import re
+import unicodedata
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 from typing import Annotated, Final, Literal
@@ -27,15 +28,18 @@ REASONS: Final = {
 }
 
 INT64_MAX: Final = 2**63 - 1
+LONGEST_LABEL: Final = 256
+"""Characters of a symbol, quote, venue, pool or trader; what is longer is cut."""
 _MAX_USD: Final = Decimal(INT64_MAX) / 1_000_000
 # Ten decimal digits above any known supply; keeps the sums of a window far from absurd sizes.
 _MAX_AMOUNT: Final = Decimal(10) ** 30
 _EXACT: Final = Context(prec=80, rounding=ROUND_HALF_EVEN)
+_INVISIBLE: Final = {"Cc", "Cf"}
 _ADDRESS: Final = re.compile(r"0[xX][0-9a-fA-F]{40}\Z")
 
 _TxHash = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[^\s:]+\Z")]
 _TokenName = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^\S+\Z")]
-Label = Annotated[str, msgspec.Meta(max_length=256)]
+_BlockHash = Annotated[str, msgspec.Meta(max_length=256)]
 Whole = Annotated[int, msgspec.Meta(ge=0, le=INT64_MAX)]
 
 
@@ -46,13 +50,13 @@ class WireFields(msgspec.Struct, kw_only=True, gc=False):
     timestamp: Whole | str
     side: Literal["buy", "sell"]
     removed: bool = False
-    symbol: Label | None = None
-    quote: Label | None = None
-    venue: Label | None = None
-    pool: Label | None = None
-    trader: Label | None = None
+    symbol: str | None = None
+    quote: str | None = None
+    venue: str | None = None
+    pool: str | None = None
+    trader: str | None = None
     block_number: Whole | None = None
-    block_hash: Label | None = None
+    block_hash: _BlockHash | None = None
 
 
 class _WireSwap(WireFields, kw_only=True, gc=False):
@@ -103,11 +107,11 @@ def decode_swap(value: bytes | None, record_timestamp: int, max_future_ms: int) 
         price_usd=price_usd,
         removed=wire.removed,
         marker=marker_of(wire.chain, tx_hash, wire.log_index, block_hash),
-        symbol=None if wire.symbol is None else lower_address(wire.symbol),
-        trader=None if wire.trader is None else lower_address(wire.trader),
-        quote=None if wire.quote is None else lower_address(wire.quote),
-        venue=None if wire.venue is None else lower_address(wire.venue),
-        pool=None if wire.pool is None else lower_address(wire.pool),
+        symbol=label(wire.symbol),
+        trader=label(wire.trader),
+        quote=label(wire.quote),
+        venue=label(wire.venue),
+        pool=label(wire.pool),
         block_number=wire.block_number,
         block_hash=block_hash,
     )
@@ -161,6 +165,21 @@ def lower_hash(text: str) -> str:
 def lower_address(text: str) -> str:
     """A 0x address in lower case; anything else as it is."""
     return text.lower() if len(text) == 42 and _ADDRESS.match(text) else text
+
+
+def label(text: str | None) -> str | None:
+    """A symbol, quote, venue, pool or trader as it is kept; None where it says nothing.
+
+    A label describes a swap and never decides whether the swap counts: it is cut to LONGEST_LABEL
+    characters, and control and format characters (Unicode Cc and Cf: NUL, line breaks, direction
+    overrides, zero-width characters) are removed, so that two labels that look alike are alike.
+    """
+    if text is None:
+        return None
+    text = text[:LONGEST_LABEL]
+    if not text.isprintable():
+        text = "".join(each for each in text if unicodedata.category(each) not in _INVISIBLE)
+    return lower_address(text) if text.strip() else None
 
 
 def _numbers(wire: _WireSwap) -> tuple[int, int | None, float | None]:
