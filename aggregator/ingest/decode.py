@@ -71,8 +71,9 @@ class _WireSwap(WireFields, kw_only=True, gc=False):
 
 
 _decode_wire = msgspec.json.Decoder(_WireSwap).decode
-_FIELD_OF_PATH: Final = re.compile(r"`\$\.(\w+)`")
-_FIELD_OF_MISSING: Final = re.compile(r"missing required field `(\w+)`")
+# Anchored: the middle of msgspec's message may repeat what a stranger has written.
+_FIELD_OF_PATH: Final = re.compile(r"`\$\.(\w+)`\Z")
+_FIELD_OF_MISSING: Final = re.compile(r"Object missing required field `(\w+)`\Z")
 
 
 def decode_swap(value: bytes | None, record_timestamp: int, max_future_ms: int) -> Swap:
@@ -130,7 +131,7 @@ def _wire_swap(value: bytes | None) -> _WireSwap:
 
 def _broken_rule(message: str) -> DeadLetter:
     """msgspec's message, as a reason and a field."""
-    missing = _FIELD_OF_MISSING.search(message)
+    missing = _FIELD_OF_MISSING.match(message)
     if missing:
         return DeadLetter("missing", missing[1], message)
     path = _FIELD_OF_PATH.search(message)
