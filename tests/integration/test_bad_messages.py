@@ -109,12 +109,12 @@ def is_cut(letter: Message, value: bytes) -> bool:
 
 def test_a_letter_too_large_for_its_topic_is_sent_cut(service: Service) -> None:
     """On default topics: near the broker's limit, a long detail, and above it but compressed."""
-    near, enum = b"x" * 1_048_000, swap(1, side="z" * 600_000)
+    near, enum = b"x" * 1_048_400, swap(1, side="z" * 600_000)
     compressed = json.dumps({"note": "y" * 3_000_000, "side": "hold"}).encode()
     ensure_topics(load(service.env))
     send(service, near, 0)
-    service.produce([swap(10)], partition=0)
-    service.produce([b"small", enum, swap(11)], partition=1)
+    service.produce([swap(10, token="A")], partition=0)
+    service.produce([b"small", enum, swap(11, token="B")], partition=1)
     send(service, compressed, 2, "zstd")
     service.produce([swap(number) for number in range(100, 200)])
     service.aggregator()
@@ -137,7 +137,7 @@ def test_a_topic_that_takes_more_than_its_dead_letters_topic(service: Service) -
     allow(service.env["KAFKA_BOOTSTRAP"], service.topic, 20_000_000)
     values = [b"x" * size for size in (1_500_000, 3_000_000, 12_000_000)]
     for value in values:
-        service.produce([b"bad before", swap(len(value))], partition=0)
+        service.produce([b"bad before", swap(len(value), token="A")], partition=0)
         send(service, value, 0)
     service.produce([swap(number) for number in range(100)])
     service.aggregator()
@@ -273,7 +273,7 @@ def test_a_run_of_bad_messages_is_said_and_stops_nothing(service: Service) -> No
     service.web()
     service.wait_ready()
     service.produce([b"garbage"] * 5_000, partition=0)
-    service.produce([swap(1)], partition=1)
+    service.produce([swap(1, token="A")], partition=1)
     service.wait_trades(1)
     said = "of the last 1,000 messages were refused"
     wait_until(lambda: said in service.reasons(), 20, "the web node to say it")
