@@ -164,6 +164,8 @@ class SwapLog:
         self._instance_id = config.kafka_instance_id
         self._fences = Fences(self._group, self._instance_id)
         self._held: set[int] = set()
+        # The client no longer reads these: the log does not hold their next offset.
+        self._stopped: set[int] = set()
         self._rejoin_at: float | None = None
         self._dead = False
 
@@ -235,6 +237,7 @@ class SwapLog:
                 self._seek_back(place.partition, back_to, place.offset)
         elif fault.code() in _RESEEK:
             self.unreadable.pop(place.partition, None)
+            self._stopped.add(place.partition)
             batch.out_of_range.append(place.partition)
         elif place.partition in self._held and place.offset >= 0:
             self._note_unreadable(place.partition, place.offset, fault)
@@ -334,8 +337,15 @@ class SwapLog:
 
     def begin(self, partition: int, offset: int) -> None:
         """Start reading an assigned partition at `offset`. Raises Retry while it is settling."""
+        place = TopicPartition(self._topic, partition, offset)
         try:
-            self._consumer.seek(TopicPartition(self._topic, partition, offset))
+            if partition in self._stopped:
+                # It cannot be sought any more; only a new assignment starts it again.
+                self._consumer.incremental_unassign([place])
+                self._consumer.incremental_assign([place])
+                self._stopped.discard(partition)
+            else:
+                self._consumer.seek(place)
             self._consumer.resume([self._at(partition)])
         except KafkaException as error:
             raise Retry(f"kafka: seeking: {error.args[0].str()}") from error
@@ -433,6 +443,7 @@ class SwapLog:
         self._held.difference_update(partitions)
         for partition in partitions:
             self._positions.drop(partition)
+            self._stopped.discard(partition)
             self.unreadable.pop(partition, None)
 
 

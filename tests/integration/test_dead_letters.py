@@ -22,7 +22,8 @@ from infra.embedded.stack import Stack
 from tests.processes import wait_until
 from tests.service import Service, swap
 
-pytestmark = pytest.mark.engines
+# Each command is a process that starts, which takes seconds on a busy machine.
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
 
 BYTES = [
     b"not json \xff\x00",
@@ -247,7 +248,7 @@ def test_a_replayed_swap_counts_once(tmp_path: Path, stack: Stack) -> None:
         service.aggregator("mended", MAX_FUTURE="20m")
         service.wait_ready()
         for _ in range(2):
-            done = service.manage("dead_letters", "replay", "0")
+            done = service.manage("dead_letters", "replay", "0", MAX_FUTURE="20m")
             assert done.returncode == 0, done.stderr
 
         def replayed() -> int:
