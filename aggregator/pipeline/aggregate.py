@@ -210,7 +210,8 @@ class Aggregator:
         if rejected:
             self._put_aside(rejected)
             owner.dead_letters += len(rejected)
-        self._judge(owner.partition, len(records.offsets) - known, decoded.rejected)
+        if owner.active:  # it may have been revoked while the broker was waited for
+            self._judge(owner.partition, len(records.offsets) - known, decoded.rejected)
         metrics.INGEST_EVENTS.labels(owner.partition).inc(len(records.offsets))
         return owner.place(decoded.batch, decoded.record_timestamps, records.offsets[-1] + 1)
 
