@@ -291,7 +291,7 @@ def test_a_run_of_bad_messages_is_said_and_stops_nothing(service: Service) -> No
     service.produce([b"garbage"] * 2_000 + [swap(2)], partition=0)
     second = service.aggregator("second")
     service.wait_trades(2, WITHIN_S)
-    assert said in service.reasons()
+    wait_until(lambda: said in service.reasons(), WITHIN_S, "the web node to say it again")
     service.produce([swap(number) for number in range(10, 1_010)], partition=0)
     service.wait_trades(1_002, WITHIN_S)
     wait_until(lambda: readyz(service).get("degraded") == [], WITHIN_S, "the run to be over")
