@@ -24,6 +24,7 @@ from django.views.decorators.http import require_POST
 from aggregator.config import Config
 from aggregator.errors import SwapsError
 from aggregator.ingest.dead_letter_log import DeadLetterLog, Letter, Position, replay
+from aggregator.ingest.dead_letter_preview import Outlook, outlooks, refusal_of
 from aggregator.ingest.decode import REASONS
 from aggregator.ingest.topics import count_partitions
 from aggregator.models import DeadLetter
@@ -37,6 +38,8 @@ else:
 _PAGE: Final = 50
 _MOST_REPLAYED: Final = 500
 _SHOWN_BYTES: Final = 120
+_MOST_SAID: Final = 5
+_LONGEST_SAID: Final = 1_000
 
 log = structlog.get_logger(__name__)
 
@@ -96,6 +99,7 @@ class DeadLetterAdmin(ReadOnlyAdmin, _Letters):
                 "key": _text(letter.key),
                 "value": _text(letter.value),
                 "bytes": len(letter.value or b""),
+                "sha256": letter.sha256,
                 "means": REASONS.get(letter.reason, ""),
             }
         page = "admin/aggregator/deadletter/letter.html"
@@ -112,15 +116,19 @@ class DeadLetterAdmin(ReadOnlyAdmin, _Letters):
             self.message_user(request, said, messages.WARNING)
             return back
         try:
-            sent = _replay(chosen)
+            sent, skipped = _replay(chosen, force="force" in request.POST)
         except SwapsError as error:
             self.message_user(request, f"Not replayed: {error}", messages.ERROR)
             return back
         self._log(request, sent)
         said = f"{len(sent)} letters replayed to {settings.SWAPS.kafka_topic}."
-        if gone := len(chosen) - len(sent):
+        if gone := len(chosen) - len(sent) - len(skipped):
             said += f" {gone} are no longer in the topic."
-        self.message_user(request, said, messages.SUCCESS)
+        self.message_user(request, said, messages.SUCCESS if sent else messages.WARNING)
+        if skipped:
+            why = "; ".join(f"{o.letter.position}: {o.refusal}" for o in skipped[:_MOST_SAID])
+            said = f"{len(skipped)} skipped, because they would be refused again: {why}"
+            self.message_user(request, said[:_LONGEST_SAID], messages.WARNING)
         return back
 
     def _log(self, request: HttpRequest, sent: list[Letter]) -> None:
@@ -161,18 +169,31 @@ class DeadLetterAdmin(ReadOnlyAdmin, _Letters):
         return response
 
 
-def _replay(positions: list[Position]) -> list[Letter]:
-    """Replay those that are still there; raises SwapsError."""
+def _replay(positions: list[Position], *, force: bool) -> tuple[list[Letter], list[Outlook]]:
+    """Replay those that are still there; which were sent and which were not. Raises SwapsError."""
     config: Config = settings.SWAPS
     with DeadLetterLog(config.kafka_bootstrap, config.kafka_dlq_topic) as letters:
         found = [letter for each in positions if (letter := letters.get(each)) is not None]
+    looked = outlooks(found, config)
+    sent = [each.letter for each in looked if each.sent(force=force)]
+    skipped = [each for each in looked if not each.sent(force=force)]
+    if not sent:
+        return [], skipped
     replay(
-        found,
+        sent,
         bootstrap=config.kafka_bootstrap,
         source_topic=config.kafka_topic,
         partitions=count_partitions(config),
     )
-    return found
+    return sent, skipped
+
+
+def _now(letter: Letter) -> str:
+    """What a replay would do, as far as that is known without reading another topic."""
+    if letter.cut:
+        return f"cut from {letter.cut_from_bytes:,} bytes: read from {letter.source}"
+    refusal = refusal_of(letter, settings.SWAPS.max_future_ms)
+    return f"refused again: {refusal}" if refusal else "would pass"
 
 
 def _rows(letters: list[Letter]) -> list[dict[str, Any]]:
@@ -189,7 +210,9 @@ def _rows(letters: list[Letter]) -> list[dict[str, Any]]:
             "reason": each.reason,
             "field": each.field,
             "detail": each.detail,
-            "source": f"{each.source_topic} {each.source_partition}:{each.source_offset}",
+            "source": each.source,
+            "now": _now(each),
+            "cut_from": each.cut_from_bytes if each.cut else None,
             "start": _text((each.value or b"")[:_SHOWN_BYTES]),
             "replayed_at": replayed.get(str(each.position)),
         }

@@ -6,6 +6,12 @@ message aside, call again, let the partition go, or stop the process.
 
 from __future__ import annotations
 
+from typing import Final
+
+_LONGEST_DETAIL: Final = 1_000
+_LONGEST_FIELD: Final = 100
+_SHOWN_END: Final = 200
+
 
 class SwapsError(Exception):
     """Base of every error that this program raises on purpose."""
@@ -15,10 +21,13 @@ class DeadLetter(SwapsError):
     """This one message cannot be counted: send it to the dead-letter topic and go on.
 
     `reason` is a stable code (see `aggregator.ingest.decode.REASONS`), `field` the event's field
-    that breaks the rule ("" where no single field does), `detail` a sentence for a person.
+    that breaks the rule ("" where no single field does), `detail` a sentence for a person. Both
+    may repeat what the message holds, so both are cut in the middle to a bounded length.
     """
 
     def __init__(self, reason: str, field: str, detail: str) -> None:
+        field = _bounded(field, _LONGEST_FIELD, 0)
+        detail = _bounded(detail, _LONGEST_DETAIL, _SHOWN_END)
         super().__init__(f"{reason}: {field}: {detail}" if field else f"{reason}: {detail}")
         self.reason = reason
         self.field = field
@@ -43,3 +52,10 @@ class ConfigError(Fatal):
     def __init__(self, faults: list[str]) -> None:
         super().__init__("settings:\n" + "\n".join(f"  - {fault}" for fault in faults))
         self.faults = faults
+
+
+def _bounded(text: str, longest: int, end: int) -> str:
+    """At most `longest` characters: the beginning and the last `end`."""
+    if len(text) <= longest:
+        return text
+    return f"{text[: longest - end - 1]}…{text[len(text) - end :]}"

@@ -19,6 +19,23 @@ INGEST_DEAD_LETTERS = Counter(
     "Messages sent to the dead-letter topic; a rise means that a producer sends what we refuse.",
     ["reason"],
 )
+INGEST_DEAD_LETTERS_CUT = Counter(
+    "swaps_ingest_dead_letters_cut_total",
+    "Dead letters too large for their topic, sent without all of their bytes; any means that the "
+    "originals are lost when the swap topic's retention ends.",
+)
+INGEST_BAD_RATIO = Gauge(
+    "swaps_ingest_bad_ratio",
+    "Share of refused messages among the last 1,000 of a partition; above 0.5 its producer or the "
+    "topic is wrong.",
+    ["partition"],
+)
+INGEST_UNREADABLE = Gauge(
+    "swaps_ingest_unreadable",
+    "1 while the Kafka client cannot read a partition's next batch, which /readyz names; the "
+    "partition stands still until that batch leaves the log.",
+    ["partition"],
+)
 INGEST_DUPLICATES = Counter(
     "swaps_ingest_duplicates_total",
     "Repeats of a swap, not counted again; a jump means that a producer resends.",

@@ -49,6 +49,7 @@ class Site:
         self.ports = {"aggregator": free_port(), "archiver": free_port(), "web": service.web_port}
         self.running: dict[str, Process] = {}
         self.done: dict[str, Done] = {}
+        self.letters = 0
         web = f"http://127.0.0.1:{service.web_port}"
         path = (directory / "bin", BIN, directory, os.environ["PATH"])
         self.env = {"PATH": ":".join(map(str, path)), "TOKEN": service.token, "WEB_URL": web}

@@ -22,7 +22,7 @@ from aggregator.ingest.decode import lower_address
 from aggregator.ingest.fast_decode import SwapDecoder, accepted_texts
 from aggregator.ingest.identities import identify
 from aggregator.ingest.names import UNKNOWN, Names
-from aggregator.ingest.scan import ABSENT, FIELDS, TOKEN, scan
+from aggregator.ingest.scan import ABSENT, FIELDS, SYMBOL, TOKEN, scan
 from aggregator.ingest.values import fill_values
 
 Array = NDArray[Any]
@@ -97,8 +97,13 @@ class BatchDecoder:
             events.removed[i] = swap.removed
             events.markers[i] = np.frombuffer(swap.marker, np.uint64)
             events.names[i] = self._names.number(TokenName(swap.token_id, swap.symbol))
-            # The passes copy a token's text and lower addresses; they know no other spelling.
-            if events.whole[i] and lower_address(events.token(i)) == swap.token:
+            if (
+                events.whole[i]
+                and lower_address(events.token(i)) == swap.token
+                and events.symbol(i) == swap.symbol
+            ):
+                # The compiled passes copy a token and a symbol as they came and lower addresses; a
+                # text that the rules spell, cut or clean otherwise is decoded by them each time.
                 self._names.remember(events.data, events.spans[i], events.names[i])
 
 
@@ -140,6 +145,13 @@ class Events:
         """The token of a whole event, as it came."""
         begin, end = self.spans[place, TOKEN]
         return self.data[begin:end].tobytes().decode()
+
+    def symbol(self, place: int) -> str | None:
+        """The symbol of a whole event as it came, an address in lower case."""
+        begin, end = self.spans[place, SYMBOL].tolist()
+        if begin == ABSENT:
+            return None
+        return lower_address(self.data[begin:end].tobytes().decode())
 
     @property
     def kept(self) -> Array:

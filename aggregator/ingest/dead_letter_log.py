@@ -52,8 +52,11 @@ class Position(NamedTuple):
 
 
 class Letter(msgspec.Struct, frozen=True):
-    """One dead letter. `at` is when it was put aside, ms since the epoch; a header that is missing
-    is "", and -1 where it should be a number.
+    """One dead letter. `at` is when it was sent, ms since the epoch; a missing header is "",
+    and -1 where it should be a number.
+
+    A letter that was too large for the topic is cut: `value` is the beginning, `cut_from_bytes` the
+    true size and `sha256` (hex) that of the whole value; -1 and "" where `value` is whole.
     """
 
     position: Position
@@ -66,6 +69,18 @@ class Letter(msgspec.Struct, frozen=True):
     source_offset: int
     key: bytes | None
     value: bytes | None
+    cut_from_bytes: int = -1
+    sha256: str = ""
+
+    @property
+    def cut(self) -> bool:
+        """Whether `value` lacks bytes of the message."""
+        return self.cut_from_bytes >= 0
+
+    @property
+    def source(self) -> str:
+        """Topic, partition and offset that it came from, for people."""
+        return f"{self.source_topic} {self.source_partition}:{self.source_offset}"
 
 
 class Extent(msgspec.Struct, frozen=True):
@@ -206,10 +221,12 @@ def replay(
     """Send the letters to `source_topic` with the bytes that they came with, acknowledged.
 
     Each goes to the partition that it came from, so that a token stays on one. Raises Fatal for a
-    letter of another topic, before any is sent; Retry where the broker has not all of them: then
-    some may be there, and replaying them again counts none twice.
+    letter of another topic or without all of its bytes, before any is sent; Retry where the broker
+    has not all of them: then some may be there, and replaying them again counts none twice.
     """
     for letter in letters:
+        if letter.cut:
+            raise Fatal(f"{letter.position} is cut; the original is {letter.source}")
         if letter.source_topic != source_topic:
             raise Fatal(
                 f"{letter.position} came from the topic {letter.source_topic!r}, not "
@@ -228,21 +245,26 @@ def replay(
             "enable.idempotence": True,
             "acks": "all",
             "message.timeout.ms": int(_TIMEOUT_S * 1000),
-            "message.max.bytes": 2_000_000,
+            # What was once taken compressed is taken again; the broker decides.
+            "compression.type": "zstd",
+            "message.max.bytes": 100_000_000,
             "log_level": 0,
         }
     )
     for begin in range(0, len(letters), _BATCH):
         for letter in letters[begin : begin + _BATCH]:
             known = 0 <= letter.source_partition < partitions
-            producer.produce(
-                source_topic,
-                value=letter.value,
-                key=letter.key,
-                partition=letter.source_partition if known else -1,
-                headers=[(REPLAYED_FROM, str(letter.position).encode())],
-                on_delivery=on_delivery,
-            )
+            try:
+                producer.produce(
+                    source_topic,
+                    value=letter.value,
+                    key=letter.key,
+                    partition=letter.source_partition if known else -1,
+                    headers=[(REPLAYED_FROM, str(letter.position).encode())],
+                    on_delivery=on_delivery,
+                )
+            except (BufferError, KafkaException) as error:
+                failures.append(f"{letter.position}: {error}")
         unsent = producer.flush(2 * _TIMEOUT_S)
         if failures or unsent:
             raise Retry(f"kafka: {failures[0] if failures else f'{unsent} not yet sent'}")
@@ -274,6 +296,8 @@ def _letter(message: Message) -> Letter:
         source_offset=number("source-offset"),
         key=_bytes(message.key()),
         value=_bytes(message.value()),
+        cut_from_bytes=number("cut-from-bytes"),
+        sha256=text("sha256"),
     )
 
 

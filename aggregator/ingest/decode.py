@@ -8,6 +8,7 @@ timestamp in, a Swap out or DeadLetter raised; knows nothing of Kafka's client o
 from __future__ import annotations
 
 import re
+import unicodedata
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 from typing import Annotated, Final, Literal
@@ -34,16 +35,19 @@ REASONS: Final = {
 }
 
 INT64_MAX: Final = 2**63 - 1
+LONGEST_LABEL: Final = 256
+"""Characters of a symbol, quote, venue, pool or trader; what is longer is cut."""
 _MAX_USD: Final = Decimal(INT64_MAX) / 1_000_000
 # Ten decimal digits above any known supply; keeps the sums of a window far from absurd sizes.
 _MAX_AMOUNT: Final = Decimal(10) ** 30
 _EXACT: Final = Context(prec=80, rounding=ROUND_HALF_EVEN)
+_INVISIBLE: Final = {"Cc", "Cf"}
 _ADDRESS: Final = re.compile(r"0[xX][0-9a-fA-F]{40}\Z")
 
 _TxHash = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[^\s:]+\Z")]
 # `canonical_token` holds the rules: some spellings are longer than what they become.
 _TokenName = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_SPELLING)]
-Label = Annotated[str, msgspec.Meta(max_length=256)]
+_BlockHash = Annotated[str, msgspec.Meta(max_length=256)]
 Whole = Annotated[int, msgspec.Meta(ge=0, le=INT64_MAX)]
 
 
@@ -54,13 +58,13 @@ class WireFields(msgspec.Struct, kw_only=True, gc=False):
     timestamp: Whole | str
     side: Literal["buy", "sell"]
     removed: bool = False
-    symbol: Label | None = None
-    quote: Label | None = None
-    venue: Label | None = None
-    pool: Label | None = None
-    trader: Label | None = None
+    symbol: str | None = None
+    quote: str | None = None
+    venue: str | None = None
+    pool: str | None = None
+    trader: str | None = None
     block_number: Whole | None = None
-    block_hash: Label | None = None
+    block_hash: _BlockHash | None = None
 
 
 class _WireSwap(WireFields, kw_only=True, gc=False):
@@ -75,8 +79,9 @@ class _WireSwap(WireFields, kw_only=True, gc=False):
 
 
 _decode_wire = msgspec.json.Decoder(_WireSwap).decode
-_FIELD_OF_PATH: Final = re.compile(r"`\$\.(\w+)`")
-_FIELD_OF_MISSING: Final = re.compile(r"missing required field `(\w+)`")
+# Anchored: the middle of msgspec's message may repeat what a stranger has written.
+_FIELD_OF_PATH: Final = re.compile(r"`\$\.(\w+)`\Z")
+_FIELD_OF_MISSING: Final = re.compile(r"Object missing required field `(\w+)`\Z")
 
 
 def decode_swap(value: bytes | None, record_timestamp: int, max_future_ms: int) -> Swap:
@@ -111,11 +116,11 @@ def decode_swap(value: bytes | None, record_timestamp: int, max_future_ms: int) 
         price_usd=price_usd,
         removed=wire.removed,
         marker=marker_of(wire.chain, tx_hash, wire.log_index, block_hash),
-        symbol=None if wire.symbol is None else lower_address(wire.symbol),
-        trader=None if wire.trader is None else lower_address(wire.trader),
-        quote=None if wire.quote is None else lower_address(wire.quote),
-        venue=None if wire.venue is None else lower_address(wire.venue),
-        pool=None if wire.pool is None else lower_address(wire.pool),
+        symbol=label(wire.symbol),
+        trader=label(wire.trader),
+        quote=label(wire.quote),
+        venue=label(wire.venue),
+        pool=label(wire.pool),
         block_number=wire.block_number,
         block_hash=block_hash,
     )
@@ -134,7 +139,7 @@ def _wire_swap(value: bytes | None) -> _WireSwap:
 
 def _broken_rule(message: str) -> DeadLetter:
     """msgspec's message, as a reason and a field."""
-    missing = _FIELD_OF_MISSING.search(message)
+    missing = _FIELD_OF_MISSING.match(message)
     if missing:
         return DeadLetter("missing", missing[1], message)
     path = _FIELD_OF_PATH.search(message)
@@ -176,6 +181,21 @@ def _token(text: str) -> str:
         return canonical_token(text)
     except TokenIdInvalid as error:
         raise DeadLetter("rule", "token", str(error)) from None
+
+
+def label(text: str | None) -> str | None:
+    """A symbol, quote, venue, pool or trader as it is kept; None where it says nothing.
+
+    A label describes a swap and never decides whether the swap counts: it is cut to LONGEST_LABEL
+    characters, and control and format characters (Unicode Cc and Cf: NUL, line breaks, direction
+    overrides, zero-width characters) are removed, so that two labels that look alike are alike.
+    """
+    if text is None:
+        return None
+    text = text[:LONGEST_LABEL]
+    if not text.isprintable():
+        text = "".join(each for each in text if unicodedata.category(each) not in _INVISIBLE)
+    return lower_address(text) if text.strip() else None
 
 
 def _numbers(wire: _WireSwap) -> tuple[int, int | None, float | None]:

@@ -19,7 +19,7 @@ from aggregator.ingest.decode import (
     WireFields,
     decode_swap,
     iso_ms,
-    lower_address,
+    label,
     lower_hash,
 )
 
@@ -138,11 +138,11 @@ class SwapDecoder:
             price_usd,
             wire.removed,
             marker_of(chain, tx_hash, wire.log_index, block_hash),
-            _label(wire.symbol),
-            _label(wire.trader),
-            _label(wire.quote),
-            _label(wire.venue),
-            _label(wire.pool),
+            label(wire.symbol),
+            label(wire.trader),
+            label(wire.quote),
+            label(wire.venue),
+            label(wire.pool),
             wire.block_number,
             block_hash,
         )
@@ -154,10 +154,10 @@ def accepted_texts(value: bytes) -> SwapTexts:
     return SwapTexts(
         lower_hash(wire.tx_hash),
         wire.log_index,
-        _label(wire.trader),
-        _label(wire.venue),
-        _label(wire.pool),
-        _label(wire.quote),
+        label(wire.trader),
+        label(wire.venue),
+        label(wire.pool),
+        label(wire.quote),
     )
 
 
@@ -183,10 +183,3 @@ def _price(text: str) -> float:
     if not _scaled(text, _MAX_DIGITS):
         raise _Unsure
     return float(text)
-
-
-def _label(text: str | None) -> str | None:
-    """`lower_address`, asked only where there is something to lower."""
-    if text is None or len(text) != 42 or text == text.lower():
-        return text
-    return lower_address(text)

@@ -126,6 +126,11 @@ class SwapLog:
         self._topic = config.kafka_topic
         self._listener = listener
         self.unreachable = ""
+        self.unreadable: dict[int, str] = {}
+        """Partitions whose next batch the client cannot read, each with a sentence that says why.
+
+        A batch that cannot be decompressed is fetched again and again; nothing behind it arrives.
+        """
         self.commit_fault = ""
         settings: dict[str, Any] = {
             "bootstrap.servers": config.kafka_bootstrap,
@@ -159,6 +164,8 @@ class SwapLog:
         self._instance_id = config.kafka_instance_id
         self._fences = Fences(self._group, self._instance_id)
         self._held: set[int] = set()
+        # The client no longer reads these: the log does not hold their next offset.
+        self._stopped: set[int] = set()
         self._rejoin_at: float | None = None
         self._dead = False
 
@@ -191,6 +198,8 @@ class SwapLog:
                     return Batch([], {}, [])
             received = [message for message in received if message.error() is None]
         batch = Batch(self._without_jumps(by_partition(received)), {}, [])
+        for records in batch.records:
+            self.unreadable.pop(records.partition, None)
         for event in events:
             self._note(event, event.error(), batch)  # type: ignore[arg-type]
         if batch.records or batch.ends:
@@ -220,15 +229,27 @@ class SwapLog:
         """What the client says between the messages."""
         place = _record(event)
         if fault.code() == KafkaError._PARTITION_EOF:
+            self.unreadable.pop(place.partition, None)
             taken, back_to = self._positions.keep_end(place.partition, place.offset)
             if taken:
                 batch.ends[place.partition] = place.offset
             elif back_to is not None:
                 self._seek_back(place.partition, back_to, place.offset)
         elif fault.code() in _RESEEK:
+            self.unreadable.pop(place.partition, None)
+            self._stopped.add(place.partition)
             batch.out_of_range.append(place.partition)
+        elif place.partition in self._held and place.offset >= 0:
+            self._note_unreadable(place.partition, place.offset, fault)
         else:
             self.unreachable = fault.str()
+
+    def _note_unreadable(self, partition: int, offset: int, fault: KafkaError) -> None:
+        if partition not in self.unreadable:
+            log.error("unreadable", partition=partition, offset=offset, error=fault.str())
+        self.unreadable[partition] = (
+            f"the batch at offset {offset} cannot be read, and nothing behind it: {fault.str()}"
+        )
 
     def _start_over(self, fault: KafkaError) -> None:
         """This client reads nothing any more: where its name was taken, be a new member of it.
@@ -316,8 +337,15 @@ class SwapLog:
 
     def begin(self, partition: int, offset: int) -> None:
         """Start reading an assigned partition at `offset`. Raises Retry while it is settling."""
+        place = TopicPartition(self._topic, partition, offset)
         try:
-            self._consumer.seek(TopicPartition(self._topic, partition, offset))
+            if partition in self._stopped:
+                # It cannot be sought any more; only a new assignment starts it again.
+                self._consumer.incremental_unassign([place])
+                self._consumer.incremental_assign([place])
+                self._stopped.discard(partition)
+            else:
+                self._consumer.seek(place)
             self._consumer.resume([self._at(partition)])
         except KafkaException as error:
             raise Retry(f"kafka: seeking: {error.args[0].str()}") from error
@@ -415,6 +443,8 @@ class SwapLog:
         self._held.difference_update(partitions)
         for partition in partitions:
             self._positions.drop(partition)
+            self._stopped.discard(partition)
+            self.unreadable.pop(partition, None)
 
 
 def by_partition(messages: Sequence[Message]) -> list[Records]:

@@ -18,7 +18,7 @@ from aggregator.compiled import compiled
 Array = NDArray[Any]
 
 ABSENT: Final = -1
-"""Where a span begins of a field that is absent or null."""
+"""Where a span begins of a field that is absent or null, or of a label that is blank."""
 
 FIELDS: Final = (
     "chain",
@@ -59,7 +59,7 @@ BLOCK_HASH: Final = 16
 
 _REQUIRED: Final = (1 << 7) - 1
 _UNKNOWN: Final = -1
-_LONGEST_LABEL: Final = 256
+_LONGEST_TEXT: Final = 256
 
 # Kinds of values; a field accepts a sum of them.
 _NOT_PLAIN: Final = 0
@@ -95,6 +95,7 @@ _COLON: Final = ord(":")
 _BACKSLASH: Final = ord("\\")
 _OPEN: Final = ord("{")
 _CLOSE: Final = ord("}")
+_DELETE: Final = 127
 _ASCII_END: Final = 128
 _N: Final = ord("n")
 _T: Final = ord("t")
@@ -147,12 +148,14 @@ def _scan_object(data: Array, at: int, end: int, spans: Array) -> bool:
         elif (
             not kind & _ACCEPTED[field]
             or seen >> field & 1
-            or (kind == _TEXT and stop - begin > _LONGEST_LABEL)
+            or (kind == _TEXT and stop - begin > _LONGEST_TEXT)
         ):
             return False
         else:
             seen |= 1 << field
-            if kind != _NULL:
+            # A blank label is no label: `decode.label` makes it None.
+            blank = SYMBOL <= field <= TRADER and _skip_spaces(data, begin, stop) == stop
+            if kind != _NULL and not blank:
                 spans[field, 0], spans[field, 1] = begin, stop
         at = _skip_spaces(data, stop + 1 if kind == _TEXT else stop, end)
         if at >= end:
@@ -171,7 +174,9 @@ def _look_over(data: Array, begin: int, end: int) -> tuple[bool, bool]:
     high = np.uint8(0)
     for at in range(begin, end):
         byte = data[at]
-        strange |= np.uint8(byte < _SPACE) | np.uint8(byte == _BACKSLASH)
+        strange |= (
+            np.uint8(byte < _SPACE) | np.uint8(byte == _BACKSLASH) | np.uint8(byte == _DELETE)
+        )
         high |= byte
     return strange != 0, high >= _ASCII_END
 

@@ -1,9 +1,10 @@
 """The aggregator process: Kafka to windows to NATS, assembled and run here alone.
 
-Every batch takes the same way: decode, put bad messages aside, claim, apply, and only then does
-`next_offset` move. While Redis decides one batch the next is decoded. How partitions are taken,
-what is saved and committed, and what is told stand in `takeover`, `checkpoint` and `telling`. A
-call that fails for a passing reason is made again, with nothing polled meanwhile.
+Every batch takes the same way: decode, send bad messages to the dead-letter topic, claim, apply,
+and only then does `next_offset` move. While Redis decides one batch the next is decoded. How
+partitions are taken, what is saved and committed, and what is told stand in `takeover`,
+`checkpoint` and `telling`. A call that fails for a passing reason is made again, with nothing
+polled meanwhile.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ import structlog
 from aggregator import faults, metrics, tracing
 from aggregator.config import Config
 from aggregator.contracts.verdict import Verdict
-from aggregator.errors import Fenced, Retry, SwapsError
+from aggregator.errors import DeadLetter, Fenced, Retry, SwapsError
 from aggregator.health import Health
 from aggregator.ingest.batches import BatchDecoder, compile_decoder
-from aggregator.ingest.dead_letters import DeadLetters, PoisonGuard, Rejected
+from aggregator.ingest.dead_letters import BadRun, DeadLetters, Rejected
 from aggregator.ingest.log import Batch, Records, SwapLog
 from aggregator.ingest.topics import ensure_topics
 from aggregator.pipeline.archive_thread import ArchiverThread
@@ -133,7 +134,7 @@ class Aggregator:
         self._stop = stop
         self._now_ms = now_ms
         self._decoder = BatchDecoder(config.max_future_ms)
-        self._guard = PoisonGuard()
+        self._bad_runs: dict[int, BadRun] = {}
         self._log = SwapLog(config, self)
         self._takeover = Takeover(config, self._log, snapshots, now_ms)
         self._checkpoint = Checkpoint(self._log, snapshots)
@@ -142,6 +143,8 @@ class Aggregator:
         self._pending: set[int] = set()
         self._in_flight: tuple[PartitionOwner, Placed] | None = None
         self._held: list[Batch] = []
+        # What `_patiently` waits for, engine and why: set and cleared there alone.
+        self._waiting: dict[str, str] = {}
         self._degraded: dict[str, str] = {}
         self._notes: list[str] = []
         self._pace = Pace(config.coalesce_ms)
@@ -199,23 +202,36 @@ class Aggregator:
         decoded = self._decoder.decode(
             records.values[known:], records.timestamps[known:], records.offsets[known:]
         )
-        rejected: list[Rejected] = []
-        for place, error in decoded.rejected:
-            record = records.record(known + place)
-            if record.offset >= owner.committed_offset:
-                self._guard.bad(error)
-                rejected.append(Rejected(self._config.kafka_topic, record, error))
-        self._guard.good(len(decoded.batch))
+        rejected = [
+            Rejected(self._config.kafka_topic, records.record(known + place), error)
+            for place, error in decoded.rejected
+            if records.offsets[known + place] >= owner.committed_offset
+        ]
         if rejected:
             self._put_aside(rejected)
             owner.dead_letters += len(rejected)
+        if owner.active:  # it may have been revoked while the broker was waited for
+            self._judge(owner.partition, len(records.offsets) - known, decoded.rejected)
         metrics.INGEST_EVENTS.labels(owner.partition).inc(len(records.offsets))
         return owner.place(decoded.batch, decoded.record_timestamps, records.offsets[-1] + 1)
 
     def _put_aside(self, rejected: list[Rejected]) -> None:
-        self._patiently("kafka", lambda: self._dead_letters.send(rejected))
+        self._patiently("kafka", self._dead_letters.delivery(rejected).send)
         for letter in rejected:
             metrics.INGEST_DEAD_LETTERS.labels(letter.error.reason).inc()
+
+    def _judge(
+        self, partition: int, count: int, rejected: Sequence[tuple[int, DeadLetter]]
+    ) -> None:
+        """Take note of how many of a partition's last messages were bad, sent on or not."""
+        run = self._bad_runs.setdefault(partition, BadRun())
+        before = bool(run.reason)
+        run.note(count, rejected)
+        metrics.INGEST_BAD_RATIO.labels(partition).set(run.share)
+        if run.reason and not before:
+            log.error("bad_run", partition=partition, reason=run.reason)
+        elif before and not run.reason:
+            log.info("bad_run_over", partition=partition)
 
     def _claim(self, owner: PartitionOwner, placed: Placed) -> None:
         """Ask the markers; while Redis decides, apply the batch that it was asked about before."""
@@ -310,6 +326,8 @@ class Aggregator:
             batch.records = [each for each in batch.records if each.partition != partition]
             batch.ends.pop(partition, None)
         owner = self._owners.pop(partition, None)
+        if self._bad_runs.pop(partition, None) is not None:
+            metrics.INGEST_BAD_RATIO.remove(partition)
         if owner is not None:
             owner.active = False
             self._telling.released(partition)
@@ -452,20 +470,22 @@ class Aggregator:
     def _heartbeat(self, now_ms: int) -> None:
         self._watch_kafka()
         self._watch_archiver()
-        degraded = [f"{engine}: {why}" for engine, why in sorted(self._degraded.items())]
+        stalling = self._degraded | self._waiting
+        degraded = [f"{engine}: {why}" for engine, why in sorted(stalling.items())]
         degraded += self._notes
         self._telling.heartbeats(
             self._owners,
             self._log,
             now_ms=now_ms,
             degraded=degraded,
-            stalled=bool(self._degraded),
+            stalled=bool(stalling),
+            bad_runs={each: run.reason for each, run in self._bad_runs.items() if run.reason},
         )
 
     def _watch_archiver(self) -> None:
         """Its faults and a check-in that was skipped are shown; they stop nothing here."""
         notes = [self._archiver.fault] if self._archiver is not None else []
-        if self._checkins is not None and "redis" not in self._degraded:
+        if self._checkins is not None and "redis" not in self._waiting:
             try:
                 if self._checkins.skipped():
                     notes.append("the check-in was skipped: repeats from before may count again")
@@ -474,42 +494,43 @@ class Aggregator:
         self._notes = [f"archive: {note}" for note in notes if note]
 
     def _watch_kafka(self) -> None:
+        """Note whether the consumer reaches the broker; that says nothing of `_waiting`."""
         if self._log.unreachable and not self._log.still_reachable():
             self._degraded["kafka"] = self._log.unreachable
             metrics.DEPENDENCY_UP.labels("kafka").set(0)
         elif "kafka" in self._degraded and not self._pending:
             del self._degraded["kafka"]
-            metrics.DEPENDENCY_UP.labels("kafka").set(1)
+            metrics.DEPENDENCY_UP.labels("kafka").set("kafka" not in self._waiting)
 
     # --- retries and the end ---
 
     def _patiently(self, engine: str, call: Callable[[], T]) -> T:
-        """The answer of `call`, made again for as long as it raises Retry."""
+        """The answer of `call`, made again for as long as it raises Retry.
+
+        Until this very call has worked the heartbeats say stalled: that the engine answers another
+        question proves nothing.
+        """
         backoff = Backoff()
-        # A heartbeat may clear the fault meanwhile; what was paused must go on all the same.
-        paused = False
         while True:
             try:
                 answer = call()
             except NewIncarnation:
                 raise
             except NotCheckedIn as error:
-                paused = True
-                self._degraded["archive"] = self._missing_checkins(error)
+                self._waiting["archive"] = self._missing_checkins(error)
                 self._wait(_CHECKIN_PAUSE_S)
             except Retry as error:
                 metrics.DEPENDENCY_UP.labels(engine).set(0)
                 metrics.DEPENDENCY_RETRIES.labels(engine).inc()
-                self._degraded[engine] = str(error)
-                paused = True
+                self._waiting[engine] = str(error)
                 pause_s = backoff.pause_s()
                 log.warning("retrying", engine=engine, error=str(error), pause_s=round(pause_s, 2))
                 self._wait(pause_s)
             else:
                 metrics.DEPENDENCY_UP.labels(engine).set(1)
-                waited = engine == "redis" and self._degraded.pop("archive", None) is not None
-                if self._degraded.pop(engine, None) is not None or waited or paused:
-                    log.info("recovered", engine="archive" if waited else engine)
+                if self._waiting:
+                    log.info("recovered", engine=", ".join(sorted(self._waiting)))
+                    self._waiting = {}
                     self._log.resume(list(self._owners))
                 return answer
 
@@ -524,7 +545,7 @@ class Aggregator:
             f"{error}; partitions {', '.join(map(str, missing))} are missing: see that an archiver "
             "runs (manage.py run_archiver), or go on without it (manage.py checkin --skip)"
         )
-        if self._degraded.get("archive") != why:
+        if self._waiting.get("archive") != why:
             log.warning("waiting_for_checkin", missing=missing)
         return why
 

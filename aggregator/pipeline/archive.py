@@ -334,7 +334,7 @@ class Archiver:
             status = owner.status(
                 now_ms=self._now_ms(),
                 end=self._log.newest_end(partition),
-                fault=self._gates.faults,
+                fault=self._gates.faults or self._log.unreadable.get(partition, ""),
             )
             metrics.ARCHIVE_LAG.labels(partition).set(status.lag)
             if status.age_ms is not None:
@@ -348,6 +348,7 @@ class Archiver:
                 if owner.stage != "archiving"
             ]
             + [f"partition {partition} is being taken" for partition in sorted(self._pending)]
+            + [f"partition {each}: {why}" for each, why in self._log.unreadable.items()]
         )
 
     def _finish(self) -> None:

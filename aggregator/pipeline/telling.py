@@ -79,19 +79,31 @@ class Telling:
         now_ms: int,
         degraded: list[str],
         stalled: bool,
+        bad_runs: Mapping[int, str],
     ) -> None:
-        """How far each partition is, and what is wrong, to web nodes, metrics and probes."""
+        """How far each partition is, and what is wrong, to web nodes, metrics and probes.
+
+        `stalled` is of all partitions; one that the client cannot read is stalled by itself.
+        """
         reasons = [*degraded] if stalled else []
+        notes = [] if stalled else [*degraded]
         if not self._publisher.connected:
             reasons.append("nats: not connected, so nothing is published")
         for partition, owner in owners.items():
+            unreadable = swap_log.unreadable.get(partition, "")
+            bad_run = bad_runs.get(partition, "")
             heartbeat = owner.heartbeat(
                 partitions=self.partitions,
                 now_ms=now_ms,
                 end=swap_log.newest_end(partition),
-                degraded=degraded,
-                stalled=stalled,
+                degraded=[*degraded, *filter(None, (unreadable, bad_run))],
+                stalled=stalled or bool(unreadable),
             )
+            metrics.INGEST_UNREADABLE.labels(partition).set(bool(unreadable))
+            if unreadable:
+                reasons.append(f"partition {partition} is stalled: {unreadable}")
+            if bad_run:
+                notes.append(f"partition {partition}: {bad_run}")
             self._publisher.heartbeat(heartbeat)
             _gauge(partition, owner, heartbeat.lag, now_ms)
             if not owner.live:
@@ -99,7 +111,7 @@ class Telling:
                     f"partition {partition} is rebuilding: offset {owner.next_offset} "
                     f"of {owner.target_offset}"
                 )
-        self._health.beat(reasons, [] if stalled else degraded)
+        self._health.beat(reasons, notes)
 
     def _trades(self, owner: PartitionOwner) -> None:
         if applied := owner.take_trades():
@@ -121,6 +133,7 @@ class Telling:
 
 
 _GAUGES = (
+    metrics.INGEST_UNREADABLE,
     metrics.INGEST_LAG,
     metrics.INGEST_LAG_SECONDS,
     metrics.INGEST_WATERMARK,

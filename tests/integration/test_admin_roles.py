@@ -222,7 +222,13 @@ def test_dead_letters_are_shown_and_replayed_and_logged(site: Site) -> None:
     for nowhere in ("0:999", "7:0", "nonsense"):
         assert browser.get(f"{LETTERS}{nowhere}/").status_code == 404
     assert browser.get(f"{LETTERS}?before=nonsense").status_code == 404
-    done = browser.form(f"{LETTERS}replay/", page=LETTERS, position=["0:0", "0:0"])
+    assert "refused again: not_json" in page and "refused again: not_json" in letter
+    refused = browser.form(f"{LETTERS}replay/", page=LETTERS, position=["0:0"])
+    assert refused.headers["Location"] == LETTERS
+    page = browser.get(LETTERS).text
+    assert "0 letters replayed to" in page and "1 skipped" in page and SCRIPT not in page
+    assert "not yet" in browser.get(f"{LETTERS}0:0/").text
+    done = browser.form(f"{LETTERS}replay/", page=LETTERS, position=["0:0", "0:0"], force="on")
     assert done.headers["Location"] == LETTERS
     assert "1 letters replayed to" in browser.get(LETTERS).text
     assert "not yet" not in browser.get(f"{LETTERS}0:0/").text

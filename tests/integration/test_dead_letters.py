@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
 from aggregator.config import Config, load
 from aggregator.errors import DeadLetter, Fatal, Retry
 from aggregator.ingest.dead_letter_log import DeadLetterLog, Letter, Position, replay
+from aggregator.ingest.dead_letter_preview import outlooks
 from aggregator.ingest.dead_letters import DeadLetters, Rejected
 from aggregator.ingest.log import LogRecord
 from aggregator.ingest.topics import ensure_topics
@@ -21,7 +22,8 @@ from infra.embedded.stack import Stack
 from tests.processes import wait_until
 from tests.service import Service, swap
 
-pytestmark = pytest.mark.engines
+# Each command is a process that starts, which takes seconds on a busy machine.
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
 
 BYTES = [
     b"not json \xff\x00",
@@ -197,8 +199,9 @@ def test_the_command(service: Service) -> None:
     assert raw.stdout == '{"chain":"ethereum"}'
 
     dry = service.manage("dead_letters", "replay", "--all", "--dry-run")
-    assert "6 letters would be replayed" in dry.stdout
-    sent = service.manage("dead_letters", "replay", "1", "0:3")
+    assert "0 of 6 would pass now" in dry.stdout
+    assert "\x1b" not in dry.stdout and "\u202e" not in dry.stdout
+    sent = service.manage("dead_letters", "replay", "1", "0:3", "--force")
     assert sent.returncode == 0, sent.stderr
     assert f"2 letters replayed to {service.topic}" in sent.stdout
     assert "sent 2 of 2" in sent.stderr
@@ -245,7 +248,7 @@ def test_a_replayed_swap_counts_once(tmp_path: Path, stack: Stack) -> None:
         service.aggregator("mended", MAX_FUTURE="20m")
         service.wait_ready()
         for _ in range(2):
-            done = service.manage("dead_letters", "replay", "0")
+            done = service.manage("dead_letters", "replay", "0", MAX_FUTURE="20m")
             assert done.returncode == 0, done.stderr
 
         def replayed() -> int:
@@ -253,3 +256,100 @@ def test_a_replayed_swap_counts_once(tmp_path: Path, stack: Stack) -> None:
             return sum(each["tallies"]["duplicates"] for each in partitions)
 
         wait_until(lambda: replayed() == 1, 20, "the second is a repeat")
+
+
+def test_only_what_would_pass_is_replayed(service: Service) -> None:
+    """Six letters, of which the rules of today take four; the topic of letters stays as it is."""
+    bad = [swap(5, side="hold"), b"{"]
+    put_aside(service, [swap(1), swap(2, symbol="x" * 300), bad[0], swap(3), bad[1], swap(4)])
+    dry = service.manage("dead_letters", "replay", "--all", "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    lines = dry.stdout.splitlines()
+    assert [line.split()[:2] for line in lines[:6]] == [
+        ["0:0", "passes"],
+        ["0:1", "passes"],
+        ["0:2", "refused"],
+        ["0:3", "passes"],
+        ["0:4", "refused"],
+        ["0:5", "passes"],
+    ]
+    assert "refused again: rule: side: Invalid enum value 'hold'" in lines[2]
+    assert lines[6] == "4 of 6 would pass now"
+    service.produce([b"nothing before"])
+
+    sent = service.manage("dead_letters", "replay", "--all")
+    assert sent.returncode == 0, sent.stderr
+    assert f"4 letters replayed to {service.topic}" in sent.stdout
+    assert "2 skipped: they would be refused again" in sent.stdout
+    assert "skipped 0:2" in sent.stderr and "skipped 0:4" in sent.stderr
+    found = {each.value() for each in records(service, 5)}
+    assert len(found) == 5 and not found & set(bad)
+
+    none = service.manage("dead_letters", "replay", "2", "4")
+    assert f"0 letters replayed to {service.topic}" in none.stdout
+    forced = service.manage("dead_letters", "replay", "2", "4", "--force")
+    assert f"2 letters replayed to {service.topic}" in forced.stdout
+    assert set(bad) < {each.value() for each in records(service, 7)}
+
+
+def put_aside_cut(service: Service, value: bytes) -> int:
+    """A letter of a message in the swap topic that is too large for the topic of letters."""
+    bootstrap = service.env["KAFKA_BOOTSTRAP"]
+    producer = Producer(
+        {
+            "bootstrap.servers": bootstrap,
+            "compression.type": "zstd",
+            "message.max.bytes": 20_000_000,
+        }
+    )
+    offsets: list[int] = []
+    producer.produce(
+        service.topic, value, "k", 2, on_delivery=lambda _, sent: offsets.append(sent.offset())
+    )
+    assert producer.flush(20) == 0
+    letters = DeadLetters(bootstrap, f"{service.topic}.dlq")
+    record = LogRecord(2, offsets[0], 0, b"k", value)
+    letters.send([Rejected(service.topic, record, DeadLetter("rule", "symbol", "too long"))])
+    letters.close()
+    return offsets[0]
+
+
+def test_a_cut_letter_is_replayed_from_where_it_came_from(service: Service) -> None:
+    """3 MB that compress well: cut in the topic of letters, whole in the swap topic."""
+    value = swap(1, symbol="y" * 3_000_000)
+    service.produce([b"before"], partition=2)
+    offset = put_aside_cut(service, value)
+    shown = service.manage("dead_letters", "show", "0").stdout
+    assert f"bytes:     the first 65,536 of {len(value):,}" in shown
+    assert f"came from: {service.topic} 2:{offset}" in shown
+    assert "original:  still in Kafka" in shown
+    dry = service.manage("dead_letters", "replay", "0", "--dry-run")
+    assert "1 of 1 would pass now" in dry.stdout
+    done = service.manage("dead_letters", "replay", "0")
+    assert f"1 letters replayed to {service.topic}" in done.stdout, done.stderr
+    assert [each.value() for each in records(service, 3)] == [b"before", value, value]
+
+    service.delete_records(2, offset + 1)
+    assert "original:  no longer in Kafka" in service.manage("dead_letters", "show", "0").stdout
+    for force in ([], ["--force"]):
+        gone = service.manage("dead_letters", "replay", "0", *force)
+        assert f"0 letters replayed to {service.topic}" in gone.stdout
+        assert f"{service.topic} 2:{offset} is no longer in Kafka" in gone.stderr
+
+
+def test_another_message_at_its_place_is_not_the_original(service: Service) -> None:
+    """As after the topic was made again."""
+    service.produce([b"another", b"and another"], partition=2)
+    letter = Letter(
+        Position(0, 0), 0, "r", "", "", service.topic, 2, 1, None, b"x", 3_000_000, "00ff"
+    )
+    (outlook,) = outlooks([letter], config_of(service))
+    assert "no longer in Kafka" in outlook.refusal
+    assert not outlook.sent(force=True)
+    with pytest.raises(Fatal, match="0:0 is cut; the original is"):
+        replay(
+            [letter],
+            bootstrap=service.env["KAFKA_BOOTSTRAP"],
+            source_topic=service.topic,
+            partitions=4,
+        )

@@ -200,6 +200,18 @@ def feeds_until_interrupted(site: Site, text: str) -> None:
     assert feeding.returncode == 0, said
 
 
+def has_letters(site: Site, text: str) -> None:
+    """There are two letters; a position in the command is that of the first or the second."""
+    if not site.letters:
+        site.service.produce([b"not a swap", b"nor this"], key="ethereum:WETH")
+        site.letters = len(site.service.dead_letters(2))
+    said = site.run(re.sub(r"\b0:15\b", "0:1", re.sub(r"\b0:12\b", "0:0", text))).stdout
+    if " replay " in text and "--dry-run" not in text:
+        assert "0 letters replayed to" in said, "both would be refused again"
+    else:
+        assert "would pass now" in said or "not_json" in said
+
+
 def makes_a_superuser(site: Site, text: str) -> None:
     """It asks a person; here the answers are given beforehand."""
     answers = " --noinput --username ops --email ops@example.com"
@@ -277,6 +289,7 @@ RULES: Final[tuple[tuple[str, Run], ...]] = (
     (r"python manage\.py feed data/.*", runs()),
     (r"python manage\.py feed --synthetic .*", feeds_until_interrupted),
     (r"python manage\.py (compile_engine|issue_token .*)", runs()),
+    (r"manage\.py dead_letters .*", has_letters),
     (r"manage\.py doctor", runs(says=" 0 FAIL")),
     (r"manage\.py checkin", runs(says="every archiver has checked in")),
     (r"manage\.py checkin --skip", runs()),

@@ -289,16 +289,6 @@ def test_engines_that_come_late_are_waited_for(service: Service) -> None:
     service.wait_trades(1)
 
 
-def test_a_topic_of_garbage_stops_the_process_and_passes_nothing(service: Service) -> None:
-    aggregator = service.aggregator()
-    wait_until(lambda: bool(service.logged(aggregator, "partition_live")), 20, "a live partition")
-    service.produce([b"garbage"] * 5_000, partition=0)
-    assert aggregator.wait(30) == 1
-    assert "over half of the last 1000 messages are bad" in aggregator.tail(3)
-    again = service.aggregator("again")
-    assert again.wait(30) == 1
-
-
 def test_bad_settings_stop_the_start_with_every_fault_named(service: Service) -> None:
     done = service.manage("run_aggregator", GRACE="soon", KAFKA_PARTITIONS="none", CLOCK="moon")
     assert done.returncode == 2

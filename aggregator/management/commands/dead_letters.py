@@ -15,6 +15,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from aggregator.config import Config
 from aggregator.errors import SwapsError
 from aggregator.ingest.dead_letter_log import DeadLetterLog, Letter, Position, replay
+from aggregator.ingest.dead_letter_preview import Originals, Outlook, outlooks
 from aggregator.ingest.topics import count_partitions
 
 log = structlog.get_logger(__name__)
@@ -27,10 +28,11 @@ class Command(BaseCommand):
 
     help = (
         "Messages that cannot be counted go to the dead-letter topic with their bytes and the "
-        "reason. After the fault is mended (here: a rule was widened) they can be replayed: each "
-        "goes to the topic and partition that it came from with the bytes that it came with, and "
-        "is decoded anew. A letter stays in the dead-letter topic; replaying it twice counts it "
-        "once. What is still bad becomes a new dead letter."
+        "reason. After the cause is fixed (here: a rule was widened) they can be replayed: each "
+        "goes to the topic and partition that it came from, with the bytes that it came with, and "
+        "is decoded again. A letter stays in the dead-letter topic; replaying it twice counts it "
+        "once. A letter that would be refused again is skipped, because it would become a second "
+        "dead letter. One that was cut is read from the topic that it came from."
     )
     requires_system_checks = ()
 
@@ -48,7 +50,12 @@ class Command(BaseCommand):
         replaying.add_argument("position", nargs="*", help="letters, as `list` shows them")
         replaying.add_argument("--all", action="store_true", help="every letter that is there")
         replaying.add_argument("--reason", help="with --all: only those of this reason")
-        replaying.add_argument("--dry-run", action="store_true", help="say what would be sent")
+        replaying.add_argument(
+            "--dry-run", action="store_true", help="send nothing; say which would be counted now"
+        )
+        replaying.add_argument(
+            "--force", action="store_true", help="also those that would be refused again"
+        )
 
     def handle(self, *_args: Any, **options: Any) -> None:
         """Run the subcommand. Raises CommandError where Kafka cannot be asked."""
@@ -70,7 +77,7 @@ class Command(BaseCommand):
         if not options["json"]:
             self.stderr.write(f"{len(found):,} shown of {held:,} in the topic", style_func=str)
 
-    def _show(self, _config: Config, letters: DeadLetterLog, options: dict[str, Any]) -> None:
+    def _show(self, config: Config, letters: DeadLetterLog, options: dict[str, Any]) -> None:
         letter = _get(letters, options["position"])
         value = letter.value or b""
         if options["raw"]:
@@ -83,10 +90,16 @@ class Command(BaseCommand):
             "reason": letter.reason,
             "field": letter.field or "-",
             "detail": letter.detail,
-            "came from": f"{letter.source_topic} {letter.source_partition}:{letter.source_offset}",
+            "came from": letter.source,
             "key": _text(letter.key),
             "bytes": f"{len(value):,}" if letter.value is not None else "none",
         }
+        if letter.cut:
+            said["bytes"] = f"the first {len(value):,} of {letter.cut_from_bytes:,}"
+            said["sha256"] = letter.sha256
+            with Originals(config.kafka_bootstrap) as originals:
+                whole = originals.find(letter)
+            said["original"] = "still in Kafka" if whole else "no longer in Kafka"
         for name, what in said.items():
             self.stdout.write(f"{name + ':':<11}{what}")
         self.stdout.write("")
@@ -101,13 +114,26 @@ class Command(BaseCommand):
             chosen = list(letters.all(reason=options["reason"]))
         else:
             chosen = [_get(letters, each) for each in dict.fromkeys(options["position"])]
+        found = outlooks(chosen, config)
         if options["dry_run"]:
-            for letter in chosen:
-                self.stdout.write(_line(letter))
-            self.stdout.write(f"{len(chosen):,} letters would be replayed")
+            for outlook in found:
+                self.stdout.write(_preview(outlook))
+            passing = sum(not outlook.refusal for outlook in found)
+            self.stdout.write(f"{passing:,} of {len(found):,} would pass now")
             return
-        self._send(config, chosen)
-        self.stdout.write(f"{len(chosen):,} letters replayed to {config.kafka_topic}")
+        force = options["force"]
+        sent = [each.letter for each in found if each.sent(force=force)]
+        skipped = [each for each in found if not each.sent(force=force)]
+        for outlook in skipped:
+            self.stderr.write(f"skipped {_preview(outlook)}", style_func=str)
+        if sent:
+            self._send(config, sent)
+        self.stdout.write(f"{len(sent):,} letters replayed to {config.kafka_topic}")
+        if skipped:
+            self.stdout.write(
+                f"{len(skipped):,} skipped: they would be refused again (--force sends those "
+                "that have all of their bytes)"
+            )
 
     def _send(self, config: Config, chosen: Sequence[Letter]) -> None:
         def progress(sent: int) -> None:
@@ -141,11 +167,15 @@ def _get(letters: DeadLetterLog, text: str) -> Letter:
     return letter
 
 
+def _preview(outlook: Outlook) -> str:
+    said = f"refused again: {outlook.refusal}" if outlook.refusal else "passes"
+    return f"{outlook.letter.position!s:<8} {_text(said.encode())}"
+
+
 def _line(letter: Letter) -> str:
-    place = f"{letter.source_topic} {letter.source_partition}:{letter.source_offset}"
     about = f"{letter.reason} {letter.field}".strip()
     start = _text((letter.value or b"")[:_SHOWN_BYTES])
-    return f"{letter.position!s:<8} {_time(letter.at)}  {about:<28} {place:<20} {start}"
+    return f"{letter.position!s:<8} {_time(letter.at)}  {about:<28} {letter.source:<20} {start}"
 
 
 def _json(letter: Letter) -> str:

@@ -168,6 +168,38 @@ def test_identity_includes_the_block_hash_where_given(decode: Decode) -> None:
     assert len(plain.marker) == 16
 
 
+LABELS = ("symbol", "quote", "venue", "pool", "trader")
+
+
+@pytest.mark.parametrize("field", LABELS)
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("", None),
+        ("   ", None),
+        ("\x00\x00", None),
+        ("\t \u00a0\u3000\n", None),
+        ("\u200b\u2060\ufeff", None),
+        ("x" * 256, "x" * 256),
+        ("x" * 257, "x" * 256),
+        ("\u5e01" * 5_000, "\u5e01" * 256),
+        ("\U0001f984" * 300, "\U0001f984" * 256),
+        (" TOK ", " TOK "),
+        ("a\x7fb\x85c", "abc"),
+        ("\u202eKOT\u202c", "KOT"),
+        ("T\u200bO\u00adK", "TOK"),
+        ("\u5e01\u00e9", "\u5e01\u00e9"),
+        (ADDRESS + "\u200b", ADDRESS.lower()),
+    ],
+)
+def test_a_label_never_loses_the_swap(
+    decode: Decode, field: str, given: str, kept: str | None
+) -> None:
+    swap = decode(event({field: given}))
+    assert getattr(swap, field) == kept
+    assert swap.usd_micros == 26_800_000
+
+
 REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("chain in upper case", {"chain": "Ethereum"}, "rule", "chain"),
     ("chain empty", {"chain": ""}, "rule", "chain"),
@@ -223,7 +255,7 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("price beyond a float", {"price_usd": "1e400"}, "rule", "price_usd"),
     ("removed a string", {"removed": "true"}, "type", "removed"),
     ("symbol a number", {"symbol": 1}, "type", "symbol"),
-    ("symbol of 257", {"symbol": "s" * 257}, "rule", "symbol"),
+    ("block_hash of 257", {"block_hash": "s" * 257}, "rule", "block_hash"),
     ("block_number negative", {"block_number": -1}, "rule", "block_number"),
 ]
 

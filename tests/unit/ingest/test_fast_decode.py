@@ -124,6 +124,9 @@ NAMES = [
     "x" * 128, "x" * 129, "x" * 256, "x" * 257, "", " ", "tab\t", "line\n", "\ud800", "0xAB",
     "0XAB", "0xab", ADDRESS, ADDRESS.lower(), ADDRESS.upper(), ADDRESS[:-1], ADDRESS[:-1] + "g",
     "0x2::sui::SUI", "0x0002::sui::SUI", "0X0aB::m::T<0x00C::n::U, u64>", "0x2::a b::C",
+    "   ", "\x00\x00", "\x7f", "a\x7fb", "\u200b", "\u202eKOT", "T\u200bOK", "\u00a0\u3000",
+    "\u5e01" * 86, "\u5e01" * 256, "\u5e01" * 257, "\U0001f984" * 300, "x" * 5_000, " TOK ",
+    ADDRESS + "\u200b",
     "\u0130" * 42, "0x" + "\uff21" * 40, "5VERYBase58", "has-dash_and.dot", "ibc/27:39", "\u212a",
 ]  # fmt: skip
 
@@ -197,9 +200,50 @@ def test_odd_numbers(field: str, number: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("field", ["chain", "token", "tx_hash", "trader", "symbol", "block_hash"])
+@pytest.mark.parametrize(
+    "field",
+    ["chain", "token", "tx_hash", "block_hash", "symbol", "quote", "venue", "pool", "trader"],
+)
 def test_odd_names(field: str, name: str) -> None:
-    check(json.dumps(GOOD | {field: name}).encode())
+    for ascii_only in (True, False):
+        text = json.dumps(GOOD | {field: name}, ensure_ascii=ascii_only)
+        check(text.encode("utf-8", "surrogatepass"))
+
+
+invisible = st.characters(categories=["Cc", "Cf", "Zs", "Zl", "Zp"])
+labels = st.text(st.one_of(invisible, st.characters(codec="utf-8")), max_size=300)
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(field=st.sampled_from(["symbol", "quote", "venue", "pool", "trader"]), label=labels)
+def test_labels_are_the_same_in_every_decoder(field: str, label: str) -> None:
+    swap = check(json.dumps(GOOD | {field: label}, ensure_ascii=False).encode())
+    assert isinstance(swap, Swap), "a label does not refuse a swap"
+    kept = getattr(swap, field)
+    assert kept is None or (0 < len(kept) <= 256 and kept.strip())
+
+
+@pytest.mark.parametrize(
+    ("symbol", "kept"),
+    [("", None), ("   ", None), (None, None), ("APE", "APE"), ("\u5e01", "\u5e01")],
+)
+def test_blank_and_common_labels_take_the_compiled_way(
+    monkeypatch: pytest.MonkeyPatch, symbol: str | None, kept: str | None
+) -> None:
+    change = {"symbol": symbol, "trader": "", "venue": " ", "pool": "", "quote": ""}
+    value = json.dumps(GOOD | change, ensure_ascii=False).encode()
+    decoder = BatchDecoder(MAX_FUTURE)
+    decoder.decode([value], [RECORD_AT], [0])
+
+    def refuse(*_: object) -> Swap:
+        raise AssertionError("an event was decoded by itself")
+
+    monkeypatch.setattr(decoder, "_decode", refuse)
+    batch = decoder.decode([value], [RECORD_AT], [0]).batch
+    assert batch.swaps["trader"].tolist() == [0]
+    assert batch.token_names[batch.names[0]].symbol == (
+        symbol if symbol and symbol.strip() else None
+    )
 
 
 def test_names_that_join_to_the_same_text_stay_apart() -> None:

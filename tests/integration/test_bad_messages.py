@@ -1,0 +1,329 @@
+"""Bad messages of every size and number: the good ones count, and what is wrong is said."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourceType,
+)
+
+from aggregator.config import load
+from aggregator.errors import DeadLetter, Retry
+from aggregator.ingest.dead_letters import KEPT_BYTES, DeadLetters, Delivery, Rejected
+from aggregator.ingest.log import LogRecord
+from aggregator.ingest.topics import ensure_topics
+from infra.embedded.kafka import Kafka
+from infra.embedded.ports import free_port
+from infra.embedded.stack import Stack
+from tests.plain import PLAIN
+from tests.processes import wait_until
+from tests.service import Service, swap
+
+# Some of these move hundreds of megabytes, on a machine that may be busy.
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(600)]
+WITHIN_S = 120
+
+
+@pytest.fixture
+def service(tmp_path: Path, stack: Stack) -> Iterator[Service]:
+    with Service(tmp_path, stack) as running:
+        running.env["METRICS_PORT"] = str(free_port())
+        yield running
+
+
+def readyz(service: Service) -> dict[str, Any]:
+    """The aggregator's own; empty while it does not answer."""
+    try:
+        port = service.env["METRICS_PORT"]
+        answer = httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=30, verify=PLAIN)
+    except httpx.TransportError:
+        return {}
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def metric(service: Service, sample: str) -> float | None:
+    """The value of one sample of the aggregator."""
+    port = service.env["METRICS_PORT"]
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=30, verify=PLAIN).text
+    found = [line.split()[-1] for line in text.splitlines() if line.startswith(f"{sample} ")]
+    return float(found[0]) if found else None
+
+
+def allow(bootstrap: str, topic: str, most_bytes: int) -> None:
+    """Set a topic's max.message.bytes."""
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    entry = ConfigEntry(
+        "max.message.bytes", str(most_bytes), incremental_operation=AlterConfigOpType.SET
+    )
+    resource = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result(20)
+
+
+def send(service: Service, value: bytes, partition: int, codec: str = "none") -> None:
+    """One large message, as a producer with raised limits sends it."""
+    failures: list[KafkaError] = []
+    producer = Producer(
+        {
+            "bootstrap.servers": service.env["KAFKA_BOOTSTRAP"],
+            "message.max.bytes": 200_000_000,
+            "compression.type": codec,
+        }
+    )
+    producer.produce(
+        service.topic,
+        value,
+        "k",
+        partition,
+        on_delivery=lambda error, _: failures.append(error) if error else None,
+    )
+    assert producer.flush(60) == 0
+    assert failures == []
+
+
+def headers(letter: Message) -> dict[str, str]:
+    return {name: value.decode() for name, value in letter.headers() or []}
+
+
+def is_cut(letter: Message, value: bytes) -> bool:
+    """It says so, with what is needed to find and to recognise the original."""
+    said = headers(letter)
+    assert letter.value() == value[:KEPT_BYTES]
+    assert said["cut-from-bytes"] == str(len(value))
+    assert said["sha256"] == hashlib.sha256(value).hexdigest()
+    assert said["source-partition"] and said["source-offset"]
+    return True
+
+
+def test_a_letter_too_large_for_its_topic_is_sent_cut(service: Service) -> None:
+    """On default topics: near the broker's limit, a long detail, and above it but compressed."""
+    near, enum = b"x" * 1_048_400, swap(1, side="z" * 600_000)
+    compressed = json.dumps({"note": "y" * 3_000_000, "side": "hold"}).encode()
+    ensure_topics(load(service.env))
+    send(service, near, 0)
+    service.produce([swap(10, token="A")], partition=0)
+    service.produce([b"small", enum, swap(11, token="B")], partition=1)
+    send(service, compressed, 2, "zstd")
+    service.produce([swap(number) for number in range(100, 200)])
+    service.aggregator()
+    service.web()
+    service.wait_ready(WITHIN_S)
+    service.wait_trades(102, WITHIN_S)
+    letters = {letter.value()[:9]: letter for letter in service.dead_letters(4, WITHIN_S)}
+    assert is_cut(letters[near[:9]], near)
+    assert is_cut(letters[compressed[:9]], compressed)
+    for whole in (b"small", enum):
+        assert letters[whole[:9]].value() == whole
+        assert "cut-from-bytes" not in headers(letters[whole[:9]])
+    assert len(headers(letters[enum[:9]])["detail"]) <= 1_000
+    assert metric(service, "swaps_ingest_dead_letters_cut_total") == 2
+    assert readyz(service)["ready"] is True
+
+
+def test_a_topic_that_takes_more_than_its_dead_letters_topic(service: Service) -> None:
+    ensure_topics(load(service.env))
+    allow(service.env["KAFKA_BOOTSTRAP"], service.topic, 20_000_000)
+    values = [b"x" * size for size in (1_500_000, 3_000_000, 12_000_000)]
+    for value in values:
+        service.produce([b"bad before", swap(len(value), token="A")], partition=0)
+        send(service, value, 0)
+    service.produce([swap(number) for number in range(100)])
+    service.aggregator()
+    service.web()
+    service.wait_trades(103, WITHIN_S)
+    letters = sorted(
+        service.dead_letters(6, WITHIN_S), key=lambda each: int(headers(each)["source-offset"])
+    )
+    assert [letter.value() for letter in letters[::2]] == [b"bad before"] * 3, "each once"
+    assert all(map(is_cut, letters[1::2], values))
+
+
+@pytest.fixture
+def bootstrap(stack: Stack) -> str:
+    return stack.env()["KAFKA_BOOTSTRAP"]
+
+
+def a_letters_topic(bootstrap: str, most_bytes: int) -> str:
+    topic = f"letters-{uuid4().hex[:8]}"
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    made = NewTopic(topic, 1, 1, config={"max.message.bytes": str(most_bytes)})
+    for future in admin.create_topics([made]).values():
+        future.result(20)
+    return topic
+
+
+def rejected(offset: int, value: bytes | None, detail: str = "why") -> Rejected:
+    record = LogRecord(0, offset, 0, b"key", value)
+    return Rejected("swaps", record, DeadLetter("rule", "side", detail))
+
+
+def held(bootstrap: str, topic: str) -> list[Message]:
+    """All that the topic holds."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": "look",
+            "enable.partition.eof": True,
+            "log_level": 0,
+        }
+    )
+    try:
+        consumer.assign([TopicPartition(topic, 0, 0)])
+        found: list[Message] = []
+        while (message := consumer.poll(20)) is not None:
+            error = message.error()
+            if error is None:
+                found.append(message)
+            elif error.code() == KafkaError._PARTITION_EOF:
+                return found
+        raise AssertionError("the topic was not read to its end")
+    finally:
+        consumer.close()
+
+
+def test_a_batch_is_not_cut_for_being_large_together(bootstrap: str) -> None:
+    """The broker measures batches: a hundred letters of 1 KB are refused where one is taken."""
+    topic = a_letters_topic(bootstrap, 20_000)
+    values = [b"%04d" % offset * 256 for offset in range(100)]
+    letters = DeadLetters(bootstrap, topic)
+    letters.send([rejected(offset, value) for offset, value in enumerate(values)])
+    letters.close()
+    assert [letter.value() for letter in held(bootstrap, topic)] == values
+
+
+def test_as_much_is_kept_as_the_topic_takes(bootstrap: str) -> None:
+    topic = a_letters_topic(bootstrap, 20_000)
+    letters = DeadLetters(bootstrap, topic)
+    letters.send([rejected(0, b"x" * 19_000), rejected(1, b"x" * 30_000), rejected(2, None)])
+    letters.close()
+    found = {headers(each)["source-offset"]: each for each in held(bootstrap, topic)}
+    assert {offset: each.value() for offset, each in found.items()} == {
+        "0": b"x" * 19_000,
+        "1": b"",
+        "2": None,
+    }
+    assert headers(found["1"])["cut-from-bytes"] == "30000"
+
+
+def test_what_was_acknowledged_is_not_sent_again(bootstrap: str) -> None:
+    topic = a_letters_topic(bootstrap, 700)
+    letters = DeadLetters(bootstrap, topic)
+    sending = letters.delivery([rejected(0, b"fits"), rejected(1, b"", "d" * 1_000)])
+    for _ in range(3):
+        with pytest.raises(Retry, match=r"raise its max\.message\.bytes"):
+            sending.send()
+    allow(bootstrap, topic, 100_000)
+    wait_until(lambda: is_sent(sending), WITHIN_S, "the broker takes what it refused")
+    letters.close()
+    assert [headers(each)["source-offset"] for each in held(bootstrap, topic)] == ["0", "1"]
+
+
+def is_sent(sending: Delivery) -> bool:
+    try:
+        sending.send()
+    except Retry:
+        return False
+    return True
+
+
+def test_letters_reach_a_broker_that_was_away(tmp_path: Path) -> None:
+    """Away is not too large: the letters are whole, and each is there once."""
+    with Stack(tmp_path, only=(Kafka,)) as engines:
+        address = engines.env()["KAFKA_BOOTSTRAP"]
+        topic = a_letters_topic(address, 1_000_000)
+        letters = DeadLetters(address, topic)
+        letters.send([rejected(0, b"before")])
+        engines.kafka.kill()
+        sending = letters.delivery([rejected(1, b"x" * 90_000), rejected(2, b"small")])
+        with pytest.raises(Retry):
+            sending.send()
+        engines.kafka.start()
+        wait_until(lambda: is_sent(sending), WITHIN_S, "the letters are there")
+        letters.close()
+        assert [len(each.value()) for each in held(address, topic)] == [6, 90_000, 5]
+
+
+def test_a_quarter_of_bad_messages_is_no_run(service: Service) -> None:
+    """501 bad ones among 1,499 good ones come in one poll of 2,000."""
+    ensure_topics(load(service.env))
+    values = [swap(n, side="hold") if n % 4 == 0 else swap(n) for n in range(2_004)]
+    service.produce(values, partition=0)
+    aggregator = service.aggregator()
+    service.web()
+    service.wait_trades(1_503, WITHIN_S)
+    assert len(service.dead_letters(501, WITHIN_S)) == 501
+    assert readyz(service)["degraded"] == []
+    assert service.logged(aggregator, "bad_run") == []
+    assert metric(service, 'swaps_ingest_bad_ratio{partition="0"}') == 0.25
+
+
+def test_a_run_of_bad_messages_is_said_and_stops_nothing(service: Service) -> None:
+    """Also over a restart among them; good messages end it."""
+    first = service.aggregator()
+    service.web()
+    service.wait_ready(WITHIN_S)
+    service.produce([b"garbage"] * 5_000, partition=0)
+    service.produce([swap(1, token="A")], partition=1)
+    service.wait_trades(1, WITHIN_S)
+    said = "of the last 1,000 messages were refused"
+    wait_until(lambda: said in service.reasons(), WITHIN_S, "the web node to say it")
+    answer = readyz(service)
+    assert answer["ready"] is True
+    assert [each for each in answer["degraded"] if said in each and "partition 0: " in each]
+    assert metric(service, 'swaps_ingest_bad_ratio{partition="0"}') == 1.0
+    first.kill()
+
+    service.produce([b"garbage"] * 2_000 + [swap(2)], partition=0)
+    second = service.aggregator("second")
+    service.wait_trades(2, WITHIN_S)
+    wait_until(lambda: said in service.reasons(), WITHIN_S, "the web node to say it again")
+    service.produce([swap(number) for number in range(10, 1_010)], partition=0)
+    service.wait_trades(1_002, WITHIN_S)
+    wait_until(lambda: readyz(service).get("degraded") == [], WITHIN_S, "the run to be over")
+    wait_until(lambda: said not in service.reasons(), WITHIN_S, "the web node to clear it")
+    assert len(service.logged(second, "bad_run_over")) == 1
+    letters = held(service.env["KAFKA_BOOTSTRAP"], f"{service.topic}.dlq")
+    assert {int(headers(each)["source-offset"]) for each in letters} == set(range(7_000))
+
+
+def test_a_batch_that_cannot_be_read_stalls_its_partition_and_says_so(service: Service) -> None:
+    """A batch that grows to 150 MB is more than the client decompresses; others are counted."""
+    aggregator = service.aggregator()
+    service.web()
+    service.wait_ready(WITHIN_S)
+    service.produce([swap(0)], partition=1)
+    service.wait_trades(1, WITHIN_S)
+    send(service, b"x" * 150_000_000, 1, "zstd")
+    service.produce([swap(1)], partition=1)
+    service.produce([swap(2)], partition=0)
+    service.wait_trades(2, WITHIN_S)
+    said = "partition 1 is stalled: the batch at offset 1 cannot be read"
+    wait_until(lambda: said in json.dumps(readyz(service)), WITHIN_S, "the aggregator to say it")
+    assert readyz(service)["ready"] is False
+    wait_until(
+        lambda: "the batch at offset 1" in service.reasons(), WITHIN_S, "the web node to say it"
+    )
+    assert metric(service, 'swaps_ingest_unreadable{partition="1"}') == 1
+    assert len(service.logged(aggregator, "unreadable")) == 1
+    stale = {each["token_id"]: each["stale"] for each in service.overview()["tokens"]}
+    assert stale == {"ethereum:T0": True, "ethereum:T2": False}
+
+    service.delete_records(1, 2)
+    service.wait_trades(3, WITHIN_S)
+    wait_until(lambda: readyz(service)["ready"] is True, WITHIN_S, "the partition to go on")
+    assert metric(service, 'swaps_ingest_unreadable{partition="1"}') == 0
