@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from aggregator import metrics
+from aggregator.contracts.stats import Heartbeat
 from aggregator.contracts.verdict import Verdict
 from aggregator.health import Health
 from aggregator.ingest.log import SwapLog
@@ -77,10 +78,14 @@ class Telling:
         swap_log: SwapLog,
         *,
         now_ms: int,
+        monotonic_ms: int,
         degraded: list[str],
         stalled: bool,
     ) -> None:
-        """How far each partition is, and what is wrong, to web nodes, metrics and probes."""
+        """How far each partition is, and what is wrong, to web nodes, metrics and probes.
+
+        `monotonic_ms` is of the clock that `saved_at_ms` of the owners is of.
+        """
         reasons = [*degraded] if stalled else []
         if not self._publisher.connected:
             reasons.append("nats: not connected, so nothing is published")
@@ -88,12 +93,13 @@ class Telling:
             heartbeat = owner.heartbeat(
                 partitions=self.partitions,
                 now_ms=now_ms,
+                monotonic_ms=monotonic_ms,
                 end=swap_log.newest_end(partition),
                 degraded=degraded,
                 stalled=stalled,
             )
             self._publisher.heartbeat(heartbeat)
-            _gauge(partition, owner, heartbeat.lag, now_ms)
+            _gauge(partition, owner, heartbeat, now_ms)
             if not owner.live:
                 reasons.append(
                     f"partition {partition} is rebuilding: offset {owner.next_offset} "
@@ -131,14 +137,14 @@ _GAUGES = (
 )
 
 
-def _gauge(partition: int, owner: PartitionOwner, lag: int | None, now_ms: int) -> None:
-    windows = owner.windows
+def _gauge(partition: int, owner: PartitionOwner, heartbeat: Heartbeat, now_ms: int) -> None:
+    windows, lag = owner.windows, heartbeat.lag
     if lag is not None:
         metrics.INGEST_LAG.labels(partition).set(lag)
         behind_ms = owner.behind_ms(now_ms) if lag else 0
         metrics.INGEST_LAG_SECONDS.labels(partition).set(behind_ms / 1000)
-    if owner.saved_at_ms:
-        metrics.SNAPSHOT_SAVED.labels(partition).set(owner.saved_at_ms / 1000)
+    if (age_ms := heartbeat.snapshot_age_ms) is not None:
+        metrics.SNAPSHOT_SAVED.labels(partition).set((now_ms - age_ms) / 1000)
     if owner.watermark is not None:
         metrics.INGEST_WATERMARK.labels(partition).set(owner.watermark / 1000)
     for counter, verdict in (
