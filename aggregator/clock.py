@@ -83,7 +83,7 @@ class TrustedClock:
         which = "ahead of" if self._gap > 0 else "behind"
         return (
             f"clock: the host's clock was set {abs(self._gap) / 1000:.0f} s {which} the time that "
-            "has elapsed; windows end by the time elapsed until the step is confirmed"
+            "has elapsed; the time elapsed counts until the step is confirmed"
         )
 
     def now_ms(self) -> int:

@@ -35,7 +35,7 @@ from api.services import services
 from infra.embedded.nats import Nats
 from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
-from tests.unit.api.samples import Owner
+from tests.unit.api.samples import AS_OF, Owner
 
 pytestmark = pytest.mark.engines
 
@@ -176,7 +176,9 @@ class LiveOwner:
     async def speak(self) -> None:
         while True:
             if self.speaks and self._client.is_connected:
-                beat = msgspec.json.encode(self.owner.heartbeat())
+                beat = msgspec.json.encode(
+                    self.owner.heartbeat(time.time_ns() // 1_000_000 - AS_OF)
+                )
                 await self._client.publish(heartbeat_subject(self.owner.partition), beat)
                 self.spoke_at = time.monotonic()
             await asyncio.sleep(HEARTBEAT_S)
