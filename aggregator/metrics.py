@@ -56,6 +56,11 @@ INGEST_WATERMARK = Gauge(
     "means no new swaps.",
     ["partition"],
 )
+INGEST_LOOP_LATE = Gauge(
+    "swaps_ingest_loop_late_seconds",
+    "How much later than it was due the aggregator's last heartbeat was made; above 1 its loop is "
+    "overloaded and numbers come late.",
+)
 STORE_CLAIM_SECONDS = Histogram(
     "swaps_store_claim_seconds",
     "Time waited for Redis to decide one batch of markers; above 0.05 Redis is the brake.",
@@ -188,11 +193,6 @@ CLOCK_STEPS = Counter(
     "Steps of the host's clock that were followed after they had been confirmed, by direction "
     "(ahead, back); any means that the host's time is not kept by NTP alone.",
     ["direction"],
-)
-LOOP_LATE = Gauge(
-    "swaps_loop_late_seconds",
-    "How much later than it was due the aggregator's last heartbeat was made; above 1 its loop is "
-    "overloaded and numbers come late.",
 )
 BOARD_TOKENS = Gauge(
     "swaps_board_tokens",

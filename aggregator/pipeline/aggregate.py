@@ -402,7 +402,7 @@ class Aggregator:
             return
         late_ms = due_ms - self._next_heartbeat if self._next_heartbeat else 0
         self._next_heartbeat = due_ms + _SECOND_MS
-        metrics.LOOP_LATE.set(late_ms / 1000)
+        metrics.INGEST_LOOP_LATE.set(late_ms / 1000)
         self._late = (
             [f"loop: its heartbeat is {late_ms / 1000:.1f} s late, so numbers come late too"]
             if late_ms > _SECOND_MS

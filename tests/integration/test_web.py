@@ -189,11 +189,13 @@ async def _ignore(_: Exception) -> None:
 
 
 @contextlib.asynccontextmanager
-async def live_owner(nats_url: str, owner: Owner) -> AsyncIterator[LiveOwner]:
+async def live_owner(
+    nats_url: str, owner: Owner, kind: type[LiveOwner] = LiveOwner
+) -> AsyncIterator[LiveOwner]:
     client = await nats.connect(
         nats_url, max_reconnect_attempts=-1, reconnect_time_wait=0.1, error_cb=_ignore
     )
-    live = LiveOwner(client, owner)
+    live = kind(client, owner)
     await client.subscribe(resync_subject(owner.partition), cb=live.on_resync)
     await client.flush()
     speaking = asyncio.create_task(live.speak())
