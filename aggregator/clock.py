@@ -21,6 +21,8 @@ BACK_MS: Final = 10_000
 """A step back of up to this is followed slowly, without going back."""
 CONFIRM_MS: Final = 60_000
 """A larger step is followed after this time, if no record contradicts it."""
+NOTED_MS: Final = 600_000
+"""For how long a step that time alone confirmed is named."""
 _ALLOWANCE_RATE: Final = 0.1
 _SLEW_RATE: Final = 0.005
 
@@ -73,18 +75,17 @@ class TrustedClock:
         self._gap = 0.0
         self._doubted_since: int | None = None
         self._doubted_offset = 0.0
+        self._accepted: tuple[int, float] | None = None
         self._stepped_back = False
 
     @property
     def fault(self) -> str | None:
-        """Why the host's clock is not followed, as of the last reading; None while it is."""
-        if self._doubted_since is None:
-            return None
-        which = "ahead of" if self._gap > 0 else "behind"
-        return (
-            f"clock: the host's clock was set {abs(self._gap) / 1000:.0f} s {which} the time that "
-            "has elapsed; the time elapsed counts until the step is confirmed"
-        )
+        """The step that is doubted, or was accepted lately, as of the last reading; else None."""
+        if self._doubted_since is not None:
+            return f"{_step(self._gap)}; the time elapsed counts until the step is confirmed"
+        if self._accepted is not None and self._read_at - self._accepted[0] < NOTED_MS:
+            return f"{_step(self._accepted[1])}, and is followed since no record contradicted it"
+        return None
 
     def now_ms(self) -> int:
         """ms since the epoch."""
@@ -143,7 +144,16 @@ class TrustedClock:
         direction = "ahead" if self._gap > 0 else "back"
         log.error("clock_step_accepted", direction=direction, ahead_s=round(self._gap / 1000, 3))
         metrics.CLOCK_STEPS.labels(direction).inc()
+        self._accepted = at, self._gap
         self._stepped_back = self._stepped_back or self._gap < 0
         self._offset += self._gap
         self._gap, self._allowance = 0.0, float(AHEAD_MS)
         self._trust()
+
+
+def _step(gap_ms: float) -> str:
+    which = "ahead of" if gap_ms > 0 else "behind"
+    return (
+        f"clock: the host's clock was set {abs(gap_ms) / 1000:.0f} s {which} the time that has "
+        "elapsed"
+    )

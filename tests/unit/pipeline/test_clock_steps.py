@@ -192,6 +192,7 @@ def test_a_wrong_clock_on_a_quiet_log_is_put_right_without_a_restart(
     machine.wall += leap
     machine.run(CONFIRM_MS + MINUTE)
     assert machine.reader.trades_5m == 0
+    assert any(f"{leap // SECOND} s ahead" in each for each in machine.degraded)
     machine.wall -= leap
     machine.run(CONFIRM_MS + MINUTE)
     machine.trade()
@@ -202,7 +203,7 @@ def test_a_wrong_clock_on_a_quiet_log_is_put_right_without_a_restart(
     assert abs(row.as_of - machine.true) < MINUTE
     assert row.windows["1h"].trades == before.windows["1h"].trades + 1
     assert row.windows["24h"].trades == before.windows["24h"].trades + 1
-    assert machine.degraded == []
+    assert any("is followed" in each for each in machine.degraded)
 
 
 def test_a_late_loop_says_so_itself(machine: Machine) -> None:
