@@ -73,6 +73,11 @@ INGEST_WATERMARK = Gauge(
     "means no new swaps.",
     ["partition"],
 )
+INGEST_LOOP_LATE = Gauge(
+    "swaps_ingest_loop_late_seconds",
+    "How much later than it was due the aggregator's last heartbeat was made; above 1 its loop is "
+    "overloaded and numbers come late.",
+)
 STORE_CLAIM_SECONDS = Histogram(
     "swaps_store_claim_seconds",
     "Time waited for Redis to decide one batch of markers; above 0.05 Redis is the brake.",
@@ -195,6 +200,17 @@ DEPENDENCY_RETRIES = Counter(
     "Calls to an engine that were tried again; a rise means that the engine is unwell.",
     ["engine"],
 )
+CLOCK_DOUBTED = Gauge(
+    "swaps_clock_doubted_seconds",
+    "How far the host's clock is ahead of the time that has elapsed while that step is not "
+    "confirmed, negative where it is behind; not 0 means that somebody or something set the clock.",
+)
+CLOCK_STEPS = Counter(
+    "swaps_clock_steps_total",
+    "Steps of the host's clock that were followed after they had been confirmed, by direction "
+    "(ahead, back); any means that the host's time is not kept by NTP alone.",
+    ["direction"],
+)
 BOARD_TOKENS = Gauge(
     "swaps_board_tokens",
     "Tokens on this web node's board; fewer than on other nodes means that it has not caught up.",
@@ -218,6 +234,11 @@ BOARD_STALE = Gauge(
     "swaps_board_stale_partitions",
     "Partitions whose numbers may be old on this web node, silent owners among them; above 0 "
     "clients are told that they are stale.",
+)
+BOARD_LATE = Gauge(
+    "swaps_board_late_seconds",
+    "How late the owners' heartbeats arrive on this web node, the worst partition; above "
+    "STALE_AFTER its numbers are shown as stale.",
 )
 BOARD_AGE = Gauge(
     "swaps_board_age_seconds",

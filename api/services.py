@@ -16,6 +16,7 @@ from channels.layers import BaseChannelLayer, get_channel_layer
 from django.conf import settings
 
 from aggregator import tracing
+from aggregator.clock import TrustedClock
 from aggregator.config import Config
 from aggregator.stores.clickhouse.reader import HistoryReader
 from api.board.board import Board
@@ -133,6 +134,7 @@ def build(
         config.nats_url,
         now_ms,
         SavedRowsReader(board, config.redis_url, config.kafka_topic, config.kafka_partitions),
+        TrustedClock(lambda: round(now_s() * 1000), now_ms),
     )
     overview = OverviewReader(board)
     streams = Streams(board, feed.wire, now_ms)

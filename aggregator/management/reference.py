@@ -25,6 +25,7 @@ _AREAS: Final = {
     "pubsub": "Publishing on NATS (aggregator)",
     "archive": "The archive (archiver, or the aggregator that runs one)",
     "dependency": "Engines (every process)",
+    "clock": "The host's clock (aggregator, web)",
     "board": "The board (web)",
     "http": "REST (web)",
     "auth": "Tokens (web)",

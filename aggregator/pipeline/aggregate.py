@@ -19,6 +19,7 @@ from typing import Final, TypeVar
 import structlog
 
 from aggregator import faults, metrics, tracing
+from aggregator.clock import TrustedClock, monotonic_ms
 from aggregator.config import Config
 from aggregator.contracts.verdict import Verdict
 from aggregator.errors import DeadLetter, Fenced, Retry, SwapsError
@@ -54,11 +55,6 @@ T = TypeVar("T")
 
 class Stopping(SwapsError):
     """The process was asked to end while a call was being retried."""
-
-
-def wall_clock_ms() -> int:
-    """ms since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 def run_aggregator(
@@ -124,19 +120,22 @@ class Aggregator:
         checkins: Checkins | None = None,
         archiver: ArchiverThread | None = None,
         stop: threading.Event,
-        now_ms: Callable[[], int] = wall_clock_ms,
+        clock: TrustedClock | None = None,
+        monotonic_ms: Callable[[], int] = monotonic_ms,
     ) -> None:
+        """`clock` is the time that windows end at; what is due goes by `monotonic_ms`."""
         self._config = config
         self._markers = markers
         self._dead_letters = dead_letters
         self._checkins = checkins
         self._archiver = archiver
         self._stop = stop
-        self._now_ms = now_ms
+        self._clock = TrustedClock() if clock is None else clock
+        self._monotonic_ms = monotonic_ms
         self._decoder = BatchDecoder(config.max_future_ms)
         self._bad_runs: dict[int, BadRun] = {}
         self._log = SwapLog(config, self)
-        self._takeover = Takeover(config, self._log, snapshots, now_ms)
+        self._takeover = Takeover(config, self._log, snapshots, self._clock.now_ms)
         self._checkpoint = Checkpoint(self._log, snapshots)
         self._telling = Telling(publisher, rows, health, config.kafka_partitions)
         self._owners: dict[int, PartitionOwner] = {}
@@ -147,6 +146,7 @@ class Aggregator:
         self._waiting: dict[str, str] = {}
         self._degraded: dict[str, str] = {}
         self._notes: list[str] = []
+        self._late: list[str] = []
         self._pace = Pace(config.coalesce_ms)
         self._next_heartbeat = self._next_save = 0
         self._totals: Counter[str] = Counter()
@@ -181,7 +181,7 @@ class Aggregator:
 
     def _poll_s(self) -> float:
         """How long a poll may wait for its batch to fill: not past the next flush."""
-        return max(0.0, min(_POLL_S, (self._pace.next_at - self._now_ms()) / 1000))
+        return max(0.0, min(_POLL_S, (self._pace.next_at - self._monotonic_ms()) / 1000))
 
     # --- the way of a batch ---
 
@@ -298,7 +298,7 @@ class Aggregator:
         log.info("partitions_revoked", partitions=list(partitions))
         try:
             self._settle_once()
-            self._flush(self._now_ms(), partitions)
+            self._flush(self._clock.now_ms(), partitions)
             self._save_once(partitions)
         except (Retry, Fenced) as error:
             # The next owner replays from the snapshot before.
@@ -391,33 +391,57 @@ class Aggregator:
 
     def _tick(self) -> None:
         self._telling.check()
-        now_ms = self._now_ms()
+        now_ms, due_ms = self._read_clock(), self._monotonic_ms()
         for owner in list(self._owners.values()):
             if not owner.live and owner.caught_up():
                 self._go_live(owner, now_ms)
-        if now_ms >= self._pace.next_at:
-            self._pace.published(self._flush(now_ms, list(self._owners)), now_ms)
+        if due_ms >= self._pace.next_at:
+            self._pace.published(self._flush(now_ms, list(self._owners)), due_ms)
         self._telling.histories(self._owners)
-        if now_ms >= self._next_heartbeat:
-            self._heartbeat(now_ms)
-            self._next_heartbeat = now_ms + _SECOND_MS
-        if now_ms >= self._next_save:
-            self._save_next(now_ms)
+        self._beat_if_due(due_ms)
+        if due_ms >= self._next_save:
+            self._save_next(due_ms)
 
-    def _save_next(self, now_ms: int) -> None:
+    def _read_clock(self) -> int:
+        """The time of day; the records read since the last call confirm or contradict it."""
+        now_ms, stepped_back = self._clock.now_ms(), self._clock.take_step_back()
+        if self._config.clock != "wall":
+            return now_ms
+        for owner in self._owners.values():
+            if (record_ms := owner.take_newest_record()) is not None:
+                self._clock.witness(record_ms)
+        if stepped_back:
+            # Minutes that have left a window cannot come back: load them from the snapshots.
+            self._acquire_again(list(self._owners), "the clock was set back")
+        return now_ms
+
+    def _beat_if_due(self, due_ms: int) -> None:
+        if due_ms < self._next_heartbeat:
+            return
+        late_ms = due_ms - self._next_heartbeat if self._next_heartbeat else 0
+        self._next_heartbeat = due_ms + _SECOND_MS
+        metrics.INGEST_LOOP_LATE.set(late_ms / 1000)
+        self._late = (
+            [f"loop: its heartbeat is {late_ms / 1000:.1f} s late, so numbers come late too"]
+            if late_ms > _SECOND_MS
+            else []
+        )
+        self._heartbeat(self._clock.now_ms())
+
+    def _save_next(self, due_ms: int) -> None:
         """Save and commit the partition whose turn it is: one at a time, the pauses stay short."""
         began = time.perf_counter()
         self._patiently("redis", self._markers.ping)
         owner = min(self._owners.values(), key=lambda each: each.saved_at_ms, default=None)
         if owner is not None:
-            owner.saved_at_ms = now_ms
+            owner.saved_at_ms = due_ms
             if self._save(owner):
                 self._checkpoint.commit([owner], wait=False)
         if self._log.commit_fault:
             # The next commit covers this one; a lost partition is told by `on_lost`.
             log.warning("commit_failed", error=self._log.commit_fault)
             self._log.commit_fault = ""
-        self._next_save = now_ms + self._config.snapshot_interval_ms // max(1, len(self._owners))
+        self._next_save = due_ms + self._config.snapshot_interval_ms // max(1, len(self._owners))
         log.debug("saved", seconds=time.perf_counter() - began)
 
     def _advance(self, owner: PartitionOwner, now_ms: int) -> None:
@@ -472,11 +496,14 @@ class Aggregator:
         self._watch_archiver()
         stalling = self._degraded | self._waiting
         degraded = [f"{engine}: {why}" for engine, why in sorted(stalling.items())]
-        degraded += self._notes
+        degraded += [*self._notes, *self._late]
+        if (fault := self._clock.fault) is not None:
+            degraded.append(fault)
         self._telling.heartbeats(
             self._owners,
             self._log,
             now_ms=now_ms,
+            monotonic_ms=self._monotonic_ms(),
             degraded=degraded,
             stalled=bool(stalling),
             bad_runs={each: run.reason for each, run in self._bad_runs.items() if run.reason},
@@ -562,15 +589,13 @@ class Aggregator:
                     self._held.append(batch)
             else:
                 self._stop.wait(_POLL_S)
-            if (now_ms := self._now_ms()) >= self._next_heartbeat:
-                self._heartbeat(now_ms)
-                self._next_heartbeat = now_ms + _SECOND_MS
+            self._beat_if_due(self._monotonic_ms())
 
     def _drain(self) -> None:
         """Apply what was asked about, publish and save it, as far as the engines answer at once."""
         try:
             self._settle_once()
-            self._flush(self._now_ms(), list(self._owners))
+            self._flush(self._clock.now_ms(), list(self._owners))
             self._save_once(list(self._owners))
         except (Retry, Fenced) as error:
             log.warning("stopped_unsaved", error=str(error))

@@ -52,8 +52,8 @@ class PartitionOwner:
     the offsets below it; `read_offset` is the first that was not yet decoded. `target_offset` is
     the log's end at assignment, up to which nothing is published; `committed_offset` where the last
     owner got to: dead letters below it were sent already. `saved_offset` is the next_offset of the
-    last snapshot of this epoch. `gap` are the offsets (first, behind the last) that Kafka no longer
-    held.
+    last snapshot of this epoch, `saved_at_ms` when it was due, of a monotonic clock (0: never).
+    `gap` are the offsets (first, behind the last) that Kafka no longer held.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class PartitionOwner:
         self._marker_ttl_ms = config.marker_ttl_ms
         self._longest_ms = config.longest_window_minutes * 60_000
         self._newest_record: int | None = None
+        self._unwitnessed: int | None = None
         self._starts_after_a_cut = False
         self._forgot_at = 0
         self._applied: list[SwapBatch] = []
@@ -109,7 +110,8 @@ class PartitionOwner:
 
     def _go_on_from(self, header: SnapshotHeader, extent: LogExtent) -> int:
         self.watermark = header.watermark
-        self.windows.history_from = header.history_from
+        begins = [each for each in (header.history_from, self.windows.history_from) if each]
+        self.windows.history_from = max(begins, default=None)
         if header.next_offset >= extent.start:
             return header.next_offset
         self.gap = (header.next_offset, extent.start)
@@ -126,7 +128,7 @@ class PartitionOwner:
     def place(self, batch: SwapBatch, record_timestamps: Array, next_offset: int) -> Placed:
         """Take note of records in log order. Every decoded one passes here, repeats too."""
         if len(batch):
-            self._newest_record = int(record_timestamps[-1])
+            self._newest_record = self._unwitnessed = int(record_timestamps[-1])
         if self._starts_after_a_cut and len(batch):
             # What was cut away is older than this record by its own time, give or take MAX_FUTURE.
             self.windows.history_from = int(record_timestamps[0]) + self._max_future_ms
@@ -168,6 +170,11 @@ class PartitionOwner:
     def behind_ms(self, now_ms: int) -> int:
         """How long ago the newest record that was read was put in the log; 0 before the first."""
         return 0 if self._newest_record is None else max(0, now_ms - self._newest_record)
+
+    def take_newest_record(self) -> int | None:
+        """The time (ms) of the newest record read since the last call; None where there is none."""
+        newest, self._unwitnessed = self._unwitnessed, None
+        return newest
 
     def caught_up(self) -> bool:
         """Whether the replay has reached what the log held at assignment."""
@@ -255,9 +262,19 @@ class PartitionOwner:
         return Patch(token_id, seq, _encode(row), last=True)
 
     def heartbeat(
-        self, *, partitions: int, now_ms: int, end: int | None, degraded: list[str], stalled: bool
+        self,
+        *,
+        partitions: int,
+        now_ms: int,
+        monotonic_ms: int,
+        end: int | None,
+        degraded: list[str],
+        stalled: bool,
     ) -> Heartbeat:
-        """What web nodes and operators are told every second."""
+        """What web nodes and operators are told every second.
+
+        `now_ms` is the time of day, `monotonic_ms` of the clock that `saved_at_ms` is of.
+        """
         state = "rebuilding" if not self.live else "stalled" if stalled else "live"
         lag = None if end is None else max(0, end - self.next_offset)
         return Heartbeat(
@@ -274,7 +291,7 @@ class PartitionOwner:
             degraded=[*degraded, *self._faults(now_ms, lag)],
             owner=self._process,
             version=VERSION,
-            snapshot_age_ms=now_ms - self.saved_at_ms if self.saved_at_ms else None,
+            snapshot_age_ms=monotonic_ms - self.saved_at_ms if self.saved_at_ms else None,
             tallies=self._tallies(),
         )
 

@@ -15,7 +15,7 @@ UNHURRIED_A_SECOND: Final = 5_000
 
 
 class Pace:
-    """The instants of publishing, ms of any clock; never more than `longest_ms` apart."""
+    """The instants of publishing, ms of a monotonic clock; never more than `longest_ms` apart."""
 
     def __init__(self, longest_ms: int) -> None:
         self._longest_ms = longest_ms

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from aggregator import metrics
+from aggregator.contracts.stats import Heartbeat
 from aggregator.contracts.verdict import Verdict
 from aggregator.health import Health
 from aggregator.ingest.log import SwapLog
@@ -77,13 +78,14 @@ class Telling:
         swap_log: SwapLog,
         *,
         now_ms: int,
+        monotonic_ms: int,
         degraded: list[str],
         stalled: bool,
         bad_runs: Mapping[int, str],
     ) -> None:
         """How far each partition is, and what is wrong, to web nodes, metrics and probes.
 
-        `stalled` is of all partitions; one that the client cannot read is stalled by itself.
+        `stalled` is of all partitions; one that the client cannot read is stalled by itself. `monotonic_ms` is of the clock that `saved_at_ms` of the owners is of.
         """
         reasons = [*degraded] if stalled else []
         notes = [] if stalled else [*degraded]
@@ -95,6 +97,7 @@ class Telling:
             heartbeat = owner.heartbeat(
                 partitions=self.partitions,
                 now_ms=now_ms,
+                monotonic_ms=monotonic_ms,
                 end=swap_log.newest_end(partition),
                 degraded=[*degraded, *filter(None, (unreadable, bad_run))],
                 stalled=stalled or bool(unreadable),
@@ -105,7 +108,7 @@ class Telling:
             if bad_run:
                 notes.append(f"partition {partition}: {bad_run}")
             self._publisher.heartbeat(heartbeat)
-            _gauge(partition, owner, heartbeat.lag, now_ms)
+            _gauge(partition, owner, heartbeat, now_ms)
             if not owner.live:
                 reasons.append(
                     f"partition {partition} is rebuilding: offset {owner.next_offset} "
@@ -144,14 +147,14 @@ _GAUGES = (
 )
 
 
-def _gauge(partition: int, owner: PartitionOwner, lag: int | None, now_ms: int) -> None:
-    windows = owner.windows
+def _gauge(partition: int, owner: PartitionOwner, heartbeat: Heartbeat, now_ms: int) -> None:
+    windows, lag = owner.windows, heartbeat.lag
     if lag is not None:
         metrics.INGEST_LAG.labels(partition).set(lag)
         behind_ms = owner.behind_ms(now_ms) if lag else 0
         metrics.INGEST_LAG_SECONDS.labels(partition).set(behind_ms / 1000)
-    if owner.saved_at_ms:
-        metrics.SNAPSHOT_SAVED.labels(partition).set(owner.saved_at_ms / 1000)
+    if (age_ms := heartbeat.snapshot_age_ms) is not None:
+        metrics.SNAPSHOT_SAVED.labels(partition).set((now_ms - age_ms) / 1000)
     if owner.watermark is not None:
         metrics.INGEST_WATERMARK.labels(partition).set(owner.watermark / 1000)
     for counter, verdict in (

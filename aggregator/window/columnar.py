@@ -353,16 +353,23 @@ class ColumnarWindows:
     def restore(self, sections: Mapping[bytes, bytes], watermark: int | None) -> bool:
         """Take in the sections of a snapshot; false where they are of another format or windows.
 
-        For an engine that has seen nothing yet.
+        For an engine that has seen nothing yet. A snapshot made while the clock was ahead lacks
+        the minutes that had left the windows by then: `history_from` says so afterwards.
         """
         saved = read(sections, self._spans.tolist())
         if saved is None:
             return False
+        if saved.now > self._minute:
+            kept_from = (saved.now - 2 * self._longest + 1) * MINUTE_MS
+            self.history_from = max(kept_from, saved.earliest)
         self._watermark = NONE if watermark is None else watermark
         self._columns.counts[EARLIEST] = saved.earliest
         for part in saved.tokens():
             self._restore_tokens(part)
         rows, entries = saved.rows_and_entries()
+        # Minutes that began by a clock that was ahead keep having begun: in the ring they would
+        # take the places of the oldest.
+        self._reach(int(rows["minute"].max(initial=self._minute)))
         self._columns = with_room(
             self._columns, rows=len(rows), tokens=len(self._names), entries=len(entries)
         )
@@ -376,6 +383,10 @@ class ColumnarWindows:
         self._covered = self._coverage()
         self._apply_held()
         return True
+
+    def _reach(self, minute: int) -> None:
+        if minute > self._minute:
+            self._minute, self._now_ms = minute, minute * MINUTE_MS
 
     def _restore_tokens(self, part: TokenPart) -> None:
         if not part.tokens:

@@ -69,13 +69,14 @@ class EngineSnapshot(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """Section `s`."""
+    """Section `s`. `now` is the minute that the windows ended at, NONE in older snapshots."""
 
     format: int
     spans: list[int]
     earliest: int
     closed: int
     pairs: int
+    now: int = NONE
 
 
 class MinutePart(msgspec.Struct, frozen=True, array_like=True):
@@ -149,7 +150,7 @@ class Saver:
         changed: dict[bytes, bytes] = {}
         before = self._closed
         self._closed = max(before, (watermark - self._grace_ms) // kernels.MINUTE_MS - 1)
-        for minute in self._minutes_to_write(columns, unsaved, entries, before, oldest):
+        for minute in self._minutes_to_write(columns, unsaved, entries, before, now):
             changed[b"m:%d" % minute] = _pack(_minute_part(columns, minute))
             self._minutes.add(minute)
         book = _Book(columns, names, symbols)
@@ -166,16 +167,20 @@ class Saver:
             changed[b"h"] = msgspec.json.encode(held)
         earliest = int(columns.counts[EARLIEST])
         pairs = int(columns.counts[PAIRS_USED])
-        changed[b"s"] = _pack(Summary(FORMAT, self._spans, earliest, self._closed, pairs))
+        changed[b"s"] = _pack(Summary(FORMAT, self._spans, earliest, self._closed, pairs, now))
         return EngineSnapshot(changed, dropped)
 
     def _minutes_to_write(
-        self, columns: Columns, unsaved: Array, entries: Array, before: int, oldest: int
+        self, columns: Columns, unsaved: Array, entries: Array, before: int, now: int
     ) -> list[int]:
         ring = len(columns.row_heads)
+        oldest = now - 2 * max(self._spans)
+        # A watermark ahead of the clock closes minutes that have not begun. In the ring such a
+        # minute has the place of one that is as old as the ring is long, so it must not be looked
+        # up; its rows are made when it begins, and written as changes of a closed minute.
         fresh = [
             minute
-            for minute in range(max(before, oldest) + 1, self._closed + 1)
+            for minute in range(max(before, oldest) + 1, min(self._closed, now) + 1)
             if columns.row_heads[minute % ring] != NONE
         ]
         again = {
@@ -224,6 +229,7 @@ class SavedState:
 
     def __init__(self, sections: Mapping[bytes, bytes], summary: Summary) -> None:
         self.closed = summary.closed
+        self.now = summary.now
         self.earliest = summary.earliest
         self.pairs = summary.pairs
         self.held = _unpack_held(sections[b"h"]) if b"h" in sections else []

@@ -43,10 +43,11 @@ class PartitionStatus(msgspec.Struct, frozen=True):
 
     `epoch`, `seq`, `next_offset` and `as_of` are of what is shown; `owner_*`, `target_offset`,
     `lag`, `watermark` and `state` are the owner's last word, null before it. `state` is the
-    owner's, "silent" when it has not spoken for too long, "unknown" before the first heartbeat.
-    `age_ms` is the time since the last heartbeat. `in_sync` tells that everything which the owner
-    is known to have published is shown. `owner`, `version`, `snapshot_age_ms` and `tallies` are
-    of the owner's last word too (see `Heartbeat`).
+    owner's, "silent" when it has not spoken for too long, "late" when what it says is too old on
+    arrival, "unknown" before the first heartbeat. `age_ms` is the time since the owner made its
+    last heartbeat, `late_ms` how much of that the heartbeat waited on the way. `in_sync` tells that
+    everything which the owner is known to have published is shown. `owner`, `version`,
+    `snapshot_age_ms` and `tallies` are of the owner's last word too (see `Heartbeat`).
     """
 
     partition: int
@@ -65,6 +66,7 @@ class PartitionStatus(msgspec.Struct, frozen=True):
     lag: int | None
     watermark: int | None
     age_ms: int | None
+    late_ms: int | None
     degraded: list[str]
     owner: str | None
     version: str | None
@@ -139,6 +141,10 @@ class Board:
         """Whether any heartbeat has told how many partitions there are."""
         return self._expected > 0
 
+    def late_ms(self) -> int:
+        """How late the newest heartbeats arrived, the worst partition."""
+        return max((each.late_ms for each in self._partitions.values()), default=0)
+
     def complete(self) -> bool:
         """Whether every partition's state has been loaded, so that an unknown token is none."""
         return self._expected > 0 and all(each.hydrated for each in self._partitions.values())
@@ -160,13 +166,16 @@ class Board:
         """A token's newer numbers."""
         self._partition(stats.partition).patch(stats, now_ms)
 
-    def heartbeat(self, heartbeat: Heartbeat, now_ms: int) -> None:
-        """An owner's word of how far it is, and of how many partitions there are."""
+    def heartbeat(self, heartbeat: Heartbeat, now_ms: int, wall_ms: int | None = None) -> None:
+        """An owner's word of how far it is, and of how many partitions there are.
+
+        `wall_ms` is this node's time of day, which bounds what is taken for a difference of clocks.
+        """
         if heartbeat.partitions > self._expected:
             self._expected = heartbeat.partitions
             for number in range(self._expected):
                 self._partition(number)
-        self._partition(heartbeat.partition).beat(heartbeat, now_ms)
+        self._partition(heartbeat.partition).beat(heartbeat, now_ms, wall_ms)
 
     def due(self, now_ms: int) -> list[Ask]:
         """The questions to put to owners now; call it some times a second while connected."""
@@ -309,12 +318,9 @@ class Board:
     @staticmethod
     def _status(partition: Partition, now_ms: int) -> PartitionStatus:
         beat = partition.heartbeat
-        silent = partition.silent(now_ms)
-        heard_at = partition.heard_at
-        state = "unknown" if beat is None else "silent" if silent else beat.state
         return PartitionStatus(
             partition=partition.number,
-            state=state,
+            state=_state(partition, now_ms),
             stale=partition.stale(now_ms),
             hydrated=partition.hydrated,
             in_sync=partition.in_sync,
@@ -328,10 +334,20 @@ class Board:
             target_offset=beat.target_offset if beat else None,
             lag=beat.lag if beat else None,
             watermark=beat.watermark if beat else None,
-            age_ms=None if heard_at is None else now_ms - heard_at,
+            age_ms=partition.age_ms(now_ms),
+            late_ms=partition.late_ms if beat else None,
             degraded=list(beat.degraded) if beat else [],
             owner=beat.owner or None if beat else None,
             version=beat.version or None if beat else None,
             snapshot_age_ms=beat.snapshot_age_ms if beat else None,
             tallies=beat.tallies if beat else None,
         )
+
+
+def _state(partition: Partition, now_ms: int) -> str:
+    if partition.heartbeat is None:
+        return "unknown"
+    if partition.silent(now_ms):
+        return "silent"
+    state = partition.heartbeat.state
+    return "late" if state == "live" and partition.late(now_ms) else state

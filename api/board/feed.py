@@ -21,6 +21,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from aggregator import metrics
+from aggregator.clock import TrustedClock
 from aggregator.contracts.names import (
     ALL_ARCHIVES_SUBJECT,
     ALL_HEARTBEATS_SUBJECT,
@@ -56,7 +57,10 @@ class Feed:
         url: str,
         now_ms: Callable[[], int],
         saved: SavedRowsReader | None = None,
+        clock: TrustedClock | None = None,
     ) -> None:
+        """`now_ms` is a monotonic clock, `clock` the time of day."""
+        self.clock = TrustedClock() if clock is None else clock
         self.archives = Archives()
         self.rates = Rates()
         self._board = board
@@ -199,7 +203,7 @@ class Feed:
     async def _on_heartbeat(self, message: Msg) -> None:
         try:
             heartbeat, now_ms = self._decode_heartbeat(message.data), self._now_ms()
-            self._board.heartbeat(heartbeat, now_ms)
+            self._board.heartbeat(heartbeat, now_ms, self.clock.now_ms())
             self.rates.heard(heartbeat, now_ms)
         except msgspec.MsgspecError as error:
             self._note_unreadable(message.subject, error)

@@ -2,7 +2,7 @@
 
 Pure: messages and `now_ms` (of one monotonic clock) come in, rows to show and questions to the
 owner come out; no NATS, no asyncio, no clock. The race between fetching the state and following
-its changes is settled here, by four rules:
+its changes is settled here, by five rules:
 
 1. Changes are followed before the state is asked for, and kept until they can be applied.
 2. A patch is applied only where it is next: same epoch, `seq` + 1. One further on is kept aside;
@@ -12,6 +12,9 @@ its changes is settled here, by four rules:
 4. NATS keeps the order of one publisher, but heartbeats and patches are two subscriptions here, so
    a heartbeat may overtake patches that are already in this process. One that is ahead counts as
    a hole only if the patches have not come within SETTLE_MS.
+
+5. How old the numbers are is reckoned from when the owner said that they were its newest, not from
+   when that arrived (`lateness`): what waited in a queue is stale however soon its successor comes.
 
 So (epoch, seq) and `next_offset` never go back, and end where the owner's are however many
 messages were lost, repeated or reordered on the way.
@@ -26,6 +29,7 @@ import msgspec
 
 from aggregator import metrics
 from aggregator.contracts.stats import Heartbeat, ResyncChunk, ResyncRequest, TokenStats
+from api.board.lateness import Lateness
 
 SETTLE_MS: Final = 200
 ANSWER_TIMEOUT_MS: Final = 2_000
@@ -96,6 +100,7 @@ class Partition:
         self.as_of: int | None = None
         self.heartbeat: Heartbeat | None = None
         self.heard_at: int | None = None
+        self.late_ms = 0
         self.asked: Answer | None = None
         self._rows = rows
         self._stale_after_ms = stale_after_ms
@@ -107,6 +112,7 @@ class Partition:
         self._unheard = True
         self._from_saved = False
         self._fresh_at: int | None = None
+        self._lateness = Lateness()
         self._due_at: int | None = None
         self._failures = 0
         self._not_before = 0
@@ -130,8 +136,17 @@ class Partition:
         """No heartbeat for longer than the limit, or never one."""
         return self.heard_at is None or now_ms - self.heard_at > self._stale_after_ms
 
+    def age_ms(self, now_ms: int) -> int | None:
+        """How long ago the owner made its newest heartbeat; None before the first."""
+        return None if self.heard_at is None else now_ms - self.heard_at + self.late_ms
+
+    def late(self, now_ms: int) -> bool:
+        """The owner is heard, but what it says was too old when it arrived."""
+        age = self.age_ms(now_ms)
+        return age is not None and age > self._stale_after_ms and not self.silent(now_ms)
+
     def stale(self, now_ms: int) -> bool:
-        """What is shown may be old: the owner is silent, not live, or ahead for too long."""
+        """What is shown may be old: the owner is silent, late, not live, or ahead for too long."""
         if self._fresh_at is None or now_ms - self._fresh_at > self._stale_after_ms:
             return True
         return self.heartbeat is not None and self.heartbeat.state != "live"
@@ -156,8 +171,8 @@ class Partition:
             metrics.BOARD_GAPS.inc()
         self._due_at = now_ms
 
-    def beat(self, heartbeat: Heartbeat, now_ms: int) -> None:
-        """The owner's word of how far it is."""
+    def beat(self, heartbeat: Heartbeat, now_ms: int, wall_ms: int | None = None) -> None:
+        """The owner's word of how far it is; `wall_ms` is this node's time of day."""
         before = self.heartbeat
         if not self._of_newest_epoch(heartbeat.epoch, now_ms):
             return
@@ -174,6 +189,7 @@ class Partition:
         self._unheard = False
         self.heartbeat = heartbeat
         self.heard_at = now_ms
+        self.late_ms = self._lateness.heard(heartbeat.as_of, now_ms, wall_ms)
         self._target = max(self._target, heartbeat.seq)
         if not self.in_sync and self._due_at is None:
             self._due_at = now_ms + SETTLE_MS
@@ -219,8 +235,6 @@ class Partition:
             self._reload = self._from_saved = False
             self._target = max(self._target, chunk.seq)
             self._apply_aside()
-            if self.in_sync and chunk.state == "live":
-                self._fresh_at = now_ms
             self._note_if_in_sync()
         else:
             self._back_off(now_ms)
@@ -257,6 +271,7 @@ class Partition:
             return False
         self._newest_epoch = epoch
         self._target = 0
+        self._lateness = Lateness()
         self._aside.clear()
         self._due_at = now_ms
         return True
@@ -310,8 +325,9 @@ class Partition:
             self.as_of = max(self.as_of or 0, beat.as_of)
         if beat.state != "live":
             return
-        if self._fresh_at is None or heard > self._fresh_at:
-            self._fresh_at = heard
+        said = heard - self.late_ms
+        if self._fresh_at is None or said > self._fresh_at:
+            self._fresh_at = said
 
     def _back_off(self, now_ms: int) -> None:
         pause = min(LONGEST_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** min(self._failures, 10))

@@ -87,6 +87,7 @@ _PARTITION = PartitionStatus(
     lag=0,
     watermark=_AS_OF - 250,
     age_ms=412,
+    late_ms=3,
     degraded=[],
     owner="aggregator-1:17",
     version="0.1.0",

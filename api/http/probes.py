@@ -52,6 +52,8 @@ def readiness_of(parts: Services) -> Readiness:
     degraded += parts.feed.archives.faults(parts.now_ms())
     if parts.history.fault is not None:
         degraded.append(f"the archive does not answer: {parts.history.fault}")
+    if parts.feed.clock.fault is not None:
+        degraded.append(parts.feed.clock.fault)
     if parts.feed.unreadable:
         degraded.append(f"{parts.feed.unreadable} messages from NATS could not be read")
     return Readiness(not reasons, reasons, degraded, partitions)
@@ -69,6 +71,11 @@ def _reasons(status: PartitionStatus) -> list[str]:
     elif status.state in {"silent", "unknown"}:
         age = "ever" if status.age_ms is None else f"for {status.age_ms / 1000:.1f} s"
         reasons.append(f"{name} is stale: no heartbeat {age}")
+    elif status.state == "late":
+        reasons.append(
+            f"{name} is stale: its owner's heartbeats are {(status.late_ms or 0) / 1000:.1f} s old "
+            "when they arrive (something between queues, or the clocks of the hosts differ)"
+        )
     elif status.stale and status.hydrated:
         reasons.append(f"{name} is stale: behind its owner")
     if not status.hydrated:

@@ -75,6 +75,7 @@ def _observe(parts: Services) -> None:
     now_ms = parts.now_ms()
     metrics.BOARD_TOKENS.set(len(parts.board.rows))
     metrics.BOARD_STALE.set(len(list(parts.board.stale_partitions(now_ms))))
+    metrics.BOARD_LATE.set(parts.board.late_ms() / 1000)
     as_of = parts.board.as_of()
     if as_of is not None:
         metrics.BOARD_AGE.set(max(0.0, parts.now_s() - as_of / 1000))

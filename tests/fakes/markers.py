@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from aggregator.contracts.batch import MARKER_BYTES
 from aggregator.contracts.verdict import Verdict
 from aggregator.stores.redis.markers import NewIncarnation
 
@@ -31,9 +32,12 @@ class MemoryMarkers:
         """Nothing to give back."""
 
     def send(
-        self, partition: int, offsets: Sequence[int], markers: Sequence[bytes], kinds: str
+        self, partition: int, offsets: Sequence[int], markers: Sequence[bytes] | bytes, kinds: str
     ) -> None:
         """See `Markers`."""
+        if isinstance(markers, bytes):
+            places = range(0, len(markers), MARKER_BYTES)
+            markers = [markers[place : place + MARKER_BYTES] for place in places]
         records = zip(markers, offsets, kinds, strict=True)
         self._asked = (
             self._bound,
@@ -47,7 +51,7 @@ class MemoryMarkers:
         return "".join([self._decide(*record) for record in records])
 
     def claim(
-        self, partition: int, offsets: Sequence[int], markers: Sequence[bytes], kinds: str
+        self, partition: int, offsets: Sequence[int], markers: Sequence[bytes] | bytes, kinds: str
     ) -> str:
         """See `Markers`."""
         self.send(partition, offsets, markers, kinds)

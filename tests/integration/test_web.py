@@ -36,7 +36,7 @@ from infra.embedded.nats import Nats
 from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
 from tests.migrated import migrated_database
-from tests.unit.api.samples import Owner
+from tests.unit.api.samples import AS_OF, Owner
 
 pytestmark = pytest.mark.engines
 
@@ -178,7 +178,9 @@ class LiveOwner:
     async def speak(self) -> None:
         while True:
             if self.speaks and self._client.is_connected:
-                beat = msgspec.json.encode(self.owner.heartbeat())
+                beat = msgspec.json.encode(
+                    self.owner.heartbeat(time.time_ns() // 1_000_000 - AS_OF)
+                )
                 await self._client.publish(heartbeat_subject(self.owner.partition), beat)
                 self.spoke_at = time.monotonic()
             await asyncio.sleep(HEARTBEAT_S)
@@ -189,11 +191,13 @@ async def _ignore(_: Exception) -> None:
 
 
 @contextlib.asynccontextmanager
-async def live_owner(nats_url: str, owner: Owner) -> AsyncIterator[LiveOwner]:
+async def live_owner(
+    nats_url: str, owner: Owner, kind: type[LiveOwner] = LiveOwner
+) -> AsyncIterator[LiveOwner]:
     client = await nats.connect(
         nats_url, max_reconnect_attempts=-1, reconnect_time_wait=0.1, error_cb=_ignore
     )
-    live = LiveOwner(client, owner)
+    live = kind(client, owner)
     await client.subscribe(resync_subject(owner.partition), cb=live.on_resync)
     await client.flush()
     speaking = asyncio.create_task(live.speak())

@@ -143,7 +143,7 @@ class Overview(msgspec.Struct, frozen=True):
 
 
 class Partition(msgspec.Struct, frozen=True, gc=False):
-    """How fresh one partition of the log is; `age_ms` since its owner was heard."""
+    """How fresh one partition of the log is; `age_ms` is how old its owner's last word is."""
 
     partition: int
     state: str

@@ -15,6 +15,7 @@ from api.services import Services, build
 from tests.unit.api.samples import AS_OF, Owner, row, window
 
 NOW_S = 1_700_000_000
+STARTED_AT = 1_000
 IBC = "cosmos:ibc/27394FB092D2ECCD56123C74F36E4C1F"
 
 
@@ -22,7 +23,7 @@ class Site:
     """A web node whose clock stands, with a board of two partitions, and a client of it."""
 
     def __init__(self, directory: Path, **settings: str) -> None:
-        self.now_ms = 1_000
+        self.now_ms = STARTED_AT
         self.directory = directory
         self._key = ensure_keys(directory)
         config = load({"JWT_PUBLIC_KEY_FILE": str(directory / "public.pem"), **settings})
@@ -48,7 +49,8 @@ class Site:
 
     def hydrate(self, *owners: Owner) -> None:
         for owner in owners:
-            self.board.heartbeat(owner.heartbeat(), self.now_ms)
+            made_at = self.now_ms - STARTED_AT + owner.seq
+            self.board.heartbeat(owner.heartbeat(made_at), self.now_ms)
         for ask in self.board.due(self.now_ms):
             for chunk in owners[ask.partition].answer(ask.request):
                 self.board.answer(ask.request_id, chunk, self.now_ms)

@@ -118,7 +118,8 @@ class Owner:
         self.rows[token_id] = patch
         return patch
 
-    def heartbeat(self) -> Heartbeat:
+    def heartbeat(self, made_at: int | None = None) -> Heartbeat:
+        """A heartbeat made so many ms after AS_OF; without, after as many ms as patches."""
         return Heartbeat(
             partition=self.partition,
             partitions=self.partitions,
@@ -127,7 +128,7 @@ class Owner:
             next_offset=self.next_offset,
             target_offset=self.next_offset + 5,
             state=self.state,
-            as_of=AS_OF + self.seq,
+            as_of=AS_OF + (self.seq if made_at is None else made_at),
             watermark=AS_OF,
             lag=3,
             degraded=self.degraded,

@@ -30,7 +30,7 @@ class Node:
         self.now = 1_000
 
     def beat(self, owner: Owner) -> None:
-        self.board.heartbeat(owner.heartbeat(), self.now)
+        self.board.heartbeat(owner.heartbeat(self.now), self.now)
 
     def patch(self, *patches: TokenStats) -> None:
         for each in patches:

@@ -37,11 +37,11 @@ class BoardFollowsOwner(RuleBasedStateMachine):
     def zombie_trades(self, token: str, which: int) -> None:
         if self.zombies:
             zombie = self.zombies[which % len(self.zombies)]
-            self.wire += [zombie.trade(token), zombie.heartbeat()]
+            self.wire += [zombie.trade(token), zombie.heartbeat(self.now)]
 
     @rule()
     def heartbeat(self) -> None:
-        self.wire.append(self.owner.heartbeat())
+        self.wire.append(self.owner.heartbeat(self.now))
 
     @rule(behind=st.integers(0, 4), rebuilds=st.booleans(), forgets=st.booleans())
     def new_owner(self, behind: int, rebuilds: bool, forgets: bool) -> None:
@@ -89,7 +89,7 @@ class BoardFollowsOwner(RuleBasedStateMachine):
     @rule()
     def a_quiet_second(self) -> None:
         """What mostly happens: all that is on the way arrives, a question is put and answered."""
-        self.wire.append(self.owner.heartbeat())
+        self.wire.append(self.owner.heartbeat(self.now))
         for _ in range(4):
             self.deliver_all()
             self.now += 250
@@ -125,7 +125,7 @@ class BoardFollowsOwner(RuleBasedStateMachine):
         self.wire.clear()
         for _ in range(100):
             self.now += 250
-            self.board.heartbeat(self.owner.heartbeat(), self.now)
+            self.board.heartbeat(self.owner.heartbeat(self.now), self.now)
             self.ask()
             self.deliver_all()
             self.nothing_goes_back()

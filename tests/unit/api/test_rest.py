@@ -163,7 +163,7 @@ async def test_staleness_shows_and_changes_the_etag(site: Site) -> None:
     fresh = await site.get(path)
     assert body(fresh)["stale"] is False
     site.now_ms += 3_001
-    site.board.heartbeat(owners[1].heartbeat(), site.now_ms)
+    site.board.heartbeat(owners[1].heartbeat(site.now_ms), site.now_ms)
     stale = await site.get(path, **{"If-None-Match": fresh.headers["ETag"]})
     assert stale.status_code == 200
     assert body(stale)["stale"] is True

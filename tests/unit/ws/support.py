@@ -143,7 +143,7 @@ class Node:
 
     def beat(self) -> None:
         """A heartbeat of the owner, and the answers to what the board asks after it."""
-        self.board.heartbeat(self.owner.heartbeat(), self.now)
+        self.board.heartbeat(self.owner.heartbeat(self.now), self.now)
         for ask in self.board.due(self.now):
             for chunk in self.owner.answer(ask.request):
                 self.board.answer(ask.request_id, chunk, self.now)

@@ -113,7 +113,7 @@ class Play:
             self.node.board.patch(late, self.node.now)
 
     async def on_beat(self) -> None:
-        self.node.board.heartbeat(self.owner.heartbeat(), self.node.now)
+        self.node.board.heartbeat(self.owner.heartbeat(self.node.now), self.node.now)
 
     async def on_ask(self) -> None:
         for ask in self.node.board.due(self.node.now):

@@ -71,7 +71,10 @@ function sentence(phase, status) {
   const rebuilding = old.filter((each) => each.state === "rebuilding");
   const all = old.length === status.partitions.length;
   const which = all ? "every partition" : `partition ${old.map((each) => each.partition).join(", ")}`;
-  return rebuilding.length === old.length
-    ? `The aggregator is catching up (${which}); until then the numbers shown are old.`
+  if (rebuilding.length === old.length) {
+    return `The aggregator is catching up (${which}); until then the numbers shown are old.`;
+  }
+  return old.every((each) => each.state === "late")
+    ? `The numbers arrive late (${which}); they are old and are shown grey.`
     : `The aggregator is silent (${which}); its numbers stand still and are shown grey.`;
 }
