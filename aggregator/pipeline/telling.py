@@ -68,8 +68,10 @@ class Telling:
             if owner is not None and owner.live:
                 # What the answer counts is told first.
                 self._trades(owner)
-                n, candles = owner.history(question.token_id)
-                self._publisher.answer_history(question, owner.epoch, n, candles)
+                n, from_ms, candles = owner.history(question.token_id, question.minutes)
+                self._publisher.answer_history(question, owner.epoch, n, from_ms, candles)
+            else:
+                self._publisher.refuse_history(question)
 
     def heartbeats(
         self,

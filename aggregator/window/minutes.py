@@ -33,11 +33,12 @@ _SHOWN: Final = [
 ]
 
 
-def minute_rows(columns: Columns, token: int) -> Array:
-    """A copy of the rows of a token's minutes, the oldest first."""
+def minute_rows(columns: Columns, token: int, since_minute: int = 0) -> Array:
+    """A copy of the rows of a token's minutes from `since_minute` on, the oldest first."""
     places = np.empty(len(columns.row_heads), np.int64)
     used = kernels.rows_of_token(columns, token, places)
-    return columns.rows[places[:used]]
+    first = int(np.searchsorted(columns.rows["minute"][places[:used]], since_minute))
+    return columns.rows[places[first:used]]
 
 
 class TokenMinutes(NamedTuple):

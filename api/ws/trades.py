@@ -64,6 +64,8 @@ class TradesSource(Source):
         if state.stream.live and not ahead:
             return self._start(topic, connection, resume)
         state.waiting[connection] = resume
+        if connection.claims is not None:
+            self._streams.wait(topic.subject, connection.claims.subject)
         if ahead:
             # Another node was faster than this one, or the counting began again.
             self._streams.doubt(topic.subject)

@@ -89,7 +89,7 @@ def test_a_history_counts_the_trades_up_to_its_n() -> None:
     one = owner()
     one.go_live()
     read(one, 0, 1, 2)
-    n, candles = one.history("ethereum:A")
+    n, from_ms, candles = one.history("ethereum:A", 2_880)
     read(one, 3)
     assert [candle.trades for candle in candles()] == [3]
     (first, second) = one.take_trades()
