@@ -6,7 +6,7 @@ client that gets only the newest of several updates misses none.
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
@@ -17,7 +17,7 @@ from api.ws.hub import Hub
 from api.ws.protocol import FLUSH_MS, INTERVALS, Message, Resume, write
 from api.ws.stream import Step, TokenStream
 from api.ws.streams import Streams
-from api.ws.topic import Source, Topic, TopicKey
+from api.ws.topic import COST_QUESTION, COST_SUBSCRIBE, Source, Topic, TopicKey
 
 SNAPSHOT_CANDLES: Final = 300
 
@@ -60,6 +60,12 @@ class CandlesSource(Source):
         self._hub = hub
         self._dirty: dict[Topic, None] = {}
         streams.listen(self)
+
+    def cost(self, subject: Any) -> int:
+        """More where the owner must be asked."""
+        token_id, interval = subject
+        ready = self._streams.ready(token_id, minutes_of(interval))
+        return COST_SUBSCRIBE if ready else COST_QUESTION
 
     def opened(self, topic: Topic) -> None:
         """Hold the token's stream."""
