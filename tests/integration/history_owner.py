@@ -77,6 +77,16 @@ class Market:
         self.owner.apply(placed, "C" * len(chosen))
 
 
+def compile_engine() -> None:
+    """Have every loop compiled before the clock runs: on a fresh checkout that takes a minute."""
+    market = Market(0, 1, ["A", "B"], 2)
+    market.owner.advance(now_ms())
+    market.owner.go_live()
+    market.trade(now_ms())
+    market.owner.take_patches()
+    market.owner.windows.minutes("ethereum:A")
+
+
 def heartbeat(owner: PartitionOwner) -> Heartbeat:
     return owner.heartbeat(
         partitions=PARTITIONS, now_ms=now_ms(), end=owner.next_offset, degraded=[], stalled=False
@@ -87,6 +97,7 @@ def main(url: str, epoch: int, tokens: int, minutes: int) -> None:
     names = [[f"T{p}-{n}" for n in range(tokens // PARTITIONS)] for p in range(PARTITIONS)]
     markets = [Market(p, epoch, names[p], minutes) for p in range(PARTITIONS)]
     owners = {market.owner.partition: market.owner for market in markets}
+    compile_engine()
     print("ready", flush=True)
     sys.stdin.readline()
     publisher = Publisher(url)
