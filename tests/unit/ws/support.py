@@ -71,7 +71,7 @@ class Client:
             verify=node.verify,
             charge=node.charge,
             charge_subject=node.charge_subject,
-            limits_of=lambda subject: node.subjects.get(subject, SUBJECT),
+            limits_of=node.limits_of,
             hides=node.hidden.__contains__,
             windows=["5m", "1h", "24h"],
             leeway_ms=10_000,
@@ -158,11 +158,14 @@ class Node:
         """Takes the cost of subscriptions from the subject's bucket, by the real arithmetic."""
         assert subject is not None
         self.charged[subject] = self.charged.get(subject, 0) + cost
-        rate = self.subjects.get(subject, SUBJECT)
+        rate = self.limits_of(subject)
         answer = self._buckets.take([subject], [Rate(rate.rate_per_s, rate.burst)], cost)
         passed = bool(answer[0])
         self.charged[subject] -= 0 if passed else cost
         return Decision(passed, rate.burst, answer[2], 1, 0 if passed else 1, local=True)
+
+    def limits_of(self, subject: str) -> SubjectLimits:
+        return self.subjects.get(subject, SUBJECT)
 
     async def sleep(self, seconds: float) -> None:
         self.run(max(10, int(seconds * 1_000)))
