@@ -124,13 +124,13 @@ PUBSUB_BACKLOG = Gauge(
     "Bytes that wait for the publisher's thread; at its bound patches and trades are dropped.",
 )
 HISTORY_QUESTIONS = Counter(
-    "swaps_history_questions_total",
+    "swaps_pubsub_questions_total",
     "Web nodes' questions for a token's history, by outcome; `expired` or `refused` that rise mean "
     "more questions than this owner can answer in time.",
     ["outcome"],
 )
 HISTORY_SECONDS = Histogram(
-    "swaps_history_render_seconds",
+    "swaps_pubsub_render_seconds",
     "Time to render one answer; answers wait for each other, so far above 0.1 few are in time.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1),
 )

@@ -1,4 +1,4 @@
-"""One subject's ten sockets that ask for as much as they can and read nothing: memory is bounded."""
+"""Ten sockets of one subject ask for as much as they can and read nothing: memory is bounded."""
 
 from __future__ import annotations
 

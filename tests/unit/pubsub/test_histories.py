@@ -22,7 +22,7 @@ class Desk:
 
 
 def outcome(name: str) -> float:
-    value = REGISTRY.get_sample_value("swaps_history_questions_total", {"outcome": name})
+    value = REGISTRY.get_sample_value("swaps_pubsub_questions_total", {"outcome": name})
     return value or 0.0
 
 
