@@ -129,6 +129,33 @@ PUBSUB_DROPPED = Counter(
     "Patches that NATS could not take; web nodes notice the hole and ask again.",
     ["partition"],
 )
+PUBSUB_TRADES_DROPPED = Counter(
+    "swaps_pubsub_trades_dropped_total",
+    "Trades that were not sent to NATS; web nodes ask the owner for them, a steady rise means that "
+    "NATS or the publisher cannot keep up.",
+    ["partition"],
+)
+PUBSUB_SHORTENED = Counter(
+    "swaps_pubsub_shortened_total",
+    "Messages above NATS's max_payload: a batch of trades is split, an answer loses its oldest "
+    "minutes or trades; a rise of `history` means candles that begin late.",
+    ["kind"],
+)
+PUBSUB_BACKLOG = Gauge(
+    "swaps_pubsub_backlog_bytes",
+    "Bytes that wait for the publisher's thread; at its bound patches and trades are dropped.",
+)
+HISTORY_QUESTIONS = Counter(
+    "swaps_pubsub_questions_total",
+    "Web nodes' questions for a token's history, by outcome; `expired` or `refused` that rise mean "
+    "more questions than this owner can answer in time.",
+    ["outcome"],
+)
+HISTORY_SECONDS = Histogram(
+    "swaps_pubsub_render_seconds",
+    "Time to render one answer; answers wait for each other, so far above 0.1 few are in time.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1),
+)
 ARCHIVE_ROWS = Counter(
     "swaps_archive_rows_total",
     "Rows inserted into ClickHouse; flat while swaps come in means that the archive stands still.",
@@ -305,6 +332,17 @@ WS_TICK_SECONDS = Histogram(
     "swaps_ws_tick_seconds",
     "Time of one round of the hub (100 a second); above 0.01 it falls behind.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1),
+)
+WS_QUESTIONS = Counter(
+    "swaps_ws_questions_total",
+    "Questions to owners for a token's history, by outcome; `timeout` that rises means owners that "
+    "cannot keep up, `unavailable` partitions without an owner.",
+    ["outcome"],
+)
+WS_STREAM_BYTES = Gauge(
+    "swaps_ws_stream_bytes",
+    "Estimated memory of the trades and candles that this node holds; near the limits of the "
+    "process it takes fewer tokens for a node.",
 )
 WS_FAULTS = Counter(
     "swaps_ws_faults_total",

@@ -6,6 +6,8 @@ Amounts, USD and prices are decimal strings, times are ms since the epoch, unkno
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 
@@ -66,16 +68,29 @@ class CandleRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
     closed_at: tuple[int, int] | None = None
 
 
+HISTORY_MINUTES: Final = 2_880
+"""Most minutes of one answer: 48 h."""
+
+
 class HistoryRequest(msgspec.Struct, frozen=True):
-    """A web node's question on `swaps.history.<partition>`."""
+    """A web node's question on `swaps.history.<partition>`.
+
+    `minutes` is how many of the token's newest minutes the node needs, 0 for trades alone.
+    `patience_ms` is how long the node waits: the owner does not answer after that.
+    """
 
     token_id: str
+    minutes: int = HISTORY_MINUTES
+    patience_ms: int = 2_000
 
 
 class TokenHistory(msgspec.Struct, frozen=True):
-    """The owner's answer: the token's minutes (oldest first, up to 48 h) and last trades.
+    """The owner's answer: the token's minutes (oldest first) and last trades.
 
-    All of it counts exactly the trades up to `n`, which is 0 for a token without any.
+    All of it counts exactly the trades up to `n`, which is 0 for a token without any. The minutes
+    are complete from `from_ms` on, which is later than the request asks for where the owner holds
+    less, or where the answer would exceed the largest message that NATS takes (`shortened`; then
+    the oldest trades are missing too). An owner of an earlier version sends no `from_ms`.
     """
 
     token_id: str
@@ -84,3 +99,5 @@ class TokenHistory(msgspec.Struct, frozen=True):
     n: int
     candles: list[CandleRow]
     trades: list[Trade]
+    from_ms: int | None = None
+    shortened: bool = False

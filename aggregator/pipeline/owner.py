@@ -23,7 +23,7 @@ from aggregator.ingest.log import LogExtent
 from aggregator.pubsub.resync import Patch
 from aggregator.stores.redis.snapshots import Snapshot, SnapshotHeader
 from aggregator.version import VERSION
-from aggregator.window.bucket import minute_of
+from aggregator.window.bucket import MINUTE_MS, minute_of
 from aggregator.window.columnar import ColumnarWindows
 from aggregator.window.minutes import candles_of
 from aggregator.window.saving import EngineSnapshot
@@ -162,10 +162,18 @@ class PartitionOwner:
         applied, self._applied = self._applied, []
         return applied
 
-    def history(self, token_id: str) -> tuple[int, Callable[[], list[CandleRow]]]:
-        """The `n` of a token's last trade, and what makes its minutes, on any thread."""
-        minutes = self.windows.minutes(token_id)
-        return minutes.n, partial(candles_of, minutes)
+    def history(
+        self, token_id: str, minutes: int
+    ) -> tuple[int, int, Callable[[], list[CandleRow]]]:
+        """The `n` of a token's last trade, and its newest minutes.
+
+        They are complete since the returned instant in ms; the function renders them, on any
+        thread. No minute's rows are copied where `minutes` is 0.
+        """
+        newest = minute_of(self.windows.now_ms)
+        since = max(newest - minutes + 1, self.windows.first_minute)
+        found = self.windows.minutes(token_id, since)
+        return found.n, since * MINUTE_MS, partial(candles_of, found) if minutes else list
 
     def behind_ms(self, now_ms: int) -> int:
         """How long ago the newest record that was read was put in the log; 0 before the first."""

@@ -69,8 +69,10 @@ class Telling:
             if owner is not None and owner.live:
                 # What the answer counts is told first.
                 self._trades(owner)
-                n, candles = owner.history(question.token_id)
-                self._publisher.answer_history(question, owner.epoch, n, candles)
+                n, from_ms, candles = owner.history(question.token_id, question.minutes)
+                self._publisher.answer_history(question, owner.epoch, n, from_ms, candles)
+            else:
+                self._publisher.refuse_history(question)
 
     def heartbeats(
         self,
@@ -85,7 +87,8 @@ class Telling:
     ) -> None:
         """How far each partition is, and what is wrong, to web nodes, metrics and probes.
 
-        `stalled` is of all partitions; one that the client cannot read is stalled by itself. `monotonic_ms` is of the clock that `saved_at_ms` of the owners is of.
+        `stalled` holds for all partitions; one that the client cannot read is stalled on its own.
+        `monotonic_ms` is a reading of the clock that the owners' `saved_at_ms` come from.
         """
         reasons = [*degraded] if stalled else []
         notes = [] if stalled else [*degraded]

@@ -162,14 +162,22 @@ class ColumnarWindows:
         applied, self._applied = self._applied, []
         return applied
 
-    def minutes(self, token_id: str) -> TokenMinutes:
-        """A token's minutes, with the swaps of minutes to come; none of a token not held."""
+    @property
+    def first_minute(self) -> int:
+        """The oldest minute that is held."""
+        return self._minute - 2 * self._longest + 1
+
+    def minutes(self, token_id: str, since_minute: int = 0) -> TokenMinutes:
+        """A token's minutes from `since_minute` on, with the swaps of minutes to come.
+
+        A token that is not held has none.
+        """
         token = self._index.get(token_id)
         if token is None:
             return TokenMinutes(0, self._columns.rows[:0], [])
         return TokenMinutes(
             n=int(self._columns.tokens["trades"][token]),
-            rows=minute_rows(self._columns, token),
+            rows=minute_rows(self._columns, token, since_minute),
             held=[held for held in self._held if held.swap.token_id == token_id],
         )
 

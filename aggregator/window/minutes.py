@@ -33,11 +33,12 @@ _SHOWN: Final = [
 ]
 
 
-def minute_rows(columns: Columns, token: int) -> Array:
-    """A copy of the rows of a token's minutes, the oldest first."""
+def minute_rows(columns: Columns, token: int, since_minute: int = 0) -> Array:
+    """A copy of the rows of a token's minutes from `since_minute` on, the oldest first."""
     places = np.empty(len(columns.row_heads), np.int64)
     used = kernels.rows_of_token(columns, token, places)
-    return columns.rows[places[:used]]
+    first = int(np.searchsorted(columns.rows["minute"][places[:used]], since_minute))
+    return columns.rows[places[first:used]]
 
 
 class TokenMinutes(NamedTuple):
@@ -93,6 +94,9 @@ def _candles_of_rows(rows: Array) -> list[CandleRow]:
     for row in rows[_SHOWN].tolist():
         minute, trades, points, *prices, volume0, volume1 = row[:9]
         open_at, open_offset, close_at, close_offset = row[-4:]
+        amount = 0
+        for limb in row[8 + LIMBS : 8 : -1]:
+            amount = amount * _LIMB_BASE + limb
         opened, high, low, closed = map(decimal_text, prices) if points else (None,) * 4
         candles.append(
             CandleRow(
@@ -102,7 +106,7 @@ def _candles_of_rows(rows: Array) -> list[CandleRow]:
                 low=low,
                 close=closed,
                 volume_usd=usd_text(volume0 + _LIMB_BASE * volume1),
-                volume_token=token_text(sum(row[9 + n] * _LIMB_BASE**n for n in range(LIMBS))),
+                volume_token=token_text(amount),
                 trades=trades,
                 opened_at=(open_at, open_offset) if points else None,
                 closed_at=(close_at, close_offset) if points else None,

@@ -122,12 +122,16 @@ class RateLimiter:
             return None
         return f"rate limits are of this node alone: {self._link.fault}"
 
-    async def take(self, subject: str | None, ip: str, cost: int = 1) -> Decision:
-        """Take `cost` from the bucket of the address, and of the subject where there is one.
+    async def take(self, subject: str | None, ip: str | None, cost: int = 1) -> Decision:
+        """Take `cost` from the bucket of the address and of the subject, where given.
 
+        At least one must be.
         A cost above a bucket's burst counts as the burst: it passes when the bucket is full.
         """
-        keys, rates = [f"{RATE_PREFIX}ip:{ip}"], [self._ip_rate]
+        keys, rates = [], []
+        if ip is not None:
+            keys.append(f"{RATE_PREFIX}ip:{ip}")
+            rates.append(self._ip_rate)
         if subject is not None:
             # by its hash: a subject may be any text of any language
             digest = hashlib.blake2b(subject.encode(), digest_size=16).hexdigest()

@@ -14,10 +14,12 @@ import msgspec
 
 from aggregator.contracts.event import ATTOS_PER_TOKEN
 from aggregator.contracts.stats import token_text, usd_micros, usd_text, vwap_text
-from aggregator.contracts.trades import CandleRow, Trade
+from aggregator.contracts.trades import HISTORY_MINUTES, CandleRow, Trade
 
 MINUTE_MS: Final = 60_000
-HISTORY_MS: Final = 48 * 3_600_000
+HISTORY_MS: Final = HISTORY_MINUTES * MINUTE_MS
+ROW_BYTES: Final = 1_100
+"""Memory of one minute with its texts and places, measured."""
 # An update repeats what changed in this time, so that a client misses nothing when an update is
 # replaced by a newer one before it was sent.
 REPEATED_MS: Final = 30_000
@@ -51,14 +53,24 @@ class Candles:
         """Something could not be folded: `load` again."""
         self._rows: dict[int, CandleRow] = {}
         self._from_ms = 0
+        self._depth_ms = 0
         self._places: dict[int, tuple[Place, Place]] = {}
         self._changed_at: dict[int, int] = {}
 
-    def load(self, rows: Iterable[CandleRow], as_of: int) -> None:
-        """Take these minutes as the owner counts them; `as_of` is their instant."""
+    @property
+    def size(self) -> int:
+        """Estimated bytes of memory."""
+        return len(self._rows) * ROW_BYTES
+
+    def load(self, rows: Iterable[CandleRow], from_ms: int, depth_ms: int = HISTORY_MS) -> None:
+        """Take these minutes as the owner counts them; they are complete since `from_ms`.
+
+        What is older than `depth_ms` is dropped later, by `forget_before`.
+        """
         self.wrong = False
         self._rows = {row.minute_ms: row for row in rows}
-        self._from_ms = as_of - HISTORY_MS
+        self._from_ms = from_ms
+        self._depth_ms = depth_ms
         self._changed_at = {}
         self._places = {
             row.minute_ms: (row.opened_at, row.closed_at)
@@ -140,7 +152,7 @@ class Candles:
 
     def forget_before(self, as_of: int) -> None:
         """Let go of the minutes that are older than the history."""
-        self._from_ms = max(self._from_ms, as_of - HISTORY_MS)
+        self._from_ms = max(self._from_ms, as_of - self._depth_ms)
         for minute in [each for each in self._rows if each < self._from_ms]:
             del self._rows[minute]
             self._places.pop(minute, None)

@@ -113,6 +113,7 @@ def _session(connection: Connection, parts: Services, address: str) -> Session:
         parts.hub,
         verify=verify,
         charge=lambda subject, cost: parts.limiter.take(subject, address, cost),
+        charge_subject=lambda subject, cost: parts.limiter.take(subject, None, cost),
         limits_of=parts.access.limits,
         hides=parts.board.hides,
         windows=[name for name, _ in parts.config.windows],

@@ -22,7 +22,7 @@ import structlog
 
 from aggregator import metrics
 from api.security.jwt import Claims
-from api.ws.connection import Connection, Subscription
+from api.ws.connection import Account, Connection, Subscription
 from api.ws.limits import EXPIRY_NOTICE_MS, HEARTBEAT_MS, Limits
 from api.ws.protocol import FLUSH_MS, Close, Fault, Message, Resume, write
 from api.ws.tally import TALLY
@@ -63,7 +63,7 @@ class Hub:
         self._topics: dict[TopicKey, Topic] = {}
         self._slots: list[dict[Connection, None]] = [{} for _ in range(SLOTS)]
         self._slot_of: dict[Connection, int] = {}
-        self._subjects: dict[str, int] = {}
+        self._accounts: dict[str, Account] = {}
         self._next_slot = 0
         self._early: dict[Connection, None] = {}
         self._someone = asyncio.Event()
@@ -110,10 +110,12 @@ class Hub:
 
     def admit(self, connection: Connection, claims: Claims, most: int) -> bool:
         """Note whose socket it is; False where the subject has `most` already."""
-        count = self._subjects.get(claims.subject, 0)
-        if count >= most:
+        account = self._accounts.get(claims.subject) or Account()
+        if account.connections >= most:
             return False
-        self._subjects[claims.subject] = count + 1
+        account.connections += 1
+        self._accounts[claims.subject] = account
+        connection.join(account)
         connection.claims = claims
         return True
 
@@ -127,15 +129,21 @@ class Hub:
         for topic in list(connection.subscriptions):
             self.unsubscribe(connection, topic)
         if connection.claims is not None:
-            subject = connection.claims.subject
-            self._subjects[subject] -= 1
-            if not self._subjects[subject]:
-                del self._subjects[subject]
+            account, subject = connection.account, connection.claims.subject
+            # A socket that is gone may still be given messages: they count to nobody.
+            connection.join(Account())
+            account.connections -= 1
+            if not account.connections:
+                del self._accounts[subject]
         metrics.WS_CONNECTIONS.set(len(self._slot_of))
         if not self._slot_of:
             self._empty.set()
 
     # Subscriptions.
+
+    def cost(self, key: TopicKey) -> int:
+        """What a subscription to the topic takes from the client's rate."""
+        return self._sources[key.channel].cost(key.subject)
 
     def subscribe(
         self, connection: Connection, key: TopicKey, labels: dict[str, object], interval_ms: int

@@ -12,6 +12,8 @@ AUTH_WITHIN_MS: Final = 10_000
 EXPIRY_NOTICE_MS: Final = 60_000
 HEARTBEAT_MS: Final = 1_000
 BURST_S: Final = 2
+SUBJECT_QUEUES: Final = 4
+"""All outboxes of a subject together may hold as much as so many full ones."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -25,6 +27,7 @@ class Limits(msgspec.Struct, frozen=True):
     messages_per_s: int = 20
     message_bytes: int = 65_536
     queue_bytes: int = 1_048_576
+    subject_queue_bytes: int = 4 * 1_048_576
     slow_after_ms: int = 10_000
 
     @classmethod
@@ -36,6 +39,7 @@ class Limits(msgspec.Struct, frozen=True):
             messages_per_s=config.ws_messages_per_s,
             message_bytes=config.ws_message_bytes,
             queue_bytes=config.ws_queue_bytes,
+            subject_queue_bytes=SUBJECT_QUEUES * config.ws_queue_bytes,
             slow_after_ms=config.ws_slow_after_ms,
         )
 

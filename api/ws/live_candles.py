@@ -6,17 +6,18 @@ client that gets only the newest of several updates misses none.
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
-from api.ws.candles import Candle
+from aggregator.contracts.trades import HISTORY_MINUTES
+from api.ws.candles import MINUTE_MS, Candle
 from api.ws.connection import Connection
 from api.ws.hub import Hub
 from api.ws.protocol import FLUSH_MS, INTERVALS, Message, Resume, write
 from api.ws.stream import Step, TokenStream
 from api.ws.streams import Streams
-from api.ws.topic import Source, Topic, TopicKey
+from api.ws.topic import COST_QUESTION, COST_SUBSCRIBE, Source, Topic, TopicKey
 
 SNAPSHOT_CANDLES: Final = 300
 
@@ -33,8 +34,20 @@ class _State:
     def __init__(self, stream: TokenStream, interval: str) -> None:
         self.stream = stream
         self.interval = interval
+        self.minutes = minutes_of(interval)
         self.waiting: set[Connection] = set()
         self.reload = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether the stream has the minutes that the candles are made of."""
+        return self.stream.live and self.stream.minutes >= self.minutes
+
+
+def minutes_of(interval: str) -> int:
+    """How many minutes a snapshot of candles needs, with those of a candle that began before."""
+    minutes = INTERVALS[interval] // MINUTE_MS
+    return min((SNAPSHOT_CANDLES + 1) * minutes, HISTORY_MINUTES)
 
 
 class CandlesSource(Source):
@@ -48,15 +61,22 @@ class CandlesSource(Source):
         self._dirty: dict[Topic, None] = {}
         streams.listen(self)
 
+    def cost(self, subject: Any) -> int:
+        """More where the owner must be asked."""
+        token_id, interval = subject
+        ready = self._streams.ready(token_id, minutes_of(interval))
+        return COST_SUBSCRIBE if ready else COST_QUESTION
+
     def opened(self, topic: Topic) -> None:
         """Hold the token's stream."""
         token_id, interval = topic.subject
-        topic.state = _State(self._streams.hold(token_id), interval)
+        stream = self._streams.hold(token_id, minutes_of(interval))
+        topic.state = _State(stream, interval)
 
     def closed(self, topic: Topic) -> None:
         """Let the stream go."""
         self._dirty.pop(topic, None)
-        self._streams.release(topic.subject[0])
+        self._streams.release(topic.subject[0], topic.state.minutes)
 
     def left(self, topic: Topic, connection: Connection) -> None:
         """The subscriber waits no more."""
@@ -67,10 +87,12 @@ class CandlesSource(Source):
     ) -> bool:
         """The newest candles; later, where the owner must be asked first."""
         state: _State = topic.state
-        if state.stream.live:
+        if state.ready:
             connection.push(self._message(topic, "snapshot", self._newest(state)))
         else:
             state.waiting.add(connection)
+            if connection.claims is not None:
+                self._streams.wait(state.stream.token_id, connection.claims.subject)
         return True
 
     def tick(self, now_ms: int) -> None:
@@ -104,7 +126,7 @@ class CandlesSource(Source):
             return
         for interval in INTERVALS:
             topic = self._hub.topic(TopicKey(self.channel, (stream.token_id, interval)))
-            if topic is not None and stream.live:
+            if topic is not None and topic.state.ready:
                 topic.state.reload |= step.loaded
                 self._dirty[topic] = None
 

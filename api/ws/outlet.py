@@ -34,6 +34,12 @@ class Outlet(Protocol):
     def close(self, code: int, reason: str) -> None:
         """Send what was written, then a close frame; a client that takes neither is cut off."""
 
+    def pause_reading(self) -> None:
+        """Read nothing from the client, so that its requests wait in its own buffers."""
+
+    def resume_reading(self) -> None:
+        """Read from the client again."""
+
 
 def outlet_of(send: ASGISendCallable) -> Outlet:
     """The best outlet for the server that `send` belongs to; the socket must be accepted."""
@@ -70,6 +76,12 @@ class AsgiOutlet:
             event = {"type": "websocket.close", "code": code, "reason": reason}
             before, loop = self._sending, asyncio.get_running_loop()
             self._sending = loop.create_task(self._finish(before, event))
+
+    def pause_reading(self) -> None:
+        """The server bounds what waits for `receive`; ASGI has no call for it."""
+
+    def resume_reading(self) -> None:
+        """Nothing was paused."""
 
     async def _finish(self, before: asyncio.Task[None] | None, event: dict[str, Any]) -> None:
         if before is not None:
@@ -117,6 +129,15 @@ class DaphneOutlet:
     def stopProducing(self) -> None:
         """Twisted's IPushProducer: the connection is gone."""
         self.blocked = True
+
+    def pause_reading(self) -> None:
+        """Daphne's queue of requests has no bound: leave them in the socket."""
+        if self._protocol.state == self._protocol.STATE_OPEN:
+            self._transport.pauseProducing()
+
+    def resume_reading(self) -> None:
+        """Read from the client again; Twisted leaves one that is being closed as it is."""
+        self._transport.resumeProducing()
 
     def write(self, frame: bytes) -> None:
         """Write at once where nothing waits, else behind what waits."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from enum import IntEnum
-from typing import Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
 
@@ -16,7 +16,10 @@ from api.nearest import hint
 
 Channel = Literal["token_stats", "trades", "candles", "overview", "status"]
 Interval = Literal["1m", "5m", "15m", "1h", "4h", "1d"]
-RequestId = str | int | None
+MOST_REQ_ID: Final = 64
+_Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+RequestId = Annotated[str, msgspec.Meta(max_length=MOST_REQ_ID)] | _Int64 | None
+"""It comes back with every ack, one a token, so its length is bounded."""
 
 INTERVALS: Final[dict[str, int]] = {
     "1m": 60_000,

@@ -7,7 +7,10 @@ key has to be fetched.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -47,6 +50,10 @@ from api.ws.topic import TopicKey
 WS_CONNECT: Final = "ws:connect"
 STATS_READ: Final = "stats:read"
 MOST_OVERVIEW_TOKENS: Final = 100
+PORTION_COST: Final = 50
+PAID_WITHIN_S: Final = 20
+PAY_AGAIN_S: Final = 0.25
+LOOK_AGAIN_S: Final = 0.02
 # A token is refused with one of these where it was good once: the client needs another one.
 OUTDATED: Final = frozenset({"token_expired", "token_revoked"})
 AUTH_RETRY_MS: Final = 5_000
@@ -60,8 +67,10 @@ Charge = Callable[[str | None, int], Awaitable[Decision]]
 class Session:
     """One client's requests. `verify` raises TokenRefused; `now_s` is the wall clock.
 
-    `charge(subject, cost)` takes from the rates that REST has too, `limits_of(subject)` is what an
-    operator lets it have at this moment, `hides(token_id)` whether a token is not to be seen.
+    `charge(subject, cost)` takes from the rates that REST has too, those of the address and of the
+    subject; `charge_subject(subject, cost)` from that of the subject alone. `limits_of(subject)` is
+    what an operator lets it have at this moment, `hides(token_id)` whether a token is not to be
+    seen.
     """
 
     def __init__(
@@ -71,17 +80,21 @@ class Session:
         *,
         verify: Verify,
         charge: Charge,
+        charge_subject: Charge,
         limits_of: Callable[[str], SubjectLimits],
         hides: Callable[[str], bool],
         windows: list[str],
         leeway_ms: int,
         now_ms: Callable[[], int],
         now_s: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._connection = connection
         self._hub = hub
         self._verify = verify
         self._charge = charge
+        self._charge_subject = charge_subject
+        self._sleep = sleep
         self._limits_of = limits_of
         self._hides = hides
         self._windows = windows
@@ -157,10 +170,50 @@ class Session:
         decision = await self._charge(subject, cost)
         if decision.passed:
             return True
+        self._refuse_rate(decision)
+        return False
+
+    def _refuse_rate(self, decision: Decision) -> None:
         data = {"retry_after_ms": decision.retry_after_s * 1_000}
         text = f"too many requests: wait {decision.retry_after_s} s"
         self._connection.refuse("rate_limited", text, Close.LIMIT, self._now_ms(), data)
-        return False
+
+    async def _pays_in_time(self, subject: str, cost: int) -> bool:
+        """Whether the subject's rate lets the cost pass, which may take PAID_WITHIN_S.
+
+        Until then nothing is read from the client: a request for many tokens takes its time and is
+        not refused.
+        """
+        decision = await self._charge_subject(subject, cost)
+        if decision.passed:
+            return True
+        metrics.LIMITS_HIT.labels("ws_subscription_cost").inc()
+        until = self._now_ms() + PAID_WITHIN_S * 1_000
+        with self._not_reading():
+            while not decision.passed and self._connection.closing is None:
+                if self._now_ms() >= until:
+                    self._refuse_rate(decision)
+                    return False
+                await self._sleep(PAY_AGAIN_S)
+                decision = await self._charge_subject(subject, cost)
+        return self._connection.closing is None
+
+    async def _has_room(self) -> bool:
+        """Wait until the client has taken most of what it was given; False where it is closed."""
+        connection = self._connection
+        if connection.crowded:
+            with self._not_reading():
+                while connection.crowded and connection.closing is None:
+                    await self._sleep(LOOK_AGAIN_S)
+        return connection.closing is None
+
+    @contextlib.contextmanager
+    def _not_reading(self) -> Iterator[None]:
+        self._connection.pause_reading()
+        try:
+            yield
+        finally:
+            self._connection.resume_reading()
 
     async def receive(self, text: str | bytes) -> None:
         """Do what a client's message asks for."""
@@ -179,7 +232,7 @@ class Session:
         else:
             claims = connection.claims
             paid = await self._pays(claims.subject if claims is not None else None, COST_MESSAGE)
-            if not paid or connection.closing is not None:
+            if not paid or not await self._has_room():
                 return
             try:
                 await self._act(protocol.read(text))
@@ -194,7 +247,7 @@ class Session:
         elif self._connection.claims is None:
             self._error("unauthenticated", "show a token first: method auth", request.req_id)
         elif isinstance(request, Subscribe):
-            self._subscribe(request)
+            await self._subscribe(request)
         elif isinstance(request, Unsubscribe):
             self._unsubscribe(request)
         else:
@@ -261,7 +314,7 @@ class Session:
 
     # Subscriptions.
 
-    def _subscribe(self, request: Subscribe) -> None:
+    async def _subscribe(self, request: Subscribe) -> None:
         if not FLUSH_MS <= request.interval_ms <= LONGEST_INTERVAL_MS:
             raise RequestRefused(
                 "request_invalid",
@@ -270,19 +323,46 @@ class Session:
             )
         self._check_scope(request)
         resumes = _resumes(request)
-        for key, labels, wrong, asked in self._selected(request):
-            ack = _ack("subscribe", request, labels, asked)
-            fault = wrong or self._fault(key)
-            if fault is not None:
-                self._connection.say(msgspec.structs.replace(ack, error=fault))
-                continue
-            topic = self._hub.subscribe(self._connection, key, labels, request.interval_ms)
-            # The ack goes before what the subscription begins with.
-            resume = resumes.get(asked or labels.get("token", ""), resumes.get(""))
-            mark = self._connection.mark()
-            sent = self._hub.begin(self._connection, topic, resume)
-            resumed = resume is not None and not sent
-            self._connection.insert(mark, msgspec.structs.replace(ack, resumed=resumed))
+        claims = self._connection.claims
+        assert claims is not None
+        selected = deque(self._selected(request))
+        while selected:
+            # In portions, because a cost above the bucket's size would count as its size only.
+            portion: list[tuple[TopicKey, dict[str, Any], Fault | None, str | None]] = []
+            cost = 0
+            most = min(PORTION_COST, self._limits_of(claims.subject).burst)
+            while selected and (not portion or cost + self._hub.cost(selected[0][0]) <= most):
+                cost += self._hub.cost(selected[0][0])
+                portion.append(selected.popleft())
+            if not await self._pays_in_time(claims.subject, cost):
+                return
+            for key, labels, wrong, asked in portion:
+                if not await self._has_room():
+                    return
+                resume = resumes.get(asked or labels.get("token", ""), resumes.get(""))
+                ack = msgspec.structs.replace(
+                    _ack("subscribe", request, labels, asked), error=wrong
+                )
+                self._subscribe_one(request, key, labels, ack, resume)
+
+    def _subscribe_one(
+        self,
+        request: Subscribe,
+        key: TopicKey,
+        labels: dict[str, Any],
+        ack: Message,
+        resume: Resume | None,
+    ) -> None:
+        fault = ack.error or self._fault(key)
+        if fault is not None:
+            self._connection.say(msgspec.structs.replace(ack, error=fault))
+            return
+        topic = self._hub.subscribe(self._connection, key, labels, request.interval_ms)
+        # The ack goes before what the subscription begins with.
+        mark = self._connection.mark()
+        sent = self._hub.begin(self._connection, topic, resume)
+        resumed = resume is not None and not sent
+        self._connection.insert(mark, msgspec.structs.replace(ack, resumed=resumed))
 
     def _unsubscribe(self, request: Unsubscribe) -> None:
         for key, labels, _, asked in self._selected(request):

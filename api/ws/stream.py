@@ -13,11 +13,13 @@ from typing import Final
 import msgspec
 
 from aggregator.contracts.batch import TRADES_A_MINUTE
-from aggregator.contracts.trades import TokenHistory, Trade, TradeBatch
-from api.ws.candles import Candles
+from aggregator.contracts.trades import HISTORY_MINUTES, TokenHistory, Trade, TradeBatch
+from api.ws.candles import MINUTE_MS, Candles
 
 KEPT: Final = 200
 KEPT_ASIDE: Final = 2_000
+TRADE_BYTES: Final = 900
+"""Memory of one trade with its texts, measured."""
 
 
 class Gap(msgspec.Struct, frozen=True):
@@ -59,10 +61,13 @@ class TokenStream:
         self.n = 0
         self.live = False
         """A history has been taken at least once."""
+        self.minutes = 0
+        """How many of the newest minutes `candles` were asked for."""
         self.candles = Candles()
         self.newest_timestamp = 0
         """The newest event time of any trade that was taken."""
-        self._newest_epoch = 0
+        self.newest_epoch = 0
+        """The newest epoch that anything was received of."""
         self._hole = False
         self._doubted = False
         self._ring: deque[Trade] = deque(maxlen=KEPT)
@@ -78,9 +83,16 @@ class TokenStream:
         """The last trades, oldest first."""
         return list(self._ring)
 
+    @property
+    def size(self) -> int:
+        """Estimated bytes of memory."""
+        return self.candles.size + (len(self._ring) + len(self._aside)) * TRADE_BYTES
+
     def begin_empty(self) -> None:
         """There is no such token yet, so nobody can be asked: all that comes is new."""
         self.live = True
+        self.minutes = HISTORY_MINUTES
+        self.candles.load([], 0)
         self._hole = False
 
     def suspect(self) -> None:
@@ -94,11 +106,11 @@ class TokenStream:
     def batch(self, batch: TradeBatch, now_ms: int) -> Step:
         """What the owner published."""
         self.partition = batch.partition
-        if batch.epoch < self._newest_epoch:
+        if batch.epoch < self.newest_epoch:
             return Step()
-        if batch.epoch > self._newest_epoch:
+        if batch.epoch > self.newest_epoch:
             # A new owner may have begun to count again: only its history tells.
-            self._newest_epoch = batch.epoch
+            self.newest_epoch = batch.epoch
             self._aside.clear()
             self._hole = True
         fresh = []
@@ -111,22 +123,27 @@ class TokenStream:
                 fresh.append(trade)
         return Step(trades=fresh)
 
-    def history(self, history: TokenHistory, as_of: int, now_ms: int) -> Step:
-        """The owner's answer. One that is older than what is held changes nothing."""
-        if history.epoch < self._newest_epoch:
+    def history(
+        self, history: TokenHistory, as_of: int, now_ms: int, minutes: int = HISTORY_MINUTES
+    ) -> Step:
+        """The owner's answer to a question for `minutes`.
+
+        One that is older than what is held changes nothing. `as_of` is the instant of the board.
+        """
+        if history.epoch < self.newest_epoch:
             return Step()
         restarted = self.live and self._began_again(history)
         if not restarted and history.n < self.n and history.epoch > self.epoch:
             # A new owner that is behind what was shown: ask again when it has caught up.
-            self._newest_epoch = history.epoch
+            self.newest_epoch = history.epoch
             return Step()
-        if history.epoch > self._newest_epoch:
+        if history.epoch > self.newest_epoch:
             self._aside.clear()
         if self.live and self.n == 0 and history.n > 0:
             # There was no trade before, so all of them are new, whatever they are counted from.
             self.n = _before_the_first(history.n)
         self.partition = history.partition
-        self.epoch = self._newest_epoch = history.epoch
+        self.epoch = self.newest_epoch = history.epoch
         if not self.live or restarted:
             gap = Gap(self.n + 1, None, True) if restarted else None
             self._restart(history)
@@ -134,6 +151,7 @@ class TokenStream:
         else:
             gap, trades = self._continue(history)
         self.live, self._hole, self._doubted = True, False, False
+        self.minutes = minutes
         self._reload_candles(history, as_of, now_ms)
         trades += self._take_aside(now_ms)
         return Step(gap, trades, loaded=True)
@@ -185,10 +203,14 @@ class TokenStream:
         return gap, newer
 
     def _reload_candles(self, history: TokenHistory, as_of: int, now_ms: int) -> None:
-        self.candles.load(history.candles, as_of)
+        depth_ms = self.minutes * MINUTE_MS
+        from_ms = history.from_ms
+        self.candles.load(
+            history.candles, as_of - depth_ms if from_ms is None else from_ms, depth_ms
+        )
         for trade in self._ring:
             if trade.n > history.n:
-                self.candles.fold(trade, now_ms)
+                self._fold(trade, now_ms)
 
     def _take_aside(self, now_ms: int) -> list[Trade]:
         taken = []
@@ -203,7 +225,11 @@ class TokenStream:
         self._ring.append(trade)
         self.n = trade.n
         self._note_newest([trade])
-        self.candles.fold(trade, now_ms)
+        self._fold(trade, now_ms)
+
+    def _fold(self, trade: Trade, now_ms: int) -> None:
+        if self.minutes:
+            self.candles.fold(trade, now_ms)
 
     def _keep_aside(self, trade: Trade) -> None:
         self._aside[trade.n] = trade

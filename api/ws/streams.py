@@ -1,27 +1,41 @@
 """The tokens' streams on this node: which are held, when their owners are asked, who hears of it.
 
 A token is held while somebody is subscribed to its trades or candles, and for a while after the
-last one left or asked (REST reads the newest trades here). Follows first and asks then, over the
-feed's connection. Knows NATS's subjects, but no socket.
+last one left or asked (REST reads the newest trades here). The node subscribes to the token's
+trades first and asks the owner then, over the feed's connection. A stream that nobody uses asks
+nothing: it stays current as long as nothing is missed, and is dropped after IDLE_MS, or earlier
+where too many or too large ones are kept. Knows NATS's subjects, but no socket.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Final, Protocol
 
 import msgspec
 
+from aggregator import metrics
 from aggregator.contracts.names import history_subject, trades_subject
 from aggregator.contracts.trades import HistoryRequest, TokenHistory, TradeBatch
 from api.board.board import Board
 from api.board.wire import Wire
+from api.ws.questions import (
+    ANSWER_WITHIN_MS,
+    PATIENCE_MS,
+    Backoff,
+    Candidate,
+    Question,
+    Questions,
+)
 from api.ws.stream import Step, TokenStream
 
 IDLE_KEPT: Final = 500
-ANSWER_WITHIN_MS: Final = 2_000
-FIRST_PAUSE_MS: Final = 100
-LONGEST_PAUSE_MS: Final = 2_000
+IDLE_MS: Final = 60_000
+IDLE_BYTES: Final = 64 * 1024 * 1024
+"""Most streams without users, how long each is kept, and the memory of all of them."""
+LOOK_MS: Final = 5_000
+"""How long a single look at a stream has its owner asked."""
 CHECK_EVERY_MS: Final = 1_000
 TRIM_EVERY_MS: Final = 60_000
 # A patch may arrive before the trades that it counts.
@@ -39,17 +53,31 @@ class StreamListener(Protocol):
 
 
 class _Held:
-    """A stream, its users, and the question that is out."""
+    """A stream, its users by how many minutes each needs, and the question that is out."""
 
     def __init__(self, token_id: str, now_ms: int) -> None:
         self.trim_at = now_ms + TRIM_EVERY_MS
         self.stream = TokenStream(token_id)
-        self.users = 0
-        self.question: int | None = None
-        self.not_before = 0
-        self.pause_ms = FIRST_PAUSE_MS
+        self.users: Counter[int] = Counter()
+        self.subject = ""
+        self.question: Question | None = None
+        self.backoff = Backoff()
+        self.idle_since = now_ms
+        self.looked_until = 0
+        self.row_epoch = 0
         self.lag_seen: tuple[int, int] | None = None
         self.doubted = False
+
+    @property
+    def minutes(self) -> int:
+        """How many minutes the users need."""
+        return max(self.users, default=0)
+
+    def wants_history(self, now_ms: int) -> bool:
+        """Whether the owner must be asked, and somebody waits for the answer."""
+        if not self.users and now_ms >= self.looked_until:
+            return False
+        return self.stream.wants_history or self.stream.minutes < self.minutes
 
 
 class Streams:
@@ -62,6 +90,7 @@ class Streams:
         self._held: dict[str, _Held] = {}
         self._idle: dict[str, None] = {}
         self._wanting: dict[str, None] = {}
+        self._questions = Questions()
         self._listeners: list[StreamListener] = []
         self._check_at = 0
         wire.on_connected(self._suspect_all)
@@ -71,19 +100,37 @@ class Streams:
         """Have the listener told of every step."""
         self._listeners.append(listener)
 
-    def hold(self, token_id: str) -> TokenStream:
-        """The token's stream, kept up to date until as many `release`."""
+    def ready(self, token_id: str, minutes: int = 0) -> bool:
+        """Whether the token's trades and newest `minutes` are here, so that nobody is asked."""
+        held = self._held.get(token_id)
+        if held is None:
+            return False
+        return not held.stream.wants_history and held.stream.minutes >= minutes
+
+    def hold(self, token_id: str, minutes: int = 0) -> TokenStream:
+        """The token's stream with its newest `minutes`, kept up to date until `release`."""
         held = self._open(token_id)
-        held.users += 1
+        held.users[minutes] += 1
         self._idle.pop(token_id, None)
+        self._note_wanting(held, self._now_ms())
         return held.stream
 
-    def release(self, token_id: str) -> None:
-        """One user less; the stream stays a while."""
+    def release(self, token_id: str, minutes: int = 0) -> None:
+        """One user of so many minutes less; the stream stays a while."""
         held = self._held[token_id]
-        held.users -= 1
-        if held.users == 0:
-            self._rest(token_id)
+        held.users[minutes] -= 1
+        if not held.users[minutes]:
+            del held.users[minutes]
+        if not held.users:
+            held.subject = ""
+            self._rest(held)
+            self._wanting.pop(token_id, None)
+
+    def wait(self, token_id: str, subject: str) -> None:
+        """A client of `subject` waits for the held stream: its share of the questions pays."""
+        held = self._held[token_id]
+        if not held.subject:
+            held.subject = subject
 
     def doubt(self, token_id: str) -> None:
         """A client has more than the held stream: ask the owner at the next check.
@@ -94,81 +141,157 @@ class Streams:
 
     def recent(self, token_id: str) -> TokenStream:
         """The token's stream for a single look; it is not `live` when nobody looked before."""
-        held = self._open(token_id)
-        if held.users == 0:
-            self._rest(token_id)
+        held, now_ms = self._open(token_id), self._now_ms()
+        held.looked_until = now_ms + LOOK_MS
+        if not held.users:
+            self._rest(held)
+        self._note_wanting(held, now_ms)
         return held.stream
 
     def tick(self, now_ms: int) -> None:
         """Ask what must be asked; the wire calls it some times a second."""
-        for token_id in list(self._wanting):
-            self._ask(self._held[token_id], now_ms)
+        for question in self._questions.expired(now_ms):
+            self._time_out(question, now_ms)
+        self._ask_due(now_ms)
         if now_ms >= self._check_at:
             self._check_at = now_ms + CHECK_EVERY_MS
-            for held in self._held.values():
+            for held in list(self._held.values()):
                 self._check(held, now_ms)
+            self._drop_idle(now_ms)
 
     def _open(self, token_id: str) -> _Held:
         held = self._held.get(token_id)
         if held is None:
             held = self._held[token_id] = _Held(token_id, self._now_ms())
             self._wire.watch(trades_subject(token_id), lambda data: self._on_batch(held, data))
-            self._wanting[token_id] = None
         return held
 
-    def _rest(self, token_id: str) -> None:
-        """Put it behind the others without users, and let go of the one in front."""
+    # Streams without users.
+
+    def _rest(self, held: _Held) -> None:
+        """Put it behind the others without users."""
+        token_id = held.stream.token_id
+        held.idle_since = self._now_ms()
         self._idle.pop(token_id, None)
         self._idle[token_id] = None
-        while len(self._idle) > IDLE_KEPT:
-            oldest = next(iter(self._idle))
-            del self._idle[oldest]
-            self._wanting.pop(oldest, None)
-            gone = self._held.pop(oldest)
-            self._wire.unwatch(trades_subject(oldest))
-            if gone.question is not None:
-                self._wire.forget(gone.question)
+        if len(self._idle) > IDLE_KEPT:
+            self._drop(next(iter(self._idle)))
+
+    def _drop_idle(self, now_ms: int) -> None:
+        """Drop what was idle for too long, and the oldest where all are too large."""
+        size = sum(self._held[token_id].stream.size for token_id in self._idle)
+        for token_id in list(self._idle):
+            held = self._held[token_id]
+            if size <= IDLE_BYTES and now_ms - held.idle_since < IDLE_MS:
+                break
+            size -= held.stream.size
+            self._drop(token_id)
+        metrics.WS_STREAM_BYTES.set(sum(held.stream.size for held in self._held.values()))
+
+    def _drop(self, token_id: str) -> None:
+        """Drop a stream without users.
+
+        Its question, if one is out, keeps its place: the owner still works on it.
+        """
+        del self._idle[token_id]
+        del self._held[token_id]
+        self._wanting.pop(token_id, None)
+        self._wire.unwatch(trades_subject(token_id))
+
+    # What the owners send.
 
     def _on_batch(self, held: _Held, data: bytes) -> None:
-        now_ms = self._now_ms()
-        self._tell(held, held.stream.batch(_decode_batch(data), now_ms), now_ms)
+        now_ms, batch = self._now_ms(), _decode_batch(data)
+        if batch.epoch > held.stream.newest_epoch:
+            # Another owner: the one before answers no more, this one may be asked.
+            if held.question is not None:
+                self._withdraw(held, held.question)
+            held.backoff.allow()
+        self._tell(held, held.stream.batch(batch, now_ms), now_ms)
 
-    def _on_history(self, held: _Held, data: bytes | None) -> None:
+    def _on_answer(self, question: Question, data: bytes | None) -> None:
+        now_ms, held = self._now_ms(), self._held.get(question.token_id)
+        if data is None:
+            self._questions.withdraw(question)
+            metrics.WS_QUESTIONS.labels("unavailable").inc()
+        else:
+            self._questions.answered(question)
+            metrics.WS_QUESTIONS.labels("answered").inc()
+        if held is None or held.question is not question:
+            # The stream was dropped meanwhile. A later one may have missed trades in between.
+            return
         held.question = None
-        now_ms = self._now_ms()
+        held.backoff.unavailable(now_ms)
         step = Step()
         if data is not None:
-            history = _decode_history(data)
-            step = held.stream.history(history, self._board.as_of() or 0, now_ms)
-        held.pause_ms = FIRST_PAUSE_MS if step.loaded else min(held.pause_ms * 2, LONGEST_PAUSE_MS)
-        held.not_before = now_ms + held.pause_ms
+            as_of = self._board.as_of() or 0
+            step = held.stream.history(_decode_history(data), as_of, now_ms, question.minutes)
+        if step.loaded:
+            held.backoff.reset(now_ms)
         self._tell(held, step, now_ms)
 
     def _tell(self, held: _Held, step: Step, now_ms: int) -> None:
-        token_id = held.stream.token_id
-        if held.stream.wants_history:
-            self._wanting[token_id] = None
-        else:
-            self._wanting.pop(token_id, None)
+        self._note_wanting(held, now_ms)
         for listener in self._listeners:
             listener.stepped(held.stream, step, now_ms)
 
-    def _ask(self, held: _Held, now_ms: int) -> None:
-        """Put the question unless one is out, or the pause after the last is not over."""
-        if now_ms < held.not_before:
-            return
-        if held.question is not None:
-            self._wire.forget(held.question)
-        partition = self._partition(held.stream)
-        if partition is None:
-            if self._board.complete():
+    def _note_wanting(self, held: _Held, now_ms: int) -> None:
+        token_id = held.stream.token_id
+        if held.wants_history(now_ms):
+            self._wanting[token_id] = None
+        else:
+            self._wanting.pop(token_id, None)
+
+    # Questions.
+
+    def _ask_due(self, now_ms: int) -> None:
+        """Ask for those whose pause is over, as far as the windows have room."""
+        candidates = []
+        for token_id in list(self._wanting):
+            held = self._held[token_id]
+            if now_ms < held.backoff.not_before or token_id in self._questions.out:
+                continue
+            if not held.wants_history(now_ms):
+                del self._wanting[token_id]
+                continue
+            partition = self._partition(held.stream)
+            if partition is not None:
+                candidates.append(Candidate(token_id, partition, held.subject))
+            elif self._board.complete():
                 self._begin_empty(held, now_ms)
-            return
-        held.not_before = now_ms + ANSWER_WITHIN_MS
-        question = msgspec.json.encode(HistoryRequest(held.stream.token_id))
-        held.question = self._wire.ask(
-            history_subject(partition), question, lambda data: self._on_history(held, data)
+        for candidate in self._questions.choose(candidates):
+            self._ask(self._held[candidate.token_id], candidate, now_ms)
+
+    def _ask(self, held: _Held, candidate: Candidate, now_ms: int) -> None:
+        question = Question(
+            candidate.token_id,
+            candidate.partition,
+            candidate.subject,
+            held.minutes,
+            now_ms + ANSWER_WITHIN_MS,
         )
+        request = HistoryRequest(candidate.token_id, question.minutes, PATIENCE_MS)
+        question.id = self._wire.ask(
+            history_subject(candidate.partition),
+            msgspec.json.encode(request),
+            lambda data: self._on_answer(question, data),
+        )
+        held.question = question
+        self._questions.add(question)
+
+    def _time_out(self, question: Question, now_ms: int) -> None:
+        self._wire.forget(question.id)
+        self._questions.timed_out(question)
+        metrics.WS_QUESTIONS.labels("timeout").inc()
+        held = self._held.get(question.token_id)
+        if held is not None and held.question is question:
+            held.question = None
+            held.backoff.timed_out(now_ms)
+
+    def _withdraw(self, held: _Held, question: Question) -> None:
+        self._wire.forget(question.id)
+        self._questions.withdraw(question)
+        held.question = None
 
     def _begin_empty(self, held: _Held, now_ms: int) -> None:
         """No partition has the token, so it has no trades yet."""
@@ -192,7 +315,10 @@ class Streams:
         if held.doubted:
             held.doubted = False
             stream.doubt()
-            self._wanting[stream.token_id] = None
+            self._note_wanting(held, now_ms)
+        if row is not None and row.epoch != held.row_epoch:
+            held.row_epoch = row.epoch
+            held.backoff.allow()
         if row is None or row.last_trade_at is None or not stream.live:
             return
         if row.last_trade_at <= stream.newest_timestamp:
@@ -201,14 +327,17 @@ class Streams:
             held.lag_seen = (row.last_trade_at, now_ms + SETTLE_MS)
         elif 0 < held.lag_seen[1] <= now_ms:
             held.lag_seen = (row.last_trade_at, 0)
-            self._suspect(held)
+            self._suspect(held, now_ms)
 
-    def _suspect(self, held: _Held) -> None:
+    def _suspect(self, held: _Held, now_ms: int) -> None:
         held.stream.suspect()
-        held.pause_ms = FIRST_PAUSE_MS
-        held.not_before = 0
-        self._wanting[held.stream.token_id] = None
+        held.backoff.allow()
+        self._note_wanting(held, now_ms)
 
     def _suspect_all(self) -> None:
+        """A new connection: what was out on the old one is lost."""
+        for question in list(self._questions.out.values()):
+            self._questions.withdraw(question)
         for held in self._held.values():
-            self._suspect(held)
+            held.question = None
+            self._suspect(held, self._now_ms())

@@ -7,12 +7,17 @@ and publishes what changes.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
 
 from api.ws.protocol import Resume
 
 if TYPE_CHECKING:
     from api.ws.connection import Connection, Subscription
+
+
+COST_SUBSCRIBE: Final = 1
+COST_QUESTION: Final = 5
+"""A subscription for which an owner must be asked for a history."""
 
 
 class TopicKey(NamedTuple):
@@ -49,6 +54,10 @@ class Source:
     """
 
     channel: ClassVar[str]
+
+    def cost(self, subject: Any) -> int:
+        """What a subscription to this subject takes from the client's rate."""
+        return COST_SUBSCRIBE
 
     def opened(self, topic: Topic) -> None:
         """The topic has its first subscriber."""

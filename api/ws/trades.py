@@ -5,7 +5,7 @@ A stream, not a state: nothing is replaced by something newer, so its messages g
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -15,7 +15,7 @@ from api.ws.hub import Hub
 from api.ws.protocol import Message, Resume, write
 from api.ws.stream import Gap, Step, TokenStream
 from api.ws.streams import Streams
-from api.ws.topic import Source, Topic, TopicKey
+from api.ws.topic import COST_QUESTION, COST_SUBSCRIBE, Source, Topic, TopicKey
 
 
 class TradesData(msgspec.Struct, frozen=True):
@@ -43,6 +43,10 @@ class TradesSource(Source):
         self._hub = hub
         streams.listen(self)
 
+    def cost(self, subject: Any) -> int:
+        """More where the owner must be asked."""
+        return COST_SUBSCRIBE if self._streams.ready(subject) else COST_QUESTION
+
     def opened(self, topic: Topic) -> None:
         """Hold the token's stream."""
         topic.state = _State(self._streams.hold(topic.subject))
@@ -64,6 +68,8 @@ class TradesSource(Source):
         if state.stream.live and not ahead:
             return self._start(topic, connection, resume)
         state.waiting[connection] = resume
+        if connection.claims is not None:
+            self._streams.wait(topic.subject, connection.claims.subject)
         if ahead:
             # Another node was faster than this one, or the counting began again.
             self._streams.doubt(topic.subject)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +13,12 @@ import pytest
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
+from prometheus_client import REGISTRY
 
-from aggregator.contracts.names import ALL_HEARTBEATS_SUBJECT, resync_subject
+from aggregator.contracts.names import ALL_HEARTBEATS_SUBJECT, history_subject, resync_subject
 from aggregator.contracts.stats import Heartbeat, ResyncChunk, ResyncRequest
+from aggregator.contracts.trades import CandleRow, HistoryRequest, TokenHistory
+from aggregator.pubsub.histories import HistoryQuestion
 from aggregator.pubsub.publisher import Publisher
 from aggregator.pubsub.resync import Patch
 from infra.embedded.nats import Nats
@@ -121,5 +125,107 @@ async def test_the_last_heartbeat_is_said_again_on_a_new_connection(
                 wait_until(lambda: publisher.connected, 10, "the connection")
                 await asyncio.sleep(0.5)
             assert await heard.get() == 7
+    finally:
+        await client.close()
+
+
+def counted(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+async def test_what_the_thread_cannot_keep_up_with_is_folded_and_counted(engines: Stack) -> None:
+    publisher = Publisher(f"nats://{engines.nats.address}", backlog_bytes=10_000)
+    publisher.start()
+    wait_until(lambda: publisher.connected, 10, "the connection")
+    before = counted("swaps_pubsub_dropped_total", partition="5")
+    held, go_on = threading.Event(), threading.Event()
+
+    async def hold_up() -> None:
+        held.set()
+        await asyncio.to_thread(go_on.wait)
+
+    def publish(first: int) -> None:
+        payload = msgspec.json.encode("x" * 98)
+        rows = [Patch(f"c:{seq % 7}", seq, payload) for seq in range(first, first + 10)]
+        publisher.publish(5, rows, rows[-1].seq * 10)
+
+    try:
+        publisher.take(5, 1)
+        publisher.load(5, [ROW], 1, 10)
+        publisher._ask(hold_up)
+        assert held.wait(10)
+        for first in range(2, 1_002, 10):
+            publish(first)
+            assert publisher._waiting_bytes <= 10_000
+        assert sum(len(folded.rows) for folded in publisher._folded.values()) == 7
+        sent = publisher._waiting_bytes // 100
+        assert sent == 100
+        go_on.set()
+        wait_until(lambda: not publisher._waiting_bytes and not publisher._folded, 10, "the rest")
+        chunk = await ask(engines, 5)
+        assert (chunk.seq, chunk.next_offset, len(chunk.tokens)) == (1_001, 10_010, 8)
+        assert counted("swaps_pubsub_dropped_total", partition="5") - before == 900
+        publish(1_002)
+        wait_until(lambda: not publisher._waiting_bytes, 10, "the next ones")
+        assert (await ask(engines, 5)).next_offset == 10_110
+    finally:
+        go_on.set()
+        publisher.stop()
+
+
+async def test_an_answer_larger_than_nats_takes_is_shortened_and_arrives(
+    engines: Stack, publisher: Publisher
+) -> None:
+    """Seven days of a token that trades every minute."""
+    publisher.take(0, 1)
+    text, minutes = "1234567.123456789", 7 * 1_440
+    rows = [
+        CandleRow(n * 60_000, text, text, text, text, text, text, 7, (n, n), (n, n))
+        for n in range(minutes)
+    ]
+    assert len(msgspec.json.encode(rows)) > 1_048_576
+    client = await nats.connect(f"nats://{engines.nats.address}")
+    try:
+        request = msgspec.json.encode(HistoryRequest("c:t", 2_880, 20_000))
+        asked = [
+            asyncio.create_task(client.request(history_subject(0), request, timeout=20))
+            for _ in range(2)
+        ]
+        questions: list[HistoryQuestion] = []
+        async with asyncio.timeout(10):
+            while not questions:
+                questions = publisher.take_questions()
+                await asyncio.sleep(0.01)
+        for question in questions:
+            publisher.answer_history(question, 1, 9, 0, lambda: rows)
+        async with asyncio.timeout(20):
+            while not all(each.done() for each in asked):
+                for question in publisher.take_questions():
+                    publisher.answer_history(question, 1, 9, 0, lambda: rows)
+                await asyncio.sleep(0.01)
+        for each in asked:
+            answer = msgspec.json.decode(each.result().data, type=TokenHistory)
+            assert answer.shortened
+            assert answer.candles
+            assert answer.candles == rows[-len(answer.candles) :]
+            assert answer.from_ms == answer.candles[0].minute_ms
+    finally:
+        await client.close()
+
+
+async def test_who_asks_an_owner_that_cannot_answer_yet_is_told_at_once(
+    engines: Stack, publisher: Publisher
+) -> None:
+    publisher.take(0, 1)
+    client = await nats.connect(f"nats://{engines.nats.address}")
+    try:
+        request = msgspec.json.encode(HistoryRequest("c:t"))
+        asked = asyncio.create_task(client.request(history_subject(0), request, timeout=10))
+        async with asyncio.timeout(10):
+            while not asked.done():
+                for question in publisher.take_questions():
+                    publisher.refuse_history(question)
+                await asyncio.sleep(0.01)
+        assert asked.result().data == b""
     finally:
         await client.close()

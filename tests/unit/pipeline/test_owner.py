@@ -89,7 +89,8 @@ def test_a_history_counts_the_trades_up_to_its_n() -> None:
     one = owner()
     one.go_live()
     read(one, 0, 1, 2)
-    n, candles = one.history("ethereum:A")
+    n, from_ms, candles = one.history("ethereum:A", 2_880)
+    assert from_ms == T0 - 2_879 * MINUTE
     read(one, 3)
     assert [candle.trades for candle in candles()] == [3]
     (first, second) = one.take_trades()

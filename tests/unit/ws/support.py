@@ -12,7 +12,7 @@ from api.board.overview import OverviewReader
 from api.board.wire import Wire
 from api.security.access import Limits as SubjectLimits
 from api.security.jwt import Claims, TokenRefused
-from api.security.ratelimit import Decision
+from api.security.ratelimit import Decision, LocalBuckets, Rate
 from api.ws.connection import Connection
 from api.ws.hub import SLOTS, Hub
 from api.ws.limits import AUTH_WITHIN_MS, Limits
@@ -35,6 +35,7 @@ class Socket:
 
     def __init__(self) -> None:
         self.blocked = False
+        self.reading = True
         self.frames: list[bytes] = []
         self.closed: tuple[int, str] | None = None
 
@@ -45,6 +46,14 @@ class Socket:
 
     def close(self, code: int, reason: str) -> None:
         self.closed = (code, reason)
+
+    def pause_reading(self) -> None:
+        assert self.reading
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        assert not self.reading
+        self.reading = True
 
 
 class Client:
@@ -61,12 +70,14 @@ class Client:
             node.hub,
             verify=node.verify,
             charge=node.charge,
-            limits_of=lambda subject: node.subjects.get(subject, SUBJECT),
+            charge_subject=node.charge_subject,
+            limits_of=node.limits_of,
             hides=node.hidden.__contains__,
             windows=["5m", "1h", "24h"],
             leeway_ms=10_000,
             now_ms=lambda: node.now,
             now_s=lambda: node.now / 1_000,
+            sleep=node.sleep,
         )
 
     async def enter(self, token: str = "alice") -> Client:
@@ -119,6 +130,8 @@ class Node:
         self.expires: dict[str, float] = {}
         self.subjects: dict[str, SubjectLimits] = {}
         self.purse = 1_000_000
+        self.charged: dict[str, int] = {}
+        self._buckets = LocalBuckets(lambda: self.now / 1_000)
 
     def _read_clock(self) -> float:
         self._clock += self.cost_s
@@ -140,6 +153,22 @@ class Node:
         passed = cost <= self.purse
         self.purse -= cost if passed else 0
         return Decision(passed, 1, self.purse, 1, 0 if passed else 7, local=True)
+
+    async def charge_subject(self, subject: str | None, cost: int) -> Decision:
+        """Takes the cost of subscriptions from the subject's bucket, by the real arithmetic."""
+        assert subject is not None
+        self.charged[subject] = self.charged.get(subject, 0) + cost
+        rate = self.limits_of(subject)
+        answer = self._buckets.take([subject], [Rate(rate.rate_per_s, rate.burst)], cost)
+        passed = bool(answer[0])
+        self.charged[subject] -= 0 if passed else cost
+        return Decision(passed, rate.burst, answer[2], 1, 0 if passed else 1, local=True)
+
+    def limits_of(self, subject: str) -> SubjectLimits:
+        return self.subjects.get(subject, SUBJECT)
+
+    async def sleep(self, seconds: float) -> None:
+        self.run(max(10, int(seconds * 1_000)))
 
     def beat(self) -> None:
         """A heartbeat of the owner, and the answers to what the board asks after it."""

@@ -26,7 +26,7 @@ MIDNIGHT = 1_700_006_400_000  # 2023-11-15T00:00:00Z
 )
 def test_candles_are_aligned_to_utc(interval: str, opened: int) -> None:
     candles = Candles()
-    candles.load([], MIDNIGHT + DAY)
+    candles.load([], MIDNIGHT + DAY - HISTORY_MS)
     candles.fold(trade(1, MIDNIGHT + 3_600_000 + 61 * 60_000 + 5), 0)
     (candle,) = candles.newest(INTERVALS[interval], 10)
     assert (candle.open_time, candle.close_time) == (opened, opened + INTERVALS[interval])
@@ -40,7 +40,7 @@ def test_an_hour_is_its_minutes_together() -> None:
         CandleRow(hour + 60_000, None, None, None, None, "0.000000", "0", 1),
         CandleRow(hour + 120_000, "7", "8", "3.5", "8", "5.000000", "0.5", 2),
     ]
-    candles.load(rows, hour + 180_000)
+    candles.load(rows, hour + 180_000 - HISTORY_MS)
     (candle,) = candles.newest(3_600_000, 10)
     prices = (candle.open_usd, candle.high_usd, candle.low_usd, candle.close_usd)
     assert prices == ("5", "9", "3.5", "8")
@@ -50,7 +50,7 @@ def test_an_hour_is_its_minutes_together() -> None:
 
 def test_open_and_close_go_by_time_then_offset_not_by_arrival() -> None:
     candles = Candles()
-    candles.load([], START)
+    candles.load([], START - HISTORY_MS)
     for each in (
         trade(1, START + 20, "5", offset=100),
         trade(2, START + 10, "4", offset=101),
@@ -65,7 +65,7 @@ def test_open_and_close_go_by_time_then_offset_not_by_arrival() -> None:
 
 def test_prices_are_compared_as_numbers() -> None:
     candles = Candles()
-    candles.load([], START)
+    candles.load([], START - HISTORY_MS)
     for number, price in enumerate(["10", "9", "100"], 1):
         candles.fold(trade(number, START + number, price), 0)
     (candle,) = candles.newest(60_000, 1)
@@ -80,19 +80,19 @@ def test_an_interval_that_the_history_covers_in_part_is_not_shown() -> None:
         CandleRow(MIDNIGHT - DAY, "2", "2", "2", "2", "1.000000", "1", 1),
         CandleRow(MIDNIGHT, "3", "3", "3", "3", "1.000000", "1", 1),
     ]
-    candles.load(rows, as_of)
+    candles.load(rows, as_of - HISTORY_MS)
     assert [each.open_time for each in candles.newest(DAY, 10)] == [MIDNIGHT - DAY, MIDNIGHT]
     assert len(candles.newest(60_000, 10)) == 3
 
 
 def test_a_retraction_must_be_asked_for() -> None:
     candles = Candles()
-    candles.load([], START)
+    candles.load([], START - HISTORY_MS)
     candles.fold(trade(1), 0)
     assert not candles.wrong
     candles.fold(trade(2, removed=True), 0)
     assert candles.wrong
-    candles.load(rows_of([]), START)
+    candles.load(rows_of([]), START - HISTORY_MS)
     assert not candles.wrong
     assert candles.newest(60_000, 10) == []
 
@@ -102,7 +102,7 @@ def test_trades_within_a_minute_of_which_no_trade_is_known_are_no_ends_of_it() -
     ends = ((START + 500, 4), (START + 900, 5))
     row = CandleRow(START, "5", "9", "4", "6", "10.000000", "2", 5, *ends)
     candles = Candles()
-    candles.load([row], START)
+    candles.load([row], START - HISTORY_MS)
 
     def ends_behind(number: int, ms: int, price: str) -> tuple[str | None, str | None]:
         candles.fold(trade(number, START + ms, price), 0)
@@ -118,14 +118,14 @@ def test_trades_within_a_minute_of_which_no_trade_is_known_are_no_ends_of_it() -
 
 def test_a_minute_whose_ends_are_not_told_must_be_asked_for() -> None:
     candles = Candles()
-    candles.load([CandleRow(START, "5", "9", "4", "6", "10.000000", "2", 5)], START)
+    candles.load([CandleRow(START, "5", "9", "4", "6", "10.000000", "2", 5)], START - HISTORY_MS)
     candles.fold(trade(6, START + 950, "7"), 0)
     assert candles.wrong
 
 
 def test_an_update_repeats_what_changed_in_the_last_half_minute() -> None:
     candles = Candles()
-    candles.load([], START)
+    candles.load([], START - HISTORY_MS)
     candles.fold(trade(1, START), 0)
     candles.fold(trade(2, START + 60_000), 10_000)
     both = [START, START + 60_000]
@@ -136,7 +136,7 @@ def test_an_update_repeats_what_changed_in_the_last_half_minute() -> None:
 
 def test_minutes_older_than_the_history_are_let_go() -> None:
     candles = Candles()
-    candles.load([], START)
+    candles.load([], START - HISTORY_MS)
     candles.fold(trade(1, START), 0)
     candles.fold(trade(2, START + 60_000), 0)
     candles.forget_before(START + 60_000 + HISTORY_MS)

@@ -571,7 +571,7 @@ async def test_after_unsubscribing_nothing_comes_and_nothing_is_held() -> None:
     assert hub.hub._topics == {}
     client.gone()
     assert list(hub.hub.connections) == []
-    assert hub.hub._subjects == {}
+    assert hub.hub._accounts == {}
 
 
 async def test_subscribing_again_replaces_the_subscription() -> None:

@@ -8,6 +8,7 @@ import msgspec
 
 from aggregator.contracts.names import history_subject, trades_subject
 from aggregator.contracts.trades import HistoryRequest
+from api.ws.questions import ANSWER_WITHIN_MS, FIRST_TIMEOUT_PAUSE_MS
 from tests.unit.ws.support import A, Client, Node, encoded, node
 from tests.unit.ws.trading import Seller
 
@@ -100,9 +101,11 @@ async def test_a_question_without_an_answer_is_put_again() -> None:
     client = await hub.client().enter()
     await client.subscribe("trades", A)
     first = asked(hub)
-    hub.run(1_900)
+    hub.run(ANSWER_WITHIN_MS - 100)
     assert asked(hub) == []
-    hub.run(200)
+    hub.run(100 + 2 * FIRST_TIMEOUT_PAUSE_MS)
+    assert asked(hub) == [], "the pause begins when the node notices"
+    hub.run(2 * FIRST_TIMEOUT_PAUSE_MS)
     assert len(asked(hub)) == len(first) == 1
     assert len(hub.wire._asked) == 1
 

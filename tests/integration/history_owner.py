@@ -1,0 +1,134 @@
+"""An owner in a process of its own: windows full of minutes, the real publisher, the real hot loop.
+
+`history_owner.py NATS_URL EPOCH TOKENS MINUTES` fills two partitions with TOKENS tokens that trade
+every minute, prints `ready`, takes the partitions when it reads a line, and has every token trade
+once; after that some tokens trade every 100 ms. It knows nothing of Kafka and Redis.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from aggregator.config import load
+from aggregator.contracts.batch import SwapBatch, batch_of
+from aggregator.contracts.stats import Heartbeat
+from aggregator.ingest.decode import decode_swap
+from aggregator.ingest.log import LogExtent
+from aggregator.pipeline.owner import PartitionOwner
+from aggregator.pipeline.telling import Telling
+from aggregator.pubsub.publisher import Publisher
+from tests.unit.window.service import MAX_FUTURE, swap_event
+
+PARTITIONS = 2
+MINUTE_MS = 60_000
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Market:
+    """One partition and its tokens."""
+
+    def __init__(self, partition: int, epoch: int, tokens: list[str], minutes: int) -> None:
+        now = now_ms()
+        self.owner = PartitionOwner(
+            config=load({}),
+            partition=partition,
+            epoch=epoch,
+            extent=LogExtent(start=0, end=0, since=0),
+            committed_offset=0,
+            now_ms=now,
+            replay_since_ms=now - 2 * 86_400_000,
+            snapshot=None,
+        )
+        events = [swap_event(now, number, token=token) for number, token in enumerate(tokens)]
+        swaps = [decode_swap(json.dumps(each).encode(), now, MAX_FUTURE) for each in events]
+        self._batch = batch_of(swaps, list(range(len(swaps))))
+        begin = now - now % MINUTE_MS - minutes * MINUTE_MS
+        for minute in range(minutes):
+            self.trade(begin + minute * MINUTE_MS)
+
+    def trade(self, timestamp: int, first: int = 0, count: int | None = None) -> None:
+        """So many tokens trade once each."""
+        template, next_offset = self._batch, self.owner.next_offset
+        chosen = np.arange(len(template))[first:][:count]
+        swaps = template.swaps[chosen].copy()
+        swaps["timestamp"] = timestamp
+        swaps["offset"] = np.arange(next_offset, next_offset + len(chosen))
+        batch = SwapBatch(
+            swaps=swaps,
+            offsets=swaps["offset"].tolist(),
+            names=template.names[chosen],
+            token_names=template.token_names,
+            removed=template.removed[chosen],
+            markers=b"",
+            swap=lambda place: template.swap(int(chosen[place])),
+            texts=lambda place: template.texts(int(chosen[place])),
+        )
+        times = np.full(len(chosen), timestamp, np.int64)
+        placed = self.owner.place(batch, times, next_offset + len(chosen))
+        self.owner.apply(placed, "C" * len(chosen))
+
+
+def compile_engine() -> None:
+    """Have every loop compiled before the clock runs: on a fresh checkout that takes a minute."""
+    market = Market(0, 1, ["A", "B"], 2)
+    market.owner.advance(now_ms())
+    market.owner.go_live()
+    market.trade(now_ms())
+    market.owner.take_patches()
+    market.owner.windows.minutes("ethereum:A")
+
+
+def heartbeat(owner: PartitionOwner) -> Heartbeat:
+    return owner.heartbeat(
+        partitions=PARTITIONS, now_ms=now_ms(), end=owner.next_offset, degraded=[], stalled=False
+    )
+
+
+def main(url: str, epoch: int, tokens: int, minutes: int) -> None:
+    names = [[f"T{p}-{n}" for n in range(tokens // PARTITIONS)] for p in range(PARTITIONS)]
+    markets = [Market(p, epoch, names[p], minutes) for p in range(PARTITIONS)]
+    owners = {market.owner.partition: market.owner for market in markets}
+    compile_engine()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    publisher = Publisher(url)
+    publisher.start()
+    while not publisher.connected:
+        time.sleep(0.01)
+    ignore: Any = SimpleNamespace(note=lambda _: None, drop=lambda _: None)
+    telling = Telling(publisher, ignore, ignore, PARTITIONS)
+    for market in markets:
+        telling.taken(market.owner)
+        market.owner.advance(now_ms())
+        telling.live(market.owner)
+        market.trade(now_ms())
+    next_beat, turn = 0, 0
+    while True:
+        now = now_ms()
+        turn += 1
+        if turn % 5 == 0:
+            for market in markets:
+                market.trade(now, turn % (tokens // PARTITIONS), 10)
+        for owner in owners.values():
+            owner.advance(now)
+        telling.check()
+        telling.changes(list(owners.values()))
+        telling.histories(owners)
+        if now >= next_beat:
+            next_beat = now + 1_000
+            for owner in owners.values():
+                publisher.heartbeat(heartbeat(owner))
+        time.sleep(0.02)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
