@@ -202,6 +202,11 @@ BOARD_STALE = Gauge(
     "Partitions whose numbers may be old on this web node, silent owners among them; above 0 "
     "clients are told that they are stale.",
 )
+BOARD_MISPLACED = Gauge(
+    "swaps_board_misplaced_tokens",
+    "Tokens that arrive on two partitions; above 0 a producer's key is wrong, and the rows of the "
+    "second partition are not shown.",
+)
 BOARD_AGE = Gauge(
     "swaps_board_age_seconds",
     "Age of the newest number on this web node's board; above 3 nothing new arrives.",

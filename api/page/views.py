@@ -8,28 +8,40 @@ reads what the demo's issuer wrote there and never sees a key.
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from http import HTTPStatus
 from pathlib import Path
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template.loader import render_to_string
+from django.views.decorators.http import require_safe
 
 from api.http.docs import anybody
 from api.http.history import INTERVALS_MS
+from api.page.files import ASK_EACH_TIME, File
 from api.problem import Problem, response_of
 from api.services import services
 
 
+@require_safe
 async def page(request: HttpRequest, token_id: str = "") -> HttpResponse:  # noqa: ARG001
     """The page, the same for the list and for each token: its modules read the address."""
     config = services().config
-    context = {
-        "demo": config.demo_token_file is not None,
-        "windows": [name for name, _ in config.windows],
-        "intervals": list(INTERVALS_MS),
-    }
-    html = render_to_string("page/page.html", context, request)
-    return HttpResponse(html, headers={"Cache-Control": "no-cache"})
+    render = _rendered.__wrapped__ if settings.DEBUG else _rendered
+    rendered = render(config.demo_token_file is not None, tuple(name for name, _ in config.windows))
+    return await rendered.answer(request, ASK_EACH_TIME)
+
+
+@lru_cache(maxsize=4)
+def _rendered(demo: bool, windows: tuple[str, ...]) -> File:
+    """The page is rendered once: a template takes some milliseconds.
+
+    So nothing of a request may be in it, a nonce neither: its scripts and styles are files.
+    """
+    context = {"demo": demo, "windows": windows, "intervals": list(INTERVALS_MS)}
+    html = render_to_string("page/page.html", context)
+    return File.of(html.encode(), "text/html; charset=utf-8")
 
 
 async def demo_token(request: HttpRequest) -> HttpResponse:
