@@ -19,6 +19,7 @@ import msgspec
 from daphne.http_protocol import HTTPFactory, WebRequest
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import STDLibLogObserver, globalLogBeginner
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 
@@ -35,6 +36,9 @@ def install(body_limit: int, within_s: float) -> None:
     if server is not None:
         limits = {"body_limit": body_limit, "within_s": within_s}
         server.HTTPFactory = type("LimitedFactory", (LimitedFactory,), limits)
+        # Else Twisted writes its own faults to stderr, as lines that no log reader takes.
+        observer = STDLibLogObserver("twisted")
+        globalLogBeginner.beginLoggingTo([observer], discardBuffer=True, redirectStandardIO=False)
 
 
 class LimitedRequest(WebRequest):

@@ -89,6 +89,7 @@ def _readable(at: datetime, event: str, fields: dict[str, Any]) -> str:
 
 def configure_structlog() -> None:
     """Make structlog's loggers hand their events to the standard library's handlers."""
+    logging.captureWarnings(True)
     structlog.configure(
         processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -141,6 +142,8 @@ def logging_config(log_format: str, level: str) -> dict[str, Any]:
             "django.security": {"level": "ERROR"},
             # A traceback a second while Redis is away; `api.security.control` says it once.
             "channels_redis": {"level": "CRITICAL"},
+            # Its lines about each listener and factory say nothing that Daphne does not.
+            "twisted": {"level": "WARNING"},
             # Replaces the handlers that Django's defaults put here.
             "django": {"handlers": [], "propagate": True},
             "django.server": {"handlers": [], "propagate": True},

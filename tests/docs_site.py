@@ -32,7 +32,7 @@ BEFORE: Final = (
 PROCESSES: Final = {
     "aggregator": "python manage.py run_aggregator",
     "archiver": "python manage.py run_archiver",
-    "web": "python -m daphne -b 0.0.0.0 -p 8000 swapsite.asgi:application",
+    "web": "python -m daphne -v 0 -b 0.0.0.0 -p 8000 swapsite.asgi:application",
 }
 Done = subprocess.CompletedProcess[str]
 
