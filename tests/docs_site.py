@@ -64,6 +64,7 @@ class Site:
             "seconds=30": "seconds=1",
             "seconds=60": "seconds=1",
             "DATABASE default": f"DATABASE {kept.name}",
+            "rehearsal": f"{kept.name}_rehearsal",
             "https://backups.example.com/swaps": f"{stack.s3.url}/{self.bucket.name}",
             "'KEY', 'SECRET'": f"'{stack.s3.access_key}', '{stack.s3.secret_key}'",
         }
