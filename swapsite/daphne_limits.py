@@ -37,7 +37,7 @@ def install(body_limit: int, within_s: float) -> None:
         limits = {"body_limit": body_limit, "within_s": within_s}
         server.HTTPFactory = type("LimitedFactory", (LimitedFactory,), limits)
         # Else Twisted writes its own faults to stderr, as lines that no log reader takes.
-        observer = STDLibLogObserver("twisted")
+        observer: Any = STDLibLogObserver("twisted")
         globalLogBeginner.beginLoggingTo([observer], discardBuffer=True, redirectStandardIO=False)
 
 
