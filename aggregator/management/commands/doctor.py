@@ -36,8 +36,8 @@ class Command(BaseCommand):
         "off, append-only file on), NATS, the version and settings of the running aggregators, "
         "ClickHouse (version, tables, schema, storage policy), the room on disks, the keys for "
         "tokens, the admin's database, and the clocks against this machine's. Each finding is a "
-        "line of OK, WARN or FAIL, with what to do behind an arrow. It changes nothing. Exit status 1 "
-        "where anything is FAIL, 2 where the settings themselves have faults."
+        "line of OK, WARN or FAIL, with what to do behind an arrow. It changes nothing. Exit "
+        "status 1 where anything is FAIL, 2 where the settings themselves have faults."
     )
     requires_system_checks = ()
 
