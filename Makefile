@@ -24,15 +24,16 @@ STARTED := $(shell date +%s)
 stage = @begun=$$(date +%s); echo "== $(1)"; $(2) && echo "== $(1): $$(($$(date +%s) - begun)) s"
 
 .PHONY: help setup setup-dev demo up down test chaos gameday audit lock clean \
-	bench-ingest bench-decode bench-restore bench-scale bench-latency bench-fanout bench-e2e bench-history bench-rest bench-archive
+	bench-ingest bench-decode bench-restore bench-scale bench-latency bench-fanout bench-e2e bench-history bench-rest bench-pages bench-archive
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.installed ## .venv with the locked requirements; does nothing when nothing changed
 
-setup-dev: .venv/.installed-dev ## the tools of the tests and checks too, and a browser where it may
+setup-dev: .venv/.installed-dev ## the tools of the tests and checks too, and a browser and nginx where it may
 	@.ci/browser
+	@.ci/nginx
 
 demo: setup ## engines, service and real trades, in the foreground until Ctrl-C
 	@DEMO_STARTED=$(STARTED) exec $(BIN)/python -m infra.embedded run --dir var/demo --fresh --feed $(ARGS)
@@ -86,6 +87,9 @@ bench-e2e: setup ## from produce() to the message at a WebSocket client, 500 cli
 
 bench-rest: setup ## requests/s and p99 of one web node with 20,000 tokens on its board
 	@$(BIN)/python -m bench.rest $(ARGS)
+
+bench-pages: setup ## CPU of a page, a static file, a 404 and a probe of one web node
+	@$(BIN)/python -m bench.pages $(ARGS)
 
 audit: setup-dev ## bandit over the code, pip-audit over the locked packages (where it has a network)
 	@.ci/audit

@@ -36,6 +36,14 @@ def duration_ms(text: str) -> int:
     return round(float(match[1]) * _UNIT_MS[match[2]])
 
 
+def duration_text(ms: int) -> str:
+    """As a setting would be written: in the largest unit that it is a whole number of."""
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)):
+        if ms % size == 0:
+            return f"{ms // size}{unit}"
+    return f"{ms}ms"
+
+
 def _positive_duration(text: str) -> int:
     value = duration_ms(text)
     if value <= 0:
@@ -429,6 +437,16 @@ class Config:
     def longest_window_minutes(self) -> int:
         """Minutes of the longest window: what the state must reach back to."""
         return max(minutes for _, minutes in self.windows)
+
+    @property
+    def counting(self) -> dict[str, str]:
+        """The settings that every process must have alike, as heartbeats carry them."""
+        return {
+            "WINDOWS": ",".join(name for name, _ in self.windows),
+            "GRACE": duration_text(self.grace_ms),
+            "MAX_FUTURE": duration_text(self.max_future_ms),
+            "CLOCK": self.clock,
+        }
 
 
 def _fault(spec: Field[Any], why: str) -> str:

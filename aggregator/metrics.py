@@ -267,6 +267,11 @@ BOARD_LATE = Gauge(
     "How late the owners' heartbeats arrive on this web node, the worst partition; above "
     "STALE_AFTER its numbers are shown as stale.",
 )
+BOARD_MISPLACED = Gauge(
+    "swaps_board_misplaced_tokens",
+    "Tokens that arrive on two partitions; above 0 a producer's key is wrong, and the rows of the "
+    "second partition are not shown.",
+)
 BOARD_AGE = Gauge(
     "swaps_board_age_seconds",
     "Age of the newest number on this web node's board; above 3 nothing new arrives.",

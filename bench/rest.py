@@ -163,7 +163,7 @@ class Node:
         self.process = Process("daphne", directory / "daphne.log", stack.guard)
         self._closing.callback(self.process.kill)
         self.process.launch(
-            [sys.executable, "-m", "daphne", "--access-log", os.devnull, "-b", "127.0.0.1",
+            [sys.executable, "-m", "daphne", "-v", "0", "-b", "127.0.0.1",
              "-p", str(self.port), "swapsite.asgi:application"], env, ROOT,
         )  # fmt: skip
         self.process.wait_ready(self._full)

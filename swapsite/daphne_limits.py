@@ -23,6 +23,7 @@ import msgspec
 from daphne.http_protocol import HTTPFactory, WebRequest
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import STDLibLogObserver, globalLogBeginner
 from twisted.python.failure import Failure
 from twisted.web.http import RESPONSES, HTTPChannel
 
@@ -42,6 +43,9 @@ def install(body_limit: int, within_s: float) -> None:
             RESPONSES.setdefault(status.value, status.phrase.encode())
         limits = {"body_limit": body_limit, "within_s": within_s}
         server.HTTPFactory = type("LimitedFactory", (LimitedFactory,), limits)
+        # Else Twisted writes its own faults to stderr, as lines that no log reader takes.
+        observer: Any = STDLibLogObserver("twisted")
+        globalLogBeginner.beginLoggingTo([observer], discardBuffer=True, redirectStandardIO=False)
 
 
 class LimitedRequest(WebRequest):

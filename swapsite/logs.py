@@ -1,7 +1,8 @@
 """Logs: one JSON object a line on stdout, or lines for a person where stdout is a terminal.
 
-structlog renders what the program and its libraries log, so both look alike. A text that looks
-like a JSON Web Token is blanked before it is written: no token ever reaches a log.
+structlog renders what the program and its libraries log, so both look alike. The access log is
+rendered without structlog: a line for every request must cost little. A text that looks like a JSON
+Web Token is blanked before it is written: no token ever reaches a log.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -50,8 +53,43 @@ class OnlyExceptions(logging.Filter):
         return record.exc_info is not None
 
 
+class AccessFormatter(logging.Formatter):
+    """Renders the records of `api.http.access_log`, as JSON or for a person."""
+
+    def __init__(self, as_json: bool) -> None:
+        super().__init__()
+        self._as_json = as_json
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        fields: dict[str, Any] = getattr(record, "access", {})
+        event = record.getMessage()
+        at = datetime.fromtimestamp(record.created, UTC)
+        if self._as_json:
+            head = {"at": at, "level": record.levelname.lower(), "logger": record.name}
+            line = msgspec.json.encode({**head, "event": event, **fields}).decode()
+        else:
+            line = _readable(at, event, fields)
+        return _TOKEN.sub("[token]", line) if "eyJ" in line else line
+
+
+def _readable(at: datetime, event: str, fields: dict[str, Any]) -> str:
+    """`12:00:00 GET /api/overview 200 3.1 ms 5120 B 127.0.0.1 somebody`."""
+    get = fields.get
+    what = f"{get('method')} {get('route')}" if event == "request" else f"{event} {get('route')}"
+    of_answer = [
+        str(get("status") or ""),
+        f"{get('ms')} ms" if "ms" in fields else "",
+        f"{get('bytes')} B" if "bytes" in fields else "",
+        f"code {get('code')}" if get("code") else "",
+    ]
+    parts = [f"{at:%H:%M:%S}", what, *of_answer, str(get("ip")), str(get("subject") or "")]
+    return " ".join(part for part in parts if part)
+
+
 def configure_structlog() -> None:
     """Make structlog's loggers hand their events to the standard library's handlers."""
+    logging.captureWarnings(True)
     structlog.configure(
         processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -81,22 +119,31 @@ def logging_config(log_format: str, level: str) -> dict[str, Any]:
                 "()": structlog.stdlib.ProcessorFormatter,
                 "processors": rendering,
                 "foreign_pre_chain": _SHARED,
-            }
+            },
+            "access": {"()": AccessFormatter, "as_json": as_json},
         },
         "handlers": {
+            "access": {
+                "class": "logging.StreamHandler",
+                "stream": "ext://sys.stdout",
+                "formatter": "access",
+            },
             "stdout": {
                 "class": "logging.StreamHandler",
                 "stream": "ext://sys.stdout",
                 "formatter": "structlog",
-            }
+            },
         },
         "root": {"handlers": ["stdout"], "level": level.upper()},
         "loggers": {
+            "access": {"handlers": ["access"], "propagate": False},
             # A client's mistakes are answered, not logged: a line for each would fill the disk.
             "django.request": {"level": "ERROR", "filters": ["only_exceptions"]},
             "django.security": {"level": "ERROR"},
             # A traceback a second while Redis is away; `api.security.control` says it once.
             "channels_redis": {"level": "CRITICAL"},
+            # Its lines about each listener and factory say nothing that Daphne does not.
+            "twisted": {"level": "WARNING"},
             # Replaces the handlers that Django's defaults put here.
             "django": {"handlers": [], "propagate": True},
             "django.server": {"handlers": [], "propagate": True},

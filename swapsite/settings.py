@@ -48,8 +48,8 @@ INSTALLED_APPS = [
     "ninja",
     "django_prometheus",
 ]
-# `guard` answers the API and the probes itself, and measures them: the others, which hop to a
-# thread, are for pages, those of django-prometheus among them.
+# `guard` answers everything but the admin itself: the others, which hop to a thread, are for the
+# admin's pages, those of django-prometheus among them.
 MIDDLEWARE = [
     "api.http.middleware.guard",
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
@@ -77,6 +77,10 @@ TEMPLATES = [
     }
 ]
 STATIC_URL = "/static/"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "api.page.files.ReleaseStorage"},
+}
 # The JavaScript client: the dashboard is one of its users.
 STATICFILES_DIRS = [("clients", BASE_DIR / "clients" / "js")]
 ROOT_URLCONF = "swapsite.urls"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, path
 
-from api.http.probes import healthz, readyz
+from api.http.probes import healthz, readyz, readyz_node
 from api.http.routes import api
 from api.http.watching import metrics_page, profile
 from api.page.files import static_file
@@ -15,6 +15,7 @@ from api.security.login import login
 urlpatterns: list[URLPattern | URLResolver] = [
     path("healthz", healthz),
     path("readyz", readyz),
+    path("readyz/node", readyz_node),
     path("metrics", metrics_page),
     path("debug/pprof/<str:name>", profile),
     path("api/", api.urls),

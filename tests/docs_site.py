@@ -32,7 +32,7 @@ BEFORE: Final = (
 PROCESSES: Final = {
     "aggregator": "python manage.py run_aggregator",
     "archiver": "python manage.py run_archiver",
-    "web": "python -m daphne -b 0.0.0.0 -p 8000 swapsite.asgi:application",
+    "web": "python -m daphne -v 0 -b 0.0.0.0 -p 8000 swapsite.asgi:application",
 }
 Done = subprocess.CompletedProcess[str]
 
@@ -65,6 +65,7 @@ class Site:
             "seconds=30": "seconds=1",
             "seconds=60": "seconds=1",
             "DATABASE default": f"DATABASE {kept.name}",
+            "rehearsal": f"{kept.name}_rehearsal",
             "https://backups.example.com/swaps": f"{stack.s3.url}/{self.bucket.name}",
             "'KEY', 'SECRET'": f"'{stack.s3.access_key}', '{stack.s3.secret_key}'",
         }

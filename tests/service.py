@@ -115,7 +115,7 @@ class Service:
     def web(self, name: str = "web", port: int = 0, **env: str) -> Process:
         """Start Daphne on `port`, or else on `web_port`, and wait until it answers."""
         port = port or self.web_port
-        command = [sys.executable, "-m", "daphne", "-b", "127.0.0.1", "-p", str(port)]
+        command = [sys.executable, "-m", "daphne", "-v", "0", "-b", "127.0.0.1", "-p", str(port)]
         process = self.launch(name, [*command, "swapsite.asgi:application"], env)
         process.wait_ready(lambda: self.get("/healthz", port).status_code == 200)
         return process

@@ -90,7 +90,7 @@ class Nodes:
         """Start a node and wait until it answers and, with `redis`, until Redis is there."""
         port = free_port()
         process = Process(name, self.directory / f"{name}.log", self.engines.guard)
-        command = [sys.executable, "-m", "daphne", "-b", "127.0.0.1", "-p", str(port)]
+        command = [sys.executable, "-m", "daphne", "-v", "0", "-b", "127.0.0.1", "-p", str(port)]
         process.launch([*command, "swapsite.asgi:application"], self.env | env, ROOT)
         self._closing.callback(process.kill)
         node = Node(process, f"http://127.0.0.1:{port}")

@@ -125,6 +125,7 @@ class Heartbeat(msgspec.Struct, frozen=True, gc=False):
     be asked. `degraded` names what is wrong with the owner, an empty list where nothing is.
     `owner` is the process (host and pid) and `version` what it runs, for operators.
     `snapshot_age_ms` is how long ago the partition was last saved, null before the first time.
+    `settings` are those that every process must have alike (`Config.counting`), for the doctor.
     """
 
     partition: int
@@ -142,6 +143,7 @@ class Heartbeat(msgspec.Struct, frozen=True, gc=False):
     version: str = ""
     snapshot_age_ms: int | None = None
     tallies: Tallies = Tallies()
+    settings: dict[str, str] = {}
 
 
 class ArchiveStatus(msgspec.Struct, frozen=True, gc=False):

@@ -79,6 +79,7 @@ class PartitionOwner:
         self.saved_at_ms = 0
         self.dead_letters = 0
         self._process = f"{socket.gethostname()}:{os.getpid()}"
+        self._settings = config.counting
         self._unsaved: EngineSnapshot | None = None
         self.gap: tuple[int, int] | None = None
         self.watermark: int | None = None
@@ -297,6 +298,7 @@ class PartitionOwner:
             watermark=self.watermark,
             lag=lag,
             degraded=[*degraded, *self._faults(now_ms, lag)],
+            settings=self._settings,
             owner=self._process,
             version=VERSION,
             snapshot_age_ms=monotonic_ms - self.saved_at_ms if self.saved_at_ms else None,

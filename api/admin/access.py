@@ -26,10 +26,18 @@ else:
 class ApiSubjectAdmin(_Subjects):
     """Subjects that have limits of their own; everyone else has the default."""
 
-    list_display = ("subject", "rate_per_s", "burst", "connections", "subscriptions", "changed_at")
+    list_display = (
+        *("subject", "rate_per_s", "burst", "in_force", "connections", "subscriptions"),
+        "changed_at",
+    )
     search_fields = ("subject", "notes")
-    readonly_fields = ("created_at", "changed_at")
+    readonly_fields = ("in_force", "created_at", "changed_at")
     actions = ("revoke",)
+
+    @admin.display(description="in force from one address")
+    def in_force(self, subject: ApiSubject) -> str:
+        """What a caller at one address gets of these limits."""
+        return effective(subject, settings.SWAPS)
 
     def get_form(
         self,
@@ -84,12 +92,36 @@ class RevocationAdmin(_Revocations):
         return (*self.readonly_fields, "kind", "value") if obj else self.readonly_fields
 
 
+def effective(subject: ApiSubject, config: Config) -> str:
+    """The rate and burst that a subject has at one address, and what caps them.
+
+    A request takes from the bucket of the subject and from that of its address, so the smaller one
+    decides.
+    """
+    rate = subject.rate_per_s or config.rate_per_s
+    burst = subject.burst or config.rate_burst
+    in_force = min(rate, config.rate_ip_per_s), min(burst, config.rate_ip_burst)
+    said = f"{in_force[0]:,} a second, {in_force[1]:,} at once"
+    caps = [
+        f"at {most:,} by the address's bucket unless {setting} is raised"
+        for value, most, setting in (
+            (rate, config.rate_ip_per_s, "RATE_LIMIT_IP"),
+            (burst, config.rate_ip_burst, "RATE_BURST_IP"),
+        )
+        if value > most
+    ]
+    return f"{said} (capped {' and '.join(caps)})" if caps else said
+
+
 def _helps(config: Config) -> dict[str, str]:
     return {
         "subject": "the `sub` of its tokens",
         "rate_per_s": "what comes back into its bucket each second: the stats of a token cost 1, "
-        f"an overview {COST_OVERVIEW}, a batch {COST_BATCH}. Empty: {config.rate_per_s}.",
-        "burst": f"what the bucket holds, to be spent at once. Empty: {config.rate_burst}.",
+        f"an overview {COST_OVERVIEW}, a batch {COST_BATCH}. Empty: {config.rate_per_s}. "
+        f"Above {config.rate_ip_per_s:,} it helps a caller with several addresses only: each has a "
+        "bucket of its own (RATE_LIMIT_IP).",
+        "burst": f"what the bucket holds, to be spent at once. Empty: {config.rate_burst}. "
+        f"Above {config.rate_ip_burst:,} the address's own bucket caps it (RATE_BURST_IP).",
         "connections": f"WebSockets at once. Empty: {config.ws_subject_connections}.",
         "subscriptions": f"channels and tokens on one WebSocket. Empty: {config.ws_subscriptions}.",
         "notes": "for colleagues",

@@ -89,6 +89,7 @@ class Board:
         self._misplaced_rows = 0
         self._listeners: list[Callable[[str], object]] = []
         self._asked: dict[int, int] = {}
+        self._filled = False
         self._last_request_id = 0
 
     @property
@@ -148,6 +149,16 @@ class Board:
     def complete(self) -> bool:
         """Whether every partition's state has been loaded, so that an unknown token is none."""
         return self._expected > 0 and all(each.hydrated for each in self._partitions.values())
+
+    def filled_once(self) -> bool:
+        """Whether every partition had been loaded at any time that this was asked."""
+        self._filled = self._filled or self.complete()
+        return self._filled
+
+    @property
+    def misplaced(self) -> int:
+        """Tokens that also arrive on a second partition, up to MISPLACED_KEPT."""
+        return len(self._misplaced)
 
     def as_of(self) -> int | None:
         """The instant that the oldest partition shown is of; null while none is shown."""

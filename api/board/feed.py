@@ -63,6 +63,7 @@ class Feed:
         self.clock = TrustedClock() if clock is None else clock
         self.archives = Archives()
         self.rates = Rates()
+        self.connected_once = False
         self._board = board
         self._saved = saved
         self._saved_task: asyncio.Task[None] | None = None
@@ -176,6 +177,7 @@ class Feed:
         # The server takes commands in order, so a question sent from here on cannot be answered
         # before the subscriptions above are in force.
         self._client = client
+        self.connected_once = True
         self._board.reconnected(self._now_ms())
         await self.wire.begin(client)
         self._fault, self._logged_fault = "the connection was lost", ""

@@ -1,4 +1,4 @@
-"""Django's ASGI handler without what only pages need, for the API and the probes.
+"""Django's ASGI handler without what only the admin needs, for everything else.
 
 For each request Django's own starts a thread, in which signals close database connections, and
 hops to it three times more: measured, half of the time of a small answer. What is answered here
@@ -15,7 +15,7 @@ from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler
 from django.http import HttpResponse
 
-from api.http.middleware import is_for_programs
+from api.http.middleware import needs_django
 
 
 class DirectHandler(ASGIHandler):
@@ -23,8 +23,8 @@ class DirectHandler(ASGIHandler):
 
     @staticmethod
     def takes(scope: Scope) -> bool:
-        """Whether the scope is a request of the API or of a probe."""
-        return bool(scope["type"] == "http" and is_for_programs(scope["path"]))
+        """Whether the scope is a request of anything but the admin."""
+        return bool(scope["type"] == "http" and not needs_django(scope["path"]))
 
     async def __call__(  # type: ignore[override]
         self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable

@@ -46,6 +46,7 @@ def harden(request: HttpRequest, response: HttpResponseBase, *, page: bool) -> N
         nonce = request.META.get(_NONCE)
         said = f" 'nonce-{nonce}'" if nonce else ""
         headers.setdefault("Content-Security-Policy", PAGE_POLICY.format(nonce=said))
+        headers.setdefault("X-Frame-Options", "DENY")
         headers.setdefault("Referrer-Policy", "same-origin")
         headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")
         headers.setdefault("Permissions-Policy", "camera=(), geolocation=(), microphone=()")

@@ -1,41 +1,44 @@
-"""The outermost middleware: refuses foreign hosts, turns every error into a problem document,
-and takes the API past the middleware of the pages.
+"""The outermost middleware: refuses foreign hosts, charges every request, writes the access log,
+turns the errors of the API into problem documents, and takes all but the admin past Django's own.
 
-Django's own middleware is for pages (sessions, forms, messages) and each class of it costs a hop
-to a thread and back. The API and the probes know no session, cookie or form, so they are answered
-here directly, in the event loop where the board lives.
+Django's own middleware is for the admin (sessions, forms, messages) and each class of it costs a
+hop to a thread and back. The API, the probes, the dashboard and static files know no session,
+cookie or form, so they are answered here directly, in the event loop where the board lives.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
+from django.conf import settings
 from django.core.exceptions import DisallowedHost
 from django.core.handlers.exception import convert_exception_to_response
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponsePermanentRedirect
 from django.http.response import HttpResponseBase
-from django.urls import resolve
+from django.urls import Resolver404, resolve
 from django.utils.decorators import async_only_middleware
 from structlog.contextvars import bound_contextvars
 
 from aggregator import metrics
 from aggregator.tracing import server_span
+from api.http import access_log
 from api.http.compression import compress
 from api.http.correlation import HEADER, correlation_of
 from api.http.cors import allow, preflight
 from api.http.headers import harden
 from api.problem import CONTENT_TYPE, Problem, response_of
-from api.security.bearer import DECISION
-from api.security.client_ip import from_trusted_proxy
-from api.security.ratelimit import Decision
+from api.security.bearer import DECISION, charge
+from api.security.client_ip import asks_from_inside, from_trusted_proxy
+from api.security.ratelimit import COST_ADMIN, COST_PAGE, Decision
 from api.services import services
 
 View = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
 
 # A load balancer's probe, and a scrape of Prometheus, name the node by its address.
-PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+PROBES: Final = frozenset({"/healthz", "/readyz", "/readyz/node", "/metrics"})
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 _CODES: Final = {
@@ -47,9 +50,25 @@ _CODES: Final = {
 }
 
 
+_NOT_FOUND_PAGE: Final = (
+    b"<!doctype html><html lang=en><meta charset=utf-8><title>Not found</title>"
+    b'<h1>Not found</h1><p>There is nothing at this address. <a href="/">All tokens</a></p>'
+)
+
+
 def is_for_programs(path: str) -> bool:
-    """Whether a path is of the API, a probe or a profile: no page, no session, no cookie."""
+    """Whether a path is of the API, a probe or a profile: no page for a browser."""
     return path.startswith(("/api/", "/debug/")) or path in PROBES or path == "/api"
+
+
+def needs_django(path: str) -> bool:
+    """Whether a path is of the admin, which has sessions, forms and the database."""
+    return path.startswith("/admin/") or path == "/admin"
+
+
+def _charges_itself(path: str) -> bool:
+    """Whether the views below a path take what their answers cost, by subject too."""
+    return path.startswith(("/api/", "/debug/")) or path in {"/api", "/metrics", "/demo-token"}
 
 
 @async_only_middleware
@@ -65,25 +84,40 @@ def guard(get_response: View) -> View:
             bound_contextvars(request_id=caller.request_id, trace_id=caller.trace_id),
             server_span(f"{method}", _trace_headers(meta), http__request__method=method) as span,
         ):
-            response = await respond(request)
-            route = request.resolver_match.route if request.resolver_match else "unknown"
+            try:
+                response = await respond(request)
+            except asyncio.CancelledError:
+                access_log.request(
+                    request, caller, _route(request), None, time.perf_counter() - begun
+                )
+                raise
+            route = _route(request)
             span.rename(f"{method} /{route}")
             span.note(http__route=f"/{route}", http__response__status_code=response.status_code)
         response.headers[HEADER] = caller.request_id
+        took = time.perf_counter() - begun
         if is_for_programs(request.path):
             metrics.HTTP_REQUESTS.labels(route, method, response.status_code).inc()
-            metrics.HTTP_SECONDS.labels(route).observe(time.perf_counter() - begun)
+            metrics.HTTP_SECONDS.labels(route).observe(took)
+        access_log.request(request, caller, route, response, took)
         return response
 
     async def respond(request: HttpRequest) -> HttpResponseBase:
-        probe, program = request.path in PROBES, is_for_programs(request.path)
+        path = request.path
+        probe, program = path in PROBES, is_for_programs(path)
         if "HTTP_X_FORWARDED_PROTO" in request.META and not from_trusted_proxy(request):
             del request.META["HTTP_X_FORWARDED_PROTO"]
-        if not probe and not _host_allowed(request):
-            return response_of(
-                Problem(400, "host_not_allowed", "This host name is not served here.")
-            )
-        response = await (_for_programs(request, direct) if program else get_response(request))
+        free = probe and asks_from_inside(request)
+        try:
+            if not free and not _charges_itself(path):
+                cost = COST_ADMIN if needs_django(path) else COST_PAGE
+                await charge(services(), request, None, cost)
+            response = await answered(request, program, probe)
+            if not free and DECISION not in request.META:
+                # no view took anything: a preflight, or a method that the route does not have
+                await charge(services(), request, None, COST_PAGE)
+        except Problem as problem:
+            response = response_of(problem)
         decision = request.META.get(DECISION)
         if isinstance(decision, Decision):
             for name, value in decision.headers.items():
@@ -91,7 +125,27 @@ def guard(get_response: View) -> View:
         harden(request, response, page=not program)
         return response
 
+    async def answered(request: HttpRequest, program: bool, probe: bool) -> HttpResponseBase:
+        if not probe and not _host_allowed(request):
+            return response_of(
+                Problem(400, "host_not_allowed", "This host name is not served here.")
+            )
+        if needs_django(request.path):
+            return await get_response(request)
+        return _to_https(request) or await _directly(request, direct, program)
+
     return answer
+
+
+def _route(request: HttpRequest) -> str:
+    return request.resolver_match.route if request.resolver_match else "unknown"
+
+
+def _to_https(request: HttpRequest) -> HttpResponse | None:
+    """Send a browser that came over plain HTTP to the same address over TLS, as Django would."""
+    if not settings.SECURE_SSL_REDIRECT or is_for_programs(request.path) or request.is_secure():
+        return None
+    return HttpResponsePermanentRedirect(f"https://{request.get_host()}{request.get_full_path()}")
 
 
 def _trace_headers(meta: Mapping[str, str]) -> dict[str, str]:
@@ -99,31 +153,45 @@ def _trace_headers(meta: Mapping[str, str]) -> dict[str, str]:
     return {name: meta[key] for name, key in names.items() if key in meta}
 
 
-async def _for_programs(request: HttpRequest, direct: View) -> HttpResponse:
-    """The answer of the API or a probe: problems as documents, compressed, readable by origins."""
+async def _directly(request: HttpRequest, direct: View, program: bool) -> HttpResponse:
+    """An answer without Django's middleware, compressed.
+
+    That of a program has its problems as documents and can be read by pages of other origins.
+    """
     origins = services().cors_origins
     head = request.method == "HEAD"
     if head:
         # answered as GET is, without the body (RFC 9110, 9.3.2)
         request.method = "GET"
-    response = preflight(request, origins)
+    response = preflight(request, origins) if program else None
     if response is None:
-        answered = _as_problem(await direct(request))
+        answered = await direct(request)
+        answered = _as_problem(answered) if program else _as_page(answered)
         assert isinstance(answered, HttpResponse)
         response = answered
     await compress(request, response)
-    allow(request, response, origins)
+    if program:
+        allow(request, response, origins)
     if response.status_code not in {204, 304}:
         response.headers["Content-Length"] = str(len(response.content))
     if head:
         response.content = b""
+        request.method = "HEAD"
     return response
 
 
 async def _view(request: HttpRequest) -> HttpResponseBase:
-    request.resolver_match = match = resolve(request.path_info)
+    try:
+        request.resolver_match = match = resolve(request.path_info)
+    except Resolver404:
+        # Django's own way hops to a thread and renders a template
+        return HttpResponse(status=404)
     response: HttpResponseBase = await match.func(request, *match.args, **match.kwargs)
     return response
+
+
+def _as_page(response: HttpResponseBase) -> HttpResponseBase:
+    return HttpResponse(_NOT_FOUND_PAGE, status=404) if response.status_code == 404 else response
 
 
 def _host_allowed(request: HttpRequest) -> bool:

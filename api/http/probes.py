@@ -23,6 +23,13 @@ class Readiness(msgspec.Struct, frozen=True):
     partitions: list[PartitionStatus]
 
 
+class NodeReadiness(msgspec.Struct, frozen=True):
+    """The answer of `/readyz/node`; `reasons` are empty where it is ready."""
+
+    ready: bool
+    reasons: list[str]
+
+
 @require_safe
 async def healthz(_request: HttpRequest) -> HttpResponse:
     """The process is alive and its event loop turns."""
@@ -39,6 +46,36 @@ async def readyz(_request: HttpRequest) -> HttpResponse:
         content_type="application/json",
         headers={"Cache-Control": "no-store"},
     )
+
+
+@require_safe
+async def readyz_node(_request: HttpRequest) -> HttpResponse:
+    """200 where this node itself can serve, 503 with the reasons where it cannot.
+
+    For balancers and orchestrators. Every node shows the same partitions, so what is wrong with a
+    partition or an engine is no reason to take a node out: its answers say what is stale.
+    """
+    reasons = node_reasons(services())
+    return HttpResponse(
+        msgspec.json.encode(NodeReadiness(not reasons, reasons)),
+        status=503 if reasons else 200,
+        content_type="application/json",
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+def node_reasons(parts: Services) -> list[str]:
+    """Why this node cannot serve: what it needs once after its start, and a key to let callers in.
+
+    Once the board was filled and NATS connected, losing either leaves a node that shows old numbers
+    and says so.
+    """
+    reasons = [] if parts.auth_fault is None else [parts.auth_fault]
+    if not parts.feed.connected_once:
+        reasons.append(parts.feed.fault or "NATS was not reached yet")
+    if not parts.board.filled_once():
+        reasons.append("the board is not filled yet: not every partition has been loaded")
+    return reasons
 
 
 def readiness_of(parts: Services) -> Readiness:

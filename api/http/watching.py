@@ -7,7 +7,6 @@ profiles are for such a token only.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
@@ -18,6 +17,7 @@ from aggregator import metrics
 from aggregator.profiling import requests
 from api.problem import Problem, response_of
 from api.security.bearer import OPS_READ, Bearer
+from api.security.client_ip import asks_from_inside
 from api.services import Services, services
 from api.ws.tally import TALLY
 
@@ -27,7 +27,7 @@ _operator = Bearer(OPS_READ)
 @require_safe
 async def metrics_page(request: HttpRequest) -> HttpResponse:
     """Every metric of this process in Prometheus's text format."""
-    if not _is_allowed(request):
+    if not asks_from_inside(request):
         try:
             await _operator(request)
         except Problem as problem:
@@ -57,18 +57,6 @@ async def profile(request: HttpRequest, name: str) -> HttpResponse:
     )
 
 
-def _is_allowed(request: HttpRequest) -> bool:
-    if "HTTP_X_FORWARDED_FOR" in request.META or "HTTP_FORWARDED" in request.META:
-        return False  # the peer is a proxy, and says so
-    try:
-        peer = ipaddress.ip_address((request.META.get("REMOTE_ADDR") or "").partition("%")[0])
-    except ValueError:
-        return False
-    if isinstance(peer, ipaddress.IPv6Address) and peer.ipv4_mapped is not None:
-        peer = peer.ipv4_mapped
-    return any(peer in network for network in settings.SWAPS.metrics_allow)
-
-
 def _observe(parts: Services) -> None:
     """Set what is known only by looking."""
     TALLY.report()
@@ -76,6 +64,7 @@ def _observe(parts: Services) -> None:
     metrics.BOARD_TOKENS.set(len(parts.board.rows))
     metrics.BOARD_STALE.set(len(list(parts.board.stale_partitions(now_ms))))
     metrics.BOARD_LATE.set(parts.board.late_ms() / 1000)
+    metrics.BOARD_MISPLACED.set(parts.board.misplaced)
     as_of = parts.board.as_of()
     if as_of is not None:
         metrics.BOARD_AGE.set(max(0.0, parts.now_s() - as_of / 1000))

@@ -1,36 +1,128 @@
-"""Static files, served by the web node itself: few, small, and of this repository's own packages.
+"""Static files from memory: few, small, and of this repository's own packages.
 
-A browser asks each time whether its copy is still the newest, so that an upgrade never mixes
-modules of two versions. Behind a proxy that serves files itself this is never asked.
+Every address holds the release's digest (`/static/<digest>/page/main.js`), so a browser keeps a
+file for a year and never mixes modules of two versions: modules import each other by relative
+addresses, which keep the digest. An address without the digest of this release answers the file as
+it is here, and a browser asks each time whether its copy is still the newest.
 """
 
 from __future__ import annotations
 
-from contextlib import closing
+import asyncio
+import gzip
+import hashlib
+import mimetypes
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
 
-from asgiref.sync import sync_to_async
-from django.contrib.staticfiles.views import serve
+from django.conf import settings
+from django.contrib.staticfiles import finders
+from django.contrib.staticfiles.storage import StaticFilesStorage
 from django.http import HttpRequest, HttpResponse
-from django.http.response import HttpResponseBase, StreamingHttpResponse
+from django.utils.cache import get_conditional_response
+from django.views.decorators.http import require_safe
 
-from api.http.compression import compress
+from api.http.compression import WORTH_BYTES, takes_gzip
 
-
-async def static_file(request: HttpRequest, path: str) -> HttpResponseBase:
-    """One file; raises Http404 where there is none of that name."""
-    response = await sync_to_async(_whole)(request, path)
-    response.headers["Cache-Control"] = "no-cache"
-    if response.status_code == 200:
-        await compress(request, response)
-        response.headers["Content-Length"] = str(len(response.content))
-    return response
+_DIGEST_BYTES: Final = 6
+ASK_EACH_TIME: Final = "no-cache"
+_FOREVER: Final = "public, max-age=31536000, immutable"
+_TYPES: Final = {".js": "text/javascript", ".mjs": "text/javascript"}
 
 
-def _whole(request: HttpRequest, path: str) -> HttpResponse:
-    # "insecure" is Django's word for slower than a proxy that serves files.
-    served = serve(request, path, insecure=True)
-    if not isinstance(served, StreamingHttpResponse):
-        assert isinstance(served, HttpResponse)
-        return served
-    with closing(served):
-        return HttpResponse(b"".join(served), headers=dict(served.headers))
+@dataclass(slots=True)
+class File:
+    """One file, or a page; its gzip is made when somebody asks for it and kept."""
+
+    content: bytes
+    content_type: str
+    etag: str
+    _packed: bytes | None = None
+
+    @classmethod
+    def of(cls, content: bytes, content_type: str) -> File:
+        """A file of these bytes."""
+        tag = hashlib.blake2b(content, digest_size=12).hexdigest()
+        return cls(content, content_type, f'"{tag}"')
+
+    async def packed(self) -> bytes:
+        """The file in gzip."""
+        if self._packed is None:
+            self._packed = await asyncio.to_thread(gzip.compress, self.content, 9, mtime=0)
+        return self._packed
+
+    async def answer(self, request: HttpRequest, caching: str) -> HttpResponse:
+        """The file under that Cache-Control, or 304 where the client has it."""
+        headers = {"Cache-Control": caching, "ETag": self.etag}
+        content = self.content
+        if len(content) >= WORTH_BYTES:
+            headers["Vary"] = "Accept-Encoding"
+            if takes_gzip(request.META.get("HTTP_ACCEPT_ENCODING", "")):
+                content = await self.packed()
+                headers |= {"Content-Encoding": "gzip", "ETag": f"W/{self.etag}"}
+        response = HttpResponse(content, content_type=self.content_type, headers=headers)
+        conditional = get_conditional_response(request, etag=headers["ETag"], response=response)
+        assert isinstance(conditional, HttpResponse)
+        return conditional
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Every static file by its name, and the digest of all of them."""
+
+    digest: str
+    files: dict[str, File]
+
+
+def release() -> Release:
+    """The files of this process; with DEBUG on they are read again at each call."""
+    return _read() if settings.DEBUG else _kept()
+
+
+@cache
+def _kept() -> Release:
+    return _read()
+
+
+def _read() -> Release:
+    files: dict[str, File] = {}
+    whole = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    for finder in finders.get_finders():
+        for name, storage in finder.list([]):
+            if name in files:  # the first finder wins, as in Django
+                continue
+            with storage.open(name) as opened:
+                content = opened.read()
+            files[name] = File.of(content, _type_of(name))
+    for name in sorted(files):
+        whole.update(f"{name} {files[name].etag}\n".encode())
+    return Release(whole.hexdigest(), files)
+
+
+def _type_of(name: str) -> str:
+    extension = name[name.rfind(".") :]
+    found = _TYPES.get(extension) or mimetypes.guess_type(name)[0] or "application/octet-stream"
+    return f"{found}; charset=utf-8" if found.startswith("text/") else found
+
+
+class ReleaseStorage(StaticFilesStorage):
+    """What `{% static %}` asks: addresses that hold the release's digest."""
+
+    def url(self, name: str | None) -> str:
+        """The address of a file."""
+        return super().url(f"{release().digest}/{name}")
+
+
+@require_safe
+async def static_file(request: HttpRequest, path: str) -> HttpResponse:
+    """One file; 404 where there is none of that name."""
+    here = release()
+    digest, _, rest = path.partition("/")
+    file, forever = here.files.get(path), False
+    if file is None:
+        # a digest of another release is answered too: a page of an older node may still ask for it
+        file, forever = here.files.get(rest), digest == here.digest
+    if file is None:
+        return HttpResponse(status=404)
+    return await file.answer(request, _FOREVER if forever else ASK_EACH_TIME)

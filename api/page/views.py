@@ -8,20 +8,25 @@ reads what the demo's issuer wrote there and never sees a key.
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import quote
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.template.loader import render_to_string
+from django.views.decorators.http import require_safe
 
 from aggregator.contracts.ids import TokenIdInvalid, canonical_token_id
 from api.http.docs import anybody
 from api.http.history import INTERVALS_MS
+from api.page.files import ASK_EACH_TIME, File
 from api.problem import Problem, response_of
 from api.services import services
 
 
+@require_safe
 async def page(request: HttpRequest, token_id: str = "") -> HttpResponse:
     """The page, the same for the list and for each token: its modules read the address.
 
@@ -33,13 +38,20 @@ async def page(request: HttpRequest, token_id: str = "") -> HttpResponse:
         address = f"/tokens/{quote(canonical, safe=':')}" + (f"?{query}" if query else "")
         return HttpResponseRedirect(address)
     config = services().config
-    context = {
-        "demo": config.demo_token_file is not None,
-        "windows": [name for name, _ in config.windows],
-        "intervals": list(INTERVALS_MS),
-    }
-    html = render_to_string("page/page.html", context, request)
-    return HttpResponse(html, headers={"Cache-Control": "no-cache"})
+    render = _rendered.__wrapped__ if settings.DEBUG else _rendered
+    rendered = render(config.demo_token_file is not None, tuple(name for name, _ in config.windows))
+    return await rendered.answer(request, ASK_EACH_TIME)
+
+
+@lru_cache(maxsize=4)
+def _rendered(demo: bool, windows: tuple[str, ...]) -> File:
+    """The page is rendered once: a template takes some milliseconds.
+
+    So nothing of a request may be in it, a nonce neither: its scripts and styles are files.
+    """
+    context = {"demo": demo, "windows": windows, "intervals": list(INTERVALS_MS)}
+    html = render_to_string("page/page.html", context)
+    return File.of(html.encode(), "text/html; charset=utf-8")
 
 
 def _canonical(token_id: str) -> str:

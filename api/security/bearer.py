@@ -23,6 +23,8 @@ OPS_READ: Final = "ops:read"
 
 # Where a request's META holds the `Decision` on it, for the headers of its answer.
 DECISION: Final = "swaps.rate_limit"
+# Where it holds the subject of a token that was verified, for the access log.
+SUBJECT: Final = "swaps.subject"
 _CHALLENGE: Final = 'Bearer realm="swaps"'
 
 
@@ -49,16 +51,21 @@ class Bearer(AuthBase):
             claims = await _claims(parts, request)
         except Problem as problem:
             metrics.AUTH_REFUSED.labels("http", problem.code).inc()
-            await _charge(parts, request, None, COST_REFUSED)
+            await charge(parts, request, None, COST_REFUSED)
             raise
-        await _charge(parts, request, claims.subject, self._cost)
+        request.META[SUBJECT] = claims.subject
+        await charge(parts, request, claims.subject, self._cost)
         if self._scope is not None and self._scope not in claims.scopes:
             metrics.AUTH_REFUSED.labels("http", "scope_missing").inc()
             _refuse_scope(self._scope)
         return claims
 
 
-async def _charge(parts: Services, request: HttpRequest, subject: str | None, cost: int) -> None:
+async def charge(parts: Services, request: HttpRequest, subject: str | None, cost: int) -> None:
+    """Take the cost from the buckets of address and subject; raises Problem where it is not there.
+
+    The answer's headers tell what is left, and so does the 429.
+    """
     decision = await parts.limiter.take(subject, request_ip(request), cost)
     request.META[DECISION] = decision
     if not decision.passed:

@@ -67,6 +67,14 @@ def forwarded_for(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return b",".join(lines).decode("latin-1")
 
 
+def asks_from_inside(request: HttpRequest) -> bool:
+    """Whether somebody of the networks of METRICS_ALLOW asks, and not through a proxy."""
+    if "HTTP_X_FORWARDED_FOR" in request.META or "HTTP_FORWARDED" in request.META:
+        return False  # the peer is a proxy, and says so
+    peer = _parse(request.META.get("REMOTE_ADDR") or "")
+    return peer is not None and _within(peer, settings.SWAPS.metrics_allow)
+
+
 def from_trusted_proxy(request: HttpRequest) -> bool:
     """Whether a trusted proxy opened the connection, so that what it adds may be believed."""
     peer = _parse(request.META.get("REMOTE_ADDR") or "")

@@ -28,6 +28,10 @@ COST_BATCH: Final = 10
 COST_CONNECT: Final = 5
 COST_MESSAGE: Final = 1
 COST_REFUSED: Final = 1
+# Of the address alone: a page, a static file, a probe or an unknown address, from memory.
+COST_PAGE: Final = 1
+# A page of the admin takes sessions, the database and a template: about ten times as much.
+COST_ADMIN: Final = 10
 
 BUCKET_LUA: Final = Path(__file__).with_name("bucket.lua")
 

@@ -17,6 +17,7 @@ from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, WebSocketScope
 from structlog.contextvars import bind_contextvars
 
 from aggregator import metrics
+from api.http import access_log
 from api.http.correlation import correlation_of
 from api.security.client_ip import scope_ip
 from api.security.jwt import Claims, TokenRefused
@@ -61,7 +62,9 @@ async def consumer(
     bind_contextvars(request_id=caller.request_id, trace_id=caller.trace_id)
     if (await receive())["type"] != "websocket.connect":
         return
+    address = scope_ip(dict(scope), parts.config.trusted_proxies)
     if scope["path"] != PATH or hub.stopping:
+        access_log.socket("ws_refused", caller, address, None, status=403)
         # Before the accept a close is the answer 403 to the handshake.
         await send(_REFUSED)
         return
@@ -72,6 +75,7 @@ async def consumer(
     await send(accept)
     refusal = _refusal(scope, parts)
     if refusal is not None:
+        access_log.socket("ws_refused", caller, address, None, code=int(refusal.close))
         _refuse(outlet_of(send), refusal)
         while (await receive())["type"] != "websocket.disconnect":
             pass
@@ -79,16 +83,26 @@ async def consumer(
     now_ms = parts.now_ms()
     connection = Connection(outlet_of(send), hub.limits, now_ms)
     connection.deadline = now_ms + AUTH_WITHIN_MS
-    session = _session(connection, parts, scope_ip(dict(scope), parts.config.trusted_proxies))
+    session = _session(connection, parts, address)
     hub.start()
     hub.add(connection)
     try:
         token = _token(scope, offered)
         if await session.attempt() and (token is None or await session.authenticate(token)):
             session.welcome()
+        access_log.socket("ws_open", caller, address, _subject(connection))
         await _listen(receive, session)
     finally:
         hub.remove(connection)
+        open_ms = parts.now_ms() - now_ms
+        # the code that this node closed with; null where the client went
+        access_log.socket(
+            "ws_close", caller, address, _subject(connection), code=connection.closing, ms=open_ms
+        )
+
+
+def _subject(connection: Connection) -> str | None:
+    return connection.claims.subject if connection.claims is not None else None
 
 
 async def _listen(receive: ASGIReceiveCallable, session: Session) -> None:

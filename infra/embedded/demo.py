@@ -135,7 +135,7 @@ class Service:
         begun = time.monotonic()
         environment = self._environment()
         self._launch("aggregator", _manage("run_aggregator"), environment)
-        serve = ["-b", ports.HOST, "-p", str(self.web_port), "swapsite.asgi:application"]
+        serve = ["-v", "0", "-b", ports.HOST, "-p", str(self.web_port), "swapsite.asgi:application"]
         self._launch("web", [sys.executable, "-m", "daphne", *serve], environment)
         self._wait(self._readyz, _READY_WITHIN_S, "the web node")
         report(f"aggregator and web ready at {self.web_url}, {time.monotonic() - begun:.1f} s")

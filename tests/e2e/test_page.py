@@ -238,16 +238,13 @@ def test_the_page_allows_no_inline_script_and_is_not_mixed_from_two_versions(
     answer = httpx.get(f"{dashboard.origin}/tokens/ethereum:T1")
     policy = answer.headers["Content-Security-Policy"]
     assert "'unsafe" not in policy
-    nonces = set(re.findall(r'nonce="([^"]+)"', answer.text))
-    assert len(nonces) == 1
-    assert f"'nonce-{nonces.pop()}'" in policy
     assert not re.findall(r"<script(?![^>]*\bsrc=)|\son\w+=|\bstyle=", answer.text)
 
     module = httpx.get(f"{dashboard.origin}/static/page/main.js")
     assert module.headers["Content-Type"].startswith("text/javascript")
     assert module.headers["Content-Encoding"] == "gzip"
     assert module.headers["Cache-Control"] == "no-cache"
-    known = {"If-Modified-Since": module.headers["Last-Modified"]}
+    known = {"If-None-Match": module.headers["ETag"]}
     assert httpx.get(str(module.url), headers=known).status_code == 304
     for name in ("page/../../settings.py", "page/%2e%2e/%2e%2e/settings.py", "nothing.js"):
         assert httpx.get(f"{dashboard.origin}/static/{name}").status_code in {400, 404}

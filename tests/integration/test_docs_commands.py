@@ -237,6 +237,20 @@ def restores(site: Site, text: str) -> None:
         site.archive.ask(f"DROP DATABASE {other} SYNC")
 
 
+def rehearses(site: Site, text: str) -> None:
+    """Its commands, in their order: what was archived is in the restored database."""
+    if not any(site.bucket.iterdir()):
+        site.run(next(each.text for each in commands() if "BACKUP DATABASE" in each.text))
+    restore, count, drop = [each.text for each in commands() if "rehearsal" in each.text]
+    assert text in {restore, count, drop}
+    site.run(restore)
+    try:
+        assert int(site.run(count).stdout.split()[0]) >= 5
+    finally:
+        site.run(drop)
+    assert site.archive.ask("SHOW DATABASES LIKE '%rehearsal%'") == []
+
+
 def queries(site: Site, text: str) -> None:
     """ClickHouse answers; PART is one that is there."""
     of_ours = "WHERE active AND database = currentDatabase() AND table = 'raw_swaps'"
@@ -308,6 +322,7 @@ RULES: Final[tuple[tuple[str, Run], ...]] = (
     ),
     (r"docker compose exec web python manage\.py createsuperuser", makes_a_superuser),
     (r"docker compose cp web:/data/backup\.sqlite3 .*", runs(first=SQLITE)),
+    (r"docker compose exec clickhouse .*rehearsal.*", rehearses),
     (r"(SWAPS_VERSION=… )?docker compose .*", runs()),
     (r"docker inspect|kubectl top", has_help),
     (r"kubectl get pods -n .*", is_our_namespace),

@@ -287,3 +287,16 @@ def test_check_deploy_is_clean_in_production(nodes: Nodes) -> None:
         DJANGO_SECRET_KEY="", DJANGO_SECRET_KEY_FILE=str(secret), HTTPS_ONLY="1",
     )  # fmt: skip
     assert "no issues (0 silenced)" in said
+
+
+def test_the_list_and_the_form_of_subjects_say_what_is_in_force(node: Node) -> None:
+    browser = Browser(node, "198.51.100.60")
+    browser.login()
+    page = "/admin/api/apisubject/"
+    saved = browser.form(f"{page}add/", subject="big", burst="5000")
+    assert saved.status_code == 302, saved.text
+    said = "capped at 1,000 by the address&#x27;s bucket unless RATE_BURST_IP is raised"
+    listed = browser.client.get(f"{page}?q=big").text
+    assert said in listed
+    [number] = set(re.findall(rf"{page}(\d+)/change/", listed))
+    assert said in browser.client.get(f"{page}{number}/change/").text

@@ -12,11 +12,12 @@ import msgspec
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 
-from aggregator.management.doctor import clickhouse, kafka, nats, redis, site
+from aggregator.management.doctor import clickhouse, environment, kafka, nats, redis, site
 from aggregator.management.doctor.finding import Check, Finding
 
 _CHECKS: Final[Sequence[Check]] = (
     site.check_settings,
+    environment.check,
     kafka.check,
     redis.check,
     nats.check,
@@ -30,12 +31,13 @@ class Command(BaseCommand):
     """Reads, never changes."""
 
     help = (
-        "Checks an installation with the settings of this environment: settings, Kafka (brokers, "
-        "topics, partitions, retention), Redis (version, eviction off, append-only file on), NATS, "
-        "ClickHouse (version, tables, schema, storage policy), the keys for tokens, the admin's "
-        "database, and the clocks of all of them against this machine's. Each finding is a line of "
-        "OK, WARN or FAIL, with what to do behind an arrow. It changes nothing. Exit status 1 "
-        "where anything is FAIL, 2 where the settings themselves have faults."
+        "Checks an installation with the settings of this environment: settings and names that are "
+        "nearly settings, Kafka (brokers, topics, partitions, retention), Redis (version, eviction "
+        "off, append-only file on), NATS, the version and settings of the running aggregators, "
+        "ClickHouse (version, tables, schema, storage policy), the room on disks, the keys for "
+        "tokens, the admin's database, and the clocks against this machine's. Each finding is a "
+        "line of OK, WARN or FAIL, with what to do behind an arrow. It changes nothing. Exit "
+        "status 1 where anything is FAIL, 2 where the settings themselves have faults."
     )
     requires_system_checks = ()
 

@@ -6,6 +6,7 @@ import time
 
 from aggregator.config import Config
 from aggregator.errors import SwapsError
+from aggregator.management.doctor.environment import of_room
 from aggregator.management.doctor.finding import TIMEOUT_S, Finding, of_clock
 from aggregator.stores.clickhouse.connection import ClickHouse
 from aggregator.stores.clickhouse.schema import missing_tables, outstanding, require_policy
@@ -37,6 +38,12 @@ def _check(clickhouse: ClickHouse, config: Config) -> list[Finding]:
     if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
         found[0] = Finding("WARN", "clickhouse", said, "it is tested with 26.9: upgrade it")
     found.append(_policy(clickhouse))
+    found += [
+        of_room(f"room on disk {name} of clickhouse", free, total)
+        for name, free, total in clickhouse.execute(
+            "SELECT name, free_space, total_space FROM system.disks WHERE type = 'Local'"
+        )
+    ]
     fix = "run manage.py ensure_topology"
     if missing := missing_tables(clickhouse):
         found.append(Finding("FAIL", "archive tables", f"missing: {', '.join(missing)}", _RESTORE))

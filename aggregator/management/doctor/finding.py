@@ -41,11 +41,3 @@ def of_clock(what: str, ahead_ms: int) -> Finding:
     if abs(ahead_ms) > SKEW_WARN_MS:
         return Finding("WARN", what, said, fix)
     return Finding("OK", what, said)
-
-
-def duration(ms: int) -> str:
-    """As a setting would be written: the largest unit that it is whole in."""
-    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)):
-        if ms % size == 0:
-            return f"{ms // size}{unit}"
-    return f"{ms}ms"

@@ -12,14 +12,13 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     OffsetSpec,
 )
 
-from aggregator.config import Config
+from aggregator.config import Config, duration_text
 from aggregator.ingest.topics import AHEAD_MS
 from aggregator.management.doctor.finding import (
     SKEW_WARN_MS,
     TIMEOUT_S,
     Finding,
     Level,
-    duration,
 )
 
 _TOPOLOGY: Final = "run manage.py ensure_topology"
@@ -98,14 +97,16 @@ def _retention(config: Config, kept_ms: int) -> Finding:
     needed_ms += config.grace_ms + config.max_future_ms
     if kept_ms < 0:
         return Finding("OK", what, "for ever")
-    said = f"{duration(kept_ms)}, KAFKA_RETENTION is {duration(config.kafka_retention_ms)}"
+    said = (
+        f"{duration_text(kept_ms)}, KAFKA_RETENTION is {duration_text(config.kafka_retention_ms)}"
+    )
     if kept_ms < needed_ms:
         fix = f"set the topic's retention.ms to {config.kafka_retention_ms}: "
-        fix += f"windows are rebuilt from {duration(needed_ms)} back"
+        fix += f"windows are rebuilt from {duration_text(needed_ms)} back"
         return Finding("FAIL", what, said, fix)
     if kept_ms != config.kafka_retention_ms:
         return Finding("WARN", what, said, "set KAFKA_RETENTION or the topic to the other's value")
-    return Finding("OK", what, duration(kept_ms))
+    return Finding("OK", what, duration_text(kept_ms))
 
 
 def _ahead(config: Config, values: dict[str, Any]) -> list[Finding]:
@@ -114,8 +115,8 @@ def _ahead(config: Config, values: dict[str, Any]) -> list[Finding]:
     if (told := values.get(AHEAD_MS)) is None:  # a broker before 3.6
         return []
     if int(told) <= config.max_future_ms:
-        return [Finding("OK", what, duration(int(told)))]
-    said = f"{duration(int(told))}, MAX_FUTURE is {duration(config.max_future_ms)}"
+        return [Finding("OK", what, duration_text(int(told)))]
+    said = f"{duration_text(int(told))}, MAX_FUTURE is {duration_text(config.max_future_ms)}"
     return [Finding("WARN", what, said, f"set it to {config.max_future_ms}")]
 
 

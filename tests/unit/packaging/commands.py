@@ -9,7 +9,11 @@ from django.core.management.base import BaseCommand
 
 from tests.unit.packaging.files import ROOT
 
-SERVE = ["python", "-m", "daphne", "-b", "0.0.0.0", "-p", "8000", "swapsite.asgi:application"]
+# Without `-v 0` Daphne writes an access log of its own beside ours, in no JSON.
+SERVE = [
+    *("python", "-m", "daphne", "-v", "0", "-b", "0.0.0.0", "-p", "8000"),
+    "swapsite.asgi:application",
+]
 
 
 def check(command: Sequence[str]) -> None:

@@ -18,8 +18,9 @@ ADVICE = "apt-get install chromium, or set CHROMIUM to a browser's path"
 class Machine:
     """A PATH of its own, in which there is what a test puts there."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, step: str = ".ci/browser") -> None:
         self.programs = directory
+        self._step = step
         bash = shutil.which("bash")
         assert bash is not None
         (directory / "bash").symlink_to(bash)
@@ -31,10 +32,10 @@ class Machine:
         program.chmod(0o755)
         return program
 
-    def asks_for_a_browser(self, **env: str) -> str:
+    def asks(self, **env: str) -> str:
         """What `make test` says of it; it goes on in any case."""
         done = subprocess.run(
-            [ROOT / ".ci/browser"],
+            [ROOT / self._step],
             env={"PATH": str(self.programs), **env},
             capture_output=True,
             text=True,
@@ -48,33 +49,33 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def test_make_test_asks_for_one() -> None:
+def test_make_test_asks_for_it_and_for_nginx() -> None:
     command = ["make", "-n", "test"]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert ".ci/browser" in told.stdout.splitlines()
+    assert {".ci/browser", ".ci/nginx"} <= set(told.stdout.splitlines())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_that_is_there_is_enough(machine: Machine, name: str) -> None:
     machine.has(name)
-    assert machine.asks_for_a_browser() == ""
+    assert machine.asks() == ""
 
 
 def test_one_that_is_named_is_enough(machine: Machine) -> None:
-    assert machine.asks_for_a_browser(CHROMIUM=str(machine.has("my-browser"))) == ""
+    assert machine.asks(CHROMIUM=str(machine.has("my-browser"))) == ""
 
 
 def test_who_may_not_install_is_told_what_to_install(machine: Machine) -> None:
     machine.has("id", "echo 1000")
     machine.has("apt-get", "echo never")
-    [line] = machine.asks_for_a_browser().splitlines()
+    [line] = machine.asks().splitlines()
     assert line.endswith(ADVICE)
 
 
 def test_root_has_debians_installed(machine: Machine) -> None:
     machine.has("id", "echo 0")
     machine.has("apt-get", f'echo "$@" >> {machine.programs}/asked')
-    assert machine.asks_for_a_browser() == "installing chromium\n"
+    assert machine.asks() == "installing chromium\n"
     update, install = (machine.programs / "asked").read_text().splitlines()
     assert update.split()[0] == "update"
     assert (install.split()[0], install.split()[-1]) == ("install", "chromium")
@@ -83,7 +84,7 @@ def test_root_has_debians_installed(machine: Machine) -> None:
 def test_an_installation_that_fails_is_told(machine: Machine) -> None:
     machine.has("id", "echo 0")
     machine.has("apt-get", "exit 100")
-    assert machine.asks_for_a_browser().splitlines()[-1].endswith(ADVICE)
+    assert machine.asks().splitlines()[-1].endswith(ADVICE)
 
 
 def test_without_one_the_page_tests_are_skipped_and_in_ci_they_fail(

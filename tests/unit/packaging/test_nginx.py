@@ -99,6 +99,13 @@ def test_it_finds_the_web_nodes(conf: list[Directive], server: list[Directive]) 
     assert values(server, "listen") == [[published.rpartition(":")[2]]]
 
 
+def test_an_answer_takes_no_node_out(conf: list[Directive], server: list[Directive]) -> None:
+    [[_, *options]] = values(block(conf, ("http",), ("upstream", "web")), "server")
+    assert "max_fails=0" in options
+    [[*tried]] = values(block(server, ("location", "/")), "proxy_next_upstream")
+    assert tried == ["error", "timeout"]
+
+
 def test_it_writes_only_where_it_may(conf: list[Directive]) -> None:
     http = block(conf, ("http",))
     paths = [args[0] for d in http if (args := d["args"]) and d["directive"].endswith("_temp_path")]

@@ -1,0 +1,93 @@
+"""What the doctor finds without an engine: names, room, and owners that count otherwise."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from aggregator.config import load
+from aggregator.contracts.stats import Heartbeat
+from aggregator.management.doctor.environment import of_names, of_room
+from aggregator.management.doctor.nats import of_owners
+from aggregator.version import VERSION
+
+GIB = 2**30
+CONFIG = load({})
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("RATE_LIMT", "RATE_LIMIT"),
+        ("RATELIMIT", "RATE_LIMIT"),
+        ("WINDOW", "WINDOWS"),
+        ("KAFKA_TOPICS", "KAFKA_TOPIC"),
+        ("JWT_PUBLIC_KEY", "JWT_PUBLIC_KEY_FILE"),
+        ("REDIS_URL_FIEL", "REDIS_URL_FILE"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "KAFKA_BOOTSTRAP"),
+    ],
+)
+def test_a_name_that_is_nearly_a_setting(name: str, meant: str) -> None:
+    [found] = of_names([name])
+    assert (found.level, found.what, found.fix) == ("WARN", name, f"did you mean {meant}?")
+
+
+def test_settings_and_what_others_read_are_no_mistakes() -> None:
+    others = [
+        "PATH", "HOME", "HOSTNAME", "LANG", "LOGNAME", "PWD", "SHELL", "TERM", "USER", "TOKEN",
+        "WEB_URL", "HTTP_PORT", "SWAPS_VERSION", "NUMBA_CACHE_DIR", "PYTHONUNBUFFERED",
+        "DJANGO_SETTINGS_MODULE", "DJANGO_SUPERUSER_USERNAME", "OTEL_TRACES_SAMPLER", "ISSUER_DIR",
+        "DEMO_STARTED", "KUBERNETES_SERVICE_HOST", "SSL_CERT_FILE", "VIRTUAL_ENV", "TZ", "CI",
+        "GRACE", "WINDOWS", "DJANGO_SECRET_KEY_FILE", "CLICKHOUSE_COLD_ENDPOINT",
+    ]  # fmt: skip
+    assert [each.level for each in of_names(others)] == ["OK"]
+
+
+@pytest.mark.parametrize(
+    ("free", "total", "level"),
+    [
+        (50 * GIB, 100 * GIB, "OK"),
+        (11 * GIB, 1_000 * GIB, "OK"),
+        (9 * GIB, 100 * GIB, "WARN"),
+        (9 * GIB, 20 * GIB, "OK"),
+        (GIB // 4, GIB, "FAIL"),
+    ],
+)
+def test_room(free: int, total: int, level: str) -> None:
+    found = of_room("room", free, total)
+    assert found.level == level
+    assert bool(found.fix) is (level != "OK")
+
+
+def beat(partition: int, owner: str, **fields: object) -> Heartbeat:
+    settings = dict(CONFIG.counting)
+    plain = Heartbeat(
+        partition, 4, 1, 1, 1, 1, "live", 0, None, 0, [], owner, VERSION, settings=settings
+    )
+    return msgspec.structs.replace(plain, **fields)
+
+
+def test_owners_that_count_as_this_environment_says() -> None:
+    [found] = of_owners(CONFIG, [beat(0, "a:1"), beat(1, "a:1"), beat(2, "b:1")])
+    assert (found.level, found.said.split()[0]) == ("OK", "2")
+    [none] = of_owners(CONFIG, [])
+    assert none.level == "OK" and "none is running" in none.said
+
+
+def test_owners_of_another_version_or_with_other_settings() -> None:
+    other = load({"WINDOWS": "5m,1h", "GRACE": "90s"}).counting
+    found = of_owners(
+        CONFIG,
+        [beat(0, "a:1", version="0.0.9"), beat(1, "b:1", settings=other), beat(2, "c:1")],
+    )
+    said = {each.what: (each.level, each.said) for each in found}
+    assert said == {
+        "version of owners": ("WARN", f"a:1 runs 0.0.9, this is {VERSION}"),
+        "WINDOWS of owners": ("FAIL", "b:1 counts with 5m,1h, here it is 5m,1h,24h"),
+        "GRACE of owners": ("FAIL", "b:1 counts with 90s, here it is 2m"),
+    }
+
+
+def test_an_owner_that_does_not_say_its_settings_yet_is_not_blamed() -> None:
+    [found] = of_owners(CONFIG, [beat(0, "a:1", settings={})])
+    assert found.level == "OK"
