@@ -19,7 +19,7 @@ from infra.embedded import demo, ports
 from infra.embedded.errors import EmbeddedError, PortInUse
 from infra.embedded.stack import ENGINES, Stack, holder
 
-_CHECK_EVERY_S = 0.2
+_CHECK_EVERY_S = 0.1
 _OF_SERVICE = {"web", "metrics"}
 
 
@@ -107,7 +107,8 @@ def _serve(options: Options, say: Steps) -> None:
         while True:
             stack.check()
             if service:
-                service.check()
+                if service.tend():
+                    stack.publish(service.addresses(), service.pids())
                 service.renew_page_token()
             time.sleep(_CHECK_EVERY_S)
     finally:
@@ -135,7 +136,8 @@ def _start_service(stack: Stack, service: demo.Service, feed: bool, say: Steps) 
         f"\nDashboard {service.web_url}/\n"
         f"REST      {service.web_url}{demo.OVERVIEW}\n"
         f"WebSocket {service.web_url.replace('http', 'ws', 1)}/ws\n"
-        f"Admin     {service.web_url}/admin/ ({demo.ADMIN_NAME} / {service.admin_password})\n"
+        f"Admin     {service.web_url}/admin/ as {demo.ADMIN_NAME}; the password is in\n"
+        f"          {service.admin_password_file}\n"
         f"Metrics   {service.metrics_url}\n"
         f"Logs      {stack.directory / 'log'}\n\n{service.curl()}",
         flush=True,
