@@ -1,4 +1,4 @@
-"""`python -m infra.embedded`: run, up, down and status of the embedded stack."""
+"""`python -m infra.embedded`: run, up, down, status and kill of the embedded stack."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ def main(arguments: list[str]) -> int:
             return background.down(directory)
         if given.command == "status":
             return background.status(directory)
+        if given.command == "kill":
+            return background.kill(directory, given.process)
         if given.command == "up":
             return background.up(directory, arguments[1:])
     except EmbeddedError as error:
@@ -45,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         ("up", "start in the background; returns when everything serves"),
         ("down", "stop what `up` or `run` started"),
         ("status", "processes and addresses"),
+        ("kill", "kill -9 a process, to see what happens"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument(
@@ -53,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
             default=REPOSITORY / "var",
             help="data, logs and stack.env (default: var in the repository)",
         )
+        if name == "kill":
+            command.add_argument("process", help="a name that `status` shows")
         if name in {"run", "up"}:
             _add_start_options(command)
     return parser

@@ -33,6 +33,7 @@ OVERVIEW: Final = "/api/overview?window=24h"
 ADMIN_NAME: Final = "demo"
 
 _DAY: Final = "data/ethereum_dex_day.ndjson.gz"
+_TOKENS: Final = "data/ethereum_tokens.csv"
 _DAY_MS: Final = 86_400_000
 # The time of the recorded day that a fresh demo lays over the present: the hour that follows is its
 # busiest, with a trade every two seconds, and begins as the ten minutes before it end.
@@ -205,6 +206,7 @@ class Service:
         since = self._fed_until_ms - _DAY_MS
         command = self._feed("--since", str(since), "--until", str(self._fed_until_ms))
         feed = self._launch("feed-history", [*command, "--create-topic"])
+        _done(["import_tokens", _TOKENS], self._environment("web"))
         self._wait(lambda: not feed.running, _FEED_WITHIN_S, "the feed")
         if feed.wait() != 0:
             feed.check()

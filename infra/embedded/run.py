@@ -17,7 +17,7 @@ from types import FrameType
 
 from infra.embedded import demo, ports
 from infra.embedded.errors import EmbeddedError, PortInUse
-from infra.embedded.stack import ENGINES, Stack, holder
+from infra.embedded.stack import ENGINES, STACK_LOG, Stack, holder
 
 _CHECK_EVERY_S = 0.1
 _OF_SERVICE = {"web", "metrics"}
@@ -76,7 +76,7 @@ def run(options: Options) -> int:
 
 def _serve(options: Options, say: Steps) -> None:
     if options.fresh and holder(options.directory) is None:
-        shutil.rmtree(options.directory, ignore_errors=True)
+        _clear(options.directory)
     chosen = _choose(options, say)
     stack = Stack(options.directory, ports=chosen, report=say)
     service = demo.Service(stack, chosen["web"], chosen["metrics"]) if options.service else None
@@ -115,6 +115,19 @@ def _serve(options: Options, say: Steps) -> None:
         if service:
             service.stop()
         stack.stop()
+
+
+def _clear(directory: Path) -> None:
+    """Remove all data of an earlier run, but not the log that `up` has just opened for this one."""
+    for path in directory.glob("*"):
+        if path.name == "log":
+            for log in path.iterdir():
+                if log.name != STACK_LOG:
+                    log.unlink()
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
 
 
 def _start_service(stack: Stack, service: demo.Service, feed: bool, say: Steps) -> None:
