@@ -17,20 +17,20 @@ def main(arguments: list[str]) -> int:
     """Do what the command line says; returns the exit status."""
     given = _parser().parse_args(arguments)
     directory = given.dir.absolute()
-    try:
-        if given.command == "down":
-            return background.down(directory)
-        if given.command == "status":
-            return background.status(directory)
-        if given.command == "kill":
-            return background.kill(directory, given.process)
-        if given.command == "up":
-            return background.up(directory, arguments[1:])
-    except EmbeddedError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    from_outside = {
+        "down": lambda: background.down(directory),
+        "status": lambda: background.status(directory),
+        "kill": lambda: background.kill(directory, given.process),
+        "up": lambda: background.up(directory, arguments[1:]),
+    }
+    if given.command in from_outside:
+        try:
+            return from_outside[given.command]()
+        except EmbeddedError as error:
+            print(error, file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            return 130
     asked = {name: getattr(given, f"{name}_port") for name in default_ports()}
     service = given.service or given.feed
     return run(Options(directory, asked, service, given.feed, given.fresh))
