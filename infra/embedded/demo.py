@@ -149,7 +149,7 @@ class Service:
         From then on a process that ends is started again, which `report` is told.
         """
         begun = time.monotonic()
-        serve = ["-b", ports.HOST, "-p", str(self.web_port), "swapsite.asgi:application"]
+        serve = ["-v", "0", "-b", ports.HOST, "-p", str(self.web_port), "swapsite.asgi:application"]
         commands = {
             "archiver": _manage("run_archiver"),
             "aggregator": _manage("run_aggregator", "--no-archiver"),

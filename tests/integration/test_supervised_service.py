@@ -243,21 +243,24 @@ def test_kill_shows_what_comes_back_and_that_an_engine_ends_it_all(tmp_path: Pat
 
     nothing = cli("kill", "aggregator")
     assert (nothing.returncode, "no stack serves on" in nothing.stderr) == (1, True)
-    up = cli("up", "--service", *PORTS)
-    assert up.returncode == 0, up.stdout + up.stderr
-    unknown = cli("kill", "postgres")
-    assert unknown.returncode == 1
-    assert "'postgres' is no process of this stack: s3, nats, redis" in unknown.stderr
-    killed = cli("kill", "web")
-    assert re.fullmatch(
-        r"killed web \(process \d+\)\nweb runs again as process \d+; the stack says when .*\n",
-        killed.stdout,
-    )
-    printed = (tmp_path / "log/stack.log").read_text
-    wait_until(lambda: "web was killed (signal 9)" in printed(), WITHIN_S, "the return")
-    pids = [int(line.split()[1]) for line in (tmp_path / "stack.pids").read_text().splitlines()]
-    ended = cli("kill", "nats")
-    assert "the stack has ended" in ended.stdout
-    assert "nats ended with status -9" in printed()
-    assert str(tmp_path / "log/nats.log") in printed()
-    wait_gone(pids)
+    try:
+        up = cli("up", "--service", *PORTS)
+        assert up.returncode == 0, up.stdout + up.stderr
+        unknown = cli("kill", "postgres")
+        assert unknown.returncode == 1
+        assert "'postgres' is no process of this stack: s3, nats, redis" in unknown.stderr
+        killed = cli("kill", "web")
+        said = (
+            r"killed web \(process \d+\)\nweb runs again as process \d+; the stack says when .*\n"
+        )
+        assert re.fullmatch(said, killed.stdout)
+        printed = (tmp_path / "log/stack.log").read_text
+        wait_until(lambda: "web was killed (signal 9)" in printed(), WITHIN_S, "the return")
+        lines = (tmp_path / "stack.pids").read_text().splitlines()
+        ended = cli("kill", "nats")
+        assert "the stack has ended" in ended.stdout
+        assert "nats ended with status -9" in printed()
+        assert str(tmp_path / "log/nats.log") in printed()
+        wait_gone(int(line.split()[1]) for line in lines)
+    finally:
+        cli("down")
