@@ -86,6 +86,11 @@ class Service:
         """Where the aggregator shows its metrics."""
         return f"http://{ports.HOST}:{self.metrics_port}/metrics"
 
+    @property
+    def archiver_metrics_url(self) -> str:
+        """Where the archiver shows its metrics."""
+        return f"http://{ports.HOST}:{self._archiver_port}/metrics"
+
     def addresses(self) -> dict[str, str]:
         """What stack.env holds of the service."""
         return {

@@ -151,7 +151,7 @@ def _start_service(stack: Stack, service: demo.Service, feed: bool, say: Steps) 
         f"WebSocket {service.web_url.replace('http', 'ws', 1)}/ws\n"
         f"Admin     {service.web_url}/admin/ as {demo.ADMIN_NAME}; the password is in\n"
         f"          {service.admin_password_file}\n"
-        f"Metrics   {service.metrics_url}\n"
+        f"Metrics   {service.metrics_url}, of the archiver {service.archiver_metrics_url}\n"
         f"Logs      {stack.directory / 'log'}\n\n{service.curl()}",
         flush=True,
     )
