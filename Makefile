@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 FEED ?=
+PROCESS ?= aggregator
 ARGS ?=
 SEEDS ?= 10
 # of the tests: most of their time is waiting, so more than there are cores
@@ -17,13 +18,14 @@ BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --require-hashes --no-deps
 LOCK := $(BIN)/pip-compile -q --generate-hashes --no-emit-index-url --no-emit-find-links \
 	--no-emit-trusted-host --no-emit-options --strip-extras --allow-unsafe --no-header
+PIP_LOG := .venv/pip.log
 RUNTIME := requirements.txt requirements-embedded.txt
 STARTED := $(shell date +%s)
 
 # $(call stage,NAME,COMMANDS): run them, print the name before and the seconds after
 stage = @begun=$$(date +%s); echo "== $(1)"; $(2) && echo "== $(1): $$(($$(date +%s) - begun)) s"
 
-.PHONY: help setup setup-dev demo up down test chaos gameday audit lock clean \
+.PHONY: help setup setup-dev demo up down kill test chaos gameday audit lock clean \
 	bench-ingest bench-decode bench-restore bench-scale bench-latency bench-fanout bench-e2e bench-history bench-rest bench-pages bench-archive
 
 help: ## list the targets
@@ -44,6 +46,9 @@ up: setup ## the same in the background, without trades unless FEED=1; addresses
 down: setup ## stop what `make up` or `make demo` started
 	@if [ -e var/demo/stack.lock ]; then $(BIN)/python -m infra.embedded down --dir var/demo; fi
 	@$(BIN)/python -m infra.embedded down $(ARGS)
+
+kill: setup ## kill -9 PROCESS=aggregator (archiver, web, feed) of `make demo` or `make up`: it comes back
+	@$(BIN)/python -m infra.embedded kill $(PROCESS) $(if $(wildcard var/demo/stack.env),--dir var/demo) $(ARGS)
 
 test: setup-dev ## everything that CI checks: lint, types, layers, tests
 	$(call stage,lint,$(BIN)/ruff check . && $(BIN)/ruff format --check .)
@@ -115,12 +120,18 @@ clean: ## remove var/ (all data of the embedded stack) and the tools' caches
 	@echo "making .venv with $$($(PYTHON) -V)"
 	@$(PYTHON) -m venv .venv
 
+# $(call install,TIME,FILES): one line before, pip's own 150 lines in a file; at a fault its last ones
+define install
+	@echo "installing the locked requirements; the first time that takes $(1) (pip's log: $(PIP_LOG))"
+	@mkdir -p $(dir $(PIP_LOG))
+	@$(INSTALL) $(addprefix -r ,$(2)) >$(PIP_LOG) 2>&1 || { tail -n 15 $(PIP_LOG); \
+		echo "pip failed; all that it said is in $(PIP_LOG)"; exit 1; }
+endef
+
 .venv/.installed: $(RUNTIME) | .venv/bin/python
-	@echo "installing the locked requirements"
-	@$(INSTALL) $(addprefix -r ,$(RUNTIME))
+	$(call install,about 1 minute,$(RUNTIME))
 	@touch $@
 
 .venv/.installed-dev: $(RUNTIME) requirements-dev.txt | .venv/bin/python
-	@echo "installing the locked requirements and the tools"
-	@$(INSTALL) $(addprefix -r ,$(RUNTIME) requirements-dev.txt)
+	$(call install,about 2 minutes,$(RUNTIME) requirements-dev.txt)
 	@touch .venv/.installed $@

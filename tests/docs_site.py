@@ -34,6 +34,8 @@ PROCESSES: Final = {
     "archiver": "python manage.py run_archiver",
     "web": "python -m daphne -v 0 -b 0.0.0.0 -p 8000 swapsite.asgi:application",
 }
+# The token of the README's examples.
+WETH: Final = "ethereum:0xc02aaa39b223fe8d0a0e5c4f27ead9083c756cc2"
 Done = subprocess.CompletedProcess[str]
 
 
@@ -101,7 +103,9 @@ class Site:
             self.running[name] = self.service.launch(name, shlex.split(self.filled(text)), env)
         self.running["web"].wait_ready(lambda: self.service.get("/healthz").status_code == 200)
         self.service.wait_ready(WITHIN_S)
-        self.service.produce([swap(n, token="WETH") for n in range(5)], key="ethereum:WETH")
+        token = WETH.partition(":")[2]
+        swaps = [swap(n, token=token, symbol="WETH") for n in range(5)]
+        self.service.produce(swaps, key=WETH)
         self.service.wait_trades(5)
         wait_until(lambda: self.archive.count() == 5, WITHIN_S, "the archive")
         # As `make demo` leaves it beside its engines.
@@ -109,6 +113,8 @@ class Site:
         self.service.engines.publish(settings | {"WEB_URL": self.env["WEB_URL"]})
         (self.directory / "var").mkdir()
         (self.directory / "var/demo").symlink_to(self.service.engines.directory)
+        # And `make up`.
+        (self.directory / "var/stack.env").symlink_to("demo/stack.env")
 
 
 def _lay_out(directory: Path) -> None:

@@ -21,6 +21,8 @@ examples:
         a minute of the recording every second, with the recorded times
   feed --live day.ndjson.gz --rate 20 --loop
         the recorded trades as new ones that happen now, 20 a second, for ever
+  feed day.ndjson.gz --continue
+        the recorded day as the last 24 hours, and then on at its own pace, day after day
   feed --synthetic --rate 500 --tokens 2000
         invented trades, 500 a second, until Ctrl-C
   feed --synthetic --events 1000000 --span 3h --tokens 2000
@@ -52,12 +54,18 @@ def faults_of(options: dict[str, Any]) -> list[str]:
         (options["live"] and options["shift_to_now"], "--live and --shift-to-now: give one"),
         (options["loop"] and not options["live"], "--loop needs --live, or all repeats would be "
          "duplicates"),
+        (options["continue"] and any(options[name] for name in ("live", "speed", "rate",
+         "shift_to_now", "limit")), "--continue has its own pace and times: it goes with none of "
+         "--live, --speed, --rate, --shift-to-now and --limit"),
         (made and endless, "--synthetic needs --rate or --events"),
         (made and options["span"] is not None and options["events"] is None,
          "--span needs --events"),
         (made and options["span"] is None and options["end"] is not None, "--end needs --span"),
     ]  # fmt: skip
-    for name in ("live", "speed", "shift_to_now", "loop", "limit"):
+    for name in ("origin", "since", "until"):
+        unfit = options[name] is not None and not options["continue"]
+        rules.append((unfit, f"--{name} needs --continue"))
+    for name in ("live", "speed", "shift_to_now", "loop", "limit", "continue"):
         rules.append((made and options[name], f"--{name.replace('_', '-')} is for FILEs"))
     for name in ("events", "span", "end"):
         unfit = not made and options[name] is not None
@@ -78,6 +86,25 @@ def _add_recorded(group: argparse._ArgumentGroup) -> None:
         help="replay the trades as new ones: time of sending, new transactions; needs --rate",
     )
     group.add_argument("--loop", action="store_true", help="with --live: begin again for ever")
+    group.add_argument(
+        "--continue",
+        action="store_true",
+        help="repeat the day for ever, its prices joined: first what lies in the past, at once, "
+        "then each trade at its time",
+    )
+    group.add_argument(
+        "--origin",
+        type=_instant,
+        metavar="TIME",
+        help="with --continue: when the recording's first midnight is; the same origin gives the "
+        "same events again (default: its own date, so that every trade keeps its time of day)",
+    )
+    group.add_argument(
+        "--since", type=_instant, metavar="TIME", help="with --continue; default: 24 hours ago"
+    )
+    group.add_argument(
+        "--until", type=_instant, metavar="TIME", help="with --continue; default: no end"
+    )
     group.add_argument("--limit", type=_count, metavar="N", help="stop after N events of the files")
 
 
@@ -96,7 +123,7 @@ def _add_synthetic(group: argparse._ArgumentGroup) -> None:
         "--span", type=_duration, metavar="3h", help="spread the event times over this long"
     )
     group.add_argument(
-        "--end", type=_instant, metavar="TIME", help="end of the span: now, ms, or ISO 8601"
+        "--end", type=_instant_or_now, metavar="TIME", help="end of the span: now, ms, or ISO 8601"
     )
     group.add_argument(
         "--jitter",
@@ -159,14 +186,16 @@ def _duration(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from error
 
 
-def _instant(text: str) -> int | None:
-    if text == "now":
-        return None
+def _instant_or_now(text: str) -> int | None:
+    return None if text == "now" else _instant(text)
+
+
+def _instant(text: str) -> int:
     try:
         return int(text) if text.isdigit() else round(_zoned(text).timestamp() * 1_000)
     except ValueError as error:
         raise argparse.ArgumentTypeError(
-            f"{text!r}: give now, ms since the epoch, or ISO 8601 with a zone"
+            f"{text!r}: give ms since the epoch, or ISO 8601 with a zone"
         ) from error
 
 

@@ -130,6 +130,12 @@ class Feeder:
             self._progress.tick()
         return not self._stopping
 
+    def settle(self) -> None:
+        """Wait until the broker has taken, or refused, all that was sent; or until told to stop."""
+        while not self._stopping and self._publisher.queued():
+            self._publisher.poll(_POLL_S)
+            self._progress.tick()
+
     def run(self, records: Iterable[Record]) -> None:
         """Send everything, or until told to stop; ends with the local queue empty, also where the
         records end in an error.

@@ -50,6 +50,11 @@ class Progress:
         self.write(f"{_REWRITE}{line}" if self.terminal else f"{line}\n")
         self._told_at, self._told_events = now, self.events
 
+    def caught_up(self) -> None:
+        """Report that the broker has taken all that lay in the past."""
+        line = f"{self.events:,} events, caught up with the present"
+        self.write(f"{_REWRITE if self.terminal else ''}{line}\n")
+
     def finish(self, failed: int, note: str = "") -> None:
         """The last line: what was sent in all, what the broker did not take, and a note."""
         seconds = self.clock() - self._start

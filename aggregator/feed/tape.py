@@ -25,7 +25,7 @@ _GZIP_MAGIC: Final = b"\x1f\x8b"
 _YEAR_9999: Final = 253_402_300_799_999
 
 
-class _Envelope(msgspec.Struct, gc=False):
+class Envelope(msgspec.Struct, gc=False):
     """The fields that a feed must know; all others pass unseen."""
 
     chain: str
@@ -37,8 +37,9 @@ class _Envelope(msgspec.Struct, gc=False):
     )
 
 
-_decode_envelope = msgspec.json.Decoder(_Envelope).decode
-_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_envelope = msgspec.json.Decoder(Envelope).decode
+# The raw JSON of every field, by its name.
+decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -97,18 +98,18 @@ def _unpacked(file: IO[bytes]) -> IO[bytes] | gzip.GzipFile:
 def recorded(lines: Iterable[bytes]) -> Iterator[Record]:
     """The lines as they are."""
     for line in lines:
-        yield _read(line)[0]
+        yield read(line)[0]
 
 
 def shifted(lines: Iterable[bytes], by_ms: int) -> Iterator[Record]:
     """The events moved in time by `by_ms`; their times become whole ms."""
     for line in lines:
-        record, _ = _read(line)
+        record, _ = read(line)
         if record.timestamp is None:
             yield record
             continue
         timestamp = record.timestamp + by_ms
-        fields = _decode_fields(line)
+        fields = decode_fields(line)
         fields["timestamp"] = msgspec.Raw(b"%d" % timestamp)
         yield Record(record.key, _encode(fields), timestamp)
 
@@ -120,13 +121,13 @@ def relived(lines: Iterable[bytes], run: str, now_ms: Callable[[], int]) -> Iter
     events that were recorded in one transaction, so a retraction still finds its swap.
     """
     for line in lines:
-        record, envelope = _read(line)
+        record, envelope = read(line)
         if envelope is None:
             yield record
             continue
         digest = blake2b(f"{run}:{envelope.tx_hash}".encode(), digest_size=32).hexdigest()
         timestamp = now_ms()
-        fields = _decode_fields(line)
+        fields = decode_fields(line)
         fields["tx_hash"] = msgspec.Raw(f'"0x{digest}"'.encode())
         fields["timestamp"] = msgspec.Raw(b"%d" % timestamp)
         yield Record(record.key, _encode(fields), timestamp)
@@ -150,7 +151,8 @@ def endless(
         turn += 1
 
 
-def _read(line: bytes) -> tuple[Record, _Envelope | None]:
+def read(line: bytes) -> tuple[Record, Envelope | None]:
+    """The record of a line as it is, and its envelope; None where it is no event."""
     try:
         envelope = _decode_envelope(line)
         key = token_key(envelope.chain, envelope.token)

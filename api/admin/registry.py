@@ -24,6 +24,7 @@ from django.utils.html import format_html, format_html_join
 
 from aggregator.contracts.stats import decimal_text
 from api.registry import table
+from api.registry.intake import take_in
 from api.registry.models import RegisteredToken
 from api.registry.publish import changed
 from api.services import services
@@ -233,23 +234,11 @@ class RegisteredTokenAdmin(_Tokens):
 
     @staticmethod
     def _import(request: HttpRequest, content: bytes) -> tuple[int, int]:
-        try:
-            text = content.decode("utf-8")
-        except UnicodeDecodeError:
-            raise table.BadTable(["The file is not UTF-8 text."]) from None
         with transaction.atomic():
-            tokens = table.read(text)
-            new = [each for each in tokens if each.pk is None]
-            old = [each for each in tokens if each.pk is not None]
-            RegisteredToken.objects.bulk_create(new, batch_size=500)
-            names = [name for name in table.COLUMNS if name != "token_id"]
-            for each in old:
-                each.changed_at = Now()
-            RegisteredToken.objects.bulk_update(old, [*names, "changed_at"], batch_size=500)
-            changed()
-            _log(request, new, ADDITION, "by a file")
-            _log(request, old, CHANGE, "by a file")
-        return len(new), len(old)
+            taken = take_in(content)
+            _log(request, taken.added, ADDITION, "by a file")
+            _log(request, taken.edited, CHANGE, "by a file")
+        return len(taken.added), len(taken.edited)
 
 
 def _log(request: HttpRequest, tokens: Sequence[RegisteredToken], flag: int, said: str) -> None:

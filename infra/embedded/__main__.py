@@ -1,4 +1,4 @@
-"""`python -m infra.embedded`: run, up, down and status of the embedded stack."""
+"""`python -m infra.embedded`: run, up, down, status and kill of the embedded stack."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ def main(arguments: list[str]) -> int:
     """Do what the command line says; returns the exit status."""
     given = _parser().parse_args(arguments)
     directory = given.dir.absolute()
-    try:
-        if given.command == "down":
-            return background.down(directory)
-        if given.command == "status":
-            return background.status(directory)
-        if given.command == "up":
-            return background.up(directory, arguments[1:])
-    except EmbeddedError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    from_outside = {
+        "down": lambda: background.down(directory),
+        "status": lambda: background.status(directory),
+        "kill": lambda: background.kill(directory, given.process),
+        "up": lambda: background.up(directory, arguments[1:]),
+    }
+    if given.command in from_outside:
+        try:
+            return from_outside[given.command]()
+        except EmbeddedError as error:
+            print(error, file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            return 130
     asked = {name: getattr(given, f"{name}_port") for name in default_ports()}
     service = given.service or given.feed
     return run(Options(directory, asked, service, given.feed, given.fresh))
@@ -45,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         ("up", "start in the background; returns when everything serves"),
         ("down", "stop what `up` or `run` started"),
         ("status", "processes and addresses"),
+        ("kill", "kill -9 a process, to see what happens"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument(
@@ -53,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
             default=REPOSITORY / "var",
             help="data, logs and stack.env (default: var in the repository)",
         )
+        if name == "kill":
+            command.add_argument("process", help="a name that `status` shows")
         if name in {"run", "up"}:
             _add_start_options(command)
     return parser

@@ -1,4 +1,4 @@
-"""A stack in the background: `up` starts one and waits until it serves, `down` ends it.
+"""A stack from outside: `up` starts one in the background, `down` ends it, `kill` breaks it.
 
 The background process is the same program as in the foreground; stack.lock in its directory says
 whether it runs, so nothing here guesses from process lists.
@@ -20,7 +20,7 @@ from infra.embedded.errors import EmbeddedError
 
 _POLL_S = 0.05
 _DOWN_WITHIN_S = 30
-_LOG = "log/stack.log"
+_KILL_WITHIN_S = 60
 
 
 def up(directory: Path, arguments: Sequence[str]) -> int:
@@ -31,7 +31,7 @@ def up(directory: Path, arguments: Sequence[str]) -> int:
     if stack.holder(directory) is not None:
         print(f"A stack runs already on {directory}.")
         return status(directory)
-    log = directory / _LOG
+    log = directory / "log" / stack.STACK_LOG
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
     log.touch(mode=0o600)  # it holds the line with the demo's token
@@ -87,13 +87,43 @@ def status(directory: Path) -> int:
     if not published.exists():
         print(f"the stack on {directory} is starting or stopping")
         return 3
-    for line in (directory / stack.PIDS_FILE).read_text().splitlines():
-        name, pid = line.split()
-        print(f"{name:12} pid {pid:8} {'running' if _exists(int(pid)) else 'ENDED'}")
+    for name, pid in _pids(directory).items():
+        print(f"{name:12} pid {pid:<8} {'running' if _exists(pid) else 'ENDED'}")
     for line in published.read_text().splitlines():
         if "SECRET" not in line:
             print(line)
     return 0
+
+
+def kill(directory: Path, name: str) -> int:
+    """kill -9 a process of the stack and, where the stack starts it again, wait for that.
+
+    Returns when the new process runs; how it goes on is what the stack prints.
+    """
+    owner = stack.holder(directory)
+    if not owner or not (directory / stack.ENV_FILE).exists():
+        raise EmbeddedError(f"no stack serves on {directory}: `make demo` or `make up` starts one")
+    pids = _pids(directory)
+    if name not in pids:
+        raise EmbeddedError(f"{name!r} is no process of this stack: {', '.join(pids)}")
+    os.kill(pids[name], signal.SIGKILL)
+    print(f"killed {name} (process {pids[name]})", flush=True)
+    deadline = time.monotonic() + _KILL_WITHIN_S
+    while time.monotonic() < deadline:
+        if stack.holder(directory) != owner:
+            print("the stack has ended: it starts its service again, but not an engine")
+            return 0
+        with contextlib.suppress(FileNotFoundError):
+            if (pid := _pids(directory).get(name)) not in {None, pids[name]}:
+                print(f"{name} runs again as process {pid}; the stack says when it works")
+                return 0
+        time.sleep(_POLL_S)
+    raise EmbeddedError(f"{name} was not started again within {_KILL_WITHIN_S} s")
+
+
+def _pids(directory: Path) -> dict[str, int]:
+    lines = (directory / stack.PIDS_FILE).read_text().splitlines()
+    return {name: int(pid) for name, pid in (line.split() for line in lines)}
 
 
 def _exists(pid: int) -> bool:

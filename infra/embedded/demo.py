@@ -1,7 +1,8 @@
-"""The service on top of a running stack: aggregator, web, and a feed of real trades.
+"""The service on top of a running stack: aggregator, archiver, web, and a feed of real trades.
 
 Runs the repository's own commands as child processes in the stack's group and talks to them as any
-client would. Imports nothing of the service: what it knows is its command lines and addresses.
+client would. A process that ends after the start is started again. Imports nothing of the service:
+what it knows is its command lines, its addresses and the events of its log.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from infra.embedded import ports
+from infra.embedded import ports, proofs
 from infra.embedded.engine import Process
 from infra.embedded.errors import EmbeddedError
 from infra.embedded.stack import Stack
+from infra.embedded.supervisor import Job, Supervisor
 
 REPOSITORY: Final = Path(__file__).parents[2]
 WEB_PORT: Final = 8000
@@ -30,14 +33,20 @@ OVERVIEW: Final = "/api/overview?window=24h"
 ADMIN_NAME: Final = "demo"
 
 _DAY: Final = "data/ethereum_dex_day.ndjson.gz"
-_TAPE: Final = "data/binance_trades.ndjson.gz"
-# Both recordings at once: one after the other, the tokens of the first would stand still for hours.
-_LIVE_RATES: Final = {"live-day": (_DAY, "14"), "live-tape": (_TAPE, "6")}
+_TOKENS: Final = "data/ethereum_tokens.csv"
+_DAY_MS: Final = 86_400_000
+# The time of the recorded day that a fresh demo lays over the present: the hour that follows is its
+# busiest, with a trade every two seconds, and begins as the ten minutes before it end.
+_NOW_IN_THE_DAY_MS: Final = (14 * 60 + 55) * 60_000
+# What a killed feed may have had in its queue: longer than its message timeout.
+_SENT_AGAIN_MS: Final = 150_000
 # The dashboard's token: short-lived, and renewed long before it runs out.
 _PAGE_TTL: Final = "15m"
 _PAGE_RENEWED_S: Final = 300
 # All who open a demo's dashboard are one subject.
 _PAGE_CONNECTIONS: Final = "200"
+# All that a person who tries the demo may want to ask; a real deployment's tokens name fewer.
+_SCOPE: Final = "stats:read history:read ws:connect ops:read"
 _STOP_WITHIN_S: Final = 6
 _FEED_WITHIN_S: Final = 120
 _READY_WITHIN_S = 120
@@ -46,7 +55,7 @@ _POLL_S: Final = 0.1
 
 
 class Service:
-    """One aggregator and one web node, and the feeds where asked for.
+    """An aggregator, an archiver and a web node, and the feed where asked for.
 
     `issue_keys`, `issue_page_token`, `compile_engine` and `prepare_site` need no engine and may run
     while those start; then `start`.
@@ -59,7 +68,11 @@ class Service:
         self.token = ""
         self._issuer = stack.directory / "issuer"
         self._database = stack.directory / "site.sqlite3"
-        self._children: list[Process] = []
+        self._children: dict[str, Process] = {}
+        self._supervisor: Supervisor | None = None
+        self._partitions = 0
+        self._archiver_port = ports.free_port()
+        self._fed_until_ms = self._feed_seen_ms = 0
         self._page_token = stack.directory / "page-token"
         self._page_token_at = 0.0
 
@@ -73,6 +86,11 @@ class Service:
         """Where the aggregator shows its metrics."""
         return f"http://{ports.HOST}:{self.metrics_port}/metrics"
 
+    @property
+    def archiver_metrics_url(self) -> str:
+        """Where the archiver shows its metrics."""
+        return f"http://{ports.HOST}:{self._archiver_port}/metrics"
+
     def addresses(self) -> dict[str, str]:
         """What stack.env holds of the service."""
         return {
@@ -85,7 +103,7 @@ class Service:
     def issue_keys(self) -> None:
         """Make the demo issuer's keys where missing, and a token of it."""
         command = ["issue_token", "--sub", "demo", "--ttl", "12h"]
-        command += ["--scope", "stats:read history:read ws:connect"]
+        command += ["--scope", _SCOPE]
         environment = {**os.environ, "ISSUER_DIR": str(self._issuer)}
         self.token = _done(command, environment)
 
@@ -120,44 +138,102 @@ class Service:
         if first:
             account = {
                 "DJANGO_SUPERUSER_USERNAME": ADMIN_NAME,
-                "DJANGO_SUPERUSER_PASSWORD": self.admin_password,
+                "DJANGO_SUPERUSER_PASSWORD": _secret(self.admin_password_file),
                 "DJANGO_SUPERUSER_EMAIL": "",
             }
             _done(["createsuperuser", "--noinput"], environment | account)
 
     @property
-    def admin_password(self) -> str:
-        """The password of ADMIN_NAME in this stack's admin."""
-        return _secret(self._stack.directory / "admin-password")
+    def admin_password_file(self) -> Path:
+        """Holds the password of ADMIN_NAME in this stack's admin."""
+        return self._stack.directory / "admin-password"
 
     def start(self, report: Callable[[str], None]) -> None:
-        """Start aggregator and web and return when the web node can serve."""
+        """Start all but the feed and return when the web node can serve.
+
+        From then on a process that ends is started again, which `report` is told.
+        """
         begun = time.monotonic()
-        environment = self._environment()
-        self._launch("aggregator", _manage("run_aggregator"), environment)
         serve = ["-v", "0", "-b", ports.HOST, "-p", str(self.web_port), "swapsite.asgi:application"]
-        self._launch("web", [sys.executable, "-m", "daphne", *serve], environment)
+        commands = {
+            "archiver": _manage("run_archiver"),
+            "aggregator": _manage("run_aggregator", "--no-archiver"),
+            "web": [sys.executable, "-m", "daphne", *serve],
+        }
+        for name, command in commands.items():
+            self._children[name] = self._launch(name, command)
         self._wait(self._readyz, _READY_WITHIN_S, "the web node")
-        report(f"aggregator and web ready at {self.web_url}, {time.monotonic() - begun:.1f} s")
+        self._partitions = len(self._ask_readyz()["partitions"])
+        self._wait(lambda: self._archiving() is not None, _READY_WITHIN_S, "the archiver")
+        self._supervisor = Supervisor(report)
+        proven: dict[str, Callable[[Process], str | None]] = {
+            "archiver": lambda _: self._archiving(),
+            "aggregator": lambda each: proofs.counting(each.written(), self._partitions),
+            "web": lambda _: self._serving(),
+        }
+        for name, command in commands.items():
+            self._watch(name, partial(list, command), proven[name])
+        report(
+            f"aggregator, archiver and web ready at {self.web_url}, "
+            f"{time.monotonic() - begun:.1f} s"
+        )
+
+    def _watch(
+        self,
+        name: str,
+        command: Callable[[], list[str]],
+        proof: Callable[[Process], str | None],
+    ) -> None:
+        assert self._supervisor is not None
+        job = Job(name, command, self._environment(name), REPOSITORY, proof)
+        self._supervisor.add(job, self._children[name])
 
     def _readyz(self) -> bool:
         return self._get("/readyz")[0] == http.HTTPStatus.OK
 
+    def _ask_readyz(self) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self._get("/readyz")[1])
+        return answer
+
+    def _serving(self) -> str | None:
+        try:
+            return proofs.serving(self._ask_readyz())
+        except (OSError, ValueError):
+            return None
+
+    def _archiving(self) -> str | None:
+        return proofs.archiving(self._children["archiver"].written(), self._partitions)
+
     def feed_history(self, report: Callable[[str], None]) -> None:
-        """Feed the recorded day, its newest trade moved to now, and wait until it is sent."""
+        """Feed the recorded day as the last 24 hours and wait until it is sent."""
         begun = time.monotonic()
-        command = _manage("feed", "--create-topic", "--shift-to-now", _DAY)
-        feed = self._launch("feed", command, self._environment(), stays=False)
+        self._fed_until_ms = _now_ms()
+        since = self._fed_until_ms - _DAY_MS
+        command = self._feed("--since", str(since), "--until", str(self._fed_until_ms))
+        feed = self._launch("feed-history", [*command, "--create-topic"])
+        _done(["import_tokens", _TOKENS], self._environment("web"))
         self._wait(lambda: not feed.running, _FEED_WITHIN_S, "the feed")
         if feed.wait() != 0:
             feed.check()
         report(f"the Ethereum day sent, {time.monotonic() - begun:.1f} s")
 
     def feed_live(self) -> None:
-        """Keep new trades arriving until the end."""
-        for name, (recording, rate) in _LIVE_RATES.items():
-            command = _manage("feed", "--live", recording, "--rate", rate, "--loop")
-            self._launch(name, command, self._environment())
+        """Go on with the recorded day at its own pace until the end."""
+        self._feed_seen_ms = _now_ms()
+        self._children["feed"] = self._launch("feed", self._feed_on())
+        self._watch("feed", self._feed_on, lambda each: proofs.feeding(each.written()))
+
+    def _feed_on(self) -> list[str]:
+        """The feed's command: what may not have been sent is sent again, under the same ids."""
+        since = max(self._fed_until_ms, self._feed_seen_ms - _SENT_AGAIN_MS)
+        return self._feed("--since", str(since))
+
+    def _feed(self, *options: str) -> list[str]:
+        origin = self._stack.directory / "feed-origin"
+        if not origin.exists():
+            origin.write_text(str(_now_ms() - _NOW_IN_THE_DAY_MS))
+        # Kept, so that a stack that is started again on its data goes on with the same trades.
+        return _manage("feed", "--continue", "--origin", origin.read_text(), *options, _DAY)
 
     def counted(self) -> dict[str, Any]:
         """The overview, once all that was sent is in it: trades, and no more of them than before.
@@ -184,29 +260,34 @@ class Service:
         """A command line that asks for the overview."""
         return f"curl -s -H 'Authorization: Bearer {self.token}' '{self.web_url}{OVERVIEW}'"
 
-    def check(self) -> None:
-        """Raise EngineDied where a child has ended."""
-        for child in self._children:
-            child.check()
+    def tend(self) -> bool:
+        """Start again what has ended; True where a process id changed.
+
+        Before the end of `start` a child that has ended raises EngineDied.
+        """
+        if self._supervisor is None:
+            for child in self._children.values():
+                child.check()
+            return False
+        if (feed := self._children.get("feed")) is not None and feed.running:
+            self._feed_seen_ms = _now_ms()
+        return self._supervisor.tend()
 
     def stop(self) -> None:
-        """Stop the feeds, web and aggregator; harmless where they do not run."""
-        for child in reversed(self._children):
+        """Stop the feed, web, aggregator and archiver; harmless where they do not run."""
+        children = list(reversed(self._children.values()))
+        for child in children:
             child.terminate()
-        for child in reversed(self._children):
+        for child in children:
             child.stop(_STOP_WITHIN_S)
 
     def pids(self) -> dict[str, int]:
         """The children by name."""
-        return {child.name: child.pid for child in self._children}
+        return {name: child.pid for name, child in self._children.items()}
 
-    def _launch(
-        self, name: str, command: list[str], environment: dict[str, str], stays: bool = True
-    ) -> Process:
+    def _launch(self, name: str, command: list[str]) -> Process:
         child = Process(name, self._stack.directory / "log" / f"{name}.log", self._stack.guard)
-        child.launch(command, environment, REPOSITORY)
-        if stays:
-            self._children.append(child)
+        child.launch(command, self._environment(name), REPOSITORY)
         return child
 
     def _wait(
@@ -219,7 +300,7 @@ class Service:
     ) -> None:
         deadline = time.monotonic() + within_s
         while not _asked(done):
-            self.check()
+            self.tend()
             self._stack.check()
             if time.monotonic() > deadline:
                 if not must:
@@ -234,8 +315,16 @@ class Service:
             return f"/readyz: {error}"
         return f"/readyz answers {status} {body.decode(errors='replace')[:500]}"
 
-    def _environment(self) -> dict[str, str]:
-        own = {"METRICS_PORT": str(self.metrics_port)}
+    def _environment(self, name: str) -> dict[str, str]:
+        port = self._archiver_port if name == "archiver" else self.metrics_port
+        own = {
+            "METRICS_PORT": str(port),
+            # proofs.py reads it
+            "LOG_FORMAT": "json",
+        }
+        if name in {"aggregator", "archiver"}:
+            # The group need not wait until it gives up the killed process that comes back.
+            own["KAFKA_INSTANCE_ID"] = f"embedded-{name}"
         return {**os.environ, **self._stack.env(), **self.addresses(), **self._site(), **own}
 
     def _site(self) -> dict[str, str]:
@@ -284,6 +373,10 @@ def _asked(done: Callable[[], bool]) -> bool:
 
 def _manage(*arguments: str) -> list[str]:
     return [sys.executable, "manage.py", *arguments]
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _secret(path: Path) -> str:

@@ -49,6 +49,11 @@ class Process:
         """Whether the process is there now."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def status(self) -> int | None:
+        """The exit status of a process that has ended; None where it runs or was never started."""
+        return None if self._process is None else self._process.poll()
+
     def launch(
         self,
         command: Sequence[str | Path],
@@ -77,8 +82,7 @@ class Process:
 
     def check(self) -> None:
         """Raise EngineDied where the process has ended."""
-        status = None if self._process is None else self._process.poll()
-        if status is not None:
+        if (status := self.status) is not None:
             raise EngineDied(self.name, status, self.log, self.tail())
 
     def wait(self, timeout_s: float | None = None) -> int:
@@ -110,12 +114,16 @@ class Process:
 
     def tail(self, lines: int = _TAIL_LINES) -> str:
         """The last lines that this run of the process wrote."""
+        return "\n".join(self.written(16_384).splitlines()[-lines:])
+
+    def written(self, most_bytes: int = 262_144) -> str:
+        """What this run of the process wrote to its log, at most the last `most_bytes` of it."""
         if not self.log.exists():
             return ""
         with self.log.open("rb") as log:
             end = log.seek(0, os.SEEK_END)
-            log.seek(max(self._log_start, end - 16_384))
-            return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
+            log.seek(max(self._log_start, end - most_bytes))
+            return log.read().decode(errors="replace")
 
 
 def _asked(ready: Callable[[], bool]) -> bool:

@@ -17,9 +17,9 @@ from types import FrameType
 
 from infra.embedded import demo, ports
 from infra.embedded.errors import EmbeddedError, PortInUse
-from infra.embedded.stack import ENGINES, Stack, holder
+from infra.embedded.stack import ENGINES, STACK_LOG, Stack, holder
 
-_CHECK_EVERY_S = 0.2
+_CHECK_EVERY_S = 0.1
 _OF_SERVICE = {"web", "metrics"}
 
 
@@ -76,7 +76,7 @@ def run(options: Options) -> int:
 
 def _serve(options: Options, say: Steps) -> None:
     if options.fresh and holder(options.directory) is None:
-        shutil.rmtree(options.directory, ignore_errors=True)
+        _clear(options.directory)
     chosen = _choose(options, say)
     stack = Stack(options.directory, ports=chosen, report=say)
     service = demo.Service(stack, chosen["web"], chosen["metrics"]) if options.service else None
@@ -107,13 +107,27 @@ def _serve(options: Options, say: Steps) -> None:
         while True:
             stack.check()
             if service:
-                service.check()
+                if service.tend():
+                    stack.publish(service.addresses(), service.pids())
                 service.renew_page_token()
             time.sleep(_CHECK_EVERY_S)
     finally:
         if service:
             service.stop()
         stack.stop()
+
+
+def _clear(directory: Path) -> None:
+    """Remove all data of an earlier run, but not the log that `up` has just opened for this one."""
+    for path in directory.glob("*"):
+        if path.name == "log":
+            for log in path.iterdir():
+                if log.name != STACK_LOG:
+                    log.unlink()
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
 
 
 def _start_service(stack: Stack, service: demo.Service, feed: bool, say: Steps) -> None:
@@ -135,8 +149,9 @@ def _start_service(stack: Stack, service: demo.Service, feed: bool, say: Steps) 
         f"\nDashboard {service.web_url}/\n"
         f"REST      {service.web_url}{demo.OVERVIEW}\n"
         f"WebSocket {service.web_url.replace('http', 'ws', 1)}/ws\n"
-        f"Admin     {service.web_url}/admin/ ({demo.ADMIN_NAME} / {service.admin_password})\n"
-        f"Metrics   {service.metrics_url}\n"
+        f"Admin     {service.web_url}/admin/ as {demo.ADMIN_NAME}; the password is in\n"
+        f"          {service.admin_password_file}\n"
+        f"Metrics   {service.metrics_url}, of the archiver {service.archiver_metrics_url}\n"
         f"Logs      {stack.directory / 'log'}\n\n{service.curl()}",
         flush=True,
     )

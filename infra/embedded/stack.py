@@ -32,6 +32,8 @@ MIN_FREE_BYTES: Final = 1_000 * disk.MEGABYTE
 ENV_FILE: Final = "stack.env"
 LOCK_FILE: Final = "stack.lock"
 PIDS_FILE: Final = "stack.pids"
+STACK_LOG: Final = "stack.log"
+"""In log/: what a stack in the background prints."""
 
 E = TypeVar("E", bound=Engine)
 Report = Callable[[str], None]

@@ -30,7 +30,7 @@ from aggregator.config import load
 from infra.embedded.stack import Stack
 from tests.archived import archive
 from tests.docs_commands import LANGUAGES, ROOT, Command, commands, documents, fences
-from tests.docs_site import BEFORE, BIN, PROCESSES, WITHIN_S, Site
+from tests.docs_site import BEFORE, BIN, PROCESSES, WETH, WITHIN_S, Site
 from tests.processes import wait_until
 from tests.service import Service
 from tests.unit.packaging import commands as packaged
@@ -287,22 +287,23 @@ def has_help(site: Site, text: str) -> None:
     subprocess.run([path, *rest, "--help"], check=True, capture_output=True, timeout=WITHIN_S)
 
 
+README: Final = "tests/e2e/test_readme.py"
 EXAMPLES: Final = "tests/e2e/test_client_examples.py"
 PROMTOOL: Final = elsewhere("tests/integration/test_promtool.py", "test_a_wrong_rule_is_noticed")
-MAKE: Final = r"(for .*; do )?make (up|down|test|chaos|gameday|audit|bench-[a-z0-9]+)\b.*"
+MAKE: Final = r"(for .*; do )?make (up|down|kill|test|chaos|gameday|audit|bench-[a-z0-9]+)\b.*"
 SQLITE: Final = r"docker compose exec web python -c .*sqlite3.*"
 
 RULES: Final[tuple[tuple[str, Run], ...]] = (
     (r"git clone .*", runs(then=" && test -f Makefile")),
-    (r"make demo", elsewhere("tests/e2e/test_readme.py", "test_make_demo_from_a_clean_checkout")),
+    (r"make demo", elsewhere(README, "test_make_demo_from_a_clean_checkout")),
     (r"make help", runs(says="make gameday")),
     (MAKE, makes),
     (r"\.venv/bin/(python -m )?pytest .*", are_tests),
     *((re.escape(text), ran_before) for text in BEFORE),
     *((re.escape(text), serves) for text in PROCESSES.values()),
-    (r"python manage\.py feed data/.*", runs()),
-    (r"python manage\.py feed --synthetic .*", feeds_until_interrupted),
-    (r"python manage\.py (compile_engine|issue_token .*)", runs()),
+    (r"(\.venv/bin/)?python manage\.py feed data/.*", runs()),
+    (r"(\.venv/bin/)?python manage\.py feed --synthetic .*", feeds_until_interrupted),
+    (r"python manage\.py (compile_engine|issue_token .*|import_tokens .*)", runs()),
     (r"manage\.py dead_letters .*", has_letters),
     (r"manage\.py doctor", runs(says=" 0 FAIL")),
     (r"manage\.py checkin", runs(says="every archiver has checked in")),
@@ -314,7 +315,8 @@ RULES: Final[tuple[tuple[str, Run], ...]] = (
     (r"curl .* > flame\.svg", runs(then=" && grep --quiet '<svg' flame.svg")),
     (r"curl .* > heap\.pb\.gz", runs(then=" && gzip --test heap.pb.gz")),
     (r"curl -s http://HOST:8080/readyz", runs(says='"ready":true')),
-    (r"curl .*/api/.*", runs(says="ethereum:WETH")),
+    (r"curl .*/api/status.*", runs(says='"partitions":')),
+    (r"curl .*/api/.*", runs(says=WETH)),
     (r"docker compose exec -T aggregator .* > p\.gz", runs(then=" && gzip --test p.gz")),
     (
         r"go tool pprof .*",
@@ -337,6 +339,7 @@ RULES: Final[tuple[tuple[str, Run], ...]] = (
     (r"go (-C .*)?build.*", PROMTOOL),
     (r"set -a; .*", runs(then=' && test -n "$WEB_URL" && test -n "$KAFKA_BOOTSTRAP"')),
     (r"export TOKEN=.*", runs(first=r"set -a; .*", then=' && test -n "$TOKEN"')),
+    (r"/tmp/swapclient/bin/python listen\.py", elsewhere(README, "run_the_examples")),
     (
         r"python3 -m venv .*|/tmp/swapclient/bin/python .*",
         elsewhere(EXAMPLES, "test_the_python_example_from_a_fresh_environment"),

@@ -219,6 +219,35 @@ def test_live_trades_are_new_ones_until_a_signal_ends_them_cleanly(
         assert message.timestamp()[1] - event["timestamp"] < 1_000
 
 
+def test_a_continued_day_can_be_sent_in_pieces_and_again_and_goes_on_in_the_present(
+    feed: Feed, tmp_path: Path
+) -> None:
+    day = 1_650_412_800_000
+    path = events_file(tmp_path / "day.ndjson", [day + n * 250 for n in range(4 * 3_600)])
+    now = time.time_ns() // 1_000_000
+    options = (path, "--continue", "--origin", now - 1_800_000)
+    for since, until in ((now - 600_000, now - 60_000), (now - 120_000, now)):
+        feed.run(*options, "--since", since, "--until", until)
+    sent = feed.messages()
+    ids = [json.loads(message.value() or b"")["tx_hash"] for message in sent]
+    # A trade every quarter of a second; one minute of them was sent twice.
+    assert (len(ids), len(set(ids))) == (4 * 660, 4 * 600)
+
+    process = feed.start(*options, "--since", now - 1_000)
+    try:
+        wait_until(lambda: feed.count() >= len(sent) + 12, 60, "live trades")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, told = process.communicate(timeout=20)
+    assert process.returncode == 0, told
+    assert "events, caught up with the present" in told
+    fresh = feed.messages()[len(sent) :]
+    times = [json.loads(message.value() or b"")["timestamp"] for message in fresh]
+    assert all(time_ <= message.timestamp()[1] for time_, message in zip(times, fresh, strict=True))
+    repeated = {json.loads(message.value() or b"")["tx_hash"] for message in fresh} & set(ids)
+    assert len(repeated) == 4
+
+
 def test_an_even_rate_is_held(feed: Feed) -> None:
     begun = time.monotonic()
     told = feed.run("--synthetic", "--rate", "400", "--events", "800", "--tokens", "10")

@@ -69,8 +69,10 @@ def test_the_ethereum_day_reaches_rest_number_for_number(service: Service) -> No
     duplicates = sum(token["quality"]["duplicates"] for token in overview["tokens"])
     assert 150 < duplicates < 350
 
-    one = service.get("/api/tokens/ethereum:WETH/stats").json()
-    assert one["windows"]["24h"]["trades"] == trades["ethereum:WETH"]
+    weth = "ethereum:0xc02aaa39b223fe8d0a0e5c4f27ead9083c756cc2"
+    one = service.get(f"/api/tokens/{weth}/stats").json()
+    assert one["symbol"] == "WETH"
+    assert one["windows"]["24h"]["trades"] == trades[weth]
 
 
 def test_bad_events_end_in_the_dead_letters_and_good_ones_count(service: Service) -> None:

@@ -20,7 +20,7 @@ from django.core.management.base import DjangoHelpFormatter as HelpFormatter
 
 from aggregator.config import Config
 from aggregator.errors import Fatal, SwapsError
-from aggregator.feed import synthetic, tape
+from aggregator.feed import days, synthetic, tape
 from aggregator.feed.options import EXAMPLES, add_options, faults_of
 from aggregator.feed.producer import Feeder, Publisher
 from aggregator.feed.progress import Progress
@@ -70,9 +70,14 @@ class Command(BaseCommand):
         )
         feeder = Feeder(publisher, progress)
         source = _synthetic(options) if recording is None else _recorded(options, recording)
+
+        def caught_up() -> None:
+            feeder.settle()
+            progress.caught_up()
+
         try:
             with _ended_by_signal(feeder.stop):
-                feeder.run(_paced(options, source, feeder))
+                feeder.run(_paced(options, source, feeder, caught_up))
         finally:
             note = f"seed {options['seed']}" if recording is None else ""
             progress.finish(publisher.failed, note)
@@ -95,6 +100,8 @@ def _require_topic(publisher: Publisher, config: Config, *, create: bool) -> Non
 
 
 def _recorded(options: dict[str, Any], recording: tape.Tape) -> Iterator[Record]:
+    if options["continue"]:
+        return _continued(options, recording)
     if options["live"]:
         run = secrets.token_hex(8)
 
@@ -107,6 +114,13 @@ def _recorded(options: dict[str, Any], recording: tape.Tape) -> Iterator[Record]
     else:
         records = tape.recorded(recording.lines())
     return islice(records, options["limit"])
+
+
+def _continued(options: dict[str, Any], recording: tape.Tape) -> Iterator[Record]:
+    since = options["since"]
+    if since is None:
+        since = _now_ms() - days.DAY_MS
+    return days.Days(recording.lines(), options["origin"]).events(since, options["until"])
 
 
 def _synthetic(options: dict[str, Any]) -> Iterator[Record]:
@@ -124,9 +138,16 @@ def _synthetic(options: dict[str, Any]) -> Iterator[Record]:
     return synthetic.swaps(shape, times)
 
 
-def _paced(options: dict[str, Any], records: Iterator[Record], pacer: Pacer) -> Iterator[Record]:
+def _paced(
+    options: dict[str, Any],
+    records: Iterator[Record],
+    pacer: Pacer,
+    caught_up: Callable[[], object],
+) -> Iterator[Record]:
     if options["duplicates"]:
         records = with_repeats(records, options["duplicates"], options["seed"])
+    if options["continue"]:
+        return days.as_they_happen(records, pacer, _now_ms, caught_up)
     if options["rate"] is not None:
         return at_rate(records, options["rate"], pacer)
     if options["speed"] is not None:
@@ -138,7 +159,8 @@ def _share(options: dict[str, Any], recording: tape.Tape | None, fresh: int) -> 
     total: int | None = options["events"] or options["limit"]
     if total is not None:
         return min(1.0, fresh / total)
-    return None if recording is None or options["loop"] else recording.share()
+    endless = options["loop"] or options["continue"]
+    return None if recording is None or endless else recording.share()
 
 
 @contextmanager

@@ -22,7 +22,7 @@ OURS = {name for name, each in SERVICES.items() if each["image"].startswith("swa
 # It gets its settings as options at each start and writes them into the root file system.
 WRITES_ITS_ROOT = {"redpanda"}
 # It listens on nothing, and ends where it cannot deliver.
-WITHOUT_HEALTH = {"demo-live-day", "demo-live-tape"}
+WITHOUT_HEALTH = {"demo-feed"}
 # Gives a new volume to the user that the store runs as.
 AS_ROOT = {"minio-volume"}
 # What an engine's own manual names; the service's settings are checked against aggregator.config.

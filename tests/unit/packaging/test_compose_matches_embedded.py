@@ -124,19 +124,6 @@ def test_ports_are_the_same() -> None:
     assert f"\nport: {Nats.default_port}\n" in (ROOT / "infra/nats/nats.conf").read_text()
 
 
-def test_the_demo_feeds_the_same_recordings() -> None:
-    assert demo._DAY in SERVICES["demo-day"]["command"]
-    live = {name: one["command"] for name, one in SERVICES.items() if name.startswith("demo-live")}
-    assert live == {
-        f"demo-{name}": [
-            "python",
-            "manage.py",
-            "feed",
-            "--live",
-            recording,
-            "--rate",
-            rate,
-            "--loop",
-        ]
-        for name, (recording, rate) in demo._LIVE_RATES.items()
-    }
+def test_the_demo_feeds_the_same_recording() -> None:
+    program = ["python", "manage.py"]
+    assert SERVICES["demo-feed"]["command"] == [*program, "feed", "--continue", demo._DAY]

@@ -1,0 +1,166 @@
+"""A recorded day, repeated day after day without a seam, so that it can go on for ever.
+
+The recording is laid over the present: its first midnight falls on an origin, and each repetition
+follows the one before at the recorded pace. Everything about a repeated event (time, transaction,
+price) follows from the recording, the origin and the number of the day alone. Whoever replays with
+the same origin therefore sends the same events, and what is sent twice counts once. Knows nothing
+of Kafka.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from decimal import Decimal
+from hashlib import blake2b
+from math import exp, log
+from statistics import median
+from typing import Final, NamedTuple
+
+import msgspec
+
+from aggregator.errors import Fatal
+from aggregator.feed.stream import Pacer, Record
+from aggregator.feed.tape import decode_fields, read
+
+DAY_MS: Final = 86_400_000
+# The last prices of a token are compared with so many of its first ones: a single bad trade at
+# either end must not move all days after it.
+_ENDS: Final = 5
+# A token that doubles or halves within the day has bad trades at an end rather than a trend.
+_MOST_TREND: Final = log(2)
+_encode = msgspec.json.Encoder().encode
+
+
+class _Priced(msgspec.Struct, gc=False):
+    """What the prices need; an event without them keeps what it has."""
+
+    amount: str
+    price_usd: str
+
+
+_decode_priced = msgspec.json.Decoder(_Priced).decode
+
+
+class _Event(NamedTuple):
+    """One event of the recording: ms since its first midnight, and what a repetition changes."""
+
+    at_ms: int
+    line: bytes
+    key: bytes
+    tx_hash: str
+    priced: _Priced | None
+
+
+class Days:
+    """The recording of `lines`, the first midnight (UTC) of which falls on `origin_ms`.
+
+    Without an origin it falls on its own date, so that every trade keeps its time of day. All of
+    the recording is held in memory. Lines that are no events are left out.
+    """
+
+    def __init__(self, lines: Iterable[bytes], origin_ms: int | None = None) -> None:
+        """Raises Fatal where there is no event."""
+        events = [event for line in lines if (event := _event(line)) is not None]
+        if not events:
+            raise Fatal("no event in these files has a time")
+        events.sort(key=lambda event: event.at_ms)
+        midnight = events[0].at_ms // DAY_MS * DAY_MS
+        self.origin_ms = midnight if origin_ms is None else origin_ms
+        self._events = [event._replace(at_ms=event.at_ms - midnight) for event in events]
+        self._times = [event.at_ms for event in self._events]
+        # Whole days, so that a repetition keeps the time of day of every trade.
+        self.period_ms = (self._times[-1] // DAY_MS + 1) * DAY_MS
+        self._trends = _trends(self._events)
+
+    def events(self, since_ms: int, until_ms: int | None) -> Iterator[Record]:
+        """Events after `since_ms`, up to and with `until_ms` (None: without end), in order."""
+        number, since = divmod(since_ms - self.origin_ms, self.period_ms)
+        first = bisect_right(self._times, since)
+        while True:
+            start_ms = self.origin_ms + number * self.period_ms
+            for event in self._events[first:]:
+                if until_ms is not None and start_ms + event.at_ms > until_ms:
+                    return
+                yield self._repeated(event, number, start_ms + event.at_ms)
+            number, first = number + 1, 0
+
+    def _repeated(self, event: _Event, number: int, timestamp: int) -> Record:
+        identity = f"{self.origin_ms}:{number}:{event.tx_hash}"
+        digest = blake2b(identity.encode(), digest_size=32).hexdigest()
+        fields = decode_fields(event.line)
+        fields["tx_hash"] = msgspec.Raw(f'"0x{digest}"'.encode())
+        fields["timestamp"] = msgspec.Raw(b"%d" % timestamp)
+        trend = self._trends.get(event.key, 0.0)
+        if event.priced is not None and trend and number:
+            scale = exp(_log_scale(trend, number, event.at_ms / self.period_ms))
+            fields["price_usd"] = _scaled(event.priced.price_usd, scale)
+            fields["amount"] = _scaled(event.priced.amount, 1 / scale)
+        return Record(event.key, _encode(fields), timestamp)
+
+
+def _event(line: bytes) -> _Event | None:
+    record, envelope = read(line)
+    if envelope is None or record.key is None or record.timestamp is None:
+        return None
+    try:
+        priced = _decode_priced(line)
+    except msgspec.MsgspecError:
+        priced = None
+    return _Event(record.timestamp, line, record.key, envelope.tx_hash, priced)
+
+
+def _trends(events: list[_Event]) -> dict[bytes, float]:
+    """By token: the logarithm of what its price is multiplied with over the recording."""
+    prices: dict[bytes, list[float]] = defaultdict(list)
+    for event in events:
+        if event.priced is not None and (price := float(event.priced.price_usd)) > 0:
+            prices[event.key].append(price)
+    found = {}
+    for key, of_token in prices.items():
+        if count := min(_ENDS, len(of_token) // 2):
+            trend = log(median(of_token[-count:]) / median(of_token[:count]))
+            if abs(trend) <= _MOST_TREND:
+                found[key] = trend
+    return found
+
+
+def _log_scale(trend: float, number: int, share: float) -> float:
+    """The logarithm of the factor that joins the prices of a repetition to those around it.
+
+    `share` (0 to 1) is how much of it has passed. Repetition 0 has the recorded prices, and those
+    before it end where the next begins. After it, an odd one begins at the last price of the
+    recording and bends the trend back, so that it ends at the first price: an even one follows
+    with the recorded prices again, and no price drifts away.
+    """
+    if number <= 0:
+        return trend * number
+    return trend * (1 - 2 * share) if number % 2 else 0.0
+
+
+def _scaled(number: str, factor: float) -> msgspec.Raw:
+    """A decimal number as text, without an exponent, times `factor`."""
+    return msgspec.Raw(f'"{Decimal(f"{float(number) * factor:.15g}"):f}"'.encode())
+
+
+def as_they_happen(
+    records: Iterable[Record],
+    pacer: Pacer,
+    now_ms: Callable[[], int],
+    caught_up: Callable[[], object],
+) -> Iterator[Record]:
+    """Each record at its event time; what lies in the past comes at once.
+
+    `caught_up` is called once, when the first record lies ahead.
+    """
+    behind = True
+    for record in records:
+        assert record.timestamp is not None
+        ahead_ms = record.timestamp - now_ms()
+        if ahead_ms > 0 and behind:
+            behind = False
+            caught_up()
+        if not pacer.until(pacer.now() + ahead_ms / 1_000):
+            return
+        yield record
