@@ -91,7 +91,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ROOT / "clients", checkout / "clients", ignore=shutil.ignore_patterns("__pycache__")
     )
     venv = checkout / "venv"
-    subprocess.run([sys.executable, "-m", "venv", venv], check=True, timeout=60)
+    subprocess.run([sys.executable, "-m", "venv", venv], check=True, timeout=150)
     pip = [venv / "bin" / "pip", "--disable-pip-version-check"]
     installed = subprocess.run(
         [*pip, "install", "./clients/python"],
@@ -102,20 +102,20 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
         timeout=150,
     )
     assert installed.returncode == 0, installed.stderr
-    listed = subprocess.run([*pip, "list"], check=True, capture_output=True, text=True, timeout=30)
+    listed = subprocess.run([*pip, "list"], check=True, capture_output=True, text=True, timeout=60)
     found = dict(re.findall(r"^([\w-]+) +(\d\S*)", listed.stdout, re.MULTILINE))
     assert found.keys() - {"pip", "setuptools"} == {"swapclient", "websockets", "msgspec"}
     assert found["swapclient"] == VERSION
     return checkout
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_the_python_example_from_a_fresh_environment(service: Service, python: Path) -> None:
     assert "python clients/python/example.py" in README
     prints_a_change(["venv/bin/python", "clients/python/example.py"], service, python)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_the_python_program_of_the_readme(service: Service, python: Path) -> None:
     (python / "readme.py").write_text(block("python").replace("ethereum:WETH", "ethereum:SEEN"))
     prints_a_trade(["venv/bin/python", "readme.py"], service, python)
@@ -153,7 +153,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return project
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("module", "file"),
     [("nodenext", "readme.mts"), ("bundler", "readme.ts"), ("nodenext", "events.mts")],
@@ -175,7 +175,7 @@ def test_the_readmes_javascript_is_good_typescript(page: Path, module: str, file
     assert compiled.returncode == 0, compiled.stdout
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("file", ["readme.mjs", "readme.cjs"])
 def test_the_readmes_javascript_runs(page: Path, service: Service, file: str) -> None:
     program = block("js").replace("ethereum:WETH", "ethereum:SEEN")
