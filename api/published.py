@@ -20,12 +20,14 @@ from django.db import DatabaseError, close_old_connections, transaction
 from django.db.models import F
 
 from aggregator.errors import Retry
+from api.security.revision import NEWEST_REVISION, revision_of
 
 _TIMEOUT_S: Final = 2.0
 # Two processes may publish at once: the older state must not take the place of the newer one.
 _PUT: Final = """
 local held = tonumber(redis.call('GET', KEYS[1]) or '-1') or -1
-if tonumber(ARGV[1]) <= held then return 0 end
+-- What cannot be a revision (ARGV[3] is the newest) was written by somebody else.
+if tonumber(ARGV[1]) <= held and held <= tonumber(ARGV[3]) then return 0 end
 redis.call('SET', KEYS[2], ARGV[2])
 redis.call('SET', KEYS[1], ARGV[1])
 return 1
@@ -100,11 +102,12 @@ class Published:
             settings.SWAPS.redis_url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
         ) as client:
             held = client.get(self.revision_key)
-            # What is not a number was written by somebody else, and is overwritten.
-            if held is not None and held.isdigit() and int(held) >= revision:
+            held = None if held is None else revision_of(held)
+            if held is not None and held >= revision:
                 return False
             state = msgspec.json.encode(self.state(revision))
-            return bool(client.eval(_PUT, 2, self.revision_key, self.state_key, revision, state))
+            keys = self.revision_key, self.state_key
+            return bool(client.eval(_PUT, 2, *keys, revision, state, NEWEST_REVISION))
 
     def _publish_now(self) -> None:
         try:

@@ -20,7 +20,7 @@ from aggregator.contracts.names import REGISTRY_REVISION_KEY, REGISTRY_STATE_KEY
 from aggregator.errors import Retry
 from api.registry.listing import RegistryState
 from api.security.first_state import FirstState
-from api.security.redis_link import RedisLink, revision_of
+from api.security.redis_link import RedisLink
 
 LOOK_EVERY_S: Final = 0.5
 FIRST_LOOK_EVERY_S: Final = 0.05
@@ -93,7 +93,7 @@ class RegistryFollower:
             await asyncio.sleep(FIRST_LOOK_EVERY_S if self._first.missing else LOOK_EVERY_S)
 
     async def _look(self) -> None:
-        revision = revision_of(await self._link.call("GET", REGISTRY_REVISION_KEY))
+        revision = await self._link.revision(REGISTRY_REVISION_KEY)
         if revision is not None and (self.revision is None or revision > self.revision):
             state = await self._link.call("GET", REGISTRY_STATE_KEY)
             if state is not None:

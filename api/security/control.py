@@ -25,7 +25,7 @@ from aggregator.contracts.names import ACCESS_REVISION_KEY, ACCESS_STATE_KEY
 from aggregator.errors import Retry
 from api.security.access import Access, AccessState, Revoked
 from api.security.first_state import FirstState
-from api.security.redis_link import RedisLink, revision_of
+from api.security.redis_link import RedisLink
 
 GROUP: Final = "control"
 CHANGED: Final = "access.changed"
@@ -169,7 +169,7 @@ class Control:
                 await asyncio.wait_for(self._changed.wait(), pause_s)
 
     async def _look(self) -> None:
-        revision = revision_of(await self._link.call("GET", ACCESS_REVISION_KEY))
+        revision = await self._link.revision(ACCESS_REVISION_KEY)
         state = None
         if revision is not None and revision > self._access.revision:
             state = await self._link.call("GET", ACCESS_STATE_KEY)

@@ -26,24 +26,15 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 
 from aggregator.errors import Retry
+from api.security.revision import revision_of
 
 ANSWER_WITHIN_S: Final = 0.25
 CONNECT_WITHIN_S: Final = 2.0
 FIRST_BACKOFF_S: Final = 0.1
 LONGEST_BACKOFF_S: Final = 2.0
 _LOOK_EVERY_S: Final = 0.05
-_LONGEST_REVISION: Final = 19
 
 log = structlog.get_logger(__name__)
-
-
-def revision_of(value: bytes | None) -> int | None:
-    """A revision as Redis keeps it, None where there is none; raises Retry for anything else."""
-    if value is None:
-        return None
-    if not (value.isdigit() and len(value) <= _LONGEST_REVISION):
-        raise Retry(f"the revision in Redis is not a number: {value[:32]!r}")
-    return int(value)
 
 
 class Script:
@@ -117,6 +108,15 @@ class RedisLink:
         except (RedisError, OSError) as error:
             self._lose(connection, error)
         return await answer
+
+    async def revision(self, key: str) -> int | None:
+        """The revision under the key, None where there is none; raises Retry for anything else."""
+        value = await self.call("GET", key)
+        if value is None:
+            return None
+        if (revision := revision_of(value)) is None:
+            raise Retry(f"{key} in Redis is no revision: {value[:32]!r}")
+        return revision
 
     async def run(
         self, script: Script, keys: Sequence[str], arguments: Sequence[str | bytes | float]

@@ -151,7 +151,11 @@ def test_a_node_that_knows_no_decisions_lets_nobody_in(nodes: Nodes) -> None:
     assert not any("revocations" in each for each in node.reasons())
 
 
-@pytest.mark.parametrize("written", [b"garbage", b"-1", b"\xff\xfe", b"1" * 5_000], ids=repr)
+@pytest.mark.parametrize(
+    "written",
+    [b"garbage", b"-1", b"\xff\xfe", b"1" * 5_000],
+    ids=["text", "negative", "bytes", "5,000 digits"],
+)
 def test_a_garbled_revision_is_overcome(nodes: Nodes, written: bytes) -> None:
     """The node names it, goes on with what it has, and follows again when it is overwritten."""
     node = nodes.web()
