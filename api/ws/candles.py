@@ -18,8 +18,8 @@ from aggregator.contracts.trades import HISTORY_MINUTES, CandleRow, Trade
 
 MINUTE_MS: Final = 60_000
 HISTORY_MS: Final = HISTORY_MINUTES * MINUTE_MS
-ROW_BYTES: Final = 1_100
-"""Memory of one minute with its texts and places, measured."""
+ROW_BYTES: Final = 400
+"""Memory of one minute as it is held, measured."""
 # An update repeats what changed in this time, so that a client misses nothing when an update is
 # replaced by a newer one before it was sent.
 REPEATED_MS: Final = 30_000
@@ -45,16 +45,23 @@ class Candle(msgspec.Struct, frozen=True, gc=False):
     vwap_usd: str | None
 
 
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(CandleRow).decode
+
+
 class Candles:
-    """The minutes of one token."""
+    """The minutes of one token.
+
+    They are held as JSON: a row with its texts as objects takes three times the memory, and all but
+    the newest are read for a snapshot only.
+    """
 
     def __init__(self) -> None:
         self.wrong = False
         """Something could not be folded: `load` again."""
-        self._rows: dict[int, CandleRow] = {}
+        self._rows: dict[int, bytes] = {}
         self._from_ms = 0
         self._depth_ms = 0
-        self._places: dict[int, tuple[Place, Place]] = {}
         self._changed_at: dict[int, int] = {}
 
     @property
@@ -68,15 +75,10 @@ class Candles:
         What is older than `depth_ms` is dropped later, by `forget_before`.
         """
         self.wrong = False
-        self._rows = {row.minute_ms: row for row in rows}
+        self._rows = {row.minute_ms: _encode(row) for row in rows}
         self._from_ms = from_ms
         self._depth_ms = depth_ms
         self._changed_at = {}
-        self._places = {
-            row.minute_ms: (row.opened_at, row.closed_at)
-            for row in self._rows.values()
-            if row.opened_at is not None and row.closed_at is not None
-        }
 
     def fold(self, trade: Trade, now_ms: int) -> None:
         """Count one more trade; sets `wrong` where that cannot be done exactly."""
@@ -84,10 +86,12 @@ class Candles:
             self.wrong = True
             return
         minute = _minute(trade)
-        row = self._rows.get(minute)
-        if row is None:
+        held = self._rows.get(minute)
+        if held is None:
             row = CandleRow(minute, None, None, None, None, "0.000000", "0", 0)
-        self._rows[minute] = self._with(row, trade)
+        else:
+            row = _decode(held)
+        self._rows[minute] = _encode(self._with(row, trade))
         self._changed_at[minute] = now_ms
 
     def _with(self, row: CandleRow, trade: Trade) -> CandleRow:
@@ -100,34 +104,28 @@ class Candles:
             )
         if trade.price_usd is not None:
             price = trade.price_usd
-            opened, closed = self._ends(row, price, (trade.timestamp, trade.offset))
             row = msgspec.structs.replace(
-                row,
-                open=opened,
+                self._with_ends(row, price, (trade.timestamp, trade.offset)),
                 high=price if row.high is None else max(row.high, price, key=float),
                 low=price if row.low is None else min(row.low, price, key=float),
-                close=closed,
             )
         return row
 
-    def _ends(self, row: CandleRow, price: str, place: Place) -> tuple[str | None, str | None]:
-        """Open and close with one more trade."""
+    def _with_ends(self, row: CandleRow, price: str, place: Place) -> CandleRow:
+        """The row with its open and close as they are with one more trade."""
+        replace = msgspec.structs.replace
         if row.open is None:
-            self._places[row.minute_ms] = (place, place)
-            return price, price
-        known = self._places.get(row.minute_ms)
-        if known is None:
+            return replace(row, open=price, close=price, opened_at=place, closed_at=place)
+        first, last = row.opened_at, row.closed_at
+        if first is None or last is None:
             # An owner of an earlier version does not say where the ends of a minute lie.
             self.wrong = True
-            return row.open, row.close
-        first, last = known
-        self._places[row.minute_ms] = (min(first, place), max(last, place))
-        opened, closed = row.open, row.close
+            return row
         if place < first:
-            opened = price
+            row = replace(row, open=price, opened_at=place)
         if place > last:
-            closed = price
-        return opened, closed
+            row = replace(row, close=price, closed_at=place)
+        return row
 
     def newest(self, interval_ms: int, limit: int) -> list[Candle]:
         """The newest candles, oldest first; none that began before the history did."""
@@ -147,7 +145,7 @@ class Candles:
         for minute in sorted(self._rows):
             group = rows.get(minute - minute % interval_ms)
             if group is not None:
-                group.append(self._rows[minute])
+                group.append(_decode(self._rows[minute]))
         return [_joined(each, interval_ms, group) for each, group in rows.items()]
 
     def forget_before(self, as_of: int) -> None:
@@ -155,7 +153,6 @@ class Candles:
         self._from_ms = max(self._from_ms, as_of - self._depth_ms)
         for minute in [each for each in self._rows if each < self._from_ms]:
             del self._rows[minute]
-            self._places.pop(minute, None)
             self._changed_at.pop(minute, None)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
+import msgspec
 import pytest
 
 from aggregator.contracts.trades import CandleRow
-from api.ws.candles import HISTORY_MS, REPEATED_MS, Candles
+from api.ws.candles import HISTORY_MS, MINUTE_MS, REPEATED_MS, Candles
 from api.ws.protocol import INTERVALS
 from tests.unit.ws.trading import START, rows_of, trade
 
@@ -141,3 +144,23 @@ def test_minutes_older_than_the_history_are_let_go() -> None:
     candles.fold(trade(2, START + 60_000), 0)
     candles.forget_before(START + 60_000 + HISTORY_MS)
     assert [each.open_time for each in candles.newest(60_000, 10)] == [START + 60_000]
+
+
+def test_two_days_of_minutes_take_little_more_than_a_megabyte() -> None:
+    rows = [
+        CandleRow(
+            *(MIDNIGHT + n * MINUTE_MS, f"1.{n:09d}", f"2.{n:09d}", f"0.{n:09d}", f"1.5{n:08d}"),
+            *(f"{n}.123456", f"{n}.123456789012345678", 7),
+            *((MIDNIGHT + n * MINUTE_MS, n), (MIDNIGHT + n * MINUTE_MS, n + 1)),
+        )
+        for n in range(2_880)
+    ]
+    answer = msgspec.json.encode(rows)
+    del rows
+    candles = Candles()
+    tracemalloc.start()
+    candles.load(msgspec.json.decode(answer, type=list[CandleRow]), MIDNIGHT)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 1_300_000
+    assert candles.size == pytest.approx(held, rel=0.25)

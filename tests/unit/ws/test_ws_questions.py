@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 
 from aggregator.contracts.names import trades_subject
 from aggregator.contracts.trades import HISTORY_MINUTES, HistoryRequest, TokenHistory
 from api.security.access import Limits as SubjectLimits
+from api.ws import streams
 from api.ws.questions import (
     ANSWER_WITHIN_MS,
     FIRST_PAUSE_MS,
@@ -18,7 +20,7 @@ from api.ws.questions import (
     Question,
     Questions,
 )
-from api.ws.streams import IDLE_BYTES, IDLE_MS
+from api.ws.streams import IDLE_MS
 from tests.unit.ws.support import A, Node, encoded
 from tests.unit.ws.trading import Seller, rows_of, trade
 
@@ -182,8 +184,9 @@ async def test_idle_streams_are_kept_for_a_while_and_then_dropped() -> None:
     assert trades_subject(one) not in made.wire._watched
 
 
-async def test_idle_streams_are_bounded_in_bytes() -> None:
-    made, names = market(30)
+async def test_idle_streams_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "IDLE_BYTES", 8_000_000)
+    made, names = market(12)
     client = await made.client().enter()
     for name in names:
         await client.subscribe("candles", name, interval="1d")
@@ -195,7 +198,7 @@ async def test_idle_streams_are_bounded_in_bytes() -> None:
     made.streams.tick(made.now)
     kept = [made.streams._held[name].stream for name in names if name in made.streams._held]
     assert 0 < len(kept) < len(names)
-    assert sum(stream.size for stream in kept) <= IDLE_BYTES
+    assert sum(stream.size for stream in kept) <= 8_000_000
 
 
 async def test_a_shortened_answer_is_final_and_says_where_the_candles_begin() -> None:
