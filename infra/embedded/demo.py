@@ -11,6 +11,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -50,7 +51,7 @@ _SCOPE: Final = "stats:read history:read ws:connect ops:read"
 _STOP_WITHIN_S: Final = 6
 _FEED_WITHIN_S: Final = 120
 _READY_WITHIN_S = 120
-_COUNTED_WITHIN_S: Final = 30
+_COUNTED_WITHIN_S: Final = 60
 _POLL_S: Final = 0.1
 
 
@@ -72,7 +73,7 @@ class Service:
         self._supervisor: Supervisor | None = None
         self._partitions = 0
         self._archiver_port = ports.free_port()
-        self._fed_until_ms = self._feed_seen_ms = 0
+        self._fed_until_ms = self._feed_seen_ms = self._fed_offsets = 0
         self._page_token = stack.directory / "page-token"
         self._page_token_at = 0.0
 
@@ -207,6 +208,7 @@ class Service:
     def feed_history(self, report: Callable[[str], None]) -> None:
         """Feed the recorded day as the last 24 hours and wait until it is sent."""
         begun = time.monotonic()
+        before = self._offsets()
         self._fed_until_ms = _now_ms()
         since = self._fed_until_ms - _DAY_MS
         command = self._feed("--since", str(since), "--until", str(self._fed_until_ms))
@@ -215,6 +217,8 @@ class Service:
         self._wait(lambda: not feed.running, _FEED_WITHIN_S, "the feed")
         if feed.wait() != 0:
             feed.check()
+        if sent := re.search(r"fed ([\d,]+) events", feed.tail()):
+            self._fed_offsets = before + int(sent[1].replace(",", ""))
         report(f"the Ethereum day sent, {time.monotonic() - begun:.1f} s")
 
     def feed_live(self) -> None:
@@ -236,25 +240,26 @@ class Service:
         return _manage("feed", "--continue", "--origin", origin.read_text(), *options, _DAY)
 
     def counted(self) -> dict[str, Any]:
-        """The overview, once all that was sent is in it: trades, and no more of them than before.
+        """The overview, once the aggregator has announced that it counted all that was sent.
 
-        An answer without trades is returned too, after a while.
+        Where that takes too long, the overview as it is.
         """
-        answer: dict[str, Any] = {}
-        before = -1
-
-        def settled() -> bool:
-            nonlocal answer, before
-            status, body = self._get(OVERVIEW)
-            if status != http.HTTPStatus.OK:
-                raise EmbeddedError(f"GET {OVERVIEW} answered {status}: {body.decode()[:500]}")
-            answer = json.loads(body)
-            trades: int = answer["totals"]["trades"]
-            same, before = 0 < trades == before, trades
-            return same
-
-        self._wait(settled, _COUNTED_WITHIN_S, "the overview", poll_s=0.5, must=False)
+        self._wait(
+            lambda: self._offsets() >= self._fed_offsets,
+            _COUNTED_WITHIN_S,
+            "the count",
+            must=False,
+        )
+        status, body = self._get(OVERVIEW)
+        if status != http.HTTPStatus.OK:
+            raise EmbeddedError(f"GET {OVERVIEW} answered {status}: {body.decode()[:500]}")
+        answer: dict[str, Any] = json.loads(body)
         return answer
+
+    def _offsets(self) -> int:
+        """The sum over the partitions of the offset up to which the aggregator has counted."""
+        owned = (each["owner_next_offset"] or 0 for each in self._ask_readyz()["partitions"])
+        return sum(owned)
 
     def curl(self) -> str:
         """A command line that asks for the overview."""
@@ -295,7 +300,6 @@ class Service:
         done: Callable[[], bool],
         within_s: float,
         what: str,
-        poll_s: float = _POLL_S,
         must: bool = True,
     ) -> None:
         deadline = time.monotonic() + within_s
@@ -306,7 +310,7 @@ class Service:
                 if not must:
                     return
                 raise EmbeddedError(f"{what} was not ready within {within_s:.0f} s: {self._why()}")
-            time.sleep(poll_s)
+            time.sleep(_POLL_S)
 
     def _why(self) -> str:
         try:
