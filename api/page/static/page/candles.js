@@ -57,28 +57,32 @@ export class Candles {
    * skipped: `complete` is set only when the archive has no trade before the last range.
    */
   async older(until = this.#oldestAsked) {
-    if (this.asking || this.complete || until === Infinity) return;
+    if (this.asking || this.complete || this.#timer !== null || until === Infinity) return;
     this.asking = true;
-    clearTimeout(this.#timer);
     try {
       // A rare token's pages hold little, and must not use up the reader's rate.
       if (++this.#pages > FAST_PAGES) await new Promise((done) => setTimeout(done, PAUSE_MS));
-      const found = await this.#page(until);
+      await this.#page(until);
       this.onFault(null);
       // The next page follows from the drawing of this one, which must find nothing under way.
       this.asking = false;
-      this.onChange({ all: true, found });
+      this.onChange({ all: true });
     } catch (error) {
       this.asking = false;
       if (error.name === "AbortError") return;
       const final = [401, 403, 404].includes(error.status);
       this.complete ||= final;
       this.onFault(error);
-      if (!final) this.#timer = setTimeout(() => this.older(until), AGAIN_MS);
+      if (!final) this.#timer = setTimeout(() => this.#again(until), AGAIN_MS);
     }
   }
 
-  /** The next older candles, past any quiet stretch; how many there are. */
+  #again(until) {
+    this.#timer = null;
+    this.older(until);
+  }
+
+  /** The next older candles, past any quiet stretch. */
   async #page(until) {
     const path = `/api${addressOf(this.tokenId)}`;
     const from = Math.max(0, until - this.#span * this.length);
@@ -88,13 +92,13 @@ export class Candles {
     this.#oldestAsked = from;
     // Sparse candles: the widest range, so that a screen of them takes few requests.
     this.#span = candles.length < PAGE / 2 ? WIDEST : PAGE;
-    if (candles.length) return candles.length;
+    if (candles.length) return;
     const before = new URLSearchParams({ limit: 1, to: from });
     const trades = from === 0 ? [] : (await get(`${path}/trades?${before}`, this.#abort.signal)).trades;
     this.complete = !trades.length;
-    if (this.complete) return 0;
+    if (this.complete) return;
     this.#oldestAsked = Math.floor(trades[0].timestamp / this.length + 1) * this.length;
-    return this.#page(this.#oldestAsked);
+    await this.#page(this.#oldestAsked);
   }
 
   close() {
