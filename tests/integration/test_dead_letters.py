@@ -238,15 +238,15 @@ def test_a_replayed_swap_counts_once(tmp_path: Path, stack: Stack) -> None:
     with Service(tmp_path, stack) as service:
         first = service.aggregator()
         service.web()
-        service.wait_ready()
+        service.wait_ready(120)
         service.produce([swap(0), ahead])
-        (letter,) = service.dead_letters(1)
+        (letter,) = service.dead_letters(1, 120)
         assert dict(letter.headers() or [])["reason"] == b"future"
-        service.wait_trades(1)
+        service.wait_trades(1, 120)
         first.terminate()
-        first.wait(20)
+        first.wait(60)
         service.aggregator("mended", MAX_FUTURE="20m")
-        service.wait_ready()
+        service.wait_ready(120)
         for _ in range(2):
             done = service.manage("dead_letters", "replay", "0", MAX_FUTURE="20m")
             assert done.returncode == 0, done.stderr
@@ -255,7 +255,7 @@ def test_a_replayed_swap_counts_once(tmp_path: Path, stack: Stack) -> None:
             partitions = service.get("/api/status").json()["partitions"]
             return sum(each["tallies"]["duplicates"] for each in partitions)
 
-        wait_until(lambda: replayed() == 1, 20, "the second is a repeat")
+        wait_until(lambda: replayed() == 1, 120, "the second is a repeat")
 
 
 def test_only_what_would_pass_is_replayed(service: Service) -> None:
