@@ -318,7 +318,7 @@ async def fresh(reader: WsClient, seq: int) -> None:
 async def test_two_nodes_show_the_same_trades_candles_and_numbers(
     tmp_path: Path, issuer: Path, nats_server: Nats
 ) -> None:
-    owner, seller = Owner(), Seller(A)
+    owner, seller = Owner(), Seller(A, start=time.time_ns() // 1_000_000)
     owner.trade(A)
     seller.sell(3)
     async with (

@@ -7,6 +7,7 @@ import copy
 import json
 import re
 import signal
+import time
 import warnings
 from collections.abc import Iterator
 from functools import cache
@@ -164,7 +165,7 @@ async def test_every_documented_request_works_and_every_answer_is_documented(
     nats_url, redis_url = engines.nats.url, engines.redis.url
     issuer = tmp_path / "issuer"
     ensure_keys(issuer)
-    owner, seller = Owner(), Seller("ethereum:0xaa")
+    owner, seller = Owner(), Seller("ethereum:0xaa", start=time.time_ns() // 1_000_000)
     for token_id in ("ethereum:0xaa", "ethereum:0xbb"):
         owner.trade(token_id)
     seller.sell(3)

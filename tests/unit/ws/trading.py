@@ -41,9 +41,13 @@ def trade(
 
 
 class Seller:
-    """The owner of one token; `restart` is a new owner, `forget` one that lost the state."""
+    """The owner of one token; `restart` is a new owner, `forget` one that lost the state.
 
-    def __init__(self, token_id: str = "e:t", partition: int = 0) -> None:
+    It sells at `start` (ms) where `sell` is not given another time.
+    """
+
+    def __init__(self, token_id: str = "e:t", partition: int = 0, start: int = START) -> None:
+        self.start = start
         self.token_id = token_id
         self.partition = partition
         self.epoch = 1
@@ -55,12 +59,16 @@ class Seller:
         return len(self.trades)
 
     def sell(
-        self, count: int = 1, timestamp: int = START, price: str | None = "2", removed: bool = False
+        self,
+        count: int = 1,
+        timestamp: int | None = None,
+        price: str | None = "2",
+        removed: bool = False,
     ) -> TradeBatch:
         fresh = [
             trade(
                 self.n + 1 + index,
-                timestamp,
+                self.start if timestamp is None else timestamp,
                 price,
                 offset=self.generation * 1_000_000 + (self.n + 1 + index) * 10,
                 removed=removed,
