@@ -27,6 +27,7 @@ from infra.embedded.stack import Stack
 LONGEST_FIRST: Final = (
     "tests/integration/test_promtool.py",
     "tests/e2e/test_readme.py",
+    "tests/integration/test_history_storm.py",
     "tests/integration/test_archiver.py",
     "tests/integration/test_clients.py",
     "tests/e2e/test_client_examples.py",
