@@ -135,12 +135,14 @@ def test_engines_that_are_down_and_topics_that_are_missing(installed: Installati
         "KAFKA_TOPIC": "no-such-topic",
         "JWT_PUBLIC_KEY_FILE": "",
         "JWT_JWKS_URL": f"http://127.0.0.1:{nobody}/jwks.json",
+        "RATE_LIMT": "5",
     }
     status, found = installed.findings(**down)
     assert status == 1
     for what in ("redis", "clickhouse", "topic no-such-topic", "JWT keys"):
         assert found[what][0] == "FAIL", (what, found[what])
         assert found[what][2]
+    assert found["RATE_LIMT"][::2] == ("WARN", "did you mean RATE_LIMIT?")
     _, without_kafka = installed.findings(KAFKA_BOOTSTRAP=f"127.0.0.1:{nobody}")
     assert without_kafka["kafka"][0] == "FAIL"
     assert f"127.0.0.1:{nobody}" in without_kafka["kafka"][1]
