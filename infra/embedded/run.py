@@ -140,7 +140,8 @@ def _start_service(stack: Stack, service: demo.Service, feed: bool, say: Steps) 
         say(f"first answer of {demo.OVERVIEW}: {totals['trades']:,} trades")
         for token in tokens[:3]:
             window = token["windows"]["24h"]
-            print(f"            {token['token_id']:24} {window['trades']:7,} trades  "
+            name = token["symbol"] or token["token_id"]
+            print(f"            {name:24} {window['trades']:7,} trades  "
                   f"{window['volume_usd']} USD")  # fmt: skip
         service.feed_live()
         say("live feed of new trades started")
