@@ -117,6 +117,39 @@ def test_a_price_of_1e_17_has_candles_and_labels(dashboard: Dashboard) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("token", "usd", "amount"),
+    [
+        pytest.param("flat-tiny", "1.2", "100000000000000000", id="1.2e-17"),
+        pytest.param("flat", "50", "1", id="50"),
+        pytest.param("flat-huge", "9999900000", "0.001", id="9.9999e12"),
+    ],
+)
+def test_a_flat_price_has_an_axis(dashboard: Dashboard, token: str, usd: str, amount: str) -> None:
+    dashboard.swaps(*priced(token, usd, usd, amount=amount, symbol="FLAT"))
+    dashboard.settled()
+    with dashboard.visit() as visit:
+        visit.page.add_init_script(
+            """const write = CanvasRenderingContext2D.prototype.fillText;
+            window.written = new Set();
+            CanvasRenderingContext2D.prototype.fillText = function (text, ...place) {
+              if (text.includes("$")) window.written.add(`${text} @ ${Math.round(place[1])}`);
+              return write.call(this, text, ...place);
+            };"""
+        )
+        page = visit.open(f"/tokens/{CHAIN}:{token}")
+
+        def labels() -> list[str]:
+            page.wait_for_timeout(50)  # lets the driver's events through
+            found = page.evaluate("[...window.written]")
+            return [text.partition(" @ ")[0] for text in found]
+
+        wait_until(lambda: len(labels()) > 3, WITHIN_S, "labels on the axis")
+        # The price itself stands on a label of its own.
+        assert len(set(labels())) >= len(labels()) - 1, labels()
+        assert all(text.startswith("$") for text in labels()), labels()
+
+
 def test_huge_numbers_are_shortened_and_push_nothing_out(dashboard: Dashboard) -> None:
     dashboard.swaps(
         *priced("huge", "9999900000", amount="0.001", symbol="HUGE", trader="0x" + "ab" * 20),
