@@ -14,6 +14,7 @@ class MemoryLog:
     commit_fault = ""
 
     def __init__(self) -> None:
+        self.unreadable: dict[int, str] = {}
         self.commits: list[int] = []
         self._records: list[tuple[bytes, int]] = []
         self._committed: tuple[int | None, str] = (None, "")

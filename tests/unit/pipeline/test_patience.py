@@ -59,7 +59,7 @@ def an_aggregator(health: Health, recorder: Recorder) -> Aggregator:
         rows=nothing,
         health=health,
         stop=threading.Event(),
-        now_ms=lambda: next(seconds),
+        monotonic_ms=lambda: next(seconds),
     )
     aggregator._log.close()
     aggregator._log = cast(Any, recorder)
