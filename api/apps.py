@@ -21,9 +21,9 @@ class ApiConfig(AppConfig):
 
 def _on_change(sender: type[Any], **_: Any) -> None:
     # here, because models cannot be imported before the apps are ready
-    from api.models import Decision, RegisteredToken  # noqa: PLC0415
-    from api.registry.publish import changed as registry_changed  # noqa: PLC0415
-    from api.security.publish import changed  # noqa: PLC0415
+    from console.models.access import Decision, RegisteredToken  # noqa: PLC0415
+    from console.publish_access import changed  # noqa: PLC0415
+    from console.publish_registry import changed as registry_changed  # noqa: PLC0415
 
     if issubclass(sender, Decision):
         changed()

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 from django.http import HttpResponse
 
-from aggregator.errors import SwapsError
+from aggregator.runtime.errors import SwapsError
 
 CONTENT_TYPE: Final = "application/problem+json"
 

@@ -15,31 +15,31 @@ from asgiref.sync import sync_to_async
 from channels.layers import BaseChannelLayer, get_channel_layer
 from django.conf import settings
 
-from aggregator import tracing
-from aggregator.clock import TrustedClock
-from aggregator.config import Config
-from aggregator.stores.clickhouse.reader import HistoryReader
+from aggregator.clickhouse.reader import HistoryReader
+from aggregator.runtime import tracing
+from aggregator.runtime.clock import TrustedClock
+from aggregator.runtime.config import Config
+from api.archive.questions import History
+from api.auth.access import Access, AccessState, default_limits
+from api.auth.control import Control
+from api.auth.jwks import KeySet
+from api.auth.jwt import Verifier
+from api.auth.key_keeper import KeyKeeper
+from api.auth.keys import KeyFile, KeySource
+from api.auth.origins import Origins
+from api.auth.ratelimit import Rate, RateLimiter
+from api.auth.redis_link import RedisLink
 from api.board.board import Board
 from api.board.feed import Feed
+from api.board.listing import RegistryState
 from api.board.overview import OverviewReader
+from api.board.overview_answers import OverviewAnswers
 from api.board.saved import SavedRowsReader
-from api.history import History
-from api.http.overviews import OverviewAnswers
 from api.registry.follow import RegistryFollower
-from api.registry.listing import RegistryState
-from api.security.access import Access, AccessState, default_limits
-from api.security.control import Control
-from api.security.jwks import KeySet
-from api.security.jwt import Verifier
-from api.security.key_keeper import KeyKeeper
-from api.security.keys import KeyFile, KeySource
-from api.security.origins import Origins
-from api.security.ratelimit import Rate, RateLimiter
-from api.security.redis_link import RedisLink
-from api.ws.build import build_hub
-from api.ws.hub import Hub
-from api.ws.limits import Limits
-from api.ws.streams import Streams
+from api.sockets.build import build_hub
+from api.sockets.hub import Hub
+from api.sockets.limits import Limits
+from api.trades.streams import Streams
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,22 +196,22 @@ def _channel_layer() -> BaseChannelLayer:
 
 async def _reconcile() -> None:
     # here, because this module is imported before Django's apps are ready
-    from api.registry.publish import publish as publish_registry  # noqa: PLC0415
-    from api.security.publish import publish  # noqa: PLC0415
+    from console.publish_access import publish  # noqa: PLC0415
+    from console.publish_registry import publish as publish_registry  # noqa: PLC0415
 
     await sync_to_async(publish)()
     await sync_to_async(publish_registry)()
 
 
 async def _recall_access() -> AccessState:
-    from api.security.publish import recall  # noqa: PLC0415 - as above
+    from console.publish_access import recall  # noqa: PLC0415 - as above
 
     state: AccessState = await sync_to_async(recall)()
     return state
 
 
 async def _recall_registry() -> RegistryState:
-    from api.registry.publish import recall  # noqa: PLC0415 - as above
+    from console.publish_registry import recall  # noqa: PLC0415 - as above
 
     state: RegistryState = await sync_to_async(recall)()
     return state

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from aggregator.errors import SwapsError
+from aggregator.runtime.errors import SwapsError
 from bench.service import WrongResult
 from infra.embedded.errors import EmbeddedError
 

@@ -20,10 +20,10 @@ from typing import Any
 
 import msgspec
 
+from aggregator.decoding.decoder import BatchDecoder
+from aggregator.decoding.fast_decode import SwapDecoder
+from aggregator.decoding.rules import decode_swap
 from aggregator.feed.synthetic import Shape, spread, swaps
-from aggregator.ingest.batches import BatchDecoder
-from aggregator.ingest.decode import decode_swap
-from aggregator.ingest.fast_decode import SwapDecoder
 from bench.bound import Event
 
 BATCH = 2_000

@@ -30,7 +30,7 @@ import msgspec
 import websockets
 
 from aggregator.feed.synthetic import Shape, swaps
-from api.security.demo_issuer import ensure_keys, issue
+from api.auth.demo_issuer import ensure_keys, issue
 from bench import command
 from bench.command import percentile
 from bench.cpu import CpuMeter

@@ -25,7 +25,7 @@ from typing import Any
 
 import httpx
 
-from api.security.demo_issuer import ensure_keys, issue
+from api.auth.demo_issuer import ensure_keys, issue
 from bench import command
 from bench.service import Logged, WrongResult, say
 from infra.embedded.nats import Nats

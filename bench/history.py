@@ -29,11 +29,11 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from aggregator.config import load
-from aggregator.stores.clickhouse.connection import ClickHouse
-from aggregator.stores.clickhouse.schema import ensure_schema
-from aggregator.stores.clickhouse.tables import TABLES
-from api.security.demo_issuer import ensure_keys, issue
+from aggregator.clickhouse.connection import ClickHouse
+from aggregator.clickhouse.schema import ensure_schema
+from aggregator.clickhouse.tables import TABLES
+from aggregator.runtime.config import load
+from api.auth.demo_issuer import ensure_keys, issue
 from bench import command
 from bench.command import percentile
 from bench.service import ROOT, WrongResult, say

@@ -34,9 +34,9 @@ from aggregator.contracts.stats import (
     WindowStats,
     usd_text,
 )
-from aggregator.pubsub.publisher import Publisher
-from aggregator.pubsub.resync import Patch
-from api.security.demo_issuer import ensure_keys, issue
+from aggregator.nats.publisher import Publisher
+from aggregator.nats.resync import Patch
+from api.auth.demo_issuer import ensure_keys, issue
 from bench import command
 from bench.service import ROOT, WrongResult, say
 from infra.embedded.engine import Process
@@ -55,8 +55,8 @@ _ROUTES = {
 }
 # Of a sample's frames the innermost that is named here says what the time was for.
 _PLACES = (
-    ("limit", ("api/security/ratelimit.py", "api/security/redis_link.py", "redis/")),
-    ("auth", ("api/security/",)),
+    ("limit", ("api/auth/ratelimit.py", "api/auth/redis_link.py", "redis/")),
+    ("auth", ("api/auth/",)),
     ("view", ("api/http/routes.py", "api/board/", "aggregator/contracts/")),
     ("feed", ("api/board/feed.py", "nats/")),
     ("middleware", ("api/http/", "ninja/", "django/")),

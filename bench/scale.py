@@ -23,9 +23,9 @@ from typing import Any
 
 from confluent_kafka import Producer
 
-from aggregator.config import Config
 from aggregator.feed.stream import Record
-from aggregator.ingest.topics import ensure_topics
+from aggregator.member.topics import ensure_topics
+from aggregator.runtime.config import Config
 from bench import command
 from bench.cpu import CpuMeter
 from bench.ingest import SPAN_MS, check

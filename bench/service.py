@@ -20,7 +20,7 @@ from typing import Any, Final, Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from aggregator.config import load
+from aggregator.runtime.config import load
 from infra.embedded.engine import Engine, Process
 from infra.embedded.guard import Guard
 from infra.embedded.kafka import Kafka

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
-from aggregator.config import Config
 from aggregator.feed.producer import Feeder, Publisher
 from aggregator.feed.progress import Progress
 from aggregator.feed.stream import Record, with_repeats
 from aggregator.feed.synthetic import Shape, spread, swaps
-from aggregator.ingest.topics import ensure_topics
+from aggregator.member.topics import ensure_topics
+from aggregator.runtime.config import Config
 from bench.service import WrongResult
 
 JITTER_MS = 20_000

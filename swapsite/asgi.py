@@ -29,8 +29,8 @@ _django = get_asgi_application()
 
 # Behind Django's settings, which its imports read.
 from api.http.handler import DirectHandler  # noqa: E402
-from api.ws.consumer import consumer  # noqa: E402
-from api.ws.shutdown import on_sigterm  # noqa: E402
+from api.sockets.shutdown import on_sigterm  # noqa: E402
+from api.websocket import consumer  # noqa: E402
 from swapsite.daphne_limits import install  # noqa: E402
 
 _direct = DirectHandler()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from aggregator.config import Config
+from aggregator.runtime.config import Config
 
 _CONNECT_S = "5"
 

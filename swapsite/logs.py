@@ -17,7 +17,7 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from aggregator import tracing
+from aggregator.runtime import tracing
 
 _TOKEN = re.compile(r"eyJ[\w-]{8,}\.[\w-]*\.?[\w-]*")
 
@@ -140,7 +140,7 @@ def logging_config(log_format: str, level: str) -> dict[str, Any]:
             # A client's mistakes are answered, not logged: a line for each would fill the disk.
             "django.request": {"level": "ERROR", "filters": ["only_exceptions"]},
             "django.security": {"level": "ERROR"},
-            # A traceback a second while Redis is away; `api.security.control` says it once.
+            # A traceback a second while Redis is away; `api.auth.control` says it once.
             "channels_redis": {"level": "CRITICAL"},
             # Its lines about each listener and factory say nothing that Daphne does not.
             "twisted": {"level": "WARNING"},

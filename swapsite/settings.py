@@ -1,4 +1,4 @@
-"""Django's settings, all derived from the one `aggregator.config.Config`: wiring only.
+"""Django's settings, all derived from the one `aggregator.runtime.config.Config`: wiring only.
 
 Importing this reads the environment and configures logging; it opens no file and no connection.
 Faults in the environment end the process here, with every fault named and exit status 2, whichever
@@ -13,8 +13,8 @@ from pathlib import Path
 
 from django.core.management.utils import get_random_secret_key
 
-from aggregator.config import load
-from aggregator.errors import ConfigError
+from aggregator.runtime.config import load
+from aggregator.runtime.errors import ConfigError
 from swapsite.database import databases
 from swapsite.logs import configure_structlog, logging_config
 
@@ -38,7 +38,7 @@ INSTALLED_APPS = [
     "aggregator",
     "api",
     "api.page",
-    "api.operators_site.OperatorsAdminConfig",
+    "console.site.OperatorsAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

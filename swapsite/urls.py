@@ -10,7 +10,7 @@ from api.http.routes import api
 from api.http.watching import metrics_page, profile
 from api.page.files import static_file
 from api.page.views import demo_token, page
-from api.security.login import login
+from console.login import login
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("healthz", healthz),

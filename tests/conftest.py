@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-pytest_plugins = ("tests.side_by_side",)
+pytest_plugins = ("tests.support.side_by_side",)
 
 _UNIT = Path(__file__).parent / "unit"
 _INET = {socket.AF_INET, socket.AF_INET6}

@@ -1,6 +1,6 @@
 """One swap as every part of the service sees it after decoding: normalised, checked, immutable.
 
-The wire format is DESIGN 3; `aggregator.ingest.decode` turns bytes into this. Knows nothing of
+The wire format is DESIGN 3; `aggregator.decoding.rules` turns bytes into this. Knows nothing of
 Kafka, Redis or time.
 """
 

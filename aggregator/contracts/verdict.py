@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """The one-letter codes are the marker store's wire format (stores/redis/claim.lua)."""
+    """The one-letter codes are the marker store's wire format (redis/lua/claim.lua)."""
 
     COUNTED = "C"
     """The canonical occurrence of a swap, on time: add it to its bucket."""

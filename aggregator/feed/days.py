@@ -20,9 +20,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from aggregator.errors import Fatal
 from aggregator.feed.stream import Pacer, Record
 from aggregator.feed.tape import decode_fields, read
+from aggregator.runtime.errors import Fatal
 
 DAY_MS: Final = 86_400_000
 # The last prices of a token are compared with so many of its first ones: a single bad trade at

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from aggregator.config import duration_ms
+from aggregator.runtime.config import duration_ms
 
 EXAMPLES = """\
 examples:

@@ -12,10 +12,10 @@ from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from aggregator.config import Config
-from aggregator.errors import Fatal
 from aggregator.feed.progress import Progress
 from aggregator.feed.stream import Record
+from aggregator.runtime.config import Config
+from aggregator.runtime.errors import Fatal
 
 _CONNECT_S: Final = 5.0
 _POLL_S: Final = 0.1

@@ -16,8 +16,8 @@ from typing import IO, Annotated, Final
 
 import msgspec
 
-from aggregator.errors import Fatal
 from aggregator.feed.stream import Record, token_key
+from aggregator.runtime.errors import Fatal
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _GZIP_MAGIC: Final = b"\x1f\x8b"

@@ -9,10 +9,10 @@ from typing import Final
 from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 
-from aggregator.config import Config
-from aggregator.errors import SwapsError
+from aggregator.clickhouse.connection import ClickHouse
 from aggregator.management.times import utc_day
-from aggregator.stores.clickhouse.connection import ClickHouse
+from aggregator.runtime.config import Config
+from aggregator.runtime.errors import SwapsError
 
 # Longer than a query over a whole day may take there.
 _RECEIVE_S: Final = 1_900

@@ -20,10 +20,10 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import msgspec
 from prometheus_client import make_wsgi_app
 
-from aggregator.config import Config
-from aggregator.errors import Fatal
-from aggregator.health import Health
-from aggregator.profiling import requests
+from aggregator.runtime.config import Config
+from aggregator.runtime.errors import Fatal
+from aggregator.runtime.health import Health
+from aggregator.runtime.profiling import requests
 
 _JSON: Final = "application/json"
 _TEXT: Final = "text/plain; charset=utf-8"

@@ -16,11 +16,11 @@ import structlog
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
-from aggregator import faults, tracing
-from aggregator.config import Config
-from aggregator.errors import Fatal
-from aggregator.health import Health
 from aggregator.management import monitor
+from aggregator.runtime import faults, tracing
+from aggregator.runtime.config import Config
+from aggregator.runtime.errors import Fatal
+from aggregator.runtime.health import Health
 
 log = structlog.get_logger(__name__)
 

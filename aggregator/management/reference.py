@@ -1,6 +1,6 @@
 """The reference pages of docs/ that are made from the code: every setting, every metric.
 
-What they say stands in `aggregator.config` and `aggregator.metrics`; here is only the layout.
+What they say stands in `aggregator.runtime.config` and `aggregator.runtime.metrics`; here is only the layout.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Final
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
-from aggregator import metrics
-from aggregator.config import SECRETS, Config
+from aggregator.runtime import metrics
+from aggregator.runtime.config import SECRETS, Config
 
 _MADE: Final = "<!-- Made by `manage.py reference`; edit the source, then run it. -->\n\n"
 _AREAS: Final = {

@@ -4,10 +4,10 @@ said of tokens; how the pipeline does; and who may do all that.
 
 from __future__ import annotations
 
-from api.admin.access import ApiSubjectAdmin, RevocationAdmin
-from api.admin.pipeline import PipelineAdmin
-from api.admin.registry import RegisteredTokenAdmin
-from api.admin.roles import LogEntryAdmin, OperatorAdmin, RoleAdmin
+from console.pages.access import ApiSubjectAdmin, RevocationAdmin
+from console.pages.pipeline import PipelineAdmin
+from console.pages.registry import RegisteredTokenAdmin
+from console.pages.roles import LogEntryAdmin, OperatorAdmin, RoleAdmin
 
 __all__ = [
     "ApiSubjectAdmin",

@@ -20,9 +20,9 @@ from aggregator.contracts.stats import (
     Tallies,
     TokenStats,
 )
+from api.board.listing import Listing
 from api.board.partition import Partition, SavedRows
 from api.board.row import TokenRow
-from api.registry.listing import Listing
 
 MISPLACED_KEPT: Final = 1_000
 MISPLACED_NAMED: Final = 5

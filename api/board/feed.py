@@ -20,8 +20,6 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from aggregator import metrics
-from aggregator.clock import TrustedClock
 from aggregator.contracts.names import (
     ALL_ARCHIVES_SUBJECT,
     ALL_HEARTBEATS_SUBJECT,
@@ -29,6 +27,8 @@ from aggregator.contracts.names import (
     resync_subject,
 )
 from aggregator.contracts.stats import ArchiveStatus, Heartbeat, ResyncChunk
+from aggregator.runtime import metrics
+from aggregator.runtime.clock import TrustedClock
 from api.board.archives import Archives
 from api.board.board import Board
 from api.board.rates import Rates

@@ -27,8 +27,8 @@ from typing import Final, Protocol
 
 import msgspec
 
-from aggregator import metrics
 from aggregator.contracts.stats import Heartbeat, ResyncChunk, ResyncRequest, TokenStats
+from aggregator.runtime import metrics
 from api.board.lateness import Lateness
 
 SETTLE_MS: Final = 200

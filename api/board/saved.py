@@ -2,7 +2,7 @@
 
 They are read where a partition has shown nothing for a while, and are shown as stale: the owner's
 own answer replaces them (DESIGN 6). Reads only; what is kept there is told in
-`aggregator/stores/redis/board_rows.py`.
+`aggregator/redis/board_rows.py`.
 """
 
 from __future__ import annotations

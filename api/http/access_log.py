@@ -13,9 +13,9 @@ from typing import Any, Final
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 
-from api.http.correlation import Correlation
-from api.security.bearer import SUBJECT
-from api.security.client_ip import request_ip
+from api.auth.client_ip import request_ip
+from api.correlation import Correlation
+from api.http.bearer import SUBJECT
 
 LOGGER: Final = "access"
 # Where a record of `logging` holds the fields.

@@ -12,7 +12,7 @@ from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.utils.cache import patch_vary_headers
 
-from api.security.origins import Origins
+from api.auth.origins import Origins
 
 _PREFLIGHT: Final = {
     "Access-Control-Allow-Methods": "GET, HEAD",

@@ -13,9 +13,9 @@ from typing import Final, Literal
 from django.http import HttpRequest, HttpResponse
 from django.templatetags.static import static
 
+from api.auth.client_ip import request_ip
+from api.http.bearer import DECISION, rate_problem
 from api.http.headers import PAGE_POLICY
-from api.security.bearer import DECISION, rate_problem
-from api.security.client_ip import request_ip
 from api.services import services
 
 _PAGE: Final = """<!doctype html>

@@ -1,6 +1,6 @@
 """The routes of a token's past, answered from the archive: trades, candles, days.
 
-Asked in a pool of threads (`api.history`), so the event loop goes on. Each range has a limit that
+Asked in a pool of threads (`api.archive.questions`), so the event loop goes on. Each range has a limit that
 the problem names, so that one request cannot make ClickHouse read all it has. The trades that the
 archive does not have yet come from the token's stream on this node.
 """
@@ -15,17 +15,17 @@ from django.core import signing
 from django.http import HttpRequest, HttpResponse
 from ninja import Field, NinjaAPI, Query, Schema
 
+from aggregator.clickhouse.reader import TradePosition
 from aggregator.contracts.history import Candle, Day, Trade
 from aggregator.contracts.ids import TokenId
-from aggregator.stores.clickhouse.reader import TradePosition
-from api.history_newest import Newest, Wanted, archived_only, with_newest
+from api.archive.newest import Newest, Wanted, archived_only, with_newest
+from api.board.overview_params import LATEST_MS, Instant, refuse_unknown
 from api.http import history_examples as examples
+from api.http.bearer import HISTORY_READ, Bearer
 from api.http.ids import asked_token, not_found
-from api.http.params import LATEST_MS, Instant, refuse_unknown
 from api.problem import Problem
-from api.security.bearer import HISTORY_READ, Bearer
 from api.services import services
-from api.ws.stream import KEPT, TokenStream
+from api.trades.stream import KEPT, TokenStream
 
 Interval = Literal["1m", "5m", "15m", "1h", "4h", "1d"]
 Side = Literal["buy", "sell"]

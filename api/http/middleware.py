@@ -22,17 +22,17 @@ from django.urls import Resolver404, resolve
 from django.utils.decorators import async_only_middleware
 from structlog.contextvars import bound_contextvars
 
-from aggregator import metrics
-from aggregator.tracing import server_span
+from aggregator.runtime import metrics
+from aggregator.runtime.tracing import server_span
+from api.auth.client_ip import asks_from_inside, from_trusted_proxy
+from api.auth.ratelimit import COST_ADMIN, COST_PAGE, Decision
+from api.correlation import HEADER, correlation_of
 from api.http import access_log
+from api.http.bearer import DECISION, charge
 from api.http.compression import compress
-from api.http.correlation import HEADER, correlation_of
 from api.http.cors import allow, preflight
 from api.http.headers import harden
 from api.problem import CONTENT_TYPE, Problem, response_of
-from api.security.bearer import DECISION, charge
-from api.security.client_ip import asks_from_inside, from_trusted_proxy
-from api.security.ratelimit import COST_ADMIN, COST_PAGE, Decision
 from api.services import services
 
 View = Callable[[HttpRequest], Awaitable[HttpResponseBase]]

@@ -14,26 +14,26 @@ from django.http import HttpRequest, HttpResponse
 from ninja import NinjaAPI, Query
 from ninja.errors import ValidationError
 
-from aggregator.version import VERSION
+from aggregator.runtime.version import VERSION
+from api.auth.ratelimit import COST_BATCH, COST_OVERVIEW
+from api.board.answers import answered, json, tagged
 from api.board.overview import Overview
-from api.board.row import TokenRow
-from api.http import examples, history
-from api.http.answers import answered, json, tagged
-from api.http.batch import MOST_TOKENS, BatchParams, TokenBatch, ids_of
-from api.http.docs import anybody, docs
-from api.http.ids import asked_token, not_found
-from api.http.openapi import answers, description_of
-from api.http.openapi import tagged as with_etag
-from api.http.params import (
+from api.board.overview_params import (
     OverviewPageParams,
     bad,
     parameter_problem,
     refuse_unknown,
 )
+from api.board.row import TokenRow
+from api.http import examples, history
+from api.http.batch import MOST_TOKENS, BatchParams, TokenBatch, ids_of
+from api.http.bearer import OPS_READ, STATS_READ, Bearer
+from api.http.docs import anybody, docs
+from api.http.ids import asked_token, not_found
+from api.http.openapi import answers, description_of
+from api.http.openapi import tagged as with_etag
 from api.http.status import Status, status_of
 from api.problem import Problem, response_of
-from api.security.bearer import OPS_READ, STATS_READ, Bearer
-from api.security.ratelimit import COST_BATCH, COST_OVERVIEW
 from api.services import Services, services
 
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]

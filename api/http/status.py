@@ -7,7 +7,7 @@ import platform
 import msgspec
 
 from aggregator.contracts.stats import ArchiveStatus
-from aggregator.version import VERSION
+from aggregator.runtime.version import VERSION
 from api.board.board import PartitionStatus
 from api.board.rates import Rate
 from api.http.probes import readiness_of

@@ -13,13 +13,13 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 from django_prometheus.exports import ExportToDjangoView
 
-from aggregator import metrics
-from aggregator.profiling import requests
+from aggregator.runtime import metrics
+from aggregator.runtime.profiling import requests
+from api.auth.client_ip import asks_from_inside
+from api.http.bearer import OPS_READ, Bearer
 from api.problem import Problem, response_of
-from api.security.bearer import OPS_READ, Bearer
-from api.security.client_ip import asks_from_inside
 from api.services import Services, services
-from api.ws.tally import TALLY
+from api.sockets.tally import TALLY
 
 _operator = Bearer(OPS_READ)
 
@@ -39,7 +39,7 @@ async def metrics_page(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 async def profile(request: HttpRequest, name: str) -> HttpResponse:
-    """A profile of this process (see `aggregator.profiling.requests`); the node serves on."""
+    """A profile of this process (see `aggregator.runtime.profiling.requests`); the node serves on."""
     try:
         await _operator(request)
         if not settings.SWAPS.profiling:

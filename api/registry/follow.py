@@ -17,10 +17,10 @@ import structlog
 from redis.exceptions import RedisError
 
 from aggregator.contracts.names import REGISTRY_REVISION_KEY, REGISTRY_STATE_KEY
-from aggregator.errors import Retry
-from api.registry.listing import RegistryState
-from api.security.first_state import FirstState
-from api.security.redis_link import RedisLink
+from aggregator.runtime.errors import Retry
+from api.auth.first_state import FirstState
+from api.auth.redis_link import RedisLink
+from api.board.listing import RegistryState
 
 LOOK_EVERY_S: Final = 0.5
 FIRST_LOOK_EVERY_S: Final = 0.05

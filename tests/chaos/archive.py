@@ -23,18 +23,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from aggregator.config import load
-from aggregator.ingest.topics import ensure_topics
+from aggregator.member.topics import ensure_topics
+from aggregator.runtime.config import load
 from infra.embedded.clickhouse import ClickHouse
 from infra.embedded.engine import Process
 from infra.embedded.kafka import Kafka
 from infra.embedded.stack import Stack
-from tests.archived import Archive, archive, messages, wait_archived
 from tests.chaos.expected import Expected, is_bad
 from tests.chaos.reader import Reader
 from tests.chaos.verdict import Findings, judge_owners
-from tests.oracle import Logged
-from tests.service import Service, swap
+from tests.support.archived import Archive, archive, messages, wait_archived
+from tests.support.oracle import Logged
+from tests.support.service import Service, swap
 
 PARTITIONS: Final = 4
 FAULTS: Final = (

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from aggregator.window.columnar import warm_up
+from aggregator.windows.engine import warm_up
 from infra.embedded.kafka import Kafka
 from infra.embedded.stack import Stack
 from tests.chaos.run import Result, run

@@ -3,7 +3,7 @@
 Which records count is decided per swap. Where all records of a swap lie on one partition there is
 one answer. Where they lie on several, Redis decides who came first, so every order in which the
 partitions may have been read is allowed, and what is shown must fit one of them. The numbers
-themselves are computed by `tests.oracle`. Shares no code with the aggregator.
+themselves are computed by `tests.support.oracle`. Shares no code with the aggregator.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fractions import Fraction
 from itertools import product
 from typing import Any
 
-from tests.oracle import MINUTE, Logged, TokenNumbers, event_identity, recompute, token_id
+from tests.support.oracle import MINUTE, Logged, TokenNumbers, event_identity, recompute, token_id
 
 WINDOWS = (("5m", 5), ("1h", 60), ("24h", 1440))
 GRACE = 2 * MINUTE

@@ -42,7 +42,7 @@ from tests.chaos.schedule import (
 )
 from tests.chaos.traffic import Traffic
 from tests.chaos.verdict import Findings, judge_owners, judge_shown
-from tests.oracle import Logged
+from tests.support.oracle import Logged
 
 STUCK_S = 90
 POLL_S = 0.03

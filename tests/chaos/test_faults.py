@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from aggregator import faults
-from aggregator.errors import ConfigError
+from aggregator.runtime import faults
+from aggregator.runtime.errors import ConfigError
 
 PASSES = """
-from aggregator import faults
+from aggregator.runtime import faults
 faults.install({spec!r})
 for number in range(1, 6):
     print(number, flush=True)

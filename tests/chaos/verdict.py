@@ -14,7 +14,7 @@ from fractions import Fraction
 
 from aggregator.contracts.stats import PreviousWindow, TokenStats, WindowStats
 from tests.chaos.expected import NOTHING, WINDOWS, Expected, Sums
-from tests.oracle import MINUTE, PreviousNumbers, TokenNumbers, WindowNumbers
+from tests.support.oracle import MINUTE, PreviousNumbers, TokenNumbers, WindowNumbers
 
 _EXACT = ("trades", "buys", "sells", "complete")
 _USD = ("volume_usd", "buy_volume_usd", "sell_volume_usd", "net_volume_usd")

@@ -7,8 +7,8 @@ from typing import TypeVar
 
 import redis
 
-from aggregator.stores.redis.connection import RedisSession
-from aggregator.stores.redis.snapshots import RedisSnapshots, SnapshotHeader
+from aggregator.redis.session import RedisSession
+from aggregator.redis.snapshots import RedisSnapshots, SnapshotHeader
 
 S = TypeVar("S", bound=RedisSnapshots)
 

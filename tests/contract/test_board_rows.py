@@ -12,10 +12,10 @@ import redis.asyncio
 
 from aggregator.contracts.names import board_keys
 from aggregator.contracts.stats import TokenStats
-from aggregator.errors import Fenced
-from aggregator.pipeline.row_saver import Published, RowSaver
-from aggregator.pubsub.resync import Patch
-from aggregator.stores.redis.board_rows import RedisBoardRows, RowsLost
+from aggregator.counting.board_cache import Published, RowSaver
+from aggregator.nats.resync import Patch
+from aggregator.redis.board_rows import RedisBoardRows, RowsLost
+from aggregator.runtime.errors import Fenced
 from api.board.board import Board
 from api.board.partition import SavedRows
 from api.board.saved import SavedRowsReader, read_saved

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.stores.redis.checkins import Checkins, Seed
-from aggregator.stores.redis.connection import NewIncarnation, NotCheckedIn, RedisSession
-from aggregator.stores.redis.markers import RedisMarkers
+from aggregator.redis.checkins import Checkins, Seed
+from aggregator.redis.markers import RedisMarkers
+from aggregator.redis.session import NewIncarnation, NotCheckedIn, RedisSession
 from infra.embedded.redis import Redis
 from infra.embedded.stack import Stack
-from tests.processes import kill_with_all_written
+from tests.support.processes import kill_with_all_written
 
 TTL_MS = 60_000
 PARTITIONS = 2

@@ -13,19 +13,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aggregator.contracts.verdict import Verdict
-from aggregator.errors import Fatal, Retry
-from aggregator.stores.redis.connection import RedisSession
-from aggregator.stores.redis.markers import (
+from aggregator.redis.markers import (
     MAX_CLAIMS,
     Markers,
     NewIncarnation,
     RedisMarkers,
     kinds_of,
 )
+from aggregator.redis.session import RedisSession
+from aggregator.runtime.errors import Fatal, Retry
 from infra.embedded.redis import Redis
 from infra.embedded.stack import Stack
 from tests.fakes.markers import MemoryMarkers
-from tests.processes import kill_with_all_written
+from tests.support.processes import kill_with_all_written
 
 C, L, U, V, D = "CLUVD"
 TTL_MS = 60_000

@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 import redis
 
-from aggregator.config import load
-from aggregator.errors import Fatal, Retry
-from aggregator.management.doctor import redis as doctor
-from aggregator.stores.redis.board_rows import RedisBoardRows
-from aggregator.stores.redis.connection import (
+from aggregator.redis.board_rows import RedisBoardRows
+from aggregator.redis.markers import RedisMarkers
+from aggregator.redis.session import (
     UNCHECKED,
     NewIncarnation,
     NotCheckedIn,
     RedisSession,
 )
-from aggregator.stores.redis.markers import RedisMarkers
+from aggregator.runtime.config import load
+from aggregator.runtime.errors import Fatal, Retry
+from console.doctor import redis as doctor
 from infra.embedded.redis import Redis
 from infra.embedded.stack import Stack
-from tests.redis_faults import Pair, redis_pair
+from tests.support.redis_faults import Pair, redis_pair
 
 pytestmark = pytest.mark.engines
 

@@ -12,14 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aggregator.contracts.names import snapshot_keys
-from aggregator.errors import Fatal, Fenced, Retry
-from aggregator.stores.redis.connection import Incarnation, NewIncarnation
-from aggregator.stores.redis.snapshots import (
+from aggregator.redis.session import Incarnation, NewIncarnation
+from aggregator.redis.snapshots import (
     RedisSnapshots,
     Snapshot,
     SnapshotHeader,
     Snapshots,
 )
+from aggregator.runtime.errors import Fatal, Fenced, Retry
 from infra.embedded.stack import Stack
 from tests.contract.snapshot_clients import Clients, header
 from tests.fakes.snapshots import MemoryServer, MemorySession, MemorySnapshots

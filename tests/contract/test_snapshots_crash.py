@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.errors import Retry
-from aggregator.stores.redis.connection import NewIncarnation
-from aggregator.stores.redis.snapshots import RedisSnapshots, Snapshot, Snapshots
+from aggregator.redis.session import NewIncarnation
+from aggregator.redis.snapshots import RedisSnapshots, Snapshot, Snapshots
+from aggregator.runtime.errors import Retry
 from infra.embedded.redis import Redis
 from infra.embedded.stack import Stack
 from tests.contract.snapshot_clients import Clients, header
 from tests.fakes.snapshots import MemoryServer, MemorySession, MemorySnapshots
-from tests.processes import kill_with_all_written
+from tests.support.processes import kill_with_all_written
 
 Call = Callable[[Snapshots], object]
 

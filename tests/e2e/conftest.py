@@ -8,9 +8,9 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from infra.embedded.stack import Stack
-from tests.browser import chromium
 from tests.e2e.dashboard import Dashboard
-from tests.service import Service
+from tests.support.browser import chromium
+from tests.support.service import Service
 
 
 @pytest.fixture(scope="module")

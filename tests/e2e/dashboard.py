@@ -12,10 +12,10 @@ from typing import Any
 
 from playwright.sync_api import Browser, Page, expect
 
-from api.security.demo_issuer import ensure_keys, issue
+from api.auth.demo_issuer import ensure_keys, issue
 from infra.embedded.engine import Process
 from infra.embedded.ports import free_port
-from tests.service import Service, swap
+from tests.support.service import Service, swap
 
 WITHIN_MS = 30_000
 FRESH = "body[data-fresh=yes]"

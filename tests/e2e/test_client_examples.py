@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.version import VERSION
+from aggregator.runtime.version import VERSION
 from infra.embedded.stack import Stack
 from tests.integration.client_processes import node
-from tests.service import Service, swap
+from tests.support.service import Service, swap
 
 ROOT = Path(__file__).parents[2]
 # What `tsc --strict` accepts is a promise to users of other versions too; one is enough to hold it.

@@ -11,7 +11,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from tests.e2e.dashboard import FRESH, WITHIN_MS, Dashboard, agrees, shown
-from tests.processes import wait_until
+from tests.support.processes import wait_until
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(180)]
 

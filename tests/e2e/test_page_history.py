@@ -12,11 +12,11 @@ import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
 from infra.embedded.stack import Stack
-from tests.archive_rows import DAY_MS, MINUTE_MS, Row, archive, insert
-from tests.browser import chromium
 from tests.e2e.dashboard import WITHIN_MS, Dashboard
-from tests.processes import wait_until
-from tests.service import Service
+from tests.support.archive_rows import DAY_MS, MINUTE_MS, Row, archive, insert
+from tests.support.browser import chromium
+from tests.support.processes import wait_until
+from tests.support.service import Service
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(240)]
 

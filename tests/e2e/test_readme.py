@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.docs_commands import fences
-from tests.processes import alive, wait_gone
+from tests.support.docs_commands import fences
+from tests.support.processes import alive, wait_gone
 
 ROOT = Path(__file__).parents[2]
 WETH = "ethereum:0xc02aaa39b223fe8d0a0e5c4f27ead9083c756cc2"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from aggregator.contracts.batch import MARKER_BYTES
 from aggregator.contracts.verdict import Verdict
-from aggregator.stores.redis.markers import NewIncarnation
+from aggregator.redis.markers import NewIncarnation
 
 _Record = tuple[bytes, tuple[int, int], str]
 

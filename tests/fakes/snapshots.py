@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from aggregator.errors import Fenced
-from aggregator.stores.redis.connection import NewIncarnation
-from aggregator.stores.redis.snapshots import Snapshot, SnapshotHeader
+from aggregator.redis.session import NewIncarnation
+from aggregator.redis.snapshots import Snapshot, SnapshotHeader
+from aggregator.runtime.errors import Fenced
 
 
 class Kept(msgspec.Struct, frozen=True):

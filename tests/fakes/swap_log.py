@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from aggregator.ingest.log import Batch, LogExtent, Records
+from aggregator.member.kafka import Batch, LogExtent, Records
 
 
 class MemoryLog:

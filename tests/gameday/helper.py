@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.processes import wait_until
+from tests.support.processes import wait_until
 
 ROOT = Path(__file__).parents[2]
 Line = dict[str, Any]

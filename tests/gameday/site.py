@@ -35,7 +35,7 @@ from infra.embedded.stack import Stack
 from tests.gameday.events import PARTITIONS
 from tests.gameday.helper import ROOT
 from tests.gameday.keys import Issuer
-from tests.processes import wait_until
+from tests.support.processes import wait_until
 
 _IGNORE_FILE_LIMIT: Final = Path(__file__).with_name("ignore_file_limit.py")
 GROUP: Final = "aggregator"

@@ -9,7 +9,7 @@ from tests.gameday.events import MAX_FUTURE, PARTITIONS, Events, Jump, token_ids
 from tests.gameday.plan import KINDS, NOT_DRAWN, plan
 from tests.gameday.tally import MINUTE, Tally, window
 from tests.gameday.verdict import WINDOWS
-from tests.oracle import Logged, WindowNumbers, recompute
+from tests.support.oracle import Logged, WindowNumbers, recompute
 
 NOW = 1_700_000_000_000
 

@@ -14,8 +14,8 @@ import httpx
 from websockets.sync.client import ClientConnection, connect
 
 from tests.integration.test_web import live_owner
+from tests.support.web_nodes import Node
 from tests.unit.api.samples import Owner
-from tests.web_nodes import Node
 
 PASSWORD = "correct horse battery"
 _TOKEN = re.compile(r'name="csrfmiddlewaretoken" value="([^"]+)"')

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import pytest
 
-from tests.processes import wait_until
+from tests.support.processes import wait_until
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from infra.embedded.stack import Stack
-from tests.archived import Archive, archive
-from tests.promtool import build
+from tests.support.archived import Archive, archive
+from tests.support.promtool import build
 
 
 @pytest.fixture(scope="session")

@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from aggregator.config import load
 from aggregator.contracts.batch import SwapBatch, batch_of
 from aggregator.contracts.stats import Heartbeat
-from aggregator.ingest.decode import decode_swap
-from aggregator.ingest.log import LogExtent
-from aggregator.pipeline.owner import PartitionOwner
-from aggregator.pipeline.telling import Telling
-from aggregator.pubsub.publisher import Publisher
-from tests.unit.window.service import MAX_FUTURE, swap_event
+from aggregator.counting.announcer import Telling
+from aggregator.counting.partition import PartitionOwner
+from aggregator.decoding.rules import decode_swap
+from aggregator.member.kafka import LogExtent
+from aggregator.nats.publisher import Publisher
+from aggregator.runtime.config import load
+from tests.unit.windows.service import MAX_FUTURE, swap_event
 
 PARTITIONS = 2
 MINUTE_MS = 60_000

@@ -12,8 +12,8 @@ import pytest
 import websockets.sync.client
 from websockets.exceptions import InvalidStatus
 
-from tests.processes import wait_until
-from tests.web_nodes import Node, Nodes
+from tests.support.processes import wait_until
+from tests.support.web_nodes import Node, Nodes
 
 pytestmark = pytest.mark.engines
 

@@ -11,18 +11,18 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from aggregator.config import load
-from aggregator.errors import DeadLetter
-from aggregator.ingest.dead_letters import DeadLetters, Rejected
-from aggregator.ingest.log import LogRecord
-from aggregator.ingest.topics import ensure_topics
+from aggregator.dead_letters.producer import DeadLetters, Rejected
+from aggregator.member.kafka import LogRecord
+from aggregator.member.topics import ensure_topics
+from aggregator.runtime.config import load
+from aggregator.runtime.errors import DeadLetter
 from infra.embedded.nats import Nats
 from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
 from tests.integration.admin_site import PASSWORD, Browser, owner_in_a_thread
-from tests.processes import wait_until
+from tests.support.processes import wait_until
+from tests.support.web_nodes import Node, Nodes
 from tests.unit.api.samples import Owner
-from tests.web_nodes import Node, Nodes
 
 # The first test waits for every engine of the module, which takes its time on a busy machine.
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
@@ -63,7 +63,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, stack: Stack) -> Iterator[Sit
         nodes = closing.enter_context(Nodes(directory, **settings, TRUSTED_PROXIES="127.0.0.1"))
         nodes.shell(
             "from django.contrib.auth.models import User, Group\n"
-            "from api.models import *\n"
+            "from console.models.access import *\n"
             f"User.objects.create_superuser('root', password={PASSWORD!r})\n"
             f"for role in {ROLES!r}:\n"
             f"    made = User.objects.create_user(role, password={PASSWORD!r}, is_staff=True)\n"

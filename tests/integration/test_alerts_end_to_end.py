@@ -18,17 +18,17 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from aggregator.config import load
-from aggregator.ingest.topics import ensure_topics
+from aggregator.member.topics import ensure_topics
+from aggregator.runtime.config import load
 from infra.embedded.engine import Process
 from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
-from tests.archived import archive
-from tests.otlp import Collector, attributes
-from tests.plain import PLAIN
-from tests.processes import wait_until
-from tests.promtool import build_pprof, expressions, told
-from tests.service import Service, swap
+from tests.support.archived import archive
+from tests.support.otlp import Collector, attributes
+from tests.support.plain import PLAIN
+from tests.support.processes import wait_until
+from tests.support.promtool import build_pprof, expressions, told
+from tests.support.service import Service, swap
 from tests.unit.packaging.promql import asked
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

@@ -14,17 +14,24 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from aggregator.pipeline.intents import Position, pack
-from aggregator.stores.redis.checkins import Checkins, Seed
-from aggregator.stores.redis.connection import NewIncarnation, RedisSession
+from aggregator.archiving.intents import Position, pack
+from aggregator.redis.checkins import Checkins, Seed
+from aggregator.redis.session import NewIncarnation, RedisSession
 from infra.embedded.clickhouse import ClickHouse
 from infra.embedded.engine import Process
 from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
-from tests.archived import Archive, Archiver, LosesAnswers, archive, archiving, wait_archived
-from tests.namesake import take_name
-from tests.processes import kill_with_all_written, wait_until
-from tests.service import Service, swap
+from tests.support.archived import (
+    Archive,
+    Archiver,
+    LosesAnswers,
+    archive,
+    archiving,
+    wait_archived,
+)
+from tests.support.namesake import take_name
+from tests.support.processes import kill_with_all_written, wait_until
+from tests.support.service import Service, swap
 
 DAY_MS = 86_400_000
 # Where a member is killed: the other protocol's brokers give it up after 45 s only.

@@ -21,17 +21,17 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from aggregator.config import load
-from aggregator.errors import DeadLetter, Retry
-from aggregator.ingest.dead_letters import KEPT_BYTES, DeadLetters, Delivery, Rejected
-from aggregator.ingest.log import LogRecord
-from aggregator.ingest.topics import ensure_topics
+from aggregator.dead_letters.producer import KEPT_BYTES, DeadLetters, Delivery, Rejected
+from aggregator.member.kafka import LogRecord
+from aggregator.member.topics import ensure_topics
+from aggregator.runtime.config import load
+from aggregator.runtime.errors import DeadLetter, Retry
 from infra.embedded.kafka import Kafka
 from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
-from tests.plain import PLAIN
-from tests.processes import wait_until
-from tests.service import Service, swap
+from tests.support.plain import PLAIN
+from tests.support.processes import wait_until
+from tests.support.service import Service, swap
 
 # Some of these move hundreds of megabytes, on a machine that may be busy.
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(600)]

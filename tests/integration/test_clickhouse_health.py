@@ -11,16 +11,16 @@ from pathlib import Path
 import httpx
 import pytest
 
-from aggregator.config import Config
-from aggregator.stores.clickhouse.connection import ClickHouse, Refused
-from aggregator.stores.clickhouse.health import Report, Row, Verdict, report
+from aggregator.clickhouse.connection import ClickHouse, Refused
+from aggregator.clickhouse.health.report import Report, Row, Verdict, report
+from aggregator.runtime.config import Config
 from infra.embedded.clickhouse import ClickHouse as ClickHouseEngine
 from infra.embedded.ports import free_port
 from infra.embedded.s3 import S3
 from infra.embedded.stack import Stack
-from tests.archive_rows import Row as Swap
-from tests.archive_rows import archive, insert
-from tests.web_nodes import Node, Nodes
+from tests.support.archive_rows import Row as Swap
+from tests.support.archive_rows import archive, insert
+from tests.support.web_nodes import Node, Nodes
 
 pytestmark = pytest.mark.engines
 

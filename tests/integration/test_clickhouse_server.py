@@ -26,7 +26,7 @@ from infra.embedded.clickhouse import ClickHouse
 from infra.embedded.ports import HOST
 from infra.embedded.s3 import COLD_BUCKET, S3
 from infra.embedded.stack import Stack
-from tests.processes import wait_until
+from tests.support.processes import wait_until
 
 GONE = (Error, OSError, EOFError)
 SLOW = "SELECT sum(sleepEachRow(0.05)) FROM numbers(200) SETTINGS max_block_size = 1"

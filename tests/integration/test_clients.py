@@ -17,8 +17,8 @@ import pytest
 
 from infra.embedded.stack import Stack
 from tests.integration.client_processes import ClientProcess, node
-from tests.processes import wait_until
-from tests.service import Service, swap
+from tests.support.processes import wait_until
+from tests.support.service import Service, swap
 
 _numbers = itertools.count(1)
 

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
-from aggregator.config import Config, load
-from aggregator.errors import DeadLetter, Fatal, Retry
-from aggregator.ingest.dead_letter_log import DeadLetterLog, Letter, Position, replay
-from aggregator.ingest.dead_letter_preview import outlooks
-from aggregator.ingest.dead_letters import DeadLetters, Rejected
-from aggregator.ingest.log import LogRecord
-from aggregator.ingest.topics import ensure_topics
+from aggregator.dead_letters.preview import outlooks
+from aggregator.dead_letters.producer import DeadLetters, Rejected
+from aggregator.dead_letters.reader import DeadLetterLog, Letter, Position, replay
+from aggregator.member.kafka import LogRecord
+from aggregator.member.topics import ensure_topics
+from aggregator.runtime.config import Config, load
+from aggregator.runtime.errors import DeadLetter, Fatal, Retry
 from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
-from tests.processes import wait_until
-from tests.service import Service, swap
+from tests.support.processes import wait_until
+from tests.support.service import Service, swap
 
 # Each command is a process that starts, which takes seconds on a busy machine.
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]

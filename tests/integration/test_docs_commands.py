@@ -1,7 +1,7 @@
 """Every command that a document tells a reader to type is run, or is named here with what runs it.
 
 The service that they meet is started by the README's own lines. A command is given to bash as it
-stands (tests/docs_site.py says where), `docker` is the stand-in of tests/docs_docker.py. A command
+stands (tests/support/docs_site.py says where), `docker` is the stand-in of tests/support/docs_docker.py. A command
 that no rule knows fails.
 """
 
@@ -26,13 +26,13 @@ import pytest
 from confluent_kafka.admin import AdminClient, ConfigResource
 from django.core.management import get_commands
 
-from aggregator.config import load
+from aggregator.runtime.config import load
 from infra.embedded.stack import Stack
-from tests.archived import archive
-from tests.docs_commands import LANGUAGES, ROOT, Command, commands, documents, fences
-from tests.docs_site import BEFORE, BIN, PROCESSES, WETH, WITHIN_S, Site
-from tests.processes import wait_until
-from tests.service import Service
+from tests.support.archived import archive
+from tests.support.docs_commands import LANGUAGES, ROOT, Command, commands, documents, fences
+from tests.support.docs_site import BEFORE, BIN, PROCESSES, WETH, WITHIN_S, Site
+from tests.support.processes import wait_until
+from tests.support.service import Service
 from tests.unit.packaging import commands as packaged
 from tests.unit.packaging.files import yaml_of
 
@@ -146,7 +146,7 @@ def faults_of_ours() -> dict[tuple[str, ...], str | None]:
     }
     asked = sorted(lines)
     told = subprocess.run(
-        [sys.executable, "tests/docs_parse.py"],
+        [sys.executable, "tests/support/docs_parse.py"],
         cwd=ROOT,
         input=json.dumps([each[1:] for each in asked]),
         capture_output=True,
@@ -384,5 +384,5 @@ def test_what_a_command_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "```sh\nmake demo   # stays\ncurl -s \\\n    http://here\n```\n"
         "```text\nmake nothing\n```\n"
     )
-    monkeypatch.setattr("tests.docs_commands.ROOT", tmp_path)
+    monkeypatch.setattr("tests.support.docs_commands.ROOT", tmp_path)
     assert [each.text for each in commands()] == ["make demo", "curl -s http://here", "make up"]

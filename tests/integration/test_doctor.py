@@ -19,8 +19,8 @@ from redis import Redis
 
 from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
-from tests.archived import Archive, archive
-from tests.service import Service, swap
+from tests.support.archived import Archive, archive
+from tests.support.service import Service, swap
 
 
 class Installation(NamedTuple):

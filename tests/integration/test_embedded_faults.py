@@ -22,7 +22,7 @@ from infra.embedded.nats import Nats
 from infra.embedded.redis import Redis
 from infra.embedded.s3 import S3
 from infra.embedded.stack import ENGINES, Stack, holder
-from tests.processes import alive, wait_gone, wait_until
+from tests.support.processes import alive, wait_gone, wait_until
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -22,7 +22,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
-from tests.processes import wait_until
+from tests.support.processes import wait_until
 
 ROOT = Path(__file__).parents[2]
 PARTITIONS = 4

@@ -9,14 +9,14 @@ from uuid import uuid4
 
 import pytest
 
-from aggregator.config import Config, load
-from aggregator.errors import Fatal
-from aggregator.ingest import fences
-from aggregator.ingest.log import SwapLog
-from aggregator.ingest.topics import ensure_topics
+from aggregator.member import fencing as fences
+from aggregator.member.kafka import SwapLog
+from aggregator.member.topics import ensure_topics
+from aggregator.runtime.config import Config, load
+from aggregator.runtime.errors import Fatal
 from infra.embedded.stack import Stack
-from tests.namesake import take_name
-from tests.processes import wait_until
+from tests.support.namesake import take_name
+from tests.support.processes import wait_until
 
 EVERY = {0, 1, 2, 3}
 

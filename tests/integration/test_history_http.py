@@ -11,9 +11,9 @@ import pytest
 
 from infra.embedded.clickhouse import ClickHouse as ClickHouseEngine
 from infra.embedded.stack import Stack
-from tests.archive_rows import DAY_MS, MINUTE_MS, Row, archive, insert
-from tests.processes import wait_until
-from tests.web_nodes import Node, Nodes
+from tests.support.archive_rows import DAY_MS, MINUTE_MS, Row, archive, insert
+from tests.support.processes import wait_until
+from tests.support.web_nodes import Node, Nodes
 
 pytestmark = pytest.mark.engines
 

@@ -22,17 +22,17 @@ from nats.aio.msg import Msg
 
 from aggregator.contracts.names import ALL_HEARTBEATS_SUBJECT
 from aggregator.contracts.stats import Heartbeat
+from api.auth.jwt import Claims
 from api.board.board import Board
 from api.board.feed import Feed
 from api.board.overview import OverviewReader
-from api.security.jwt import Claims
 from api.services import monotonic_ms
-from api.ws.build import build_hub
-from api.ws.connection import Connection
-from api.ws.hub import Hub
-from api.ws.limits import Limits
-from api.ws.streams import Streams
-from api.ws.topic import Topic, TopicKey
+from api.sockets.build import build_hub
+from api.sockets.connection import Connection
+from api.sockets.hub import Hub
+from api.sockets.limits import Limits
+from api.sockets.topic import Topic, TopicKey
+from api.trades.streams import Streams
 from infra.embedded.nats import Nats
 from infra.embedded.stack import Stack
 

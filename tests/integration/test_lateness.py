@@ -18,9 +18,9 @@ import pytest
 
 from aggregator.contracts.names import heartbeat_subject
 from aggregator.contracts.stats import Heartbeat
+from api.auth.demo_issuer import ensure_keys
 from api.board.board import Board
 from api.board.feed import Feed
-from api.security.demo_issuer import ensure_keys
 from api.services import monotonic_ms
 from infra.embedded.nats import Nats
 from infra.embedded.stack import Stack
@@ -33,8 +33,8 @@ from tests.integration.ws_node import (
     token_of,
     web_node,
 )
-from tests.plain import PLAIN
-from tests.slow_wire import SlowWire
+from tests.support.plain import PLAIN
+from tests.support.slow_wire import SlowWire
 from tests.unit.api.samples import AS_OF, Owner
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(120)]

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from aggregator.config import load
-from aggregator.ingest.topics import ensure_topics
+from aggregator.member.topics import ensure_topics
+from aggregator.runtime.config import load
 from infra.embedded.stack import Stack
-from tests.archived import Archive, Archiver, wait_archived
-from tests.processes import wait_until
-from tests.service import Service, swap
+from tests.support.archived import Archive, Archiver, wait_archived
+from tests.support.processes import wait_until
+from tests.support.service import Service, swap
 
 pytestmark = pytest.mark.engines
 

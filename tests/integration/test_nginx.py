@@ -12,14 +12,14 @@ import httpx
 import pytest
 import websockets
 
-from api.security.demo_issuer import ensure_keys
+from api.auth.demo_issuer import ensure_keys
 from infra.embedded.nats import Nats
 from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
 from tests.integration.test_web import live_owner
 from tests.integration.ws_node import token_of, web_node
-from tests.nginx import nginx, proxy
-from tests.plain import PLAIN
+from tests.support.nginx import nginx, proxy
+from tests.support.plain import PLAIN
 from tests.unit.api.samples import Owner
 
 pytestmark = pytest.mark.engines

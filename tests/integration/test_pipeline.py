@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from aggregator.config import load
+from aggregator.runtime.config import load
 from infra.embedded.stack import Stack
-from tests.namesake import take_name
-from tests.processes import wait_until
-from tests.service import ETHEREUM_DAY, Service, swap
+from tests.support.namesake import take_name
+from tests.support.processes import wait_until
+from tests.support.service import ETHEREUM_DAY, Service, swap
 
 MICRO = Decimal("0.000001")
 

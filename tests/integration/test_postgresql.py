@@ -9,9 +9,9 @@ import psycopg
 import pytest
 
 from tests.integration.admin_site import PASSWORD, Browser
-from tests.postgres import postgresql
-from tests.processes import wait_until
-from tests.web_nodes import Node, Nodes
+from tests.support.postgres import postgresql
+from tests.support.processes import wait_until
+from tests.support.web_nodes import Node, Nodes
 
 # The first test waits for every engine of the module, which takes its time on a busy machine.
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]

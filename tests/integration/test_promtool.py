@@ -9,8 +9,8 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.exposition import generate_latest
 
-import aggregator.metrics  # noqa: F401 - declares what is checked
-from tests.promtool import told
+import aggregator.runtime.metrics  # noqa: F401 - declares what is checked
+from tests.support.promtool import told
 
 PROMETHEUS = Path(__file__).parents[2] / "infra/prometheus"
 

@@ -18,12 +18,12 @@ from prometheus_client import REGISTRY
 from aggregator.contracts.names import ALL_HEARTBEATS_SUBJECT, history_subject, resync_subject
 from aggregator.contracts.stats import Heartbeat, ResyncChunk, ResyncRequest
 from aggregator.contracts.trades import CandleRow, HistoryRequest, TokenHistory
-from aggregator.pubsub.histories import HistoryQuestion
-from aggregator.pubsub.publisher import Publisher
-from aggregator.pubsub.resync import Patch
+from aggregator.nats.histories import HistoryQuestion
+from aggregator.nats.publisher import Publisher
+from aggregator.nats.resync import Patch
 from infra.embedded.nats import Nats
 from infra.embedded.stack import Stack
-from tests.processes import wait_until
+from tests.support.processes import wait_until
 
 ROW = Patch("c:t", 1, b'{"token_id":"c:t"}')
 

@@ -14,15 +14,15 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from aggregator.errors import Retry
-from api.security import redis_link
-from api.security.access import Access, Limits
-from api.security.ratelimit import Rate, RateLimiter
-from api.security.redis_link import ANSWER_WITHIN_S, RedisLink, Script
+from aggregator.runtime.errors import Retry
+from api.auth import redis_link
+from api.auth.access import Access, Limits
+from api.auth.ratelimit import Rate, RateLimiter
+from api.auth.redis_link import ANSWER_WITHIN_S, RedisLink, Script
 from infra.embedded.redis import Redis
 from infra.embedded.stack import Stack
-from tests.redis_faults import redis_pair
-from tests.web_nodes import STATUS, Node, Nodes
+from tests.support.redis_faults import redis_pair
+from tests.support.web_nodes import STATUS, Node, Nodes
 
 pytestmark = pytest.mark.engines
 

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import redis
 
-from aggregator.config import load
+from aggregator.runtime.config import load
 from infra.embedded.stack import Stack
-from tests.archived import Archive, archiving, messages, wait_archived
 from tests.chaos.expected import GRACE, MAX_FUTURE, WINDOWS
-from tests.oracle import Logged, TokenNumbers, recompute
-from tests.processes import wait_until
-from tests.redis_faults import redis_pair
-from tests.service import Service, swap
+from tests.support.archived import Archive, archiving, messages, wait_archived
+from tests.support.oracle import Logged, TokenNumbers, recompute
+from tests.support.processes import wait_until
+from tests.support.redis_faults import redis_pair
+from tests.support.service import Service, swap
 
 # Engines and processes of several kinds start here, and a busy machine takes its time.
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]

@@ -16,9 +16,9 @@ from infra.embedded.nats import Nats
 from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
 from tests.integration.admin_site import PASSWORD, Browser, Socket, owner_in_a_thread
-from tests.processes import wait_until
+from tests.support.processes import wait_until
+from tests.support.web_nodes import Node, Nodes
 from tests.unit.api.samples import Owner
-from tests.web_nodes import Node, Nodes
 
 # The first test waits for every engine of the module, which takes its time on a busy machine.
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
@@ -219,7 +219,7 @@ def test_an_edit_while_redis_is_away_comes_in_when_it_is_back(tmp_path: Path) ->
         nodes.engines.redis.kill()
         node.wait_degraded("registry is not followed")
         nodes.shell(
-            "from api.models import RegisteredToken\n"
+            "from console.models.access import RegisteredToken\n"
             "RegisteredToken.objects.create(token_id='a:1', hidden=True)\n"
         )
         nodes.engines.redis.start()

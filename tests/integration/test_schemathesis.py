@@ -29,11 +29,11 @@ from nats.aio.msg import Msg
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from api.security.demo_issuer import ensure_keys, issue
+from api.auth.demo_issuer import ensure_keys, issue
 from infra.embedded.stack import Stack
-from tests.archived import archive
-from tests.processes import wait_until
-from tests.service import ORIGIN, Service, swap
+from tests.support.archived import archive
+from tests.support.processes import wait_until
+from tests.support.service import ORIGIN, Service, swap
 from tests.unit.api.injections import MARK, PARAMETERS, PAYLOADS
 
 # The first test waits for every engine of the module, which takes its time on a busy machine.

@@ -15,12 +15,12 @@ from asgiref.sync import async_to_sync
 from channels_redis.pubsub import RedisPubSubChannelLayer
 
 from aggregator.contracts.names import ACCESS_REVISION_KEY, REGISTRY_REVISION_KEY
-from aggregator.errors import Retry
-from api.security.access import Access, AccessState, Limits, Revoked
-from api.security.control import CLOSE, GROUP, NOTICE, Control
-from api.security.redis_link import RedisLink
-from tests.processes import wait_until
-from tests.web_nodes import Nodes
+from aggregator.runtime.errors import Retry
+from api.auth.access import Access, AccessState, Limits, Revoked
+from api.auth.control import CLOSE, GROUP, NOTICE, Control
+from api.auth.redis_link import RedisLink
+from tests.support.processes import wait_until
+from tests.support.web_nodes import Nodes
 
 pytestmark = pytest.mark.engines
 
@@ -40,15 +40,13 @@ def jti_of(token: str) -> str:
 
 def revoke(kind: str, value: str) -> str:
     return (
-        "from api.models import Revocation\n"
+        "from console.models.access import Revocation\n"
         f"Revocation.objects.create(kind={kind!r}, value={value!r}, reason='leaked')\n"
     )
 
 
 def lift(value: str) -> str:
-    return (
-        f"from api.models import Revocation\nRevocation.objects.filter(value={value!r}).delete()\n"
-    )
+    return f"from console.models.access import Revocation\nRevocation.objects.filter(value={value!r}).delete()\n"
 
 
 def test_a_revocation_reaches_every_node_and_is_lifted_again(nodes: Nodes) -> None:
@@ -80,11 +78,11 @@ def test_limits_of_a_subject_change_without_a_restart(nodes: Nodes) -> None:
     token = nodes.token("small")
     assert node.get(token).headers["X-RateLimit-Limit"] == "200"
     nodes.shell(
-        "from api.models import ApiSubject\n"
+        "from console.models.access import ApiSubject\n"
         "ApiSubject.objects.create(subject='small', rate_per_s=1, burst=3)\n"
     )
     wait_until(lambda: node.get(token).status_code == 429, WITHIN_S, "the smaller limit")
-    nodes.shell("from api.models import ApiSubject\nApiSubject.objects.get().delete()\n")
+    nodes.shell("from console.models.access import ApiSubject\nApiSubject.objects.get().delete()\n")
 
     def default_again() -> bool:
         return node.get(token).headers["X-RateLimit-Limit"] == "200"
@@ -318,10 +316,10 @@ def test_an_older_state_never_takes_the_place_of_a_newer_one(nodes: Nodes) -> No
         "print(int(redis.Redis.from_url(settings.SWAPS.redis_url).get('auth:revision')))\n"
     )
     nodes.shell(
-        "from api.models import AccessRevision, Revocation\n"
+        "from console.models.access import AccessRevision, Revocation\n"
         "Revocation.objects.all().delete()\n"
         "AccessRevision.objects.update(revision=5)\n"
-        "from api.security.publish import publish\n"
+        "from console.publish_access import publish\n"
         "assert publish() is False\n"
     )
     after = nodes.shell(
@@ -341,7 +339,7 @@ def test_a_notice_is_sent_by_the_function_that_the_admin_uses(nodes: Nodes) -> N
         sending = asyncio.create_task(
             asyncio.to_thread(
                 nodes.shell,
-                "from api.security.publish import send_close, send_notice\n"
+                "from console.publish_access import send_close, send_notice\n"
                 "send_notice('hello')\n"
                 "send_close('sub', 'ann', 4003, 'bye')\n",
             )

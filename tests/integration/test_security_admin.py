@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.processes import wait_until
-from tests.web_nodes import Node, Nodes
+from tests.support.processes import wait_until
+from tests.support.web_nodes import Node, Nodes
 
 pytestmark = pytest.mark.engines
 
@@ -90,10 +90,12 @@ def test_an_action_without_the_form_is_refused(nodes: Nodes, node: Node) -> None
     browser = Browser(node, "198.51.100.2")
     browser.login()
     nodes.shell(
-        "from api.models import ApiSubject\n"
+        "from console.models.access import ApiSubject\n"
         "ApiSubject.objects.create(subject='victim', rate_per_s=1, burst=3)\n"
     )
-    row = nodes.shell("from api.models import ApiSubject; print(ApiSubject.objects.get().pk)")
+    row = nodes.shell(
+        "from console.models.access import ApiSubject; print(ApiSubject.objects.get().pk)"
+    )
     action = {"action": "revoke", "_selected_action": row.strip()}
     page = "/admin/api/apisubject/"
     forged = browser.client.post(page, data=action, headers={"Origin": "https://evil.example"})
@@ -101,17 +103,17 @@ def test_an_action_without_the_form_is_refused(nodes: Nodes, node: Node) -> None
     assert browser.client.post(page, data=action).status_code == 403, "no token"
     stale = browser.client.post(page, data=action | {"csrfmiddlewaretoken": "a" * 64})
     assert stale.status_code == 403
-    assert nodes.shell("from api.models import Revocation as R\nprint('victim' in R.objects.values_list('value', flat=True))\n").strip() == "False"  # fmt: skip # noqa: E501
+    assert nodes.shell("from console.models.access import Revocation as R\nprint('victim' in R.objects.values_list('value', flat=True))\n").strip() == "False"  # fmt: skip # noqa: E501
     done = browser.form(page, **action)
     assert done.status_code == 302
-    assert nodes.shell("from api.models import Revocation as R\nprint('victim' in R.objects.values_list('value', flat=True))\n").strip() == "True"  # fmt: skip # noqa: E501
+    assert nodes.shell("from console.models.access import Revocation as R\nprint('victim' in R.objects.values_list('value', flat=True))\n").strip() == "True"  # fmt: skip # noqa: E501
 
 
 def test_an_action_by_get_does_nothing(nodes: Nodes, node: Node) -> None:
     browser = Browser(node, "198.51.100.3")
     browser.login()
     browser.client.get("/admin/api/revocation/add/?kind=sub&value=by-get")
-    found = nodes.shell("from api.models import Revocation as R\nprint(R.objects.filter(value='by-get').count())\n")  # fmt: skip # noqa: E501
+    found = nodes.shell("from console.models.access import Revocation as R\nprint(R.objects.filter(value='by-get').count())\n")  # fmt: skip # noqa: E501
     assert found.strip() == "0"
 
 

@@ -14,12 +14,12 @@ from typing import Any
 import jwt
 import pytest
 
-from aggregator.errors import Retry
-from api.security.jwks import LARGEST_BYTES, TIMEOUT_S, fetch_document
+from aggregator.runtime.errors import Retry
+from api.auth.jwks import LARGEST_BYTES, TIMEOUT_S, fetch_document
 from infra.embedded.ports import free_port
-from tests.processes import wait_until
+from tests.support.processes import wait_until
+from tests.support.web_nodes import STATUS, Nodes
 from tests.unit.api.jwt_attacks import KEY, OTHER, public_jwk
-from tests.web_nodes import STATUS, Nodes
 
 pytestmark = pytest.mark.engines
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.web_nodes import Node, Nodes
+from tests.support.web_nodes import Node, Nodes
 
 pytestmark = pytest.mark.engines
 

@@ -21,9 +21,9 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from aggregator.feed.days import DAY_MS, Days
 from infra.embedded.demo import REPOSITORY
 from infra.embedded.stack import ENGINES, holder
-from tests.plain import PLAIN
-from tests.processes import alive, wait_gone, wait_until
-from tests.service import ETHEREUM_DAY, swap
+from tests.support.plain import PLAIN
+from tests.support.processes import alive, wait_gone, wait_until
+from tests.support.service import ETHEREUM_DAY, swap
 
 WITHIN_S = 240
 TOKEN = "ours"

@@ -20,7 +20,7 @@ from nats.errors import TimeoutError as NatsTimeout
 from aggregator.contracts.names import TRADES_SUBJECT_PREFIX, history_subject, trades_subject
 from aggregator.contracts.trades import HistoryRequest, TokenHistory, Trade, TradeBatch
 from infra.embedded.stack import Stack
-from tests.service import Service, swap
+from tests.support.service import Service, swap
 
 
 @pytest.fixture

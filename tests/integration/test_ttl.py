@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.config import load
-from aggregator.stores.clickhouse.connection import ClickHouse
-from aggregator.stores.clickhouse.reader import HistoryReader
-from aggregator.stores.clickhouse.schema import ensure_schema
+from aggregator.clickhouse.connection import ClickHouse
+from aggregator.clickhouse.reader import HistoryReader
+from aggregator.clickhouse.schema import ensure_schema
+from aggregator.runtime.config import load
 from infra.embedded.clickhouse import ClickHouse as ClickHouseEngine
 from infra.embedded.s3 import S3
 from infra.embedded.stack import Stack
-from tests.archive_rows import MINUTE_MS, Row, archive, insert
-from tests.processes import wait_until
+from tests.support.archive_rows import MINUTE_MS, Row, archive, insert
+from tests.support.processes import wait_until
 
 TOKEN = ("ethereum", "0xaa")
 ROWS = 4_000

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.stores.clickhouse.connection import CURE, ClickHouse
-from aggregator.stores.clickhouse.health import Verdict, report
-from aggregator.stores.clickhouse.totals import rebuild_day
-from aggregator.stores.clickhouse.verify import verify_day
+from aggregator.clickhouse.connection import CURE, ClickHouse
+from aggregator.clickhouse.health.report import Verdict, report
+from aggregator.clickhouse.repair.totals import rebuild_day
+from aggregator.clickhouse.repair.verify import verify_day
 from infra.embedded.stack import Stack
-from tests.archived import Archive, Archiver, archiving, wait_archived
-from tests.processes import wait_until
-from tests.service import Service, swap
+from tests.support.archived import Archive, Archiver, archiving, wait_archived
+from tests.support.processes import wait_until
+from tests.support.service import Service, swap
 
 DAY_MS = 86_400_000
 

@@ -27,15 +27,15 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from aggregator.config import load
 from aggregator.contracts.names import heartbeat_subject, resync_subject, token_subject
 from aggregator.contracts.stats import ResyncRequest, TokenStats
-from api.security.demo_issuer import ensure_keys, issue
+from aggregator.runtime.config import load
+from api.auth.demo_issuer import ensure_keys, issue
 from api.services import services
 from infra.embedded.nats import Nats
 from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
-from tests.migrated import migrated_database
+from tests.support.migrated import migrated_database
 from tests.unit.api.samples import AS_OF, Owner
 
 pytestmark = pytest.mark.engines

@@ -15,7 +15,7 @@ import pytest
 import websockets
 from websockets.exceptions import InvalidStatus
 
-from api.security.demo_issuer import ensure_keys
+from api.auth.demo_issuer import ensure_keys
 from infra.embedded.nats import Nats
 from infra.embedded.stack import Stack
 from tests.integration.test_web import live_owner
@@ -29,7 +29,7 @@ from tests.integration.ws_node import (
     web_node,
 )
 from tests.unit.api.samples import Owner
-from tests.unit.ws.trading import Seller
+from tests.unit.sockets.trading import Seller
 
 pytestmark = pytest.mark.engines
 

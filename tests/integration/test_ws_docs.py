@@ -20,15 +20,15 @@ import pytest
 import yaml
 from channels_redis.pubsub import RedisPubSubChannelLayer
 
+from api.auth.control import GROUP, NOTICE
+from api.auth.demo_issuer import ensure_keys
 from api.board.overview import Overview
 from api.board.row import TokenRow
-from api.security.control import GROUP, NOTICE
-from api.security.demo_issuer import ensure_keys
-from api.ws.live_candles import CandlesData
-from api.ws.protocol import Auth, Fault, ListSubscriptions, Ping, Subscribe, Unsubscribe
-from api.ws.status import StatusData
-from api.ws.stream import Gap
-from api.ws.trades import TradesData
+from api.sockets.live_candles import CandlesData
+from api.sockets.protocol import Auth, Fault, ListSubscriptions, Ping, Subscribe, Unsubscribe
+from api.sockets.status import StatusData
+from api.sockets.trades import TradesData
+from api.trades.stream import Gap
 from infra.embedded.nats import Nats
 from infra.embedded.redis import Redis
 from infra.embedded.stack import Stack
@@ -42,7 +42,7 @@ from tests.integration.ws_node import (
     web_node,
 )
 from tests.unit.api.samples import Owner
-from tests.unit.ws.trading import Seller
+from tests.unit.sockets.trading import Seller
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 STRUCTS = (

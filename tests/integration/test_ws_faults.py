@@ -19,9 +19,9 @@ import jwt
 import pytest
 
 from infra.embedded.stack import Stack
-from tests.crowd import Crowd, Member
-from tests.two_of_each import PARTITIONS, TOKENS, TwoOfEach
-from tests.ws_wire import Wire, connect
+from tests.support.crowd import Crowd, Member
+from tests.support.two_of_each import PARTITIONS, TOKENS, TwoOfEach
+from tests.support.ws_wire import Wire, connect
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(180)]
 
@@ -206,7 +206,7 @@ def test_tokens_that_end_close_open_sockets(site: TwoOfEach, crowd: Crowd) -> No
 
     def revoke(kind: str, value: str) -> float:
         made = f"Revocation.objects.create(kind={kind!r}, value={value!r}, reason='test')"
-        code = f"from api.models import Revocation; {made}"
+        code = f"from console.models.access import Revocation; {made}"
         done = site.service.manage("shell", "-v", "0", "-c", code)
         assert done.returncode == 0, done.stderr
         return time.time()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from api.security.demo_issuer import ensure_keys
+from api.auth.demo_issuer import ensure_keys
 from infra.embedded.nats import Nats
 from infra.embedded.stack import Stack
 from tests.integration.test_web import live_owner

@@ -13,8 +13,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from tests.processes import wait_until
-from tests.web_nodes import Node, Nodes
+from tests.support.processes import wait_until
+from tests.support.web_nodes import Node, Nodes
 
 pytestmark = pytest.mark.engines
 
@@ -68,7 +68,7 @@ def first(node: Node, token: str, address: str = ADDRESS) -> dict[str, Any]:
 
 def decide(nodes: Nodes, subject: str, **limits: int) -> None:
     nodes.shell(
-        "from api.models import ApiSubject\n"
+        "from console.models.access import ApiSubject\n"
         f"ApiSubject.objects.update_or_create(subject={subject!r}, defaults={limits!r})\n"
     )
 
@@ -136,7 +136,7 @@ def test_a_revocation_closes_open_sockets_of_every_node_within_two_seconds(
         gone = [open_sockets.enter_context(opened(node, leaked, "192.0.2.3")) for node in pair]
         stays = open_sockets.enter_context(opened(pair[0], other, "192.0.2.3"))
         jti = nodes.shell(
-            "import jwt\nfrom api.models import Revocation\n"
+            "import jwt\nfrom console.models.access import Revocation\n"
             f"jti = jwt.decode({leaked!r}, options={{'verify_signature': False}})['jti']\n"
             "Revocation.objects.create(kind='jti', value=jti, reason='leaked')\n"
             "import time\nprint(time.time())\n"

@@ -18,9 +18,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin, Subprotocol
 
-from tests.browser import chromium
 from tests.integration.client_processes import ROOT, ClientProcess, node
-from tests.web_nodes import Node, Nodes
+from tests.support.browser import chromium
+from tests.support.web_nodes import Node, Nodes
 
 pytestmark = pytest.mark.engines
 

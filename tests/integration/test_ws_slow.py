@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from api.security.demo_issuer import ensure_keys
+from api.auth.demo_issuer import ensure_keys
 from infra.embedded.nats import Nats
 from infra.embedded.stack import Stack
 from tests.integration.test_web import LiveOwner, live_owner
 from tests.integration.ws_node import WebNode, eventually_async, token_of, web_node
-from tests.promises import read_frame
+from tests.support.promises import read_frame
+from tests.support.ws_wire import Wire, connect
 from tests.unit.api.samples import Owner
-from tests.ws_wire import Wire, connect
 
 pytestmark = pytest.mark.engines
 

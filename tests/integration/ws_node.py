@@ -26,11 +26,11 @@ from websockets.asyncio.client import ClientConnection
 
 from aggregator.contracts.names import history_subject, trades_subject
 from aggregator.contracts.trades import HistoryRequest, TokenHistory, TradeBatch
-from api.security.demo_issuer import ensure_keys, issue
+from api.auth.demo_issuer import ensure_keys, issue
 from infra.embedded.ports import free_port
-from tests.migrated import migrated_database
-from tests.plain import PLAIN
-from tests.unit.ws.trading import Seller
+from tests.support.migrated import migrated_database
+from tests.support.plain import PLAIN
+from tests.unit.sockets.trading import Seller
 
 ROOT = Path(__file__).resolve().parents[2]
 Message = dict[str, Any]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.config import load
-from aggregator.errors import ConfigError
+from aggregator.runtime.config import load
+from aggregator.runtime.errors import ConfigError
 from swapsite.database import databases
 
 

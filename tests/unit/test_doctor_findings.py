@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from aggregator.config import load
 from aggregator.contracts.stats import Heartbeat
-from aggregator.management.doctor.environment import of_names, of_room
-from aggregator.management.doctor.nats import of_owners
-from aggregator.version import VERSION
+from aggregator.runtime.config import load
+from aggregator.runtime.version import VERSION
+from console.doctor.environment import of_names, of_room
+from console.doctor.nats import of_owners
 
 GIB = 2**30
 CONFIG = load({})

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.config import Config
 from aggregator.management.reference import PAGES, declared
+from aggregator.runtime.config import Config
 
 ROOT = Path(__file__).parents[2]
 

@@ -7,10 +7,10 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from aggregator.config import Config
-from aggregator.errors import SwapsError
+from aggregator.archiving.backfill import Backfill, Progress
 from aggregator.management.times import instant_ms
-from aggregator.pipeline.backfill import Backfill, Progress
+from aggregator.runtime.config import Config
+from aggregator.runtime.errors import SwapsError
 
 
 class Command(BaseCommand):

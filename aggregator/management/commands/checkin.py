@@ -9,11 +9,11 @@ import structlog
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from aggregator.config import Config
-from aggregator.errors import SwapsError
-from aggregator.ingest.topics import count_partitions
-from aggregator.stores.redis.checkins import Checkins
-from aggregator.stores.redis.connection import RedisSession
+from aggregator.member.topics import count_partitions
+from aggregator.redis.checkins import Checkins
+from aggregator.redis.session import RedisSession
+from aggregator.runtime.config import Config
+from aggregator.runtime.errors import SwapsError
 
 log = structlog.get_logger(__name__)
 

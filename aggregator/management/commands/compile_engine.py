@@ -7,9 +7,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand
 
-from aggregator.ingest.batches import compile_decoder
-from aggregator.pipeline.archive import compile_archiver
-from aggregator.window.columnar import warm_up
+from aggregator.archiving.archiver import compile_archiver
+from aggregator.decoding.decoder import compile_decoder
+from aggregator.windows.engine import warm_up
 
 
 class Command(BaseCommand):

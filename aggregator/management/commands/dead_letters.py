@@ -12,11 +12,11 @@ import structlog
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from aggregator.config import Config
-from aggregator.errors import SwapsError
-from aggregator.ingest.dead_letter_log import DeadLetterLog, Letter, Position, replay
-from aggregator.ingest.dead_letter_preview import Originals, Outlook, outlooks
-from aggregator.ingest.topics import count_partitions
+from aggregator.dead_letters.preview import Originals, Outlook, outlooks
+from aggregator.dead_letters.reader import DeadLetterLog, Letter, Position, replay
+from aggregator.member.topics import count_partitions
+from aggregator.runtime.config import Config
+from aggregator.runtime.errors import SwapsError
 
 log = structlog.get_logger(__name__)
 

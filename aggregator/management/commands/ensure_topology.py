@@ -7,11 +7,11 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from aggregator.config import Config
-from aggregator.errors import SwapsError
-from aggregator.ingest.topics import ensure_topics
-from aggregator.stores.clickhouse.connection import ClickHouse
-from aggregator.stores.clickhouse.schema import ensure_schema
+from aggregator.clickhouse.connection import ClickHouse
+from aggregator.clickhouse.schema import ensure_schema
+from aggregator.member.topics import ensure_topics
+from aggregator.runtime.config import Config
+from aggregator.runtime.errors import SwapsError
 
 
 class Command(BaseCommand):

@@ -18,14 +18,14 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.management.base import DjangoHelpFormatter as HelpFormatter
 
-from aggregator.config import Config
-from aggregator.errors import Fatal, SwapsError
 from aggregator.feed import days, synthetic, tape
 from aggregator.feed.options import EXAMPLES, add_options, faults_of
 from aggregator.feed.producer import Feeder, Publisher
 from aggregator.feed.progress import Progress
 from aggregator.feed.stream import Pacer, Record, at_rate, at_speed, with_repeats
-from aggregator.ingest.topics import ensure_topics
+from aggregator.member.topics import ensure_topics
+from aggregator.runtime.config import Config
+from aggregator.runtime.errors import Fatal, SwapsError
 
 
 class _ExamplesKept(HelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -6,8 +6,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
+from aggregator.clickhouse.repair.totals import rebuild_day
 from aggregator.management.archive_day import add_day, archive
-from aggregator.stores.clickhouse.totals import rebuild_day
 
 
 class Command(BaseCommand):

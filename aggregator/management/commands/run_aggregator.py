@@ -7,10 +7,10 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from aggregator.config import Config
-from aggregator.health import Health
+from aggregator.counting.aggregator import run_aggregator
 from aggregator.management.process import ProcessCommand
-from aggregator.pipeline.aggregate import run_aggregator
+from aggregator.runtime.config import Config
+from aggregator.runtime.health import Health
 
 
 class Command(ProcessCommand):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from aggregator.config import Config
-from aggregator.errors import Fatal
-from aggregator.health import Health
+from aggregator.archiving.archiver import run_archiver
 from aggregator.management.process import ProcessCommand
-from aggregator.pipeline.archive import run_archiver
-from aggregator.pubsub.publisher import Publisher
+from aggregator.nats.publisher import Publisher
+from aggregator.runtime.config import Config
+from aggregator.runtime.errors import Fatal
+from aggregator.runtime.health import Health
 
 
 class Command(ProcessCommand):

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 from django.core.management.base import BaseCommand, CommandParser
 
+from aggregator.clickhouse.repair.verify import Compared, verify_day
 from aggregator.management.archive_day import add_day, archive
-from aggregator.stores.clickhouse.verify import Compared, verify_day
 
 
 class Command(BaseCommand):

@@ -9,9 +9,9 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from aggregator.config import duration_ms
-from aggregator.errors import Fatal
-from api.security.demo_issuer import ensure_keys, issue
+from aggregator.runtime.config import duration_ms
+from aggregator.runtime.errors import Fatal
+from api.auth.demo_issuer import ensure_keys, issue
 
 DEFAULT_SCOPE = "stats:read history:read ws:connect ops:read"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from api import services as services_module
-from api.security.demo_issuer import ensure_keys
+from api.auth.demo_issuer import ensure_keys
 from tests.unit.api.rest_site import Site
 
 

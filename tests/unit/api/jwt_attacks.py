@@ -16,7 +16,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from api.security.jwt import LONGEST_KEY_ID, LONGEST_NAME, LONGEST_TOKEN
+from api.auth.jwt import LONGEST_KEY_ID, LONGEST_NAME, LONGEST_TOKEN
 
 NOW = 1_700_000_000
 LEEWAY_S = 10

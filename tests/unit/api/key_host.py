@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from aggregator.errors import Retry
+from aggregator.runtime.errors import Retry
 
 
 class KeyHost:

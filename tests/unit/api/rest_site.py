@@ -9,8 +9,8 @@ from typing import Any
 from django.http import HttpResponse
 from django.test import AsyncClient
 
-from aggregator.config import load
-from api.security.demo_issuer import ensure_keys, issue
+from aggregator.runtime.config import load
+from api.auth.demo_issuer import ensure_keys, issue
 from api.services import Services, build
 from tests.unit.api.samples import AS_OF, Owner, row, window
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from aggregator.config import Config, load
-from aggregator.errors import ConfigError
-from api.security.client_ip import client_ip, forwarded_for, scope_ip
+from aggregator.runtime.config import Config, load
+from aggregator.runtime.errors import ConfigError
+from api.auth.client_ip import client_ip, forwarded_for, scope_ip
 
 CONFIG: Config = load({"TRUSTED_PROXIES": "10.0.0.0/8, 2001:db8:ffff::/48, ::1"})
 TRUSTED = CONFIG.trusted_proxies

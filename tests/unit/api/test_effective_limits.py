@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from aggregator.config import load
-from api.admin.access import effective
-from api.models import ApiSubject
+from aggregator.runtime.config import load
+from console.models.access import ApiSubject
+from console.pages.access import effective
 
 CONFIG = load({"RATE_LIMIT": "100", "RATE_BURST": "200"})
 

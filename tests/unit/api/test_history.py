@@ -16,15 +16,15 @@ from django.core import signing
 from django.http import HttpResponse
 from django.test import AsyncClient
 
-from aggregator.config import load
-from aggregator.stores.clickhouse.connection import Refused, Unavailable
-from aggregator.stores.clickhouse.reader import HistoryReader
+from aggregator.clickhouse.connection import Refused, Unavailable
+from aggregator.clickhouse.reader import HistoryReader
+from aggregator.runtime.config import load
 from api import services as services_module
-from api.history import History
+from api.archive.questions import History
+from api.auth.demo_issuer import ensure_keys, issue
 from api.http import history_examples as examples
 from api.http.history import MAX_CANDLES, MAX_DAYS, Candles, Days, Trades
 from api.problem import Problem
-from api.security.demo_issuer import ensure_keys, issue
 from api.services import build
 
 NOW_S = 1_795_400_000

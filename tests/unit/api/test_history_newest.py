@@ -6,10 +6,10 @@ import random
 
 import pytest
 
+from aggregator.clickhouse.reader import Offset, TradePage, TradePosition
 from aggregator.contracts.history import Trade
 from aggregator.contracts.trades import Trade as Told
-from aggregator.stores.clickhouse.reader import Offset, TradePage, TradePosition
-from api.history_newest import Newest, Page, Wanted, with_newest
+from api.archive.newest import Newest, Page, Wanted, with_newest
 
 PARTITION = 3
 MOST = 200

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError, call_command
 
-from aggregator.config import load
-from api.security.access import Access, Limits
-from api.security.demo_issuer import ensure_keys
-from api.security.jwt import Verifier
-from api.security.keys import KeyFile
+from aggregator.runtime.config import load
+from api.auth.access import Access, Limits
+from api.auth.demo_issuer import ensure_keys
+from api.auth.jwt import Verifier
+from api.auth.keys import KeyFile
 
 
 @pytest.fixture

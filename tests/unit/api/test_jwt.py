@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from api.security.access import Access, AccessState, Limits, Revoked
-from api.security.jwks import KeySet
-from api.security.jwt import VERIFIED_KEPT, TokenRefused, Verifier
-from api.security.keys import KeyFile
+from api.auth.access import Access, AccessState, Limits, Revoked
+from api.auth.jwks import KeySet
+from api.auth.jwt import VERIFIED_KEPT, TokenRefused, Verifier
+from api.auth.keys import KeyFile
 from tests.unit.api.jwt_attacks import (
     ATTACKS,
     KEY,
@@ -126,7 +126,7 @@ def test_a_token_verified_before_still_expires(verifier: Verifier) -> None:
 def test_what_is_remembered_of_tokens_is_bounded(
     verifier: Verifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.security.jwt.VERIFIED_KEPT", 3)
+    monkeypatch.setattr("api.auth.jwt.VERIFIED_KEPT", 3)
     assert VERIFIED_KEPT > 3
     for number in range(10):
         verifier.verify(token(sub=f"s{number}"), NOW)

@@ -18,12 +18,12 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from aggregator.config import load
-from aggregator.errors import ConfigError, Retry
-from api.security.access import Access, Limits
-from api.security.jwks import LOOK_EVERY_S, MOST_KEYS, REFRESH_EVERY_S, KeySet, parse_keys
-from api.security.jwt import KeyUnknown, Verifier
-from api.security.keys import KeyFile, load_public_key
+from aggregator.runtime.config import load
+from aggregator.runtime.errors import ConfigError, Retry
+from api.auth.access import Access, Limits
+from api.auth.jwks import LOOK_EVERY_S, MOST_KEYS, REFRESH_EVERY_S, KeySet, parse_keys
+from api.auth.jwt import KeyUnknown, Verifier
+from api.auth.keys import KeyFile, load_public_key
 from tests.unit.api.jwt_attacks import GOOD, KEY, NOW, OTHER, PUBLIC_PEM, SMALL, public_jwk
 from tests.unit.api.key_host import KeyHost
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from aggregator.contracts.stats import usd_micros, usd_text
 from api.board.board import Board
 from api.board.columns import Columns
+from api.board.listing import Listing
 from api.board.overview import ORDERS, SORTS, OverviewQuery, OverviewReader, Place
 from api.board.row import TokenRow
-from api.registry.listing import Listing
 from tests.unit.api.samples import Owner, row, window
 
 Rows = list[tuple[int, int, int, int, float | None, int | None]]

@@ -7,10 +7,10 @@ import random
 
 import pytest
 
-from api.security import ratelimit
-from api.security.access import Access, AccessState, Limits, OwnLimits
-from api.security.ratelimit import LocalBuckets, Rate, RateLimiter
-from api.security.redis_link import RedisLink
+from api.auth import ratelimit
+from api.auth.access import Access, AccessState, Limits, OwnLimits
+from api.auth.ratelimit import LocalBuckets, Rate, RateLimiter
+from api.auth.redis_link import RedisLink
 
 HOME = "203.0.113.9"
 

@@ -8,8 +8,8 @@ from urllib.parse import quote
 import pytest
 
 from api import services as services_module
-from api.security.demo_issuer import issue
-from api.security.keys import KeyFile
+from api.auth.demo_issuer import issue
+from api.auth.keys import KeyFile
 from tests.unit.api.rest_site import IBC, NOW_S, Site, body, filled, ids, problem
 from tests.unit.api.samples import AS_OF, Owner
 

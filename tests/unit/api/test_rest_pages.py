@@ -15,11 +15,11 @@ from django.core import signing
 from django.http import HttpResponse
 
 from aggregator.contracts.stats import Tallies
-from aggregator.version import VERSION
+from aggregator.runtime.version import VERSION
+from api.board.listing import Listing
+from api.board.overview_answers import FLUSH_MS
 from api.http.batch import ids_of
 from api.http.compression import takes_gzip
-from api.http.overviews import FLUSH_MS
-from api.registry.listing import Listing
 from tests.unit.api.rest_site import IBC, Site, body, filled, ids, problem
 from tests.unit.api.samples import AS_OF, Owner, row, window
 

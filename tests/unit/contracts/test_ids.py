@@ -14,11 +14,11 @@ from aggregator.contracts.ids import (
     canonical_token_id,
     parse_token_id,
 )
-from aggregator.errors import DeadLetter
-from aggregator.ingest.batches import BatchDecoder
-from aggregator.ingest.decode import decode_swap
-from aggregator.ingest.names import Names
-from aggregator.ingest.rows import RowDecoder
+from aggregator.decoding.decoder import BatchDecoder
+from aggregator.decoding.plain.names import Names
+from aggregator.decoding.rows import RowDecoder
+from aggregator.decoding.rules import decode_swap
+from aggregator.runtime.errors import DeadLetter
 
 CHECKSUMMED = "0xC02aaA39b223FE8D0A0e5C4F27eAD9083C756Cc2"
 SOLANA = "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v"

@@ -13,7 +13,7 @@ import pytest
 
 from infra.embedded.errors import EmbeddedError
 from infra.embedded.guard import Guard
-from tests.processes import alive, wait_gone
+from tests.support.processes import alive, wait_gone
 
 # a child that ignores every polite request, and has a child of its own
 STUBBORN = """

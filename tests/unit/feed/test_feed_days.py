@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from aggregator.errors import Fatal
 from aggregator.feed.days import DAY_MS, Days, as_they_happen
 from aggregator.feed.stream import Record
-from tests.service import ETHEREUM_DAY
+from aggregator.runtime.errors import Fatal
+from tests.support.service import ETHEREUM_DAY
 
 ORIGIN = 1_800_000_000_000
 HOUR_MS = 3_600_000

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from itertools import islice, repeat
 
+from aggregator.decoding.rules import decode_swap
 from aggregator.feed.synthetic import Shape, present, spread, swaps
-from aggregator.ingest.decode import decode_swap
 
 NOW = 1_760_000_000_000
 

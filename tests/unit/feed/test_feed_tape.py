@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.errors import Fatal
 from aggregator.feed.stream import Record
 from aggregator.feed.tape import Tape, endless, recorded, relived, shifted
+from aggregator.runtime.errors import Fatal
 
 LINE = (
     b'{"chain":"base","tx_hash":"0xAA","log_index":1,"timestamp":1700000000123,'

@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from tests.service import ETHEREUM_DAY
+from tests.support.service import ETHEREUM_DAY
 from tests.unit.feed.eip55 import checksummed, keccak_256
 
 TABLE = ETHEREUM_DAY.with_name("ethereum_tokens.csv")

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import yaml
 
-from aggregator.config import SECRETS, Config
+from aggregator.runtime.config import SECRETS, Config
 
 ROOT: Final = Path(__file__).parents[3]
 _VARIABLE: Final = re.compile(r"\$\{(\w+):-([^}]*)\}")

@@ -11,7 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from aggregator.config import load
+from aggregator.runtime.config import load
 from tests.unit.packaging import commands
 from tests.unit.packaging.files import KNOWN, ROOT, compose, services, yaml_of
 
@@ -25,7 +25,7 @@ WRITES_ITS_ROOT = {"redpanda"}
 WITHOUT_HEALTH = {"demo-feed"}
 # Gives a new volume to the user that the store runs as.
 AS_ROOT = {"minio-volume"}
-# What an engine's own manual names; the service's settings are checked against aggregator.config.
+# What an engine's own manual names; the service's settings are checked against aggregator.runtime.config.
 OF_ENGINES = {
     "clickhouse": {"CLICKHOUSE_COLD_ENDPOINT"},
     "minio": {

@@ -10,7 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from aggregator.config import load
+from aggregator.runtime.config import load
 from tests.unit.packaging import commands
 from tests.unit.packaging.files import KNOWN, ROOT, kubernetes, services, yaml_of
 

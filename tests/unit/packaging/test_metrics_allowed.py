@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 
-from aggregator.config import load
+from aggregator.runtime.config import load
 from tests.unit.packaging.files import compose, services
 
 

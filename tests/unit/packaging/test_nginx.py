@@ -10,7 +10,7 @@ import crossplane
 import pytest
 from crossplane.analyzer import DIRECTIVES
 
-from aggregator.config import Config, duration_ms
+from aggregator.runtime.config import Config, duration_ms
 from tests.unit.packaging.files import ROOT, services
 
 Directive = dict[str, Any]

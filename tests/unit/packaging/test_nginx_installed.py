@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.nginx import nginx
+from tests.support.nginx import nginx
 from tests.unit.packaging.test_browser import Machine
 
 ADVICE = "apt-get install nginx, or set NGINX to its path"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram
 
-import aggregator.metrics
-from aggregator.config import duration_ms
+import aggregator.runtime.metrics
+from aggregator.runtime.config import duration_ms
 from tests.unit.packaging.files import ROOT, anchors, services, yaml_of
 from tests.unit.packaging.promql import asked
 
@@ -32,7 +32,7 @@ RULES = [
 def declared() -> dict[str, set[str]]:
     """The labels of every series that our metrics make."""
     found = PROMETHEUS | DJANGO
-    for metric in vars(aggregator.metrics).values():
+    for metric in vars(aggregator.runtime.metrics).values():
         if not isinstance(metric, Counter | Gauge | Histogram):
             continue
         labels = set(metric._labelnames)

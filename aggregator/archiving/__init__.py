@@ -1,0 +1,1 @@
+"""The archiver: each swap into ClickHouse exactly once."""

@@ -1,0 +1,357 @@
+"""The archiver: Kafka to ClickHouse, every swap exactly once, assembled and run here alone.
+
+A batch takes one way: decode, claim, cut, commit its intent, insert under its token, and only then
+does `next_offset` move; the next intent, or the next idle second, commits it. While ClickHouse
+inserts one batch the next is read and claimed (`archive_batches`). How partitions are taken stands
+in `archive_takeover`. An engine that fails is asked again with growing pauses; meanwhile the loop
+stays a member of its group, reads up to a bound and then pauses.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+import structlog
+
+from aggregator.archiving.batches import ArchiveBatches
+from aggregator.archiving.intents import pack
+from aggregator.archiving.partition import ArchivePartition
+from aggregator.archiving.takeover import ArchiveTakeover
+from aggregator.archiving.writers import Gates, Writers
+from aggregator.clickhouse.connection import Unavailable
+from aggregator.clickhouse.native import compile_encoders
+from aggregator.contracts.stats import ArchiveStatus
+from aggregator.decoding.rows import compile_rows
+from aggregator.member.kafka import SwapLog
+from aggregator.member.topics import ensure_topics
+from aggregator.redis.checkins import Checkins
+from aggregator.redis.markers import RedisMarkers
+from aggregator.redis.session import NewIncarnation, RedisSession
+from aggregator.runtime import metrics
+from aggregator.runtime.config import Config
+from aggregator.runtime.errors import Fatal, Fenced, Retry
+from aggregator.runtime.health import Health
+
+log = structlog.get_logger(__name__)
+
+Publish = Callable[[ArchiveStatus], None]
+
+_POLL_LIMIT: Final = 5_000
+_POLL_S: Final = 0.05
+_TICK_S: Final = 1.0
+_DRAIN_S: Final = 5.0
+
+
+def wall_clock_ms() -> int:
+    """ms since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def run_archiver(
+    config: Config, stop: threading.Event, publish: Publish, health: Health | None = None
+) -> None:
+    """Archive until `stop` is set. Raises Fatal where going on would do harm.
+
+    `health` is told every second how it goes.
+    """
+    compile_archiver()
+    session = RedisSession(config.redis_url)
+    try:
+        Archiver(
+            config=config,
+            session=session,
+            publish=publish,
+            health=health or Health(),
+            stop=stop,
+        ).run()
+    finally:
+        session.close()
+
+
+def compile_archiver() -> None:
+    """Compile what decodes and encodes, or read it from numba's cache."""
+    compile_rows()
+    compile_encoders()
+
+
+class Archiver:
+    """The poll loop and the partitions that this archiver owns."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        session: RedisSession,
+        publish: Publish,
+        health: Health,
+        stop: threading.Event,
+        now_ms: Callable[[], int] = wall_clock_ms,
+    ) -> None:
+        self._config = config
+        self._publish = publish
+        self._health = health
+        self._stop = stop
+        self._now_ms = now_ms
+        self._session = session
+        markers = RedisMarkers(
+            session, config.marker_ttl_ms, archive_topic=config.kafka_topic, archives=True
+        )
+        self._checkins = Checkins(session, config.kafka_topic, config.marker_ttl_ms)
+        self._log = SwapLog(
+            replace(config, kafka_group=config.archiver_group), self, queued_kb=8_192
+        )
+        self._gates = Gates()
+        self._owners: dict[int, ArchivePartition] = {}
+        self._pending: set[int] = set()
+        self._writers = Writers(config, self._gates)
+        self._takeover = ArchiveTakeover(
+            config=config,
+            swap_log=self._log,
+            checkins=self._checkins,
+            writers=self._writers,
+            gates=self._gates,
+            now_ms=now_ms,
+        )
+        self._batches = ArchiveBatches(
+            config=config,
+            owners=self._owners,
+            swap_log=self._log,
+            markers=markers,
+            checkins=self._checkins,
+            writers=self._writers,
+            gates=self._gates,
+            now_ms=now_ms,
+        )
+        self._next_tick = 0.0
+        self._bound = False
+
+    def run(self) -> None:
+        """Join the group and work until asked to stop; then finish what is on its way."""
+        try:
+            joined = False
+            while not self._stop.is_set():
+                if joined:
+                    self._round()
+                elif joined := self._join():
+                    self._log.subscribe()
+                else:
+                    self._stop.wait(_POLL_S)
+            self._give_up(list(self._owners))
+        finally:
+            self._finish()
+
+    def _join(self) -> bool:
+        if self._gates.kafka.closed_for_s:
+            self._health.beat([f"kafka: {self._gates.kafka.fault}"])
+            return False
+        try:
+            ensure_topics(self._config)
+            self._takeover.partitions = self._log.partition_count()
+        except Retry as error:
+            self._gates.kafka.failed(str(error))
+            return False
+        self._gates.kafka.worked()
+        return True
+
+    def _round(self) -> None:
+        try:
+            self._writers.reap()
+            if self._bind():
+                self._acquire_pending()
+                self._settle()
+                self._batches.claim(self._takeover.partitions)
+            self._batches.dispatch()
+            self._batches.throttle()
+            self._poll()
+            self._tick()
+        except NewIncarnation as error:
+            log.warning("redis_new_incarnation", reason=str(error), partitions=sorted(self._owners))
+            self._bound = False
+            self._acquire_again(list(self._owners))
+        except Fenced as error:
+            # Whether they are ours still is for Kafka to say: acquiring commits first.
+            log.warning("fenced", partitions=sorted(self._owners), error=str(error))
+            self._gates.kafka.failed(str(error))
+            self._acquire_again(list(self._owners))
+
+    def _poll(self) -> None:
+        # Not waiting for more while something can be done.
+        polled = self._log.poll(_POLL_LIMIT, 0.0 if self._batches.waiting() else _POLL_S)
+        self._batches.take(polled)
+        self._acquire_again([each for each in polled.out_of_range if each in self._owners])
+
+    def _bind(self) -> bool:
+        """Whether Redis may be asked now; connects to its run where none is bound."""
+        if self._gates.redis.closed_for_s:
+            return False
+        if not self._bound:
+            try:
+                self._session.connect()
+            except Retry as error:
+                self._gates.redis.failed(str(error))
+                return False
+            self._bound = True
+            self._gates.redis.worked()
+        return True
+
+    # --- partitions come and go ---
+
+    def on_assign(self, partitions: Sequence[int]) -> None:
+        """See `Listener`."""
+        log.info("archive_assigned", partitions=list(partitions))
+        self._pending.update(partitions)
+
+    def on_revoke(self, partitions: Sequence[int]) -> None:
+        """See `Listener`."""
+        log.info("archive_revoked", partitions=list(partitions))
+        self._give_up(partitions)
+
+    def on_lost(self, partitions: Sequence[int]) -> None:
+        """See `Listener`."""
+        log.warning("archive_lost", partitions=list(partitions))
+        for partition in partitions:
+            self._release(partition)
+
+    def _give_up(self, partitions: Sequence[int]) -> None:
+        """Wait a little for what is on its way, commit what has arrived, and let go.
+
+        What has not arrived is found as an intent by the next owner.
+        """
+        self._writers.wait(partitions, 0 if self._gates.clickhouse.fault else _DRAIN_S)
+        try:
+            self._writers.reap()
+            self._commit([self._owners[each] for each in partitions if each in self._owners])
+        except (Retry, Fenced, Fatal) as error:
+            log.warning("revoked_uncommitted", partitions=list(partitions), error=str(error))
+        for partition in partitions:
+            self._release(partition)
+
+    def _acquire_again(self, partitions: Sequence[int]) -> None:
+        self._log.pause(partitions)
+        for partition in partitions:
+            self._release(partition)
+        self._pending.update(partitions)
+
+    def _release(self, partition: int) -> None:
+        self._pending.discard(partition)
+        self._batches.forget(partition)
+        self._writers.forget(partition)
+        owner = self._owners.pop(partition, None)
+        if owner is not None:
+            owner.active = False
+            for gauge in (metrics.ARCHIVE_LAG, metrics.ARCHIVE_AGE):
+                gauge.remove(partition)
+
+    def _acquire_pending(self) -> None:
+        if self._gates.kafka.closed_for_s or not self._pending:
+            return
+        try:
+            for partition in sorted(self._pending):
+                if owner := self._takeover.acquire(partition):
+                    self._owners[partition] = owner
+                    self._pending.discard(partition)
+        except Unavailable as error:
+            self._gates.clickhouse.failed(str(error))
+        except Retry as error:
+            # The group may be settling still.
+            self._gates.kafka.failed(str(error))
+        else:
+            self._gates.kafka.worked()
+
+    # --- what comes before the first claim ---
+
+    def _settle(self) -> None:
+        for owner in self._owners.values():
+            if owner.stage == "archiving":
+                continue
+            try:
+                self._takeover.settle(owner)
+            except NewIncarnation:
+                raise
+            except Retry as error:
+                self._gates.redis.failed(str(error))
+                return
+
+    # --- what happens by the clock ---
+
+    def _tick(self) -> None:
+        if time.monotonic() < self._next_tick:
+            return
+        self._next_tick = time.monotonic() + _TICK_S
+        self._watch()
+        for owner in self._owners.values():
+            owner.settle_reading()
+        if not self._gates.kafka.closed_for_s:
+            try:
+                self._commit(list(self._owners.values()))
+            except Retry as error:
+                self._gates.kafka.failed(str(error))
+        self._report()
+
+    def _watch(self) -> None:
+        """Notice a restart of Redis, and a Kafka that is gone, with nothing to do, too."""
+        if self._bound and not self._gates.redis.closed_for_s:
+            try:
+                self._session.ping()
+                self._check_in_again()
+            except NewIncarnation:
+                raise
+            except Retry as error:
+                self._gates.redis.failed(str(error))
+            else:
+                if not self._batches.waiting():
+                    self._gates.redis.worked()
+        if self._log.unreachable and not self._log.still_reachable():
+            self._gates.kafka.failed(self._log.unreachable)
+        elif self._gates.kafka.fault and not self._pending:
+            self._gates.kafka.worked()
+
+    def _check_in_again(self) -> None:
+        """Redis may lose the check-ins within one run: claims then wait for this archiver."""
+        if not self._checkins.complete():
+            for owner in self._owners.values():
+                if owner.stage == "archiving":
+                    self._checkins.renew(
+                        owner.partition, self._takeover.partitions, owner.position.claimed_to
+                    )
+
+    def _commit(self, owners: Sequence[ArchivePartition]) -> None:
+        """Commit what is archived, where no later intent has done so."""
+        behind = [owner for owner in owners if owner.uncommitted and owner.flight is None]
+        self._log.commit(
+            {owner.partition: (owner.next_offset, pack(owner.position)) for owner in behind}
+        )
+        for owner in behind:
+            owner.uncommitted = False
+
+    def _report(self) -> None:
+        metrics.ARCHIVE_BUFFERED_BYTES.set(self._batches.size)
+        for partition, owner in self._owners.items():
+            status = owner.status(
+                now_ms=self._now_ms(),
+                end=self._log.newest_end(partition),
+                fault=self._gates.faults or self._log.unreadable.get(partition, ""),
+            )
+            metrics.ARCHIVE_LAG.labels(partition).set(status.lag)
+            if status.age_ms is not None:
+                metrics.ARCHIVE_AGE.labels(partition).set(status.age_ms / 1000)
+            self._publish(status)
+        self._health.beat(
+            [f"{engine}: {fault}" for engine, fault in self._gates.by_engine.items()]
+            + [
+                f"partition {partition} is {owner.stage.replace('_', ' ')}"
+                for partition, owner in self._owners.items()
+                if owner.stage != "archiving"
+            ]
+            + [f"partition {partition} is being taken" for partition in sorted(self._pending)]
+            + [f"partition {each}: {why}" for each, why in self._log.unreadable.items()]
+        )
+
+    def _finish(self) -> None:
+        self._log.close()
+        self._writers.close()
+        log.info("archiver_stopped")

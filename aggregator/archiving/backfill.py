@@ -1,0 +1,201 @@
+"""Archives again what the archive lacks of a time range of the log, and nothing twice.
+
+Only offsets that the archivers have passed are looked at; what lies behind is theirs. A record
+whose position is in the archive is left as it is. Of the others the markers decide, after those of
+old swaps were made again from the archive: what was archived at another position is a repeat. Runs
+beside the archivers, outside their group.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import msgspec
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from aggregator.archiving.intents import blocks_of, span_of
+from aggregator.clickhouse.connection import ClickHouse
+from aggregator.clickhouse.writer import ArchiveWriter
+from aggregator.contracts.archive_rows import SwapRows
+from aggregator.decoding.rows import RowDecoder
+from aggregator.redis.checkins import Checkins, Seed
+from aggregator.redis.markers import MAX_CLAIMS, RedisMarkers, kinds_of
+from aggregator.redis.session import RedisSession
+from aggregator.runtime.backoff import Backoff
+from aggregator.runtime.config import Config
+from aggregator.runtime.errors import Fatal, Retry
+
+_TIMEOUT_S: Final = 10.0
+_CHUNK: Final = 20_000
+_TRIES: Final = 8
+
+
+class Progress(msgspec.Struct):
+    """How far a partition is: records of [first, behind) seen, there already, repeats, archived."""
+
+    partition: int
+    first: int
+    behind: int
+    next_offset: int
+    seen: int = 0
+    there: int = 0
+    repeats: int = 0
+    undecodable: int = 0
+    archived: int = 0
+
+
+class Backfill:
+    """One run over the records whose Kafka timestamp lies in [since_ms, until_ms)."""
+
+    def __init__(self, config: Config, *, dry_run: bool) -> None:
+        self._config = config
+        self._dry_run = dry_run
+        self._decoder = RowDecoder(config.max_future_ms)
+        self._session = RedisSession(config.redis_url)
+        self._markers = RedisMarkers(self._session, config.marker_ttl_ms)
+        self._checkins = Checkins(self._session, config.kafka_topic, config.marker_ttl_ms)
+        self._clickhouse = ClickHouse(config.clickhouse_url, receive_s=90)
+        self._writer = ArchiveWriter(self._clickhouse, config.kafka_topic)
+        self._run = time.time_ns() // 1_000_000
+        # Reads the archivers' commits, and never joins their group.
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": config.kafka_bootstrap,
+                "group.id": config.archiver_group,
+                "enable.auto.commit": False,
+                "auto.offset.reset": "error",
+                "log_level": 0,
+            }
+        )
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._consumer.close()
+        self._clickhouse.close()
+        self._session.close()
+
+    def run(self, since_ms: int, until_ms: int, report: Callable[[Progress], None]) -> None:
+        """Archive what is missing; `report` is told after every step.
+
+        Raises Retry where an engine stays unreachable, and Fatal.
+        """
+        self._session.connect()
+        self._writer.connect()
+        for progress in self._ranges(since_ms, until_ms):
+            report(progress)
+            while progress.next_offset < progress.behind:
+                self._step(progress)
+                report(progress)
+
+    def _ranges(self, since_ms: int, until_ms: int) -> Iterator[Progress]:
+        topic = self._config.kafka_topic
+        try:
+            found = self._consumer.list_topics(topic, timeout=_TIMEOUT_S).topics[topic]
+            places = [TopicPartition(topic, partition) for partition in sorted(found.partitions)]
+            committed = self._consumer.committed(places, timeout=_TIMEOUT_S)
+            for place, archived in zip(places, committed, strict=True):
+                start, end = self._consumer.get_watermark_offsets(place, timeout=_TIMEOUT_S)
+                first = max(start, self._offset_at(place.partition, since_ms, end))
+                behind = min(
+                    max(0, archived.offset), self._offset_at(place.partition, until_ms, end)
+                )
+                yield Progress(place.partition, first, max(first, behind), first)
+        except KafkaException as error:
+            raise Retry(f"kafka: {error.args[0].str()}") from error
+
+    def _offset_at(self, partition: int, time_ms: int, end: int) -> int:
+        asked = [TopicPartition(self._config.kafka_topic, partition, time_ms)]
+        (found,) = self._consumer.offsets_for_times(asked, timeout=_TIMEOUT_S)
+        return int(found.offset) if found.offset >= 0 else end
+
+    def _step(self, progress: Progress) -> None:
+        """One chunk of one partition."""
+        first = progress.next_offset
+        behind = min(progress.behind, first + _CHUNK)
+        there = self._writer.offsets_between(progress.partition, first, behind)
+        offsets: list[int] = []
+        timestamps: list[int] = []
+        values: list[bytes | None] = []
+        for offset, timestamp, value in self._read(progress.partition, first, behind):
+            progress.seen += 1
+            if offset in there:
+                progress.there += 1
+                continue
+            offsets.append(offset)
+            timestamps.append(timestamp)
+            values.append(value)
+        swaps = self._decoder.decode(values, timestamps, offsets)
+        progress.undecodable += len(values) - len(swaps)
+        if len(swaps):
+            self._archive(progress, swaps)
+        progress.next_offset = behind
+
+    def _archive(self, progress: Progress, swaps: SwapRows) -> None:
+        verdicts = self._decide(progress.partition, swaps)
+        swaps.swaps["verdict"] = list(verdicts.encode())
+        progress.repeats += verdicts.count("D")
+        for block in blocks_of([swaps], progress.partition, time.time_ns() // 1_000_000):
+            progress.archived += len(block.swaps)
+            if not self._dry_run:
+                # A token of this run: an earlier block may have had the same offsets.
+                span = span_of(block)
+                token = f"{self._writer.token(block.partition, span)}:backfill:{self._run}"
+                self._patiently(lambda: self._insert(block, token))  # noqa: B023
+
+    def _decide(self, partition: int, swaps: SwapRows) -> str:
+        rows = self._writer.rows_of(swaps)
+        if self._dry_run:
+            taken = {(row.marker, row.removed) for row in rows}
+            asked = zip(swaps.rows["marker"].tolist(), swaps.rows["removed"].tolist(), strict=True)
+            return "".join("D" if each in taken else "L" for each in asked)
+        self._checkins.seed([Seed(*row) for row in rows])
+        verdicts = ""
+        for begin in range(0, len(swaps), MAX_CLAIMS):
+            some = swaps.part(begin, min(begin + MAX_CLAIMS, len(swaps)))
+            # What no marker is left of is late by now: the windows do not count it.
+            kinds = kinds_of(some.rows["removed"].tolist(), [True] * len(some), "r")
+            verdicts += self._markers.claim(
+                partition,
+                some.swaps["offset"].tolist(),
+                some.rows["marker"].tobytes(),
+                kinds,
+            )
+        return verdicts
+
+    def _insert(self, block: Any, token: str) -> None:
+        self._writer.connect()
+        self._writer.insert(block, token)
+
+    def _patiently(self, call: Callable[[], None]) -> None:
+        backoff = Backoff()
+        for left in reversed(range(_TRIES)):
+            try:
+                return call()
+            except Retry:
+                if not left:
+                    raise
+                time.sleep(backoff.pause_s())
+        return None
+
+    def _read(
+        self, partition: int, first: int, behind: int
+    ) -> Iterator[tuple[int, int, bytes | None]]:
+        """(offset, timestamp, value) of the records of [first, behind)."""
+        self._consumer.assign([TopicPartition(self._config.kafka_topic, partition, first)])
+        next_offset, silent_since = first, time.monotonic()
+        while next_offset < behind:
+            for message in self._consumer.consume(5_000, 0.5):
+                fault = message.error()
+                if fault is not None:
+                    raise Fatal(f"kafka: reading partition {partition}: {fault.str()}")
+                silent_since = time.monotonic()
+                offset = message.offset()
+                assert offset is not None
+                next_offset = offset + 1
+                if offset < behind:
+                    yield offset, message.timestamp()[1], message.value()
+            if time.monotonic() - silent_since > _TIMEOUT_S:
+                # Transactions leave offsets without a record: nothing more comes of this chunk.
+                return

@@ -1,0 +1,55 @@
+"""An archiver on a thread of the aggregator's process, started again when it dies of a fault."""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+import structlog
+
+from aggregator.archiving.archiver import Publish, compile_archiver, run_archiver
+from aggregator.contracts.stats import ArchiveStatus
+from aggregator.runtime import metrics
+from aggregator.runtime.backoff import Gate
+from aggregator.runtime.config import Config
+
+log = structlog.get_logger(__name__)
+
+_JOIN_S: Final = 10.0
+
+
+class ArchiverThread:
+    """An archiver beside the aggregator: its faults stop nothing but itself, and it comes back."""
+
+    def __init__(self, config: Config, stop: threading.Event, publish: Publish) -> None:
+        self.fault = ""
+        self._config = config
+        self._stop = stop
+        self._publish = publish
+        self._thread = threading.Thread(target=self._run, name="archiver", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        # Not on the thread: it would hold up the others while they work.
+        compile_archiver()
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait for the end, after `stop` was set; not for ever."""
+        self._thread.join(_JOIN_S)
+
+    def _run(self) -> None:
+        gate = Gate("archiver")
+        while not self._stop.is_set():
+            try:
+                run_archiver(self._config, self._stop, self._note)
+            except Exception as error:
+                self.fault = str(error) or repr(error)
+                metrics.ARCHIVE_RESTARTS.inc()
+                log.exception("archiver_died", error=self.fault)
+                gate.failed(self.fault)
+                self._stop.wait(gate.closed_for_s)
+
+    def _note(self, status: ArchiveStatus) -> None:
+        self.fault = ""
+        self._publish(status)

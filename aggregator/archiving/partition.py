@@ -1,0 +1,233 @@
+"""One partition in the hands of an archiver: what it has read, what it has promised, how far it is.
+
+The stages: "settling" while the intent of the owner before is brought to its end, "checking_in"
+until Redis is known to hold what the archive holds, then "archiving". Knows the batches; does not
+talk to Kafka, Redis or ClickHouse.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+import structlog
+
+from aggregator.archiving.intents import (
+    MAX_GAPS,
+    Batch,
+    Held,
+    Intent,
+    Position,
+    again,
+    batch_of,
+    column,
+    cut,
+)
+from aggregator.contracts.archive_rows import SwapRows
+from aggregator.contracts.batch import Array
+from aggregator.contracts.stats import ArchiveStatus
+from aggregator.member.kafka import LogExtent
+from aggregator.runtime.config import Config
+
+log = structlog.get_logger(__name__)
+
+_MINUTE_MS: Final = 60_000
+# Before the first record: no bucket is closed.
+_NO_WATERMARK: Final = -(2**62)
+
+
+class Flight(msgspec.Struct):
+    """A batch on its way into ClickHouse.
+
+    `again` tells that it, or part of it, may be there already; `promised_at` is the monotonic
+    second at which the group took its intent last.
+    """
+
+    batch: Batch
+    promised_at: float
+    again: bool = False
+
+
+class ArchivePartition:
+    """Owns one partition.
+
+    Every offset below `next_offset` is archived. `redo` is the intent of the owner before until it
+    is settled; `redo_is_lost` where the log no longer holds all of it. `read_offset` is the first
+    offset that was not yet read, `end` the log's end as of the assignment, `uncommitted` tells that
+    the group does not know `next_offset` yet. `size` is the bytes of the records in memory, as they
+    came. Records behind `looked_up_to` were not yet looked up in the archive, should they be old.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        partition: int,
+        next_offset: int,
+        position: Position,
+        extent: LogExtent,
+    ) -> None:
+        self.partition = partition
+        self.stage = "settling"
+        self.active = True
+        self.checked_in = False
+        self.next_offset = self.read_offset = next_offset
+        self.position = position
+        self.end = extent.end
+        self.redo: Intent | None = position.intent
+        self.redo_is_lost = self.redo is not None and self.redo.first < extent.start
+        if self.redo is not None:
+            self.read_offset = self.redo.first
+        self.flight: Flight | None = None
+        self.uncommitted = False
+        self.waiting = Held()
+        self.decided = Held()
+        self.filling_since = 0.0
+        self.archived_to_ms: int | None = None
+        self.size = 0
+        self.looked_up_to = next_offset
+        self._config = config
+        self._watermark = position.watermark
+
+    @property
+    def gaps(self) -> list[tuple[int, int]]:
+        """The newest offsets (first, behind the last) that could not be archived."""
+        return self.position.gaps
+
+    @property
+    def reading(self) -> bool:
+        """Whether records are wanted."""
+        return self.stage == "archiving" or (self.redo is not None and not self.redo_is_lost)
+
+    @property
+    def reads_to(self) -> int:
+        """The offset behind the last record that is wanted."""
+        return sys.maxsize if self.redo is None else self.redo.last + 1
+
+    def begin(self) -> None:
+        """The intent is settled and Redis is as it should be: read on from `next_offset`."""
+        self.stage = "archiving"
+        self.read_offset = self.next_offset
+        log.info("archiving", partition=self.partition, next_offset=self.next_offset)
+
+    def has_checked_in(self) -> None:
+        """Redis holds every claim that the archive has."""
+        self.checked_in = True
+
+    def forget_intent(self, intent: Intent) -> None:
+        """The intent that the log no longer holds is settled."""
+        self.redo = None
+        self.position = msgspec.structs.replace(self.position, intent=None)
+        self.next_offset = intent.last + 1
+        self.uncommitted = True
+
+    def read(self, swaps: SwapRows, read_to: int) -> None:
+        """Decoded records came in log order, the first offset not read is now `read_to`."""
+        self.waiting.add(swaps)
+        self.size += int(swaps.rows["size"].sum())
+        self.read_offset = max(self.read_offset, read_to)
+
+    def lateness(self, parts: Sequence[SwapRows]) -> tuple[Array, Array]:
+        """Which of the first waiting records are late (bool), and the watermark behind each.
+
+        As the windows decide it: the bucket was closed before the record came.
+        """
+        times, recorded = column(parts, "timestamp"), column(parts, "recorded")
+        before = _NO_WATERMARK if self._watermark is None else self._watermark
+        seen = np.concatenate(([before], np.minimum(times, recorded + self._config.max_future_ms)))
+        watermarks = np.maximum.accumulate(seen)
+        closed_to = watermarks[:-1] - self._config.grace_ms
+        return (times // _MINUTE_MS + 1) * _MINUTE_MS <= closed_to, watermarks[1:]
+
+    def decide(self, verdicts: str, watermarks: Array, now_s: float) -> None:
+        """The markers have decided the first waiting records."""
+        if not self.decided:
+            self.filling_since = now_s
+        letters = np.frombuffer(verdicts.encode(), np.uint8)
+        first = 0
+        for part in self.waiting.take(len(verdicts)):
+            behind = first + len(part)
+            part.swaps["verdict"] = letters[first:behind]
+            part.rows["watermark"] = watermarks[first:behind]
+            self.decided.add(part)
+            first = behind
+        self._watermark = int(watermarks[-1])
+
+    def cut(self, now_ms: int) -> Batch:
+        """Take a batch of what is decided."""
+        return cut(
+            self.decided,
+            self.partition,
+            self.gaps,
+            max_rows=self._config.archive_batch_rows,
+            now_ms=now_ms,
+        )
+
+    def cut_again(self) -> Batch:
+        """The batch of the intent that was found, made of the waiting records."""
+        assert self.redo is not None
+        intent = self.redo
+        taken = self.waiting.take(self.waiting.below(intent.last + 1))
+        return batch_of(
+            intent,
+            msgspec.structs.replace(self.position, intent=None),
+            taken,
+            again(intent, self.partition, taken),
+        )
+
+    def passed(self, batch: Batch) -> None:
+        """The batch is archived, or holds nothing to archive."""
+        self.flight = self.redo = None
+        self.size -= batch.size
+        self.position = batch.after
+        self.next_offset = batch.next_offset
+        self.archived_to_ms = batch.oldest
+        self.uncommitted = True
+
+    def settle_reading(self) -> None:
+        """Nothing waits: what was read behind the last record is passed, too."""
+        idle = self.stage == "archiving" and self.flight is None
+        empty = idle and not self.waiting and not self.decided
+        if empty and self.read_offset > self.next_offset:
+            self.next_offset = self.read_offset
+            self.uncommitted = True
+
+    def skip_to(self, offset: int) -> None:
+        """The log begins at `offset`: what lies before it cannot be archived any more."""
+        self.add_gap(self.next_offset, offset)
+        self.next_offset = self.read_offset = offset
+
+    def add_gap(self, first: int, behind: int) -> None:
+        """The offsets [first, behind) are lost to the archive."""
+        gaps = [*self.gaps, (first, behind)][-MAX_GAPS:]
+        self.position = msgspec.structs.replace(self.position, gaps=gaps)
+        self.uncommitted = True
+
+    def status(self, *, now_ms: int, end: int | None, fault: str) -> ArchiveStatus:
+        """What operators are told every second."""
+        lag = max(0, (self.end if end is None else end) - self.next_offset)
+        oldest = self._oldest()
+        if lag == 0:
+            age_ms: int | None = 0
+        else:
+            age_ms = None if oldest is None else max(0, now_ms - oldest)
+        return ArchiveStatus(
+            partition=self.partition,
+            state="stalled" if fault and self.stage == "archiving" else self.stage,
+            next_offset=self.next_offset,
+            lag=lag,
+            age_ms=age_ms,
+            gaps=[list(gap) for gap in self.gaps],
+            fault=fault or None,
+        )
+
+    def _oldest(self) -> int | None:
+        """The timestamp of the first record that is not archived, as far as it is known."""
+        if self.flight is not None:
+            return self.flight.batch.oldest
+        for held in (self.decided, self.waiting):
+            if held:
+                return held.oldest
+        return self.archived_to_ms

@@ -1,0 +1,192 @@
+"""Columns as ClickHouse's Native format has them on the wire.
+
+The driver's own writers take an object for every value and round decimals to 28 digits; these take
+arrays and are exact. Pure. Source of the format: ClickHouse's `src/DataTypes/Serializations` and
+clickhouse-driver's `columns`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator.clickhouse.native_texts import number_texts, put_strings
+from aggregator.contracts.archive_rows import ABSENT
+from aggregator.runtime.errors import Fatal
+
+Array = NDArray[Any]
+
+
+class Texts(NamedTuple):
+    """Texts in UTF-8: those at `spans` [row, (begin, end)] of `text`, null where it is ABSENT."""
+
+    text: Array
+    spans: Array
+
+
+class Choice(NamedTuple):
+    """The texts of `options` at the places `keys`."""
+
+    options: Sequence[str]
+    keys: Array
+
+
+class Sparse(NamedTuple):
+    """Numbers, null where `absent`."""
+
+    values: Array
+    absent: Array
+
+
+class Wide(NamedTuple):
+    """Whole numbers of more than 64 bits: their digits of base 10^18, the highest first."""
+
+    digits: Sequence[Array]
+
+
+Column = Array | Texts | Choice | Sparse | Wide
+Encode = Callable[[Any], bytes]
+"""One column to its bytes."""
+
+# More than the length of any text takes (2^35).
+_LENGTH_BYTES: Final = 5
+_NUMBERS: Final[dict[str, Any]] = {
+    "Int8": np.int8,
+    "UInt8": np.uint8,
+    "Bool": np.uint8,
+    "UInt32": np.uint32,
+    "Int64": np.int64,
+    "UInt64": np.uint64,
+    "Float64": np.float64,
+    "DateTime64": np.int64,
+}
+_KEYS_VERSION: Final = 1
+_HAS_ADDITIONAL_KEYS: Final = 1 << 9
+_NEEDS_NEW_DICTIONARY: Final = 1 << 10
+# (most distinct values, code of the keys' type, that type)
+_KEY_SIZES: Final = ((1 << 8, 0, np.uint8), (1 << 16, 1, np.uint16), (1 << 32, 2, np.uint32))
+_OPTION: Final = re.compile(r"'([^']*)' = (-?\d+)")
+
+
+def encoder_of(kind: str) -> Encode:
+    """The encoder of a column of this type.
+
+    Times are ints in the column's unit and decimals ints in units of their last digit. Raises Fatal
+    for a type that is not in the archive's tables.
+    """
+    name, _, inner = kind.removesuffix(")").partition("(")
+    if name in _NUMBERS:
+        return _numbers(_NUMBERS[name])
+    if name in _OTHERS:
+        return _OTHERS[name](inner)
+    raise Fatal(
+        f"the archive has a column of type {kind}, which the writer does not know: add it to "
+        "aggregator/clickhouse/native.py"
+    )
+
+
+def compile_encoders() -> None:
+    """Compile the passes, or read them from numba's cache: seconds on the first start."""
+    texts = Texts(np.zeros(1, np.uint8), np.zeros((1, 2, 2), np.int32)[:, 0])
+    for kind in ("String", "LowCardinality(String)"):
+        encoder_of(kind)(texts)
+
+
+def _numbers(kind: Any) -> Encode:
+    return lambda values: bytes(np.asarray(values, kind).tobytes())
+
+
+def _strings(texts: Texts) -> bytes:
+    """An absent one is empty."""
+    spans = texts.spans
+    most = int((spans[:, 1] - spans[:, 0]).sum()) + _LENGTH_BYTES * len(spans)
+    out = np.empty(most, np.uint8)
+    return bytes(out[: put_strings(texts.text, spans, out)])
+
+
+def _decimals(precision: int) -> Encode:
+    if precision <= 18:
+        return _numbers(np.int64 if precision > 9 else np.int32)
+    return lambda numbers: _wide(numbers.digits, 4 if precision <= 38 else 8)
+
+
+def _wide(digits: Sequence[Array], words: int) -> bytes:
+    """As `words` words of 32 bits each, the lowest first."""
+    found = np.zeros((words, len(digits[0])), np.uint64)
+    for digit in digits:
+        # A word times 10^9 and what is carried stay below 2^64.
+        for half in (digit // 10**9, digit % 10**9):
+            carried = half.astype(np.uint64)
+            for word in found:
+                carried += word * np.uint64(10**9)
+                word[:] = carried & np.uint64(2**32 - 1)
+                carried >>= np.uint64(32)
+    return found.T.astype(np.uint32).tobytes()
+
+
+def _nullable(inner: str) -> Encode:
+    encode = encoder_of(inner)
+
+    def encoded(values: Texts | Sparse) -> bytes:
+        if isinstance(values, Texts):
+            return bytes(values.spans[:, 0] == ABSENT) + encode(values)
+        return bytes(values.absent) + encode(np.where(values.absent, 0, values.values))
+
+    return encoded
+
+
+def _low_cardinality(inner: str) -> Encode:
+    nullable = inner.startswith("Nullable(")
+    encode = encoder_of(inner.removeprefix("Nullable(").removesuffix(")"))
+
+    def encoded(texts: Texts) -> bytes:
+        keys, firsts = _numbered(texts)
+        index = texts.spans[firsts]
+        if nullable:
+            # Key 0 of a nullable column is null, whatever stands there.
+            keys += 1
+            index = np.concatenate(([[ABSENT, ABSENT]], index), dtype=index.dtype)
+        _, code, kind = next(size for size in _KEY_SIZES if len(index) <= size[0])
+        head = np.array(
+            [_KEYS_VERSION, _HAS_ADDITIONAL_KEYS | _NEEDS_NEW_DICTIONARY | code, len(index)],
+            np.int64,
+        )
+        return b"".join(
+            (
+                head.tobytes(),
+                encode(Texts(texts.text, index)),
+                np.int64(len(keys)).tobytes(),
+                keys.astype(kind).tobytes(),
+            )
+        )
+
+    return encoded
+
+
+def _numbered(texts: Texts) -> tuple[Array, Array]:
+    """(the number of each text, -1 of null; the place where the text of each number is)."""
+    count = len(texts.spans)
+    keys, firsts = np.empty(count, np.int64), np.empty(count, np.int64)
+    slots = np.zeros(1 << (2 * count).bit_length(), np.int64)
+    return keys, firsts[: number_texts(texts.text, texts.spans, slots, keys, firsts)]
+
+
+def _enum(inner: str) -> Encode:
+    codes = {text: int(code) for text, code in _OPTION.findall(inner)}
+    return lambda choice: np.array([codes[text] for text in choice.options], np.int8)[
+        choice.keys
+    ].tobytes()
+
+
+_OTHERS: Final[dict[str, Callable[[str], Encode]]] = {
+    "String": lambda _: _strings,
+    "FixedString": lambda _: np.ndarray.tobytes,
+    "Decimal": lambda inner: _decimals(int(inner.split(",")[0])),
+    "Enum8": _enum,
+    "Nullable": _nullable,
+    "LowCardinality": _low_cardinality,
+}

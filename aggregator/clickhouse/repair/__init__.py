@@ -1,0 +1,1 @@
+"""Compare the archive with itself and rebuild what differs."""

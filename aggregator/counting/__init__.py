@@ -1,0 +1,1 @@
+"""The aggregator: each swap into the windows of its partition, and the windows out to readers."""

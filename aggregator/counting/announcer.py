@@ -1,0 +1,171 @@
+"""What the aggregator tells of its partitions: patches, trades, histories, heartbeats, gauges.
+
+Reads the owners and hands on; decides nothing and waits for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from aggregator.contracts.stats import Heartbeat
+from aggregator.contracts.verdict import Verdict
+from aggregator.counting.board_cache import Published, Rows
+from aggregator.counting.partition import PartitionOwner
+from aggregator.member.kafka import SwapLog
+from aggregator.nats.publisher import Publisher
+from aggregator.nats.resync import Patch
+from aggregator.runtime import metrics
+from aggregator.runtime.health import Health
+
+
+class Telling:
+    """Tells web nodes, the rows in Redis, metrics and probes of the partitions of this process."""
+
+    def __init__(self, publisher: Publisher, rows: Rows, health: Health, partitions: int) -> None:
+        self._publisher = publisher
+        self._rows = rows
+        self._health = health
+        self.partitions = partitions
+
+    def check(self) -> None:
+        """Raise Fatal where the publisher has died."""
+        self._publisher.check()
+
+    def taken(self, owner: PartitionOwner) -> None:
+        """The partition is ours from now on."""
+        self._publisher.take(owner.partition, owner.epoch)
+
+    def released(self, partition: int) -> None:
+        """The partition is ours no longer; gauges that stood still would look like facts."""
+        self._publisher.drop(partition)
+        self._rows.drop(partition)
+        for gauge in _GAUGES:
+            gauge.remove(partition)
+
+    def live(self, owner: PartitionOwner) -> int:
+        """The first full state of an epoch may be asked for; of how many tokens it is."""
+        rows = owner.go_live()
+        self._publisher.load(owner.partition, rows, owner.seq, owner.next_offset)
+        self._note(owner, rows, whole=True)
+        return len(rows)
+
+    def changes(self, owners: Sequence[PartitionOwner]) -> int:
+        """Tell what changed since the last call, after `advance`; how many patches it took."""
+        told = 0
+        for owner in owners:
+            if owner.live and (patches := owner.take_patches()):
+                self._publisher.publish(owner.partition, patches, owner.next_offset)
+                self._note(owner, patches, whole=False)
+                told += len(patches)
+        # Behind every patch: a trade takes longer to render, and fewer look at it.
+        for owner in owners:
+            self._trades(owner)
+        return told
+
+    def histories(self, owners: Mapping[int, PartitionOwner]) -> None:
+        """Answer the questions for tokens' histories."""
+        for question in self._publisher.take_questions():
+            owner = owners.get(question.partition)
+            if owner is not None and owner.live:
+                # What the answer counts is told first.
+                self._trades(owner)
+                n, from_ms, candles = owner.history(question.token_id, question.minutes)
+                self._publisher.answer_history(question, owner.epoch, n, from_ms, candles)
+            else:
+                self._publisher.refuse_history(question)
+
+    def heartbeats(
+        self,
+        owners: Mapping[int, PartitionOwner],
+        swap_log: SwapLog,
+        *,
+        now_ms: int,
+        monotonic_ms: int,
+        degraded: list[str],
+        stalled: bool,
+        bad_runs: Mapping[int, str],
+    ) -> None:
+        """How far each partition is, and what is wrong, to web nodes, metrics and probes.
+
+        `stalled` holds for all partitions; one that the client cannot read is stalled on its own.
+        `monotonic_ms` is a reading of the clock that the owners' `saved_at_ms` come from.
+        """
+        reasons = [*degraded] if stalled else []
+        notes = [] if stalled else [*degraded]
+        if not self._publisher.connected:
+            reasons.append("nats: not connected, so nothing is published")
+        for partition, owner in owners.items():
+            unreadable = swap_log.unreadable.get(partition, "")
+            bad_run = bad_runs.get(partition, "")
+            heartbeat = owner.heartbeat(
+                partitions=self.partitions,
+                now_ms=now_ms,
+                monotonic_ms=monotonic_ms,
+                end=swap_log.newest_end(partition),
+                degraded=[*degraded, *filter(None, (unreadable, bad_run))],
+                stalled=stalled or bool(unreadable),
+            )
+            metrics.INGEST_UNREADABLE.labels(partition).set(bool(unreadable))
+            if unreadable:
+                reasons.append(f"partition {partition} is stalled: {unreadable}")
+            if bad_run:
+                notes.append(f"partition {partition}: {bad_run}")
+            self._publisher.heartbeat(heartbeat)
+            _gauge(partition, owner, heartbeat, now_ms)
+            if not owner.live:
+                reasons.append(
+                    f"partition {partition} is rebuilding: offset {owner.next_offset} "
+                    f"of {owner.target_offset}"
+                )
+        self._health.beat(reasons, notes)
+
+    def _trades(self, owner: PartitionOwner) -> None:
+        if applied := owner.take_trades():
+            self._publisher.trades(owner.partition, owner.epoch, applied)
+
+    def _note(self, owner: PartitionOwner, patches: Sequence[Patch], *, whole: bool) -> None:
+        """Have the rows kept for web nodes that start while the partition has no owner."""
+        self._rows.note(
+            Published(
+                partition=owner.partition,
+                partitions=self.partitions,
+                epoch=owner.epoch,
+                seq=owner.seq,
+                next_offset=owner.next_offset,
+                rows=patches,
+                whole=whole,
+            )
+        )
+
+
+_GAUGES = (
+    metrics.INGEST_UNREADABLE,
+    metrics.INGEST_LAG,
+    metrics.INGEST_LAG_SECONDS,
+    metrics.INGEST_WATERMARK,
+    metrics.WINDOW_TOKENS,
+    metrics.WINDOW_BUCKETS,
+    metrics.WINDOW_MEMORY,
+    metrics.SNAPSHOT_SAVED,
+)
+
+
+def _gauge(partition: int, owner: PartitionOwner, heartbeat: Heartbeat, now_ms: int) -> None:
+    windows, lag = owner.windows, heartbeat.lag
+    if lag is not None:
+        metrics.INGEST_LAG.labels(partition).set(lag)
+        behind_ms = owner.behind_ms(now_ms) if lag else 0
+        metrics.INGEST_LAG_SECONDS.labels(partition).set(behind_ms / 1000)
+    if (age_ms := heartbeat.snapshot_age_ms) is not None:
+        metrics.SNAPSHOT_SAVED.labels(partition).set((now_ms - age_ms) / 1000)
+    if owner.watermark is not None:
+        metrics.INGEST_WATERMARK.labels(partition).set(owner.watermark / 1000)
+    for counter, verdict in (
+        (metrics.INGEST_DUPLICATES, Verdict.DUPLICATE),
+        (metrics.INGEST_LATE, Verdict.LATE),
+    ):
+        counter.labels(partition).inc(windows.counts[verdict] - owner.reported[verdict])
+    owner.reported = dict(windows.counts)
+    metrics.WINDOW_TOKENS.labels(partition).set(windows.token_count)
+    metrics.WINDOW_BUCKETS.labels(partition).set(windows.bucket_count)
+    metrics.WINDOW_MEMORY.labels(partition).set(windows.memory_bytes)

@@ -1,0 +1,164 @@
+"""Saves what was published of each token to Redis now and then, on a thread of its own.
+
+The hot loop hands over its patches and never waits. A save that fails is made again with the next
+one; whatever happens here, nothing is counted wrong and no patch is late.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import msgspec
+import structlog
+
+from aggregator.nats.resync import Patch
+from aggregator.redis.board_rows import RedisBoardRows, RowsLost
+from aggregator.runtime import metrics
+from aggregator.runtime.errors import Fenced, Retry
+
+log = structlog.get_logger(__name__)
+
+_INTERVAL_S: Final = 10.0
+# A token's newer row takes the place of the older one at once: what waits is bounded by the tokens.
+_TAKE_S: Final = 0.25
+_STOP_S: Final = 3.0
+
+
+class Published(msgspec.Struct, frozen=True, gc=False):
+    """Rows that were published; `whole`: they are all of the epoch so far.
+
+    `partitions` is how many the topic has.
+    """
+
+    partition: int
+    partitions: int
+    epoch: int
+    seq: int
+    next_offset: int
+    rows: Sequence[Patch]
+    whole: bool
+
+
+class _Rows:
+    """The rows of one partition under one epoch; `unsaved` is what Redis lacks."""
+
+    def __init__(self, epoch: int, partitions: int) -> None:
+        self.epoch = epoch
+        self.partitions = partitions
+        self.saved_seq: int | None = None
+        self.seq = self.next_offset = 0
+        self.rows: dict[str, bytes] = {}
+        self.unsaved: dict[str, None] = {}
+
+    def take(self, published: Published) -> None:
+        for patch in published.rows:
+            if patch.last:
+                self.rows.pop(patch.token_id, None)
+            else:
+                self.rows[patch.token_id] = patch.payload
+        self.unsaved.update(dict.fromkeys(patch.token_id for patch in published.rows))
+        self.seq, self.next_offset = published.seq, published.next_offset
+
+
+class Rows(Protocol):
+    """What the hot loop knows of this."""
+
+    def note(self, published: Published) -> None:
+        """Take note of what was published; returns at once."""
+
+    def drop(self, partition: int) -> None:
+        """This process no longer owns the partition; its rows stay for others to read."""
+
+
+class RowSaver:
+    """Keeps the rows of this process's partitions and saves what changed every ten seconds."""
+
+    def __init__(self, store: RedisBoardRows) -> None:
+        self._store = store
+        self._queue: deque[Published | int] = deque()
+        self._held: dict[int, _Rows] = {}
+        # No longer ours: saved once more, then let go.
+        self._dropped: set[int] = set()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="row-saver", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Save once more, as far as Redis takes it within some seconds, and end the thread."""
+        self._stop.set()
+        self._thread.join(_STOP_S)
+        self._store.close()
+
+    def note(self, published: Published) -> None:
+        """See `Rows`."""
+        self._queue.append(published)
+
+    def drop(self, partition: int) -> None:
+        """See `Rows`."""
+        self._queue.append(partition)
+
+    def _run(self) -> None:
+        save_at = time.monotonic() + _INTERVAL_S
+        while not self._stop.wait(_TAKE_S):
+            self._drain()
+            if time.monotonic() >= save_at:
+                self.save()
+                save_at = time.monotonic() + _INTERVAL_S
+        self.save()
+
+    def save(self) -> None:
+        """Save what was noted; what fails stays unsaved. Called by the thread alone."""
+        self._drain()
+        for partition, held in list(self._held.items()):
+            if held.saved_seq == held.seq:
+                continue
+            try:
+                self._save(partition, held)
+            except RowsLost:
+                held.saved_seq = None
+            except Fenced:
+                del self._held[partition]
+            except Retry as error:
+                metrics.DEPENDENCY_RETRIES.labels("redis").inc()
+                log.warning("board_rows_unsaved", partition=partition, error=str(error))
+                held.saved_seq = None
+        for partition in self._dropped:
+            self._held.pop(partition, None)
+        self._dropped.clear()
+
+    def _drain(self) -> None:
+        """Take in what was noted."""
+        while self._queue:
+            work = self._queue.popleft()
+            if isinstance(work, int):
+                self._dropped.add(work)
+                continue
+            if work.whole:
+                self._dropped.discard(work.partition)
+                self._held[work.partition] = _Rows(work.epoch, work.partitions)
+            held = self._held.get(work.partition)
+            if held is not None and held.epoch == work.epoch:
+                held.take(work)
+
+    def _save(self, partition: int, held: _Rows) -> None:
+        whole = held.saved_seq is None
+        names = held.rows if whole else held.unsaved
+        self._store.save(
+            partition,
+            epoch=held.epoch,
+            since=held.saved_seq,
+            seq=held.seq,
+            next_offset=held.next_offset,
+            partitions=held.partitions,
+            changed={token: held.rows[token] for token in names if token in held.rows},
+            gone=[] if whole else [token for token in names if token not in held.rows],
+        )
+        held.saved_seq = held.seq
+        held.unsaved = {}

@@ -1,0 +1,1 @@
+"""Messages that cannot be counted: sent to their topic, read back, replayed."""

@@ -1,0 +1,138 @@
+"""What would become of dead letters if they were replayed now, found out before any is sent.
+
+A letter that was cut lacks bytes; they are read from where the message came from, as long as Kafka
+holds it. Sends nothing and commits nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+
+from aggregator.dead_letters.reader import Letter
+from aggregator.decoding.rules import decode_swap
+from aggregator.runtime.config import Config
+from aggregator.runtime.errors import DeadLetter, Retry
+
+_TIMEOUT_S: Final = 5.0
+
+
+class Outlook(msgspec.Struct, frozen=True):
+    """A letter, whole where its original could be read, and why it would be refused again.
+
+    `refusal` is empty for a letter that would be decoded now.
+    """
+
+    letter: Letter
+    refusal: str
+
+    def sent(self, *, force: bool) -> bool:
+        """Whether a replay sends it: with `force` also one that would be refused again.
+
+        One without all of its bytes is never sent.
+        """
+        return not self.letter.cut and (force or not self.refusal)
+
+
+def outlooks(letters: Sequence[Letter], config: Config) -> list[Outlook]:
+    """One for each letter, in their order. Raises Retry where Kafka cannot be asked."""
+    with Originals(config.kafka_bootstrap) as originals:
+        return [_outlook(letter, config, originals) for letter in letters]
+
+
+def refusal_of(letter: Letter, max_future_ms: int) -> str:
+    """Why a whole letter would be refused if it were replayed now; empty where it would not be."""
+    now_ms = time.time_ns() // 1_000_000
+    try:
+        decode_swap(letter.value, now_ms, max_future_ms)
+    except DeadLetter as error:
+        return str(error)
+    return ""
+
+
+def _outlook(letter: Letter, config: Config, originals: Originals) -> Outlook:
+    if letter.cut:
+        original = originals.find(letter)
+        if original is None:
+            return Outlook(
+                letter,
+                f"only {len(letter.value or b''):,} of {letter.cut_from_bytes:,} bytes are left: "
+                f"{letter.source} is no longer in Kafka",
+            )
+        letter = original
+    return Outlook(letter, refusal_of(letter, config.max_future_ms))
+
+
+class Originals:
+    """The messages that letters were made of, in the topic that they came from."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+        self._made: Consumer | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        if self._made is not None:
+            self._made.close()
+
+    def find(self, letter: Letter) -> Letter | None:
+        """The letter with all of its bytes; None where Kafka no longer holds them. Raises Retry."""
+        place = TopicPartition(letter.source_topic, letter.source_partition)
+        try:
+            start, end = self._consumer.get_watermark_offsets(place, timeout=_TIMEOUT_S)
+            if not start <= letter.source_offset < end:
+                return None
+            place.offset = letter.source_offset
+            self._consumer.assign([place])
+            message = self._consumer.poll(_TIMEOUT_S)
+        except (KafkaException, TypeError) as error:
+            # get_watermark_offsets answers None when it times out.
+            raise Retry(f"kafka at {self._bootstrap}: reading {letter.source}: {error}") from error
+        if message is None:
+            raise Retry(f"kafka at {self._bootstrap} sends nothing of {letter.source}")
+        fault = message.error()
+        if fault is not None:
+            raise Retry(f"kafka at {self._bootstrap}: reading {letter.source}: {fault.str()}")
+        return _whole(letter, message)
+
+    @property
+    def _consumer(self) -> Consumer:
+        if self._made is None:
+            self._made = Consumer(
+                {
+                    "bootstrap.servers": self._bootstrap,
+                    # never joined: partitions are assigned, nothing is committed
+                    "group.id": "dead-letters",
+                    "enable.auto.commit": False,
+                    "auto.offset.reset": "error",
+                    "fetch.wait.max.ms": 100,
+                    "log_level": 0,
+                }
+            )
+        return self._made
+
+
+def _whole(letter: Letter, message: Message) -> Letter | None:
+    """None where another message stands there: the topic was made again, or compacted."""
+    value, key = message.value(), message.key()
+    if (
+        message.offset() != letter.source_offset
+        or not isinstance(value, bytes)
+        or hashlib.sha256(value).hexdigest() != letter.sha256
+    ):
+        return None
+    key = key.encode() if isinstance(key, str) else key
+    return msgspec.structs.replace(letter, value=value, key=key, cut_from_bytes=-1)

@@ -1,0 +1,1 @@
+"""From the bytes of a Kafka message to swaps; every rule of the event is in `rules`."""

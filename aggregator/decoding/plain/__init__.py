@@ -1,0 +1,1 @@
+"""Compiled passes over plain ASCII JSON; what they cannot decide goes to `rules`."""

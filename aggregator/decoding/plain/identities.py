@@ -1,0 +1,232 @@
+"""The hashes and addresses of plain events, compiled: the marker of a swap, its trader's key.
+
+The same as `marker_of` and `trader_key` make of the decoded fields. BLAKE2b is RFC 7693. Pure.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator.decoding.plain.scan import (
+    ABSENT,
+    BLOCK_HASH,
+    CHAIN,
+    LOG_INDEX,
+    POOL,
+    QUOTE,
+    SYMBOL,
+    TOKEN,
+    TRADER,
+    TX_HASH,
+    VENUE,
+)
+from aggregator.runtime.compiled import compiled
+
+Array = NDArray[Any]
+
+_BLOCK_BYTES: Final = 128
+_BLOCK_WORDS: Final = 16
+_MOST_BLOCKS: Final = 8
+_LONGEST_HASH: Final = 128
+_MARKER_BYTES: Final = 16
+_KEY_BYTES: Final = 8
+_ADDRESS_LENGTH: Final = 42
+_MAYBE_ADDRESSES: Final = np.array([TOKEN, SYMBOL, QUOTE, VENUE, POOL, TRADER])
+_COLON: Final = ord(":")
+_ZERO: Final = ord("0")
+_NINE: Final = ord("9")
+_UPPER_A: Final = ord("A")
+_UPPER_Z: Final = ord("Z")
+_LOWER_A: Final = ord("a")
+_LOWER_F: Final = ord("f")
+_LOWER_X: Final = ord("x")
+_LOWER_Z: Final = ord("z")
+_TO_LOWER: Final = 32
+
+# RFC 7693, section 2.6 and 2.7.
+_START: Final = np.array(
+    [
+        0x6A09E667F3BCC908,
+        0xBB67AE8584CAA73B,
+        0x3C6EF372FE94F82B,
+        0xA54FF53A5F1D36F1,
+        0x510E527FADE682D1,
+        0x9B05688C2B3E6C1F,
+        0x1F83D9ABFB41BD6B,
+        0x5BE0CD19137E2179,
+    ],
+    np.uint64,
+)
+_ORDER: Final = np.array(
+    [
+        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
+        [14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3],
+        [11, 8, 12, 0, 5, 2, 15, 13, 10, 14, 3, 6, 7, 1, 9, 4],
+        [7, 9, 3, 1, 13, 12, 11, 14, 2, 6, 5, 10, 4, 0, 15, 8],
+        [9, 0, 5, 7, 2, 4, 10, 15, 14, 1, 11, 12, 6, 8, 3, 13],
+        [2, 12, 6, 10, 0, 11, 8, 3, 4, 13, 7, 5, 15, 14, 1, 9],
+        [12, 5, 1, 15, 14, 13, 4, 10, 0, 7, 6, 3, 9, 2, 8, 11],
+        [13, 11, 7, 14, 12, 1, 3, 9, 5, 0, 15, 4, 8, 6, 2, 10],
+        [6, 15, 14, 9, 11, 3, 0, 8, 12, 2, 13, 7, 1, 4, 10, 5],
+        [10, 2, 8, 4, 7, 6, 1, 5, 15, 11, 9, 14, 3, 12, 13, 0],
+    ],
+    np.uint8,
+)
+
+
+def identify(data: Array, spans: Array, plain: Array, markers: Array, traders: Array) -> None:
+    """Fill `markers` (two uint64 an event) and `traders` (uint64, 0 for none) of the plain events.
+
+    `plain` becomes false where the transaction's hash is not of letters and digits.
+    """
+    words = np.zeros(_MOST_BLOCKS * _BLOCK_WORDS, np.uint64)
+    fill_identities(data, spans, plain, words, words.view(np.uint8), markers, traders)
+
+
+@compiled
+def fill_identities(
+    data: Array,
+    spans: Array,
+    plain: Array,
+    words: Array,
+    text: Array,
+    markers: Array,
+    traders: Array,
+) -> None:
+    """See `identify`; `words` and their bytes `text` are the message that is hashed."""
+    for i in range(len(plain)):
+        if not plain[i]:
+            continue
+        tx_begin, tx_end = spans[i, TX_HASH, 0], spans[i, TX_HASH, 1]
+        if not _letters_and_digits(data, tx_begin, tx_end):
+            plain[i] = False
+            continue
+        length = _put(data, spans[i, CHAIN, 0], spans[i, CHAIN, 1], False, text, 0)
+        text[length] = _COLON
+        lower = _begins_0x(data, tx_begin, tx_end)
+        length = _put(data, tx_begin, tx_end, lower, text, length + 1)
+        text[length] = _COLON
+        begin, end = spans[i, LOG_INDEX, 0], spans[i, LOG_INDEX, 1]
+        length = _put(data, begin, end, False, text, length + 1)
+        begin, end = spans[i, BLOCK_HASH, 0], spans[i, BLOCK_HASH, 1]
+        if begin != ABSENT:
+            text[length] = _COLON
+            length = _put(data, begin, end, _begins_0x(data, begin, end), text, length + 1)
+        markers[i, 0], markers[i, 1] = _blake2b(words, text, length, _MARKER_BYTES)
+        traders[i] = 0
+        begin, end = spans[i, TRADER, 0], spans[i, TRADER, 1]
+        if begin != ABSENT:
+            length = _put(data, begin, end, _is_address(data, begin, end), text, 0)
+            key, _ = _blake2b(words, text, length, _KEY_BYTES)
+            traders[i] = max(key, np.uint64(1))
+
+
+@compiled
+def lower(data: Array, spans: Array, plain: Array) -> None:
+    """Put hashes and addresses of the plain events in lower case, where they stand."""
+    for i in range(len(plain)):
+        if plain[i]:
+            for field in _MAYBE_ADDRESSES:
+                begin, end = spans[i, field, 0], spans[i, field, 1]
+                if begin != ABSENT and _is_address(data, begin, end):
+                    _put(data, begin, end, True, data, begin)
+            for field in (TX_HASH, BLOCK_HASH):
+                begin, end = spans[i, field, 0], spans[i, field, 1]
+                if begin != ABSENT and _begins_0x(data, begin, end):
+                    _put(data, begin, end, True, data, begin)
+
+
+@compiled
+def _letters_and_digits(data: Array, begin: int, end: int) -> bool:
+    if not 0 < end - begin <= _LONGEST_HASH:
+        return False
+    odd = 0
+    for at in range(begin, end):
+        letter = data[at] | _TO_LOWER
+        odd += not (_LOWER_A <= letter <= _LOWER_Z or _ZERO <= data[at] <= _NINE)
+    return odd == 0
+
+
+@compiled
+def _begins_0x(data: Array, begin: int, end: int) -> bool:
+    return end - begin >= 2 and data[begin] == _ZERO and data[begin + 1] | _TO_LOWER == _LOWER_X
+
+
+@compiled
+def _is_address(data: Array, begin: int, end: int) -> bool:
+    """Whether it is 0x and 40 hexadecimal digits."""
+    if end - begin != _ADDRESS_LENGTH or not _begins_0x(data, begin, end):
+        return False
+    odd = 0
+    for at in range(begin + 2, end):
+        letter = data[at] | _TO_LOWER
+        odd += not (_LOWER_A <= letter <= _LOWER_F or _ZERO <= data[at] <= _NINE)
+    return odd == 0
+
+
+@compiled
+def _put(data: Array, begin: int, end: int, lower: bool, text: Array, at: int) -> int:
+    """Copy to `text` from `at` on, letters of ASCII lowered where asked; where it ends."""
+    if not lower:
+        for place in range(end - begin):
+            text[at + place] = data[begin + place]
+    else:
+        for place in range(end - begin):
+            byte = data[begin + place]
+            upper = _UPPER_A <= byte <= _UPPER_Z
+            text[at + place] = byte | np.uint8(_TO_LOWER * upper)
+    return at + end - begin
+
+
+@compiled
+def _blake2b(words: Array, text: Array, length: int, digest_bytes: int) -> tuple[int, int]:
+    """The first two words of the hash of the first `length` bytes, one at least."""
+    blocks = max(1, (length + _BLOCK_BYTES - 1) // _BLOCK_BYTES)
+    for place in range(length, blocks * _BLOCK_BYTES):
+        text[place] = 0
+    h0, h1, h2, h3 = _START[0], _START[1], _START[2], _START[3]
+    h4, h5, h6, h7 = _START[4], _START[5], _START[6], _START[7]
+    h0 ^= np.uint64(0x01010000 ^ digest_bytes)
+    for block in range(blocks):
+        m = words[block * _BLOCK_WORDS : (block + 1) * _BLOCK_WORDS]
+        last = block == blocks - 1
+        count = np.uint64(length if last else (block + 1) * _BLOCK_BYTES)
+        v0, v1, v2, v3, v4, v5, v6, v7 = h0, h1, h2, h3, h4, h5, h6, h7
+        v8, v9, v10, v11 = _START[0], _START[1], _START[2], _START[3]
+        v12, v13, v14, v15 = _START[4] ^ count, _START[5], _START[6], _START[7]
+        if last:
+            v14 = ~v14
+        for turn in range(12):
+            s = _ORDER[turn % 10]
+            v0, v4, v8, v12 = _mix(v0, v4, v8, v12, m[s[0]], m[s[1]])
+            v1, v5, v9, v13 = _mix(v1, v5, v9, v13, m[s[2]], m[s[3]])
+            v2, v6, v10, v14 = _mix(v2, v6, v10, v14, m[s[4]], m[s[5]])
+            v3, v7, v11, v15 = _mix(v3, v7, v11, v15, m[s[6]], m[s[7]])
+            v0, v5, v10, v15 = _mix(v0, v5, v10, v15, m[s[8]], m[s[9]])
+            v1, v6, v11, v12 = _mix(v1, v6, v11, v12, m[s[10]], m[s[11]])
+            v2, v7, v8, v13 = _mix(v2, v7, v8, v13, m[s[12]], m[s[13]])
+            v3, v4, v9, v14 = _mix(v3, v4, v9, v14, m[s[14]], m[s[15]])
+        h0, h1, h2, h3 = h0 ^ v0 ^ v8, h1 ^ v1 ^ v9, h2 ^ v2 ^ v10, h3 ^ v3 ^ v11
+        h4, h5, h6, h7 = h4 ^ v4 ^ v12, h5 ^ v5 ^ v13, h6 ^ v6 ^ v14, h7 ^ v7 ^ v15
+    return h0, h1
+
+
+@compiled
+def _mix(a: int, b: int, c: int, d: int, x: int, y: int) -> tuple[int, int, int, int]:
+    a = a + b + x
+    d = _rotate(d ^ a, np.uint64(32))
+    c = c + d
+    b = _rotate(b ^ c, np.uint64(24))
+    a = a + b + y
+    d = _rotate(d ^ a, np.uint64(16))
+    c = c + d
+    b = _rotate(b ^ c, np.uint64(63))
+    return a, b, c, d
+
+
+@compiled
+def _rotate(word: int, bits: int) -> int:
+    return (word >> bits) | (word << (np.uint64(64) - bits))

@@ -1,0 +1,265 @@
+"""Finds the fields of plain JSON objects: one pass over the bytes of a whole batch, compiled.
+
+Plain is what a machine writes: one flat object, no escapes, no exponents, no key twice, nothing but
+ASCII outside a symbol. What is called plain here is valid JSON whose fields have the right types;
+whether their values keep the rules is for `values`, `names` and `identities` to say, and for
+`decode` where any of them is in doubt. Pure.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregator.runtime.compiled import compiled
+
+Array = NDArray[Any]
+
+ABSENT: Final = -1
+"""Where a span begins of a field that is absent or null, or of a label that is blank."""
+
+FIELDS: Final = (
+    "chain",
+    "tx_hash",
+    "log_index",
+    "timestamp",
+    "token",
+    "side",
+    "amount",
+    "amount_usd",
+    "price_usd",
+    "removed",
+    "symbol",
+    "quote",
+    "venue",
+    "pool",
+    "trader",
+    "block_number",
+    "block_hash",
+)
+CHAIN: Final = 0
+TX_HASH: Final = 1
+LOG_INDEX: Final = 2
+TIMESTAMP: Final = 3
+TOKEN: Final = 4
+SIDE: Final = 5
+AMOUNT: Final = 6
+AMOUNT_USD: Final = 7
+PRICE_USD: Final = 8
+REMOVED: Final = 9
+SYMBOL: Final = 10
+QUOTE: Final = 11
+VENUE: Final = 12
+POOL: Final = 13
+TRADER: Final = 14
+BLOCK_NUMBER: Final = 15
+BLOCK_HASH: Final = 16
+
+_REQUIRED: Final = (1 << 7) - 1
+_UNKNOWN: Final = -1
+_LONGEST_TEXT: Final = 256
+
+# Kinds of values; a field accepts a sum of them.
+_NOT_PLAIN: Final = 0
+_TEXT: Final = 1
+_WHOLE: Final = 2
+_FRACTION: Final = 4
+_FLAG: Final = 8
+_NULL: Final = 16
+_ANY: Final = 31
+_DECIMAL: Final = _TEXT | _WHOLE | _FRACTION
+_ACCEPTED: Final = (
+    (_TEXT, _TEXT, _WHOLE, _WHOLE, _TEXT, _TEXT, _DECIMAL, _DECIMAL | _NULL, _DECIMAL | _NULL)
+    + (_FLAG,)
+    + (_TEXT | _NULL,) * 5
+    + (_WHOLE | _NULL, _TEXT | _NULL)
+)
+
+# No two keys have both length and first letter in common.
+_LETTERS: Final = 32
+_LONGEST_KEY: Final = max(map(len, FIELDS))
+_FIELD_AT: Final = np.full((_LONGEST_KEY + 1, _LETTERS), _UNKNOWN, np.int64)
+_KEYS: Final = np.zeros((len(FIELDS), _LONGEST_KEY), np.uint8)
+for _place, _name in enumerate(FIELDS):
+    _FIELD_AT[len(_name), ord(_name[0]) % _LETTERS] = _place
+    _KEYS[_place, : len(_name)] = list(_name.encode())
+
+_SPACE: Final = ord(" ")
+_QUOTE: Final = ord('"')
+_COMMA: Final = ord(",")
+_POINT: Final = ord(".")
+_ZERO: Final = ord("0")
+_COLON: Final = ord(":")
+_BACKSLASH: Final = ord("\\")
+_OPEN: Final = ord("{")
+_CLOSE: Final = ord("}")
+_DELETE: Final = 127
+_ASCII_END: Final = 128
+_N: Final = ord("n")
+_T: Final = ord("t")
+_F: Final = ord("f")
+_TRUE: Final = np.frombuffer(b"true", np.uint8)
+_FALSE: Final = np.frombuffer(b"false", np.uint8)
+_NULL_WORD: Final = np.frombuffer(b"null", np.uint8)
+
+
+@compiled
+def scan(data: Array, ends: Array, spans: Array, plain: Array) -> None:
+    """Fill `spans` [event, field, (begin, end)], ABSENT before, and `plain` [event].
+
+    `data` holds the events one behind another, `ends` where each ends. A span of text is what
+    stands between the quotes.
+    """
+    begin = 0
+    for i in range(len(ends)):
+        plain[i] = _scan_object(data, begin, ends[i], spans[i])
+        begin = ends[i]
+
+
+@compiled
+def _scan_object(data: Array, at: int, end: int, spans: Array) -> bool:
+    strange, high = _look_over(data, at, end)
+    if strange:
+        return False
+    seen = 0
+    at = _skip_spaces(data, at, end)
+    if at == end or data[at] != _OPEN:
+        return False
+    while True:
+        at = _skip_spaces(data, at + 1, end)
+        if at >= end or data[at] != _QUOTE:
+            return False
+        key = at + 1
+        at = _closing_quote(data, key, end)
+        field = _field(data, key, at)
+        ascii_key = not high or not _has_high(data, key, at)
+        at = _skip_spaces(data, at + 1, end)
+        if at >= end or data[at] != _COLON or not ascii_key:
+            return False
+        at = _skip_spaces(data, at + 1, end)
+        begin, stop, kind = _value(data, at, end)
+        if high and kind == _TEXT and field != SYMBOL and _has_high(data, begin, stop):
+            return False
+        if field == _UNKNOWN:
+            if kind == _NOT_PLAIN:
+                return False
+        elif (
+            not kind & _ACCEPTED[field]
+            or seen >> field & 1
+            or (kind == _TEXT and stop - begin > _LONGEST_TEXT)
+        ):
+            return False
+        else:
+            seen |= 1 << field
+            # A blank label is no label: `decode.label` makes it None.
+            blank = SYMBOL <= field <= TRADER and _skip_spaces(data, begin, stop) == stop
+            if kind != _NULL and not blank:
+                spans[field, 0], spans[field, 1] = begin, stop
+        at = _skip_spaces(data, stop + 1 if kind == _TEXT else stop, end)
+        if at >= end:
+            return False
+        if data[at] == _CLOSE:
+            break
+        if data[at] != _COMMA:
+            return False
+    return seen & _REQUIRED == _REQUIRED and _skip_spaces(data, at + 1, end) == end
+
+
+@compiled
+def _look_over(data: Array, begin: int, end: int) -> tuple[bool, bool]:
+    """Whether there are control characters or escapes, and whether there is more than ASCII."""
+    strange = np.uint8(0)
+    high = np.uint8(0)
+    for at in range(begin, end):
+        byte = data[at]
+        strange |= (
+            np.uint8(byte < _SPACE) | np.uint8(byte == _BACKSLASH) | np.uint8(byte == _DELETE)
+        )
+        high |= byte
+    return strange != 0, high >= _ASCII_END
+
+
+@compiled
+def _has_high(data: Array, begin: int, end: int) -> bool:
+    for at in range(begin, end):
+        if data[at] >= _ASCII_END:
+            return True
+    return False
+
+
+@compiled
+def _skip_spaces(data: Array, at: int, end: int) -> int:
+    while at < end and data[at] == _SPACE:
+        at += 1
+    return at
+
+
+@compiled
+def _closing_quote(data: Array, at: int, end: int) -> int:
+    while at < end and data[at] != _QUOTE:
+        at += 1
+    return at
+
+
+@compiled
+def _field(data: Array, begin: int, end: int) -> int:
+    length = end - begin
+    if not 0 < length <= _LONGEST_KEY:
+        return _UNKNOWN
+    field = _FIELD_AT[length, data[begin] % _LETTERS]
+    if field == _UNKNOWN:
+        return _UNKNOWN
+    for place in range(length):
+        if data[begin + place] != _KEYS[field, place]:
+            return _UNKNOWN
+    return field
+
+
+@compiled
+def _value(data: Array, at: int, end: int) -> tuple[int, int, int]:
+    """(begin, end, kind) of the value at `at`."""
+    if at >= end:
+        return at, at, _NOT_PLAIN
+    first = data[at]
+    if first == _QUOTE:
+        stop = _closing_quote(data, at + 1, end)
+        return at + 1, stop, _TEXT if stop < end else _NOT_PLAIN
+    if first == _T:
+        return _literal(data, at, end, _TRUE, _FLAG)
+    if first == _F:
+        return _literal(data, at, end, _FALSE, _FLAG)
+    if first == _N:
+        return _literal(data, at, end, _NULL_WORD, _NULL)
+    return _number(data, at, end)
+
+
+@compiled
+def _literal(data: Array, at: int, end: int, word: Array, kind: int) -> tuple[int, int, int]:
+    stop = at + len(word)
+    if stop > end:
+        return at, at, _NOT_PLAIN
+    for place in range(len(word)):
+        if data[at + place] != word[place]:
+            return at, at, _NOT_PLAIN
+    return at, stop, kind
+
+
+@compiled
+def _number(data: Array, begin: int, end: int) -> tuple[int, int, int]:
+    """Digits, or digits with a point between; no sign, no exponent, no needless zero before."""
+    at = _skip_digits(data, begin, end)
+    if at == begin or (data[begin] == _ZERO and at > begin + 1):
+        return begin, begin, _NOT_PLAIN
+    if at == end or data[at] != _POINT:
+        return begin, at, _WHOLE
+    stop = _skip_digits(data, at + 1, end)
+    return begin, stop, _FRACTION if stop > at + 1 else _NOT_PLAIN
+
+
+@compiled
+def _skip_digits(data: Array, at: int, end: int) -> int:
+    while at < end and np.uint8(data[at] - _ZERO) <= 9:
+        at += 1
+    return at

@@ -1,1 +1,0 @@
-"""From Kafka messages to decoded swaps and dead letters."""

@@ -1,0 +1,1 @@
+"""A member of a Kafka consumer group: the log, its positions, topics and fencing."""

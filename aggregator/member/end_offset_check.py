@@ -1,0 +1,45 @@
+"""A log that ends before what was taken of it: doubted for a while, then taken for another log.
+
+A broker that has just started may tell an old end. Asks nothing itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from aggregator.runtime.errors import Fatal, Retry
+
+PATIENCE_S: Final = 30.0
+
+
+class LogEndCheck:
+    """Compares the ends of a topic's partitions with the offsets that somebody holds of them.
+
+    `taken` is what was done with the offsets ("counted"), `remedy` how an operator begins again.
+    """
+
+    def __init__(
+        self, topic: str, taken: str, remedy: str, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._topic = topic
+        self._taken = taken
+        self._remedy = remedy
+        self._clock = clock
+        self._short_since: dict[int, float] = {}
+
+    def check(self, partition: int, next_offset: int, end: int) -> None:
+        """Raise where the log ends before `next_offset`: Retry for PATIENCE_S, then Fatal."""
+        if next_offset <= end:
+            self._short_since.pop(partition, None)
+            return
+        now = self._clock()
+        since = self._short_since.setdefault(partition, now)
+        fault = (
+            f"partition {partition} of {self._topic} ends at {end}, but the offsets below "
+            f"{next_offset} are {self._taken}"
+        )
+        if now - since < PATIENCE_S:
+            raise Retry(fault)
+        raise Fatal(f"{fault}: the topic was made anew or has lost records. {self._remedy}")

@@ -1,0 +1,481 @@
+"""One consumer of the swap topic: batches, positions, and the group's decisions.
+
+Wraps confluent-kafka so that the pipeline sees offsets and partitions only. Every assigned
+partition starts paused; the pipeline starts it at an offset of its choice with `begin`. Offsets are
+committed by the pipeline alone, with metadata.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import msgspec
+import structlog
+from confluent_kafka import (
+    OFFSET_END,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+
+from aggregator.member.fencing import Fences
+from aggregator.member.positions import Positions
+from aggregator.runtime import metrics
+from aggregator.runtime.config import Config
+from aggregator.runtime.errors import Fatal, Fenced, Retry
+
+log = structlog.get_logger(__name__)
+
+_TIMEOUT_S: Final = 5.0
+_FENCED: Final = {
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.FENCED_MEMBER_EPOCH,
+    KafkaError.STALE_MEMBER_EPOCH,
+    KafkaError.FENCED_INSTANCE_ID,
+    KafkaError._ASSIGNMENT_LOST,
+}
+# How a client that is dead for this reason says so.
+_NAME_TAKEN: Final = KafkaError(KafkaError.FENCED_INSTANCE_ID).str()
+_RESEEK: Final = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
+
+
+class Listener(Protocol):
+    """Told of the group's decisions, from inside `poll` and `close`."""
+
+    def on_assign(self, partitions: Sequence[int]) -> None:
+        """These partitions are ours now; they are paused until `begin`."""
+
+    def on_revoke(self, partitions: Sequence[int]) -> None:
+        """These go to another member after this call: drain them and commit."""
+
+    def on_lost(self, partitions: Sequence[int]) -> None:
+        """These are another member's already: discard them."""
+
+
+class LogExtent(msgspec.Struct, frozen=True):
+    """The log holds the offsets [start, end); `since` is the first at or after the time asked."""
+
+    start: int
+    end: int
+    since: int
+
+
+class LogRecord(msgspec.Struct, frozen=True, gc=False):
+    """One message as it came; `timestamp` is the record's, ms since the epoch."""
+
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+
+
+class Records(msgspec.Struct, gc=False):
+    """What one poll brought of one partition, in log order, as columns of equal length.
+
+    An object for every record would cost as much as its decoding. `timestamps` are the records',
+    ms since the epoch.
+    """
+
+    partition: int
+    offsets: list[int]
+    timestamps: list[int]
+    values: list[bytes | None]
+    _messages: list[Message]
+
+    def first(self, count: int) -> Records:
+        """The first of them."""
+        return Records(
+            self.partition,
+            self.offsets[:count],
+            self.timestamps[:count],
+            self.values[:count],
+            self._messages[:count],
+        )
+
+    def record(self, index: int) -> LogRecord:
+        """One record with its key."""
+        return _record(self._messages[index])
+
+
+class Batch(msgspec.Struct):
+    """What one poll brought.
+
+    `records` hold each partition once, `ends` the log ends reached {partition: offset},
+    `out_of_range` the partitions whose next offset the broker does not hold.
+    """
+
+    records: list[Records]
+    ends: dict[int, int]
+    out_of_range: list[int]
+
+
+class SwapLog:
+    """The swap topic as one member of the consumer group reads it.
+
+    `queued_kb` bounds what is fetched ahead; the client's own default is 64 MB.
+    """
+
+    def __init__(self, config: Config, listener: Listener, *, queued_kb: int | None = None) -> None:
+        self._topic = config.kafka_topic
+        self._listener = listener
+        self.unreachable = ""
+        self.unreadable: dict[int, str] = {}
+        """Partitions whose next batch the client cannot read, each with a sentence that says why.
+
+        A batch that cannot be decompressed is fetched again and again; nothing behind it arrives.
+        """
+        self.commit_fault = ""
+        settings: dict[str, Any] = {
+            "bootstrap.servers": config.kafka_bootstrap,
+            "group.id": config.kafka_group,
+            "group.protocol": config.kafka_group_protocol,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "error",
+            # The default of 1000 costs three quarters of the throughput once the queue was full.
+            "fetch.queue.backoff.ms": 10,
+            # Commits and look-ups wait behind a waiting fetch on the same connection.
+            "fetch.wait.max.ms": 100,
+            "error_cb": self._on_error,
+            "on_commit": self._on_commit,
+            "log_level": 0,
+        }
+        if config.kafka_instance_id:
+            settings["group.instance.id"] = config.kafka_instance_id
+        if config.kafka_group_protocol == "classic":
+            settings["partition.assignment.strategy"] = "cooperative-sticky"
+            settings["session.timeout.ms"] = 6_000
+            # A session that is over is noticed early: see `fences`.
+            settings["heartbeat.interval.ms"] = 1_000
+        if queued_kb is not None:
+            settings["queued.max.messages.kbytes"] = queued_kb
+        self._settings = settings
+        self._consumer = Consumer(settings)
+        self._positions = Positions()
+        self._group = config.kafka_group
+        self._instance_id = config.kafka_instance_id
+        self._fences = Fences(self._group, self._instance_id)
+        self._held: set[int] = set()
+        # The client no longer reads these: the log does not hold their next offset.
+        self._stopped: set[int] = set()
+        self._rejoin_at: float | None = None
+        self._dead = False
+
+    def subscribe(self) -> None:
+        """Join the group."""
+        self._consumer.subscribe(
+            [self._topic],
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_lost,
+        )
+
+    def poll(self, limit: int, timeout_s: float) -> Batch:
+        """Up to `limit` records that come within `timeout_s`. Raises Retry and Fatal.
+
+        A member whose name the broker fenced loses its partitions in here, and joins anew.
+        """
+        if self._rejoin_at is not None and time.monotonic() >= self._rejoin_at:
+            self._rejoin_at = None
+            self.subscribe()
+        try:
+            received = self._consumer.consume(limit, timeout_s)
+        except KafkaException as error:
+            raise Retry(f"kafka: {error.args[0].str()}") from error
+        events = [message for message in received if message.error() is not None]
+        if events:
+            for event in events:
+                if event.error().code() == KafkaError._FATAL:  # type: ignore[union-attr]
+                    self._start_over(event.error())  # type: ignore[arg-type]
+                    return Batch([], {}, [])
+            received = [message for message in received if message.error() is None]
+        batch = Batch(self._without_jumps(by_partition(received)), {}, [])
+        for records in batch.records:
+            self.unreadable.pop(records.partition, None)
+        for event in events:
+            self._note(event, event.error(), batch)  # type: ignore[arg-type]
+        if batch.records or batch.ends:
+            self.unreachable = ""
+        return batch
+
+    def _without_jumps(self, groups: list[Records]) -> list[Records]:
+        kept = []
+        for records in groups:
+            count, back_to = self._positions.keep(records.partition, records.offsets)
+            if back_to is not None:
+                self._seek_back(records.partition, back_to, records.offsets[count])
+            if count:
+                kept.append(records if count == len(records.offsets) else records.first(count))
+        return kept
+
+    def _seek_back(self, partition: int, offset: int, jumped_to: int) -> None:
+        log.warning("log_jumped", partition=partition, expected=offset, found=jumped_to)
+        metrics.INGEST_JUMPS.labels(partition).inc()
+        try:
+            self._consumer.seek(TopicPartition(self._topic, partition, offset))
+        except KafkaException:
+            # It is being taken from us, or the next jump is doubted as this one was.
+            self._positions.begin(partition, offset)
+
+    def _note(self, event: Message, fault: KafkaError, batch: Batch) -> None:
+        """What the client says between the messages."""
+        place = _record(event)
+        if fault.code() == KafkaError._PARTITION_EOF:
+            self.unreadable.pop(place.partition, None)
+            taken, back_to = self._positions.keep_end(place.partition, place.offset)
+            if taken:
+                batch.ends[place.partition] = place.offset
+            elif back_to is not None:
+                self._seek_back(place.partition, back_to, place.offset)
+        elif fault.code() in _RESEEK:
+            self.unreadable.pop(place.partition, None)
+            self._stopped.add(place.partition)
+            batch.out_of_range.append(place.partition)
+        elif place.partition in self._held and place.offset >= 0:
+            self._note_unreadable(place.partition, place.offset, fault)
+        else:
+            self.unreachable = fault.str()
+
+    def _note_unreadable(self, partition: int, offset: int, fault: KafkaError) -> None:
+        if partition not in self.unreadable:
+            log.error("unreadable", partition=partition, offset=offset, error=fault.str())
+        self.unreadable[partition] = (
+            f"the batch at offset {offset} cannot be read, and nothing behind it: {fault.str()}"
+        )
+
+    def _start_over(self, fault: KafkaError) -> None:
+        """This client reads nothing any more: where its name was taken, be a new member of it.
+
+        What it held is lost by then, as to any other member: who takes a partition asks the group.
+        """
+        if not self._instance_id or _NAME_TAKEN not in fault.str():
+            raise Fatal(f"kafka: {fault.str()}; start this process again")
+        pause_s = self._fences.pause_s()
+        metrics.INGEST_REJOINS.labels(self._group).inc()
+        log.warning(
+            "name_fenced",
+            group=self._group,
+            instance_id=self._instance_id,
+            partitions=sorted(self._held),
+            pause_s=round(pause_s, 2),
+        )
+        self._dead = True
+        self._consumer.close()
+        self._dead = False
+        if self._held:
+            lost = sorted(self._held)
+            self._drop(lost)
+            self._listener.on_lost(lost)
+        self._consumer = Consumer(self._settings)
+        self._rejoin_at = time.monotonic() + pause_s
+
+    def committed(self, partition: int) -> tuple[int | None, str]:
+        """The committed offset and its metadata; (None, "") where nothing is committed."""
+        try:
+            (found,) = self._consumer.committed([self._at(partition)], timeout=_TIMEOUT_S)
+        except KafkaException as error:
+            raise _named(error, "reading the committed offset") from error
+        if found.error is not None:
+            raise Retry(f"kafka: reading the committed offset: {found.error.str()}")
+        return (found.offset if found.offset >= 0 else None), found.metadata or ""
+
+    def commit(self, positions: Mapping[int, tuple[int, str]], *, wait: bool = True) -> None:
+        """Commit {partition: (next_offset, metadata)}.
+
+        With `wait`, raises Fenced where the group has gone on without us and Retry where it cannot
+        be asked. Without, what went wrong stands in `commit_fault` when a later poll was told.
+        """
+        if not positions:
+            return
+        if self.unreachable and not self.still_reachable():
+            # The client would keep it until the broker is back, and send it in the name of
+            # whatever member it is by then.
+            raise Retry(f"kafka: committing: {self.unreachable}")
+        offsets = [
+            TopicPartition(self._topic, partition, offset, metadata)
+            for partition, (offset, metadata) in positions.items()
+        ]
+        try:
+            if not wait:
+                self._consumer.commit(offsets=offsets, asynchronous=True)
+                return
+            results = self._consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:
+            raise _named(error, "committing") from error
+        for result in results or ():
+            if result.error is not None:
+                raise _named(KafkaException(result.error), "committing")
+
+    def extent(self, partition: int, since_ms: int | None) -> LogExtent:
+        """The offsets that the log holds, and the first whose record is of `since_ms` or later.
+
+        None asks for the log's start.
+        """
+        try:
+            start, end = self._consumer.get_watermark_offsets(
+                self._at(partition), timeout=_TIMEOUT_S, cached=False
+            )
+            if since_ms is None:
+                return LogExtent(start, end, start)
+            (found,) = self._consumer.offsets_for_times(
+                [TopicPartition(self._topic, partition, since_ms)], timeout=_TIMEOUT_S
+            )
+        except (KafkaException, TypeError) as error:
+            # get_watermark_offsets answers None when it times out.
+            raise Retry(f"kafka: asking for offsets: {error}") from error
+        if found.error is not None:
+            raise Retry(f"kafka: asking for offsets: {found.error.str()}")
+        return LogExtent(start, end, found.offset if found.offset >= 0 else end)
+
+    def begin(self, partition: int, offset: int) -> None:
+        """Start reading an assigned partition at `offset`. Raises Retry while it is settling."""
+        place = TopicPartition(self._topic, partition, offset)
+        try:
+            if partition in self._stopped:
+                # It cannot be sought any more; only a new assignment starts it again.
+                self._consumer.incremental_unassign([place])
+                self._consumer.incremental_assign([place])
+                self._stopped.discard(partition)
+            else:
+                self._consumer.seek(place)
+            self._consumer.resume([self._at(partition)])
+        except KafkaException as error:
+            raise Retry(f"kafka: seeking: {error.args[0].str()}") from error
+        self._positions.begin(partition, offset)
+
+    def pause(self, partitions: Sequence[int]) -> None:
+        """Stop reading; a paused partition keeps its position and its owner."""
+        if partitions:
+            self._consumer.pause([self._at(partition) for partition in partitions])
+
+    def resume(self, partitions: Sequence[int]) -> None:
+        """Go on reading."""
+        if partitions:
+            self._consumer.resume([self._at(partition) for partition in partitions])
+
+    def newest_end(self, partition: int) -> int | None:
+        """The log's end as of the last fetch, without asking the broker."""
+        found = self._consumer.get_watermark_offsets(self._at(partition), cached=True)
+        return None if found is None or found[1] < 0 else int(found[1])
+
+    def partition_count(self) -> int:
+        """Partitions of the topic. Raises Retry."""
+        try:
+            metadata = self._consumer.list_topics(self._topic, timeout=_TIMEOUT_S)
+        except KafkaException as error:
+            raise Retry(f"kafka: {error.args[0].str()}") from error
+        count = len(metadata.topics[self._topic].partitions)
+        if count == 0:
+            # A topic made a moment ago may not be known to every broker yet.
+            raise Retry(f"kafka: topic {self._topic} has no partitions yet")
+        self.unreachable = ""
+        return count
+
+    def still_reachable(self) -> bool:
+        """Ask the broker anything, briefly; clears `unreachable` when it answers."""
+        try:
+            self._consumer.list_topics(self._topic, timeout=0.5)
+        except KafkaException:
+            return False
+        self.unreachable = ""
+        return True
+
+    def close(self) -> None:
+        """Leave the group; `on_revoke` is called for what is still owned."""
+        self._consumer.close()
+
+    def _at(self, partition: int) -> TopicPartition:
+        return TopicPartition(self._topic, partition)
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self.unreachable = error.str()
+
+    def _on_commit(self, error: KafkaError | None, _partitions: list[TopicPartition]) -> None:
+        if error is not None:
+            self.commit_fault = error.str()
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        # Nothing is fetched: the partition is paused until `begin` seeks. The end, because any
+        # offset that the log does not hold would be an error for good; as a number, because the
+        # client's own look-up of a logical offset may be answered after that seek and undo it.
+        consumer.incremental_assign(
+            [TopicPartition(p.topic, p.partition, self._end_of(p)) for p in partitions]
+        )
+        consumer.pause(partitions)
+        assigned = [p.partition for p in partitions]
+        self._held.update(assigned)
+        self._listener.on_assign(assigned)
+
+    def _end_of(self, place: TopicPartition) -> int:
+        try:
+            found = self._consumer.get_watermark_offsets(place, timeout=_TIMEOUT_S, cached=False)
+        except KafkaException:
+            found = None
+        # Where the broker cannot be asked, `Positions` notices what the look-up makes us skip.
+        return OFFSET_END if found is None else int(found[1])
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if self._dead:
+            # The group has gone on: nothing can be saved or committed for them.
+            self._on_lost(consumer, partitions)
+            return
+        revoked = [p.partition for p in partitions]
+        self._drop(revoked)
+        self._listener.on_revoke(revoked)
+        consumer.incremental_unassign(partitions)
+
+    def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        lost = [p.partition for p in partitions]
+        self._drop(lost)
+        self._listener.on_lost(lost)
+        consumer.incremental_unassign(partitions)
+
+    def _drop(self, partitions: Sequence[int]) -> None:
+        self._held.difference_update(partitions)
+        for partition in partitions:
+            self._positions.drop(partition)
+            self._stopped.discard(partition)
+            self.unreadable.pop(partition, None)
+
+
+def by_partition(messages: Sequence[Message]) -> list[Records]:
+    """The messages of each partition as columns; their order within a partition stays."""
+    groups: defaultdict[int, list[Message]] = defaultdict(list)
+    for message in messages:
+        groups[message.partition()].append(message)  # type: ignore[index]
+    return [
+        Records(
+            partition,
+            [message.offset() for message in group],  # type: ignore[misc]
+            [message.timestamp()[1] for message in group],
+            [message.value() for message in group],
+            group,
+        )
+        for partition, group in groups.items()
+    ]
+
+
+def _record(message: Message) -> LogRecord:
+    # The client's stubs allow None where a consumed message always has a number.
+    return LogRecord(
+        message.partition(),  # type: ignore[arg-type]
+        message.offset(),  # type: ignore[arg-type]
+        message.timestamp()[1],
+        message.key(),
+        message.value(),
+    )
+
+
+def _named(error: KafkaException, doing: str) -> Fenced | Retry:
+    fault = error.args[0]
+    text = f"kafka: {doing}: {fault.str()}"
+    return Fenced(text) if fault.code() in _FENCED else Retry(text)

@@ -1,0 +1,55 @@
+"""Messages that fit into what NATS takes: a larger one is split or shortened, never lost.
+
+NATS refuses a payload above the server's `max_payload` (1 MiB by default). Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from aggregator.contracts.trades import TokenHistory, TradeBatch
+from aggregator.runtime import metrics
+
+_encode = msgspec.json.Encoder().encode
+
+
+def history_payload(history: TokenHistory, most_bytes: int) -> bytes:
+    """The answer in at most `most_bytes`; the oldest minutes and trades are left out if need be.
+
+    What is left counts up to the same `n`. The web node learns from `from_ms` where the candles
+    begin, and tells its clients of the missing trades as a gap.
+    """
+    payload = _encode(history)
+    if len(payload) > most_bytes:
+        metrics.PUBSUB_SHORTENED.labels("history").inc()
+    while len(payload) > most_bytes and (history.candles or history.trades):
+        candles, trades = history.candles, history.trades
+        # The larger half first: 200 trades with long labels can outweigh two days of minutes.
+        if len(_encode(trades)) > len(_encode(candles)):
+            trades = trades[-(len(trades) // 2) :] if len(trades) > 1 else []
+        else:
+            candles = candles[-(len(candles) // 2) :] if len(candles) > 1 else []
+        from_ms = history.from_ms
+        if len(candles) < len(history.candles):
+            from_ms = history.candles[-len(candles) - 1].minute_ms + 60_000
+        history = msgspec.structs.replace(
+            history, candles=candles, trades=trades, from_ms=from_ms, shortened=True
+        )
+        payload = _encode(history)
+    return payload
+
+
+def trade_payloads(batch: TradeBatch, most_bytes: int) -> Iterator[tuple[int, bytes]]:
+    """The batch in messages of at most `most_bytes`, in order, each with its number of trades.
+
+    A single trade may exceed the limit alone; NATS then refuses it and the web nodes ask.
+    """
+    payload = _encode(batch)
+    if len(payload) <= most_bytes or len(batch.trades) == 1:
+        yield len(batch.trades), payload
+        return
+    half = len(batch.trades) // 2
+    for part in (batch.trades[:half], batch.trades[half:]):
+        yield from trade_payloads(msgspec.structs.replace(batch, trades=part), most_bytes)

@@ -1,1 +1,0 @@
-"""The only places that assemble: consumer, markers, windows and publisher make a process."""

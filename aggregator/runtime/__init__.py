@@ -1,0 +1,1 @@
+"""Settings, errors, metrics, clocks and what else every process needs; knows no engine."""

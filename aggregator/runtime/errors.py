@@ -1,0 +1,61 @@
+"""Errors named by what the caller must do with them.
+
+Every error that crosses a layer is one of these four, so a handler never has to guess: put the
+message aside, call again, let the partition go, or stop the process.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+_LONGEST_DETAIL: Final = 1_000
+_LONGEST_FIELD: Final = 100
+_SHOWN_END: Final = 200
+
+
+class SwapsError(Exception):
+    """Base of every error that this program raises on purpose."""
+
+
+class DeadLetter(SwapsError):
+    """This one message cannot be counted: send it to the dead-letter topic and go on.
+
+    `reason` is a stable code (see `aggregator.decoding.rules.REASONS`), `field` the event's field
+    that breaks the rule ("" where no single field does), `detail` a sentence for a person. Both
+    may repeat what the message holds, so both are cut in the middle to a bounded length.
+    """
+
+    def __init__(self, reason: str, field: str, detail: str) -> None:
+        field = _bounded(field, _LONGEST_FIELD, 0)
+        detail = _bounded(detail, _LONGEST_DETAIL, _SHOWN_END)
+        super().__init__(f"{reason}: {field}: {detail}" if field else f"{reason}: {detail}")
+        self.reason = reason
+        self.field = field
+        self.detail = detail
+
+
+class Retry(SwapsError):
+    """This call failed for a passing reason: call again after a pause; nothing was lost."""
+
+
+class Fenced(SwapsError):
+    """A newer owner has this partition: ask Kafka, then take a new epoch or drop the partition."""
+
+
+class Fatal(SwapsError):
+    """Going on would do harm: stop the process with this message."""
+
+
+class ConfigError(Fatal):
+    """The settings hold faults; `faults` names every one of them, a line each."""
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("settings:\n" + "\n".join(f"  - {fault}" for fault in faults))
+        self.faults = faults
+
+
+def _bounded(text: str, longest: int, end: int) -> str:
+    """At most `longest` characters: the beginning and the last `end`."""
+    if len(text) <= longest:
+        return text
+    return f"{text[: longest - end - 1]}…{text[len(text) - end :]}"

@@ -1,1 +1,0 @@
-"""Adapters to the stores; one package an engine."""

@@ -1,0 +1,115 @@
+"""The minutes of one token, read from the columns as candles. Pure."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from aggregator.contracts.stats import decimal_text, token_text, usd_text
+from aggregator.contracts.trades import CandleRow
+from aggregator.contracts.verdict import Verdict
+from aggregator.windows import kernels
+from aggregator.windows.columns import LIMBS, Array, Columns
+from aggregator.windows.snapshot import Held
+from tests.spec.bucket import MINUTE_MS, Bucket, minute_of
+
+_LIMB_BASE: Final = 10**9
+_SHOWN: Final = [
+    "minute",
+    "trades",
+    "points",
+    "open",
+    "high",
+    "low",
+    "close",
+    "volume0",
+    "volume1",
+    *[f"amount{limb}" for limb in range(LIMBS)],
+    "open_at",
+    "open_offset",
+    "close_at",
+    "close_offset",
+]
+
+
+def minute_rows(columns: Columns, token: int, since_minute: int = 0) -> Array:
+    """A copy of the rows of a token's minutes from `since_minute` on, the oldest first."""
+    places = np.empty(len(columns.row_heads), np.int64)
+    used = kernels.rows_of_token(columns, token, places)
+    first = int(np.searchsorted(columns.rows["minute"][places[:used]], since_minute))
+    return columns.rows[places[first:used]]
+
+
+class TokenMinutes(NamedTuple):
+    """All that is held of a token's minutes; it counts the trades up to `n`.
+
+    `rows` are of the minutes that have begun, `held` the swaps of those to come, in log order.
+    """
+
+    n: int
+    rows: Array
+    held: list[Held]
+
+
+def candles_of(minutes: TokenMinutes) -> list[CandleRow]:
+    """The minutes as candles, the oldest first. May run on any thread, unlike the engine."""
+    coming: dict[int, Bucket] = {}
+    for held in minutes.held:
+        bucket = coming.setdefault(minute_of(held.swap.timestamp), Bucket())
+        if held.verdict == Verdict.COUNTED:
+            bucket.add(held.swap, held.offset)
+        else:
+            bucket.remove(held.swap)
+    return [
+        *_candles_of_rows(minutes.rows),
+        *(_candle_of_bucket(minute, coming[minute]) for minute in sorted(coming)),
+    ]
+
+
+def _candle_of_bucket(minute: int, bucket: Bucket) -> CandleRow:
+    prices = (
+        bucket.opened[2] if bucket.opened else None,
+        bucket.high,
+        bucket.low,
+        bucket.closed[2] if bucket.closed else None,
+    )
+    opened, high, low, closed = (None if p is None else decimal_text(p) for p in prices)
+    return CandleRow(
+        minute_ms=minute * MINUTE_MS,
+        open=opened,
+        high=high,
+        low=low,
+        close=closed,
+        volume_usd=usd_text(bucket.volume),
+        volume_token=token_text(bucket.amount),
+        trades=bucket.trades,
+        opened_at=bucket.opened[:2] if bucket.opened else None,
+        closed_at=bucket.closed[:2] if bucket.closed else None,
+    )
+
+
+def _candles_of_rows(rows: Array) -> list[CandleRow]:
+    candles = []
+    for row in rows[_SHOWN].tolist():
+        minute, trades, points, *prices, volume0, volume1 = row[:9]
+        open_at, open_offset, close_at, close_offset = row[-4:]
+        amount = 0
+        for limb in row[8 + LIMBS : 8 : -1]:
+            amount = amount * _LIMB_BASE + limb
+        opened, high, low, closed = map(decimal_text, prices) if points else (None,) * 4
+        candles.append(
+            CandleRow(
+                minute_ms=minute * MINUTE_MS,
+                open=opened,
+                high=high,
+                low=low,
+                close=closed,
+                volume_usd=usd_text(volume0 + _LIMB_BASE * volume1),
+                volume_token=token_text(amount),
+                trades=trades,
+                opened_at=(open_at, open_offset) if points else None,
+                closed_at=(close_at, close_offset) if points else None,
+            )
+        )
+    return candles

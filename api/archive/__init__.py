@@ -1,0 +1,1 @@
+"""History questions: answers from ClickHouse joined with the newest trades in memory."""

@@ -1,0 +1,210 @@
+"""One connection to Redis that all requests of a web node share, for calls that may not wait long.
+
+Calls are written one behind the other and answered in that order, so a busy node has many under
+way on one connection, and a request never opens one. A connection that is lost, or that leaves a
+call without an answer for 250 ms, is dropped and made again with backoff and jitter; meanwhile
+every call fails at once. Redis' own client does the handshake (password, TLS, database).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import math
+import random
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+import structlog
+from redis.asyncio import ConnectionPool
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry as RetryPolicy
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
+
+from aggregator.runtime.errors import Retry
+from api.auth.revision import revision_of
+
+ANSWER_WITHIN_S: Final = 0.25
+CONNECT_WITHIN_S: Final = 2.0
+FIRST_BACKOFF_S: Final = 0.1
+LONGEST_BACKOFF_S: Final = 2.0
+_LOOK_EVERY_S: Final = 0.05
+
+log = structlog.get_logger(__name__)
+
+
+class Script:
+    """A Lua script and the hash by which Redis knows it."""
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+        self.sha = hashlib.sha1(text, usedforsecurity=False).hexdigest()
+
+
+class _Call(NamedTuple):
+    answer: asyncio.Future[Any]
+    sent_s: float
+
+
+class RedisLink:
+    """The connection to the Redis at `url`; `start` it in the event loop that calls it."""
+
+    def __init__(self, url: str) -> None:
+        self._pool = ConnectionPool.from_url(
+            url,
+            protocol=2,
+            socket_timeout=None,
+            socket_connect_timeout=CONNECT_WITHIN_S,
+            health_check_interval=0,
+            retry=RetryPolicy(NoBackoff(), 0),
+        )
+        self._address = urlsplit(url).netloc.rpartition("@")[2]
+        self._task: asyncio.Task[None] | None = None
+        self._connection: AbstractConnection | None = None
+        self._calls: deque[_Call] = deque()
+        self._fault = "not tried yet"
+        self.tried = False
+        """Whether a connection was made, or failed, since the start."""
+
+    @property
+    def fault(self) -> str | None:
+        """Why Redis cannot be asked now; None while it can."""
+        if self._connection is not None:
+            return None
+        return f"Redis at {self._address} is unreachable: {self._fault}"
+
+    def start(self) -> None:
+        """Begin, in the running event loop; a second call does nothing."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="redis-link")
+
+    async def stop(self) -> None:
+        """End the task and the connection."""
+        if self._task is None:
+            return
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        self._task = None
+        self._fault = "stopped"
+
+    async def call(self, *words: str | bytes | float) -> Any:
+        """The answer to one command; raises Retry where there is none, and Redis' ResponseError."""
+        connection = self._connection
+        if connection is None:
+            raise Retry(self.fault or "")
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
+        # no await between the two: answers come in the order of the writes
+        self._calls.append(_Call(answer, loop.time()))
+        try:
+            await connection.send_packed_command(
+                connection.pack_command(*words), check_health=False
+            )
+        except (RedisError, OSError) as error:
+            self._lose(connection, error)
+        return await answer
+
+    async def revision(self, key: str) -> int | None:
+        """The revision under the key, None where there is none; raises Retry for anything else."""
+        value = await self.call("GET", key)
+        if value is None:
+            return None
+        if (revision := revision_of(value)) is None:
+            raise Retry(f"{key} in Redis is no revision: {value[:32]!r}")
+        return revision
+
+    async def run(
+        self, script: Script, keys: Sequence[str], arguments: Sequence[str | bytes | float]
+    ) -> Any:
+        """The script's answer; it is loaded where Redis does not know it yet. Raises Retry."""
+        words = (len(keys), *keys, *arguments)
+        try:
+            try:
+                return await self.call("EVALSHA", script.sha, *words)
+            except NoScriptError:
+                return await self.call("EVAL", script.text, *words)
+        except ResponseError as error:
+            raise Retry(f"Redis at {self._address} refused a script: {error}") from error
+
+    async def _run(self) -> None:
+        backoff_s = FIRST_BACKOFF_S
+        try:
+            while True:
+                logged = self._fault
+                if await self._session():
+                    backoff_s = FIRST_BACKOFF_S
+                if self._fault != logged:
+                    log.warning("redis_unreachable", address=self._address, fault=self._fault)
+                await asyncio.sleep(backoff_s * random.uniform(0.5, 1))  # noqa: S311 - jitter
+                backoff_s = min(backoff_s * 2, LONGEST_BACKOFF_S)
+        finally:
+            if self._connection is not None:
+                self._lose(self._connection, ConnectionError("stopped"))
+
+    async def _session(self) -> bool:
+        """One connection from its making to its loss; whether it was made."""
+        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+        except (RedisError, OSError) as error:
+            self.tried = True
+            self._fault = str(error) or type(error).__name__
+            return False
+        log.info("redis_connected", address=self._address)
+        self._connection, self.tried = connection, True
+        reading = asyncio.get_running_loop().create_task(self._read(connection))
+        try:
+            while self._connection is connection and not reading.done():
+                await asyncio.sleep(_LOOK_EVERY_S)
+                self._look_at_the_clock(connection)
+        finally:
+            reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reading
+            self._lose(connection, ConnectionError("closed"))
+            await connection.disconnect(nowait=True)
+        return True
+
+    async def _read(self, connection: AbstractConnection) -> None:
+        while True:
+            try:
+                answer = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
+            except ResponseError as error:
+                answer = error
+            except (RedisError, OSError) as error:
+                self._lose(connection, error)
+                return
+            future = self._calls.popleft().answer
+            if future.done():
+                pass  # the caller has gone
+            elif isinstance(answer, ResponseError):
+                future.set_exception(answer)
+            else:
+                future.set_result(answer)
+            if isinstance(answer, ReadOnlyError):
+                # The server was demoted: a new connection looks the master's name up again.
+                self._lose(connection, answer)
+                return
+
+    def _look_at_the_clock(self, connection: AbstractConnection) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._calls and now - self._calls[0].sent_s > ANSWER_WITHIN_S:
+            self._lose(
+                connection, TimeoutError(f"no answer within {ANSWER_WITHIN_S * 1000:.0f} ms")
+            )
+
+    def _lose(self, connection: AbstractConnection, error: Exception) -> None:
+        """Give up the connection and every call on it; a later one is left alone."""
+        if self._connection is not connection:
+            return
+        self._connection = None
+        self._fault = str(error) or type(error).__name__
+        calls, self._calls = self._calls, deque()
+        for each in calls:
+            if not each.answer.done():
+                each.answer.set_exception(Retry(self.fault or ""))

@@ -1,0 +1,1 @@
+"""The operators' Django app: models, admin pages, the site, `doctor`."""

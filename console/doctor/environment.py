@@ -1,0 +1,69 @@
+"""This environment: variables whose names are nearly those of settings, and room on the disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Final
+
+from aggregator.runtime.config import SECRETS, Config
+from console.doctor.finding import Finding
+
+# 0.8 takes some letters that are wrong, swapped or missing, and not another name.
+_ALIKE: Final = 0.8
+# OpenTelemetry's SDK, Django's commands and the tests of this repository read these themselves.
+_OTHERS: Final = ("OTEL_", "DJANGO_SUPERUSER_", "DJANGO_SETTINGS_MODULE")
+# A disk is as good as full below the first; below both of the second it soon is.
+_FULL_BYTES: Final = 512 * 2**20
+_LITTLE_BYTES: Final = 10 * 2**30
+_LITTLE_SHARE: Final = 0.1
+
+
+def check(config: Config) -> list[Finding]:
+    """What this machine alone can say."""
+    return [*of_names(os.environ), _disk(config)]
+
+
+def of_names(names: Iterable[str]) -> list[Finding]:
+    """A warning for each variable that looks like a setting and is none."""
+    known = {each.metadata["env"] for each in fields(Config)}
+    known |= {f"{name}_FILE" for name in SECRETS}
+    found = []
+    for name in sorted(set(names) - known):
+        if name.startswith(_OTHERS):
+            continue
+        if near := _near(name, known):
+            said = "is no setting, so it changes nothing"
+            found.append(Finding("WARN", name, said, f"did you mean {near}?"))
+    return found or [Finding("OK", "names of settings", "none looks misspelt")]
+
+
+def _near(name: str, known: set[str]) -> str | None:
+    """The setting that was meant, where the name is misspelt or says more than the setting's."""
+    longer = [each for each in known if "_" in each and name.startswith(f"{each}_")]
+    alike = get_close_matches(name, known, 1, _ALIKE)
+    return alike[0] if alike else max(longer, key=len, default=None)
+
+
+def of_room(what: str, free: int, total: int) -> Finding:
+    """A disk with that many bytes free."""
+    said = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    fix = "make room, or give it a larger disk, before it is full"
+    if free < _FULL_BYTES:
+        return Finding("FAIL", what, said, fix)
+    if free < _LITTLE_BYTES and free < total * _LITTLE_SHARE:
+        return Finding("WARN", what, said, fix)
+    return Finding("OK", what, said)
+
+
+def _disk(config: Config) -> Finding:
+    """The disk of the admin's database, where it is a file, else of the working directory."""
+    place = Path(config.database_file or ".").absolute()
+    while not place.exists():
+        place = place.parent
+    usage = shutil.disk_usage(place)
+    return of_room("room on this disk", usage.free, usage.total)

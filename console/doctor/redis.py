@@ -1,0 +1,92 @@
+"""Redis: what must not be lost is neither evicted nor kept in memory alone."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.retry import Retry
+
+from aggregator.redis.session import UNCHECKED, read_settings
+from aggregator.runtime.config import Config
+from console.doctor.finding import TIMEOUT_S, Finding, of_clock
+
+
+def check(config: Config) -> list[Finding]:
+    """The findings, one FAIL where it does not answer."""
+    client = redis.Redis.from_url(
+        config.redis_url,
+        socket_timeout=TIMEOUT_S,
+        socket_connect_timeout=TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+    )
+    address = urlsplit(config.redis_url).netloc.rpartition("@")[2]
+    try:
+        return _check(client, address)
+    except (AuthenticationError, NoPermissionError) as error:
+        fix = "give the user of REDIS_URL its password and the commands of docs/operations.md"
+        said = f"{address} answers, but refuses this user: {error}"
+        return [Finding("FAIL", "redis", said, fix)]
+    except RedisError as error:
+        fix = "start it, or set REDIS_URL to where it is"
+        return [Finding("FAIL", "redis", f"{address}: {error}", fix)]
+    finally:
+        client.close()
+
+
+def _check(client: Any, address: str) -> list[Finding]:
+    info = client.info()
+    version = info.get("valkey_version") or info["redis_version"]
+    name = "Valkey" if "valkey_version" in info else "Redis"
+    found = [Finding("OK", "redis", f"{name} {version} at {address}")]
+    if not client.execute_command("COMMAND", "INFO", "MSETEX"):
+        fix = "run Valkey 9.1, Redis 8.4 or newer"
+        found.append(Finding("FAIL", "redis commands", "MSETEX is missing", fix))
+    found += _settings(client)
+    found += _memory(info)
+    before = time.time_ns()
+    seconds, micros = client.time()
+    here_ms = (before + time.time_ns()) // 2_000_000
+    found.append(of_clock("clock of redis", seconds * 1000 + micros // 1000 - here_ms))
+    return found
+
+
+_WANTED: Final = {
+    "maxmemory-policy": ("noeviction", "or swaps count twice: it evicts markers"),
+    "appendonly": ("yes", "or a restart forgets every marker"),
+}
+
+
+def _settings(client: Any) -> list[Finding]:
+    settings = read_settings(client)
+    if settings is None:
+        wanted = " and ".join(f"{name} {value}" for name, (value, _) in _WANTED.items())
+        fix = f"see to it yourself that it has {wanted}"
+        return [Finding("WARN", "redis settings", UNCHECKED, fix)]
+    found = []
+    for name, (wanted, why) in _WANTED.items():
+        value = settings[name]
+        fix = f"set it to {wanted}, {why}"
+        if value is None:
+            found.append(Finding("WARN", f"redis {name}", "this user may not read it", fix))
+        elif value != wanted:
+            found.append(Finding("FAIL", f"redis {name}", value, fix))
+        else:
+            found.append(Finding("OK", f"redis {name}", value))
+    return found
+
+
+def _memory(info: dict[str, Any]) -> list[Finding]:
+    used, most = int(info["used_memory"]), int(info.get("maxmemory", 0))
+    said = f"{used / 2**20:.0f} MiB used"
+    if not most:
+        return [Finding("OK", "redis memory", f"{said}, no limit of its own")]
+    said += f" of {most / 2**20:.0f}"
+    if used > 0.8 * most:
+        fix = "give it more, or shorten WINDOWS and MARKER_TTL: docs/operations.md, Redis memory"
+        return [Finding("WARN", "redis memory", said, fix)]
+    return [Finding("OK", "redis memory", said)]

@@ -1,0 +1,158 @@
+"""The door of the admin: attempts to log in are limited by address and by name, and logged.
+
+Counted in Redis for all web nodes together (django-ratelimit); while Redis is away each node
+counts alone. An attempt that its address's limit refuses is not charged to the name, and a name may
+be tried five times as often as an address: a single host cannot lock an operator out. Many hosts
+can, but not from a browser in which that operator has logged in: it holds a signed cookie and has a
+limit of its own (OWASP, "Slow Down Online Guessing Attacks with Device Cookies").
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import secrets
+import time
+import unicodedata
+from typing import Any, Final
+
+import structlog
+from django.conf import settings
+from django.contrib import admin
+from django.contrib.auth.signals import user_logged_in, user_login_failed
+from django.core.cache import cache
+from django.dispatch import receiver
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import csrf_protect
+from django_ratelimit.core import get_usage
+from redis.exceptions import RedisError
+
+from aggregator.runtime import metrics
+from api.auth.client_ip import request_ip
+from api.auth.ratelimit import LocalBuckets, Rate
+
+NAME_FACTOR: Final = 5
+LONGEST_NAME: Final = 150
+DEVICE_AGE_S: Final = 90 * 24 * 3600
+_GROUP: Final = "admin-login"
+_DEVICE_SALT: Final = "admin-login-device"
+
+log = structlog.get_logger(__name__)
+_local = LocalBuckets(time.monotonic)
+
+
+@never_cache
+@csrf_protect
+def login(request: HttpRequest) -> HttpResponse:
+    """The admin's login page; 429 after too many attempts, whatever the password."""
+    if request.method == "POST" and (wait_s := _wait_s(request)) > 0:
+        metrics.LIMITS_HIT.labels("admin_login").inc()
+        log.warning("admin_login_limited", ip=request_ip(request))
+        return HttpResponse(
+            f"Too many attempts to log in. Wait {wait_s} s.\n",
+            status=429,
+            content_type="text/plain; charset=utf-8",
+            headers={"Retry-After": str(wait_s)},
+        )
+    response = admin.site.login(request)
+    assert isinstance(response, HttpResponse)
+    if request.method == "POST" and request.user.is_authenticated:
+        _remember_device(response, name_digest(request.user.get_username()))
+    return response
+
+
+def name_digest(name: str) -> str:
+    """What a name is counted under: equal for all spellings that Django takes for one user.
+
+    The login form normalizes names to NFKC, so the full-width letters of a name log in too.
+    """
+    # A longer name is of no user; normalization could make it eighteen times as long.
+    folded = unicodedata.normalize("NFKC", name.strip()[: LONGEST_NAME + 1]).casefold()
+    plain = unicodedata.normalize("NFKC", folded).strip()
+    return hashlib.blake2b(plain.encode(errors="replace"), digest_size=16).hexdigest()
+
+
+def unlock(name: str) -> None:
+    """Count the attempts on the name from zero. Raises redis.RedisError."""
+    _, period_s = settings.SWAPS.login_rate
+    # Later than the period the counter from before is gone too.
+    cache.set(_unlocked_key(name_digest(name)), secrets.token_hex(8), timeout=2 * period_s)
+
+
+def _wait_s(request: HttpRequest) -> int:
+    """How long the caller must wait, 0 where the attempt is let through; counts the attempt."""
+    count, period_s = settings.SWAPS.login_rate
+    wait_s = _used_up(request, f"ip:{request_ip(request)}", count, period_s)
+    if wait_s:
+        return wait_s
+    digest = name_digest(request.POST.get("username", ""))
+    device = _device(request, digest)
+    if device is not None:
+        return _used_up(request, f"device:{device}", count, period_s)
+    return _used_up(request, f"name:{digest}:{_unlocked(digest)}", count * NAME_FACTOR, period_s)
+
+
+def _unlocked_key(digest: str) -> str:
+    return f"unlocked:{digest}"
+
+
+def _unlocked(digest: str) -> str:
+    """Names the counter that was begun by the last `unlock`."""
+    try:
+        return str(cache.get(_unlocked_key(digest), ""))
+    except RedisError:
+        return ""
+
+
+def _cookie_name() -> str:
+    return "__Host-device" if settings.SWAPS.https_only else "device"
+
+
+def _device(request: HttpRequest, digest: str) -> str | None:
+    """The id of a browser in which this name has logged in; None for any other."""
+    value = request.get_signed_cookie(
+        _cookie_name(), default="", salt=_DEVICE_SALT, max_age=DEVICE_AGE_S
+    )
+    name, _, device = (value or "").partition(".")
+    return device if device and secrets.compare_digest(name, digest) else None
+
+
+def _remember_device(response: HttpResponse, digest: str) -> None:
+    response.set_signed_cookie(
+        _cookie_name(),
+        f"{digest}.{secrets.token_hex(8)}",
+        salt=_DEVICE_SALT,
+        max_age=DEVICE_AGE_S,
+        secure=settings.SWAPS.https_only,
+        httponly=True,
+        samesite="Strict",
+    )
+
+
+def _used_up(request: HttpRequest, key: str, most: int, period_s: int) -> int:
+    try:
+        usage = get_usage(  # type: ignore[no-untyped-call]
+            request,
+            group=_GROUP,
+            key=lambda _group, _request: key,
+            rate=(most, period_s),
+            increment=True,
+        )
+    except RedisError as error:
+        log.warning("admin_login_counted_locally", error=str(error))
+        passed, wait_us, *_ = _local.take([key], [Rate(most / period_s, most)], 1)
+        return 0 if passed else max(1, math.ceil(wait_us / 1e6))
+    assert usage is not None
+    return max(1, int(usage["time_left"])) if usage["should_limit"] else 0
+
+
+@receiver(user_logged_in, dispatch_uid="log-admin-login")
+def _on_login(sender: Any, request: HttpRequest, user: Any, **_: Any) -> None:  # noqa: ARG001
+    log.info("admin_login", user=user.get_username(), ip=request_ip(request))
+
+
+@receiver(user_login_failed, dispatch_uid="log-admin-login-failed")
+def _on_failure(sender: Any, request: HttpRequest | None = None, **_: Any) -> None:  # noqa: ARG001
+    # without the name: people type their password there
+    log.warning("admin_login_failed", ip=request_ip(request) if request is not None else None)

@@ -1,0 +1,36 @@
+"""`manage.py import_tokens`: a file of tokens into the registry, as the admin's Import page."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from console import registry_table as table
+from console.registry_intake import take_in
+
+
+class Command(BaseCommand):
+    """All rows of the file, or none where one is wrong."""
+
+    help = (
+        "Add or change tokens of the registry from a CSV file. Its first line names columns: "
+        f"{', '.join(table.COLUMNS)}; token_id must be among them, and a column that is absent "
+        "changes nothing."
+    )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """The command line."""
+        parser.add_argument("file", type=Path)
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        """Take the file in. Raises CommandError that names each line at fault."""
+        try:
+            taken = take_in(options["file"].read_bytes())
+        except OSError as error:
+            raise CommandError(f"{options['file']} cannot be read: {error.strerror}") from error
+        except table.BadTable as bad:
+            raise CommandError("\n".join(bad.faults)) from bad
+        self.stdout.write(f"{len(taken.added)} tokens added, {len(taken.edited)} changed")

@@ -1,0 +1,1 @@
+"""Migrations of the operators' tables, by the app label that they were made under."""

@@ -1,0 +1,168 @@
+"""The admin's page "Pipeline": each partition from Kafka to this web node and into the archive.
+
+What it shows is what the owners and archivers said in the last second, as this web node heard it.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path
+
+from aggregator.contracts.stats import ArchiveStatus
+from api.board.board import PartitionStatus
+from api.board.rates import Rate
+from api.http.status import Status, status_of
+from api.services import services
+from console.models.access import Pipeline
+from console.pages.read_only import ReadOnlyAdmin
+
+if TYPE_CHECKING:
+    _Pipeline = admin.ModelAdmin[Pipeline]
+else:
+    _Pipeline = admin.ModelAdmin
+
+# Above these somebody should look; each is some times what is usual.
+_LAG_WATCH: Final = 10_000
+_WATERMARK_WATCH_S: Final = 120
+_SNAPSHOT_WATCH_S: Final = 30
+_ARCHIVE_AGE_WATCH_S: Final = 300
+
+
+class Cell(msgspec.Struct, frozen=True):
+    """A number with its unit, and whether it is worth a look ("watch") or not ("")."""
+
+    text: str
+    verdict: str = ""
+
+
+class PartitionRow(msgspec.Struct, frozen=True):
+    """One partition in a line."""
+
+    number: int
+    state: str
+    verdict: str
+    owner: str
+    epoch: int
+    next_offset: int
+    lag: Cell
+    watermark: Cell
+    snapshot: Cell
+    records: Cell
+    duplicates: Cell
+    late: Cell
+    dead_letters: Cell
+
+
+class ArchiveRow(msgspec.Struct, frozen=True):
+    """One partition's archiver in a line."""
+
+    number: int
+    state: str
+    verdict: str
+    next_offset: int
+    lag: Cell
+    age: Cell
+    gaps: str
+    fault: str
+
+
+@admin.register(Pipeline)
+class PipelineAdmin(ReadOnlyAdmin, _Pipeline):
+    """For staff with the permission `api.view_pipeline`; nothing to edit."""
+
+    def get_urls(self) -> list[URLPattern]:
+        """The page alone: there is no table behind it to add to or to change."""
+        page = self.admin_site.admin_view(self.changelist_view)
+        return [path("", page, name="api_pipeline_changelist")]
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> TemplateResponse:
+        """The page; also where no aggregator was heard."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        status = status_of(services())
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Pipeline",
+            "opts": self.opts,
+            "status": status,
+            "rows": partition_rows(status, time.time()),
+            "archive": [_archive_row(each) for each in status.archive],
+            "read_at": dt.datetime.now(dt.UTC),
+            **(extra_context or {}),
+        }
+        response = TemplateResponse(request, "admin/api/pipeline/change_list.html", context)
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+
+def partition_rows(status: Status, now_s: float) -> list[PartitionRow]:
+    """The partitions' lines; `now_s` is the wall clock."""
+    rates = {each.partition: each for each in status.rates}
+    return [_partition_row(each, rates.get(each.partition), now_s) for each in status.partitions]
+
+
+def _partition_row(each: PartitionStatus, rate: Rate | None, now_s: float) -> PartitionRow:
+    behind_s = None if each.watermark is None else max(0.0, now_s - each.watermark / 1_000)
+    snapshot_s = None if each.snapshot_age_ms is None else each.snapshot_age_ms / 1_000
+    return PartitionRow(
+        number=each.partition,
+        state=each.state,
+        verdict="bad" if each.stale else "watch" if each.degraded else "good",
+        owner=each.owner or "-",
+        epoch=each.epoch,
+        next_offset=each.next_offset,
+        lag=_counted(each.lag, _LAG_WATCH),
+        watermark=_aged(behind_s, _WATERMARK_WATCH_S),
+        snapshot=_aged(snapshot_s, _SNAPSHOT_WATCH_S),
+        records=_met(each, rate, "records"),
+        duplicates=_met(each, rate, "duplicates"),
+        late=_met(each, rate, "late"),
+        dead_letters=_met(each, rate, "dead_letters", watch=True),
+    )
+
+
+def _archive_row(each: ArchiveStatus) -> ArchiveRow:
+    well = each.state == "archiving" and each.fault is None
+    return ArchiveRow(
+        number=each.partition,
+        state=each.state,
+        verdict="good" if well and not each.gaps else "bad" if each.fault else "watch",
+        next_offset=each.next_offset,
+        lag=_counted(each.lag, 10 * _LAG_WATCH),
+        age=_aged(None if each.age_ms is None else each.age_ms / 1_000, _ARCHIVE_AGE_WATCH_S),
+        gaps=", ".join(f"{first:,} to {behind - 1:,}" for first, behind in each.gaps) or "none",
+        fault=each.fault or "",
+    )
+
+
+def _counted(count: int | None, watch: int) -> Cell:
+    if count is None:
+        return Cell("-")
+    return Cell(f"{count:,}", "watch" if count > watch else "")
+
+
+def _aged(seconds: float | None, watch: int) -> Cell:
+    if seconds is None:
+        return Cell("-")
+    said = f"{seconds:,.1f} s" if seconds < 600 else f"{seconds / 60:,.0f} min"
+    return Cell(said, "watch" if seconds > watch else "")
+
+
+def _met(each: PartitionStatus, rate: Rate | None, name: str, *, watch: bool = False) -> Cell:
+    """The rate a second, and how many since the owner took the partition."""
+    if each.tallies is None:
+        return Cell("-")
+    total: int = getattr(each.tallies, name)
+    a_second = "-" if rate is None else f"{getattr(rate, name):,.1f}/s"
+    rising = rate is not None and getattr(rate, name) > 0
+    return Cell(f"{a_second} ({total:,})", "watch" if watch and rising else "")

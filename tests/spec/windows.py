@@ -1,0 +1,328 @@
+"""The windows of one partition, in the plainest code that is right: records in, numbers out.
+
+Three parts kept apart: the clock (`observe` moves the watermark, `advance` moves now), the
+assignment (`bucket.py`: which minute, which window), the fold (`Bucket`). Nothing is kept but the
+buckets: a window is merged from them whenever it is asked for, so that no running sum can drift.
+What is decided here depends on the log and on the `now` that the caller gives, never on a machine's
+clock. The faster engine is tested against this one. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from aggregator.contracts.batch import TRADES_A_MINUTE
+from aggregator.contracts.event import Swap
+from aggregator.contracts.stats import (
+    PreviousWindow,
+    Quality,
+    TokenStats,
+    WindowStats,
+    change_pct,
+    decimal_text,
+    token_text,
+    usd_text,
+    vwap_text,
+)
+from aggregator.contracts.verdict import Verdict
+from tests.spec.bucket import (
+    MINUTE_MS,
+    Bucket,
+    Point,
+    is_closed,
+    minute_of,
+    windows_back,
+)
+from tests.spec.state import TokenState
+
+_TRADES: Final = {Verdict.COUNTED, Verdict.UNDONE}
+
+
+class ReferenceWindows:
+    """The state of one partition under one epoch.
+
+    `windows` are (name, minutes), `grace_ms` and `max_future_ms` as in the settings. `history_from`
+    (ms) is the instant from which every event is known to be here; None when the log was read from
+    its very first record: then it is the earliest event counted. Buckets are kept for twice the
+    longest window, since each window is shown beside the one before it.
+
+    Call order for each batch: `observe` every record in log order, have the markers decide, `apply`
+    every decoded record in log order. `advance` at any time between batches.
+    """
+
+    def __init__(
+        self,
+        *,
+        partition: int,
+        windows: Sequence[tuple[str, int]],
+        grace_ms: int,
+        max_future_ms: int,
+        now_ms: int,
+        history_from: int | None = None,
+    ) -> None:
+        self.partition = partition
+        self.watermark: int | None = None
+        self.counts = dict.fromkeys(Verdict, 0)
+        self.history_from = history_from
+        self._windows = tuple(windows)
+        self._kept = 2 * max(minutes for _, minutes in windows)
+        self._grace_ms = grace_ms
+        self._max_future_ms = max_future_ms
+        self._now_ms = now_ms
+        self._minute = minute_of(now_ms)
+        self._earliest_counted: int | None = None
+        self._covered = self._coverage()
+        self._tokens: dict[str, TokenState] = {}
+        self._by_minute: dict[int, set[str]] = {}
+        self._held: dict[int, list[tuple[Swap, int, Verdict]]] = {}
+        self._dirty: dict[str, None] = {}
+        self._applied: list[tuple[str, int, int]] = []
+
+    @property
+    def now_ms(self) -> int:
+        """The instant that the windows end at."""
+        return self._now_ms
+
+    @property
+    def token_count(self) -> int:
+        """Tokens held."""
+        return len(self._tokens)
+
+    @property
+    def bucket_count(self) -> int:
+        """Minute buckets held, over all tokens."""
+        return sum(len(token_ids) for token_ids in self._by_minute.values())
+
+    def observe(self, timestamps: Sequence[int], record_timestamps: Sequence[int]) -> list[bool]:
+        """Take note of records' times (ms) in log order; of each, whether it is late.
+
+        A record is late when its bucket was closed before it. Every decoded record passes here,
+        duplicates and retractions too.
+        """
+        return [
+            self._observe(timestamp, record_timestamp)
+            for timestamp, record_timestamp in zip(timestamps, record_timestamps, strict=True)
+        ]
+
+    def _observe(self, timestamp: int, record_timestamp: int) -> bool:
+        watermark = self.watermark
+        late = watermark is not None and is_closed(minute_of(timestamp), watermark, self._grace_ms)
+        newest = min(timestamp, record_timestamp + self._max_future_ms)
+        if watermark is None or newest > watermark:
+            self.watermark = newest
+        return late
+
+    def apply(self, swaps: Sequence[Swap], offsets: Sequence[int], verdicts: str) -> None:
+        """Do what the markers decided of each record, in log order; a letter of `Verdict` each.
+
+        What would change a minute that has not begun is held back until `advance` comes to it.
+        """
+        for swap, offset, letter in zip(swaps, offsets, verdicts, strict=True):
+            verdict = Verdict(letter)
+            self.counts[verdict] += 1
+            minute = minute_of(swap.timestamp)
+            if verdict in _TRADES:
+                self._number(swap, offset)
+            if verdict in _TRADES and minute > self._minute:
+                self._held.setdefault(minute, []).append((swap, offset, verdict))
+            else:
+                self._apply(swap, offset, verdict)
+
+    def _state(self, swap: Swap) -> TokenState:
+        state = self._tokens.get(swap.token_id)
+        if state is None:
+            state = self._tokens[swap.token_id] = TokenState(swap)
+        return state
+
+    def _number(self, swap: Swap, offset: int) -> None:
+        """A trade has its `n` from the log alone, whenever its minute begins."""
+        state = self._state(swap)
+        state.trades = 1 + (state.trades or minute_of(swap.timestamp) * TRADES_A_MINUTE)
+        self._applied.append((swap.token_id, offset, state.trades))
+
+    def _apply(self, swap: Swap, offset: int, verdict: Verdict) -> None:
+        state = self._state(swap)
+        state.touched = max(self._minute, 1)
+        self._dirty[swap.token_id] = None
+        if verdict is Verdict.COUNTED:
+            self._count(state, swap, offset)
+        elif verdict is Verdict.DUPLICATE:
+            state.duplicates += 1
+        elif verdict is Verdict.LATE:
+            state.late += 1
+        elif verdict is Verdict.UNDONE:
+            self._undo(state, swap)
+
+    def _count(self, state: TokenState, swap: Swap, offset: int) -> None:
+        state.note_counted(swap, offset)
+        if swap.usd_micros is None:
+            state.unpriced += 1
+        if self._earliest_counted is None or swap.timestamp < self._earliest_counted:
+            self._earliest_counted = swap.timestamp
+        minute = minute_of(swap.timestamp)
+        if minute <= self._minute - self._kept:
+            return
+        self._by_minute.setdefault(minute, set()).add(swap.token_id)
+        state.buckets.setdefault(minute, Bucket()).add(swap, offset)
+
+    def _undo(self, state: TokenState, swap: Swap) -> None:
+        state.retracted += 1
+        if swap.usd_micros is None:
+            # A token that was forgotten and came back does not know of the swap any more.
+            state.unpriced = max(0, state.unpriced - 1)
+        minute = minute_of(swap.timestamp)
+        if minute > self._minute - self._kept:
+            # Where the swap was counted on another partition the bucket goes below zero here, and
+            # the sum over both is right.
+            self._by_minute.setdefault(minute, set()).add(swap.token_id)
+            state.buckets.setdefault(minute, Bucket()).remove(swap)
+
+    def advance(self, now_ms: int) -> None:
+        """Move now forward: minutes begin, and buckets move from window to window and out.
+
+        A clock set back changes nothing. Every token that shows other numbers than before is marked
+        dirty.
+        """
+        self._now_ms = max(self._now_ms, now_ms)
+        before, self._minute = self._minute, minute_of(self._now_ms)
+        if self._minute != before:
+            self._mark_moved(before)
+            self._apply_held()
+            self._evict()
+        covered = self._coverage()
+        if covered != self._covered:
+            self._covered = covered
+            self._dirty.update(dict.fromkeys(self._tokens))
+
+    def _mark_moved(self, before: int) -> None:
+        for minute, token_ids in self._by_minute.items():
+            if any(
+                windows_back(minute, before, length) != windows_back(minute, self._minute, length)
+                for _, length in self._windows
+            ):
+                self._dirty.update(dict.fromkeys(token_ids))
+
+    def _apply_held(self) -> None:
+        for minute in sorted(minute for minute in self._held if minute <= self._minute):
+            for swap, offset, verdict in self._held.pop(minute):
+                self._apply(swap, offset, verdict)
+
+    def _evict(self) -> None:
+        oldest = self._minute - self._kept + 1
+        for minute in [minute for minute in self._by_minute if minute < oldest]:
+            for token_id in self._by_minute.pop(minute):
+                del self._tokens[token_id].buckets[minute]
+
+    def take_dirty(self) -> list[str]:
+        """The tokens whose numbers changed since the last call."""
+        dirty = list(self._dirty)
+        self._dirty.clear()
+        return dirty
+
+    def take_trades(self) -> list[tuple[str, int, int]]:
+        """The trades taken in since the last call, in order: (token_id, offset, `n`)."""
+        applied, self._applied = self._applied, []
+        return applied
+
+    def forget_idle(self) -> list[str]:
+        """Drop the tokens that have no bucket left and had no record for as long; their ids.
+
+        Late and repeated swaps make no bucket, and their counts are worth showing for a while.
+        """
+        oldest = self._minute - self._kept + 1
+        idle = [
+            token_id
+            for token_id, state in self._tokens.items()
+            if not state.buckets and 0 < state.touched < oldest and token_id not in self._dirty
+        ]
+        for token_id in idle:
+            del self._tokens[token_id]
+        return idle
+
+    def token_ids(self) -> Iterable[str]:
+        """Every token that has numbers: those whose swaps are all of minutes to come have none."""
+        return [token_id for token_id, state in self._tokens.items() if state.touched]
+
+    def stats(self, token_id: str, *, epoch: int, seq: int, next_offset: int) -> TokenStats:
+        """The numbers of one token at `now_ms`. Raises KeyError for a token that is not held."""
+        state = self._tokens[token_id]
+        return TokenStats(
+            token_id=token_id,
+            chain=state.chain,
+            token=state.token,
+            symbol=state.symbol,
+            partition=self.partition,
+            epoch=epoch,
+            seq=seq,
+            next_offset=next_offset,
+            as_of=self._now_ms,
+            watermark=self.watermark,
+            stale=False,
+            last_price_usd=_text(_price(state.last_price)),
+            last_trade_at=state.last_trade_at,
+            quality=Quality(state.unpriced, state.duplicates, state.late, state.retracted),
+            windows={name: self._window(state, minutes) for name, minutes in self._windows},
+        )
+
+    def _window(self, state: TokenState, minutes: int) -> WindowStats:
+        first, last = self._minute - minutes + 1, self._minute
+        sums = state.between(first, last)
+        traders, buyers, sellers = sums.distinct()
+        opened, closed = _price(sums.opened), _price(sums.closed)
+        return WindowStats(
+            open_time=first * MINUTE_MS,
+            close_time=(last + 1) * MINUTE_MS,
+            complete=self._covers(first),
+            trades=sums.trades,
+            buys=sums.buys,
+            sells=sums.trades - sums.buys,
+            traders=traders,
+            buyers=buyers,
+            sellers=sellers,
+            volume_usd=usd_text(sums.volume),
+            buy_volume_usd=usd_text(sums.buy_volume),
+            sell_volume_usd=usd_text(sums.volume - sums.buy_volume),
+            net_volume_usd=usd_text(2 * sums.buy_volume - sums.volume),
+            volume_token=token_text(sums.amount),
+            open_usd=_text(opened),
+            high_usd=_text(sums.high),
+            low_usd=_text(sums.low),
+            close_usd=_text(closed),
+            vwap_usd=vwap_text(sums.volume, sums.amount),
+            price_change_pct=change_pct(opened, closed),
+            largest_trade_usd=None if sums.largest is None else usd_text(sums.largest),
+            previous=self._previous(state, first - minutes, first - 1),
+            approximate=sums.retracted,
+        )
+
+    def _previous(self, state: TokenState, first: int, last: int) -> PreviousWindow | None:
+        if not self._covers(first):
+            return None
+        sums = state.between(first, last)
+        return PreviousWindow(
+            volume_usd=usd_text(sums.volume),
+            trades=sums.trades,
+            price_change_pct=change_pct(_price(sums.opened), _price(sums.closed)),
+        )
+
+    def _covers(self, minute: int) -> bool:
+        """Whether the history reaches back to the minute's first ms."""
+        since = self.history_from if self.history_from is not None else self._earliest_counted
+        return since is not None and since <= minute * MINUTE_MS
+
+    def _coverage(self) -> list[bool]:
+        """Of each window, whether the history covers it, and whether the one before it too."""
+        return [
+            self._covers(self._minute - reach + 1)
+            for _, minutes in self._windows
+            for reach in (minutes, 2 * minutes)
+        ]
+
+
+def _price(point: Point | None) -> float | None:
+    return None if point is None else point[2]
+
+
+def _text(price: float | None) -> str | None:
+    return None if price is None else decimal_text(price)

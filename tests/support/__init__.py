@@ -1,0 +1,1 @@
+"""What tests share: engines, processes, clients, oracles, readers of documents."""

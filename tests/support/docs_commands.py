@@ -1,0 +1,70 @@
+"""The commands that the documents tell a reader to type, as a shell is given them.
+
+A fenced block of the language `sh` holds nothing but commands; inline code is a command where it
+begins with a program of `PROGRAMS` and goes on. Knows Markdown, not what a command does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+ROOT: Final = Path(__file__).parents[2]
+# Every fence says what it holds, so that no command hides in one without a language.
+LANGUAGES: Final = {"sh", "python", "js", "json", "text", "mermaid"}
+PROGRAMS: Final = (
+    r"(?:\.venv/bin/)?(?:python3?|pytest|daphne|pip)|make|(?:\./)?manage\.py|git|node|npm|go|promtool|"
+    r"docker|kubectl|rpk|curl|apt-get|df|sh|bash|infra/[\w/]+\.sh|\.ci/\w+|SELECT|BACKUP|RESTORE|FLUSHALL"
+)
+
+_FENCE: Final = re.compile(r"^( *)```([^`\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+_SPAN: Final = re.compile(r"`([^`]+)`")
+_COMMAND: Final = re.compile(rf"(?:[A-Z_]+=\S+ )*(?:{PROGRAMS}) .+", re.DOTALL)
+_COMMENT: Final = re.compile(r"\s+#\s.*$")
+
+
+class Command(NamedTuple):
+    """One command and where a reader meets it."""
+
+    text: str
+    place: str
+
+
+def documents() -> list[Path]:
+    """Every tracked kind of Markdown file, the changelog aside: it tells of the past."""
+    found = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("clients/**/*.md")]
+    found += ROOT.glob("infra/**/*.md")
+    return sorted(path for path in found if path.name != "CHANGELOG.md")
+
+
+def fences(path: Path) -> Iterator[tuple[str, str]]:
+    """(language, content) of each fenced block."""
+    for found in _FENCE.finditer(path.read_text()):
+        yield found[2], found[3]
+
+
+def commands() -> list[Command]:
+    """Each command once, at the first place that names it."""
+    first: dict[str, Command] = {}
+    for path in documents():
+        place = str(path.relative_to(ROOT))
+        for text in (*_fenced(path), *_inline(path)):
+            first.setdefault(text, Command(text, place))
+    return list(first.values())
+
+
+def _fenced(path: Path) -> Iterator[str]:
+    for language, content in fences(path):
+        if language == "sh":
+            for line in re.sub(r"\\\n\s*", "", content).splitlines():
+                if text := _COMMENT.sub("", line).strip():
+                    yield text
+
+
+def _inline(path: Path) -> Iterator[str]:
+    for found in _SPAN.finditer(_FENCE.sub("", path.read_text())):
+        text = " ".join(found[1].split())
+        if _COMMAND.fullmatch(text):
+            yield text

@@ -1,0 +1,130 @@
+"""Where the documents' commands are run: a directory like a checkout, an installation that runs.
+
+The README's own lines prepare and start it. `Site.reader` is what a reader puts in by hand, such as
+the address of a node; everything else of a command stays as it is written.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+from infra.embedded.engine import Process
+from infra.embedded.ports import free_port
+from infra.embedded.stack import Stack
+from tests.support.archived import Archive
+from tests.support.docs_commands import ROOT
+from tests.support.processes import wait_until
+from tests.support.service import Service, swap
+
+BIN: Final = Path(sys.executable).parent
+WITHIN_S: Final = 60
+BEFORE: Final = (
+    "infra/compose/secrets.sh",
+    "python manage.py ensure_topology",
+    "python manage.py migrate",
+)
+PROCESSES: Final = {
+    "aggregator": "python manage.py run_aggregator",
+    "archiver": "python manage.py run_archiver",
+    "web": "python -m daphne -v 0 -b 0.0.0.0 -p 8000 swapsite.asgi:application",
+}
+# The token of the README's examples.
+WETH: Final = "ethereum:0xc02aaa39b223fe8d0a0e5c4f27ead9083c756cc2"
+Done = subprocess.CompletedProcess[str]
+
+
+class Site:
+    """A checkout with an installation that runs, and what a reader would put into the commands."""
+
+    def __init__(self, directory: Path, service: Service, kept: Archive, stack: Stack) -> None:
+        self.directory = directory
+        self.service = service
+        self.archive = kept
+        self.stack = stack
+        self.bucket = stack.s3.data / f"backups-{uuid4().hex[:8]}"
+        self.ports = {"aggregator": free_port(), "archiver": free_port(), "web": service.web_port}
+        self.running: dict[str, Process] = {}
+        self.done: dict[str, Done] = {}
+        self.letters = 0
+        web = f"http://127.0.0.1:{service.web_port}"
+        path = (directory / "bin", BIN, directory, os.environ["PATH"])
+        self.env = {"PATH": ":".join(map(str, path)), "TOKEN": service.token, "WEB_URL": web}
+        self.reader = {
+            "<this repository>": str(ROOT),
+            "-p 8000": f"-p {service.web_port}",
+            "http://127.0.0.1:9108": f"http://127.0.0.1:{self.ports['aggregator']}",
+            "http://WEB:8000": web,
+            "http://HOST:8080": web,
+            "/data/": f"{directory}/web-data/",
+            "--from DAY --to NOW": "--from 2026-01-01 --to 2026-01-02",
+            "--day DAY": "--day yesterday",
+            "seconds=30": "seconds=1",
+            "seconds=60": "seconds=1",
+            "DATABASE default": f"DATABASE {kept.name}",
+            "rehearsal": f"{kept.name}_rehearsal",
+            "https://backups.example.com/swaps": f"{stack.s3.url}/{self.bucket.name}",
+            "'KEY', 'SECRET'": f"'{stack.s3.access_key}', '{stack.s3.secret_key}'",
+        }
+
+    def filled(self, text: str) -> str:
+        """The command with the reader's own values."""
+        for written, meant in self.reader.items():
+            text = text.replace(written, meant)
+        return text
+
+    def run(self, text: str, **env: str) -> Done:
+        """What bash makes of a command."""
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", self.filled(text)],
+            cwd=self.directory,
+            env=self.service.env | self.env | env,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=WITHIN_S,
+        )
+        assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
+        return done
+
+    def start(self) -> None:
+        """What the README's table starts, and some swaps."""
+        self.bucket.mkdir()
+        _lay_out(self.directory)
+        for text in BEFORE:
+            self.done[text] = self.run(text)
+        for name, text in PROCESSES.items():
+            env = self.env | {"METRICS_PORT": str(self.ports[name])}
+            self.running[name] = self.service.launch(name, shlex.split(self.filled(text)), env)
+        self.running["web"].wait_ready(lambda: self.service.get("/healthz").status_code == 200)
+        self.service.wait_ready(WITHIN_S)
+        token = WETH.partition(":")[2]
+        swaps = [swap(n, token=token, symbol="WETH") for n in range(5)]
+        self.service.produce(swaps, key=WETH)
+        self.service.wait_trades(5)
+        wait_until(lambda: self.archive.count() == 5, WITHIN_S, "the archive")
+        # As `make demo` leaves it beside its engines.
+        settings = {name: at for name, at in self.service.env.items() if os.environ.get(name) != at}
+        self.service.engines.publish(settings | {"WEB_URL": self.env["WEB_URL"]})
+        (self.directory / "var").mkdir()
+        (self.directory / "var/demo").symlink_to(self.service.engines.directory)
+        # And `make up`.
+        (self.directory / "var/stack.env").symlink_to("demo/stack.env")
+
+
+def _lay_out(directory: Path) -> None:
+    """A checkout by links, with the environment of this Python and a `docker` of ours."""
+    for each in ROOT.iterdir():
+        if each.name not in {".git", ".venv", "var", "secrets"}:
+            (directory / each.name).symlink_to(each)
+    (directory / ".venv").symlink_to(sys.prefix)
+    (directory / "web-data").mkdir()
+    docker = directory / "bin/docker"
+    docker.parent.mkdir()
+    docker.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT}/tests/docs_docker.py "$@"\n')
+    docker.chmod(0o755)

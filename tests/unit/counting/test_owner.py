@@ -1,0 +1,98 @@
+"""What one owner publishes of its partition: patches, last rows, trades and histories."""
+
+from __future__ import annotations
+
+import json
+
+import msgspec
+import numpy as np
+
+from aggregator.contracts.batch import batch_of
+from aggregator.contracts.stats import TokenStats
+from aggregator.counting.partition import PartitionOwner
+from aggregator.decoding.rules import decode_swap
+from aggregator.member.kafka import LogExtent
+from aggregator.nats.resync import Patch
+from aggregator.runtime.config import load
+from tests.support.oracle import MINUTE
+from tests.unit.windows.service import MAX_FUTURE, T0, swap_event
+
+DAY = 24 * 60 * MINUTE
+
+
+def owner(end: int = 0) -> PartitionOwner:
+    return PartitionOwner(
+        config=load({}),
+        partition=3,
+        epoch=5,
+        extent=LogExtent(start=0, end=end, since=0),
+        committed_offset=0,
+        now_ms=T0,
+        replay_since_ms=T0 - 2 * DAY,
+        snapshot=None,
+    )
+
+
+def read(owner: PartitionOwner, *numbers: int, verdicts: str = "", token: str = "A") -> None:
+    """Take in the swaps of these numbers at the next offsets."""
+    first = owner.next_offset
+    events = [swap_event(T0, number, token=token) for number in numbers]
+    swaps = [decode_swap(json.dumps(event).encode(), T0, MAX_FUTURE) for event in events]
+    batch = batch_of(swaps, list(range(first, first + len(swaps))))
+    times = np.full(len(swaps), T0, np.int64)
+    owner.apply(owner.place(batch, times, first + len(swaps)), verdicts or "C" * len(swaps))
+
+
+def rows(patches: list[Patch]) -> dict[str, TokenStats]:
+    return {
+        patch.token_id: msgspec.json.decode(patch.payload, type=TokenStats) for patch in patches
+    }
+
+
+def test_a_token_without_records_for_two_days_gets_a_last_row_and_is_gone() -> None:
+    one = owner()
+    one.go_live()
+    read(one, 0)
+    read(one, 1, token="B")
+    assert [patch.seq for patch in one.take_patches()] == [2, 3]
+    one.advance(T0 + 2 * DAY - MINUTE)
+    read(one, 1, verdicts="D", token="B")
+    assert not any(patch.last for patch in one.take_patches())
+    one.advance(T0 + 2 * DAY)
+    patches = one.take_patches()
+    last = patches[-1]
+    assert [patch.token_id for patch in patches if patch.last] == ["ethereum:A"]
+    assert last.last
+    assert rows([last])["ethereum:A"].windows == {}
+    assert rows([last])["ethereum:A"].seq == one.seq
+    assert [patch.seq for patch in patches] == list(range(one.seq - len(patches) + 1, one.seq + 1))
+    assert set(rows(one.go_live())) == {"ethereum:B"}
+
+
+def test_of_a_replay_the_last_batches_are_told_once_it_is_live() -> None:
+    one = owner(end=60)
+    for number in range(60):
+        read(one, number)
+        assert one.take_trades() == []
+    one.go_live()
+    told = one.take_trades()
+    assert [batch.offsets for batch in told] == [[offset] for offset in range(40, 60)]
+    assert one.take_trades() == []
+    read(one, 60, 60, verdicts="CD")
+    (batch,) = one.take_trades()
+    numbers = batch.swaps["n"].tolist()
+    assert numbers[1] == 0
+    assert numbers[0] == told[-1].swaps["n"][0] + 1
+
+
+def test_a_history_counts_the_trades_up_to_its_n() -> None:
+    one = owner()
+    one.go_live()
+    read(one, 0, 1, 2)
+    n, from_ms, candles = one.history("ethereum:A", 2_880)
+    assert from_ms == T0 - 2_879 * MINUTE
+    read(one, 3)
+    assert [candle.trades for candle in candles()] == [3]
+    (first, second) = one.take_trades()
+    assert first.swaps["n"].max() == n
+    assert second.swaps["n"].tolist() == [n + 1]

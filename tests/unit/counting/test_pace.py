@@ -1,0 +1,38 @@
+"""When the aggregator publishes again: soon under little load, after COALESCE under much."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from aggregator.counting.flush_schedule import Pace
+
+
+@pytest.mark.parametrize(
+    ("patches", "gap_ms"),
+    [(0, 20), (25, 20), (100, 20), (250, 50), (500, 100), (50_000, 100)],
+)
+def test_the_more_patches_the_longer_they_are_gathered(patches: int, gap_ms: int) -> None:
+    pace, now_ms, instants = Pace(100), 1_000, []
+    for _ in range(5):
+        pace.published(patches, now_ms)
+        now_ms = pace.next_at
+        instants.append(now_ms)
+    assert [after - before for before, after in pairwise(instants)] == [gap_ms] * 4
+
+
+def test_a_little_delay_is_made_good_and_a_long_one_is_not() -> None:
+    pace = Pace(100)
+    pace.published(0, 1_000)
+    assert pace.next_at == 1_020
+    pace.published(0, 1_025)
+    assert pace.next_at == 1_040
+    pace.published(0, 9_000)
+    assert pace.next_at == 9_020
+
+
+def test_a_short_coalesce_is_the_longest() -> None:
+    pace = Pace(10)
+    pace.published(1_000, 1_000)
+    assert pace.next_at == 1_010

@@ -1,0 +1,402 @@
+"""The fast decoders against the reference: the same swap or dead letter, whatever comes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from aggregator.contracts.archive_rows import ROW, TEXTS, as_rows
+from aggregator.contracts.batch import SWAP, batch_of, texts_of
+from aggregator.contracts.event import Swap
+from aggregator.decoding import fast_decode
+from aggregator.decoding.decoder import BatchDecoder, Decoded
+from aggregator.decoding.fast_decode import SwapDecoder
+from aggregator.decoding.plain.names import Names
+from aggregator.decoding.rows import RowDecoder
+from aggregator.decoding.rules import decode_swap
+from aggregator.feed.synthetic import Shape, swaps
+from aggregator.runtime.errors import DeadLetter
+
+RECORD_AT = 1_700_000_000_000
+MAX_FUTURE = 300_000
+ADDRESS = "0x56178A0D5F301BAF6CF3E1CD53D9863437345BF9"
+
+GOOD: dict[str, Any] = {
+    "chain": "ethereum",
+    "tx_hash": "0x913b404f",
+    "log_index": 7,
+    "timestamp": RECORD_AT,
+    "token": "APE",
+    "side": "buy",
+    "amount": "2",
+    "amount_usd": "26.8",
+}
+
+# One decoder for all examples: what it remembers of one must not change another.
+DECODER = SwapDecoder(MAX_FUTURE, max_names=16)
+BATCHES = BatchDecoder(MAX_FUTURE, Names(most=16))
+ROWS = RowDecoder(MAX_FUTURE, Names(most=16))
+
+Outcome = Swap | tuple[str, str, str]
+
+
+def outcome(value: bytes | None, decoder: SwapDecoder | None) -> Outcome:
+    try:
+        if decoder is None:
+            return decode_swap(value, RECORD_AT, MAX_FUTURE)
+        return decoder.decode(value, RECORD_AT)
+    except DeadLetter as error:
+        return error.reason, error.field, error.detail
+
+
+def check(value: bytes | None) -> Outcome:
+    expected = outcome(value, None)
+    for _ in range(2):
+        assert outcome(value, DECODER) == expected
+        check_batch([value, value, b"", value], [expected, expected, None, expected])
+    return expected
+
+
+def check_batch(
+    values: list[bytes | None],
+    expected: list[Outcome | None],
+    decoder: BatchDecoder = BATCHES,
+) -> Decoded:
+    """Column by column; None is not looked at but for being refused."""
+    decoded = decoder.decode(values, [RECORD_AT] * len(values), list(range(len(values))))
+    batch, rejected = decoded.batch, dict(decoded.rejected)
+    assert [place for place, one in enumerate(expected) if not isinstance(one, Swap)] == list(
+        rejected
+    )
+    for place, error in rejected.items():
+        assert expected[place] in {None, (error.reason, error.field, error.detail)}
+    offsets = [place for place in range(len(values)) if place not in rejected]
+    swaps = [one for one in expected if isinstance(one, Swap)]
+    right = batch_of(swaps, offsets)
+    for field in set(SWAP.names or ()) - {"token", "symbol", "verdict"}:
+        np.testing.assert_array_equal(batch.swaps[field], right.swaps[field], field, strict=True)
+    assert batch.markers == right.markers == b"".join(swap.marker for swap in swaps)
+    assert list(batch.offsets) == offsets
+    assert batch.removed.tolist() == [swap.removed for swap in swaps]
+    assert [batch.token_names[name] for name in batch.names.tolist()] == [
+        (swap.token_id, swap.symbol) for swap in swaps
+    ]
+    assert [batch.swap(place) for place in range(len(batch))] == swaps
+    assert [batch.texts(place) for place in range(len(batch))] == [texts_of(each) for each in swaps]
+    assert decoded.record_timestamps.tolist() == [RECORD_AT] * len(swaps)
+    check_rows(values, swaps, offsets)
+    return decoded
+
+
+def check_rows(values: list[bytes | None], swaps: list[Swap], offsets: list[int]) -> None:
+    """The same for the archive, the columns that only it keeps, too."""
+    rows = ROWS.decode(values, [RECORD_AT] * len(values), list(range(len(values))))
+    right = as_rows(swaps)
+    right.swaps["offset"], right.rows["recorded"] = offsets, RECORD_AT
+    right.rows["size"] = [len(values[offset] or b"") for offset in offsets]
+    for field in set(SWAP.names or ()) - {"token", "symbol", "verdict"}:
+        np.testing.assert_array_equal(rows.swaps[field], right.swaps[field], field, strict=True)
+    for field in ROW.names or ():
+        np.testing.assert_array_equal(rows.rows[field], right.rows[field], field, strict=True)
+    for place, swap in enumerate(swaps):
+        assert rows.texts(place) == tuple(getattr(swap, name) for name in TEXTS)
+
+
+ODD_NUMBERS = [
+    "1e5", "1E-7", "+1", "-1", "-0", "\uff11", "\u0661", "1\u00bd", "\u00b2", "\ud800",
+    "1_000", " 1", "1 ", "1\n", ".5", "5.", ".", "", "1.2.3", "1,5", "0x10",
+    "NaN", "sNaN", "inf", "Infinity", "1e400", "1e-400",
+    "0", "0.0", "00012.50", "1" * 30, "1" * 31, "9" * 48, "9" * 49, "9" * 5_000,
+    "9" * 30 + ".5", "9" * 30 + "." + "9" * 18, "9" * 30 + "." + "9" * 40,
+    "0." + "0" * 18 + "5", "0." + "0" * 17 + "15", "0." + "0" * 17 + "25",
+    "0." + "0" * 40 + "1", "0." + "0" * 400 + "1",
+    "2.0000005", "2.0000015", "2.00000150000000001",
+    "9223372036854.775806", "9223372036854.775807",
+    "9223372036854.7758065", "9223372036854.77580699",
+]  # fmt: skip
+NAMES = [
+    "APE", "eth", "ethereum", "a" * 32, "a" * 33, "-eth", "Eth", "a:b", "a b", "a\u00a0b", "\u00e9",
+    "x" * 128, "x" * 129, "x" * 256, "x" * 257, "", " ", "tab\t", "line\n", "\ud800", "0xAB",
+    "0XAB", "0xab", ADDRESS, ADDRESS.lower(), ADDRESS.upper(), ADDRESS[:-1], ADDRESS[:-1] + "g",
+    "0x2::sui::SUI", "0x0002::sui::SUI", "0X0aB::m::T<0x00C::n::U, u64>", "0x2::a b::C",
+    "   ", "\x00\x00", "\x7f", "a\x7fb", "\u200b", "\u202eKOT", "T\u200bOK", "\u00a0\u3000",
+    "\u5e01" * 86, "\u5e01" * 256, "\u5e01" * 257, "\U0001f984" * 300, "x" * 5_000, " TOK ",
+    ADDRESS + "\u200b",
+    "\u0130" * 42, "0x" + "\uff21" * 40, "5VERYBase58", "has-dash_and.dot", "ibc/27:39", "\u212a",
+]  # fmt: skip
+
+numbers = st.one_of(
+    st.sampled_from(ODD_NUMBERS),
+    st.decimals(allow_nan=False, allow_infinity=False).map(str),
+    st.from_regex(r"[0-9]{1,33}(\.[0-9]{1,33})?", fullmatch=True),
+    st.text(alphabet="0123456789.eE+-_ \uff11", max_size=12),
+    st.integers(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.none(),
+    st.booleans(),
+)
+texts = st.one_of(st.sampled_from(NAMES), st.text(max_size=50), st.none(), st.integers())
+wholes = st.one_of(
+    st.integers(-1, 10), st.sampled_from([2**63 - 1, 2**63, 2**70, True, 1.5, "7", None])
+)
+timestamps = st.one_of(
+    st.integers(RECORD_AT - 10, RECORD_AT + MAX_FUTURE + 10),
+    st.sampled_from([
+        0, -1, 2**63, 1.5, None, "2023-11-14T22:13:19.500Z", "2023-11-14T22:13:19", "2023-11-14",
+        "1969-12-31T23:59:59Z", "2099-01-01T00:00:00Z", "1699999999000", "",
+    ]),
+)  # fmt: skip
+FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "chain": texts,
+    "tx_hash": texts,
+    "log_index": wholes,
+    "timestamp": timestamps,
+    "token": texts,
+    "side": st.sampled_from(["buy", "sell", "BUY", "hold", "", None, 1]),
+    "amount": numbers,
+    "amount_usd": numbers,
+    "price_usd": numbers,
+    "removed": st.sampled_from([True, False, None, "true", 1]),
+    "symbol": texts,
+    "quote": texts,
+    "venue": texts,
+    "pool": texts,
+    "trader": texts,
+    "block_number": wholes,
+    "block_hash": texts,
+    "unknown": texts,
+}
+changes = st.lists(st.sampled_from(sorted(FIELDS)), max_size=3, unique=True).flatmap(
+    lambda names: st.fixed_dictionaries({name: FIELDS[name] for name in names})
+)
+
+
+@settings(max_examples=1_500, deadline=None)
+@given(change=changes, dropped=st.sampled_from(["", "", "", *GOOD]), ascii_only=st.booleans())
+def test_both_decide_the_same(change: dict[str, Any], dropped: str, ascii_only: bool) -> None:
+    event = {name: value for name, value in (GOOD | change).items() if name != dropped}
+    text = json.dumps(event, ensure_ascii=ascii_only)
+    check(text.encode("utf-8", "surrogatepass"))
+
+
+@settings(max_examples=300, deadline=None)
+@given(value=st.one_of(st.none(), st.binary(max_size=40), st.text(max_size=40).map(str.encode)))
+@example(value=b"[" * 100_000)
+@example(value=b"null")
+@example(value=b'{"chain":"a","chain":1}')
+def test_both_refuse_the_same_bytes(value: bytes | None) -> None:
+    assert isinstance(check(value), tuple)
+
+
+@pytest.mark.parametrize("number", ODD_NUMBERS)
+@pytest.mark.parametrize("field", ["amount", "amount_usd", "price_usd"])
+def test_odd_numbers(field: str, number: str) -> None:
+    check(json.dumps(GOOD | {field: number}).encode())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "field",
+    ["chain", "token", "tx_hash", "block_hash", "symbol", "quote", "venue", "pool", "trader"],
+)
+def test_odd_names(field: str, name: str) -> None:
+    for ascii_only in (True, False):
+        text = json.dumps(GOOD | {field: name}, ensure_ascii=ascii_only)
+        check(text.encode("utf-8", "surrogatepass"))
+
+
+invisible = st.characters(categories=["Cc", "Cf", "Zs", "Zl", "Zp"])
+labels = st.text(st.one_of(invisible, st.characters(codec="utf-8")), max_size=300)
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(field=st.sampled_from(["symbol", "quote", "venue", "pool", "trader"]), label=labels)
+def test_labels_are_the_same_in_every_decoder(field: str, label: str) -> None:
+    swap = check(json.dumps(GOOD | {field: label}, ensure_ascii=False).encode())
+    assert isinstance(swap, Swap), "a label does not refuse a swap"
+    kept = getattr(swap, field)
+    assert kept is None or (0 < len(kept) <= 256 and kept.strip())
+
+
+@pytest.mark.parametrize(
+    ("symbol", "kept"),
+    [("", None), ("   ", None), (None, None), ("APE", "APE"), ("\u5e01", "\u5e01")],
+)
+def test_blank_and_common_labels_take_the_compiled_way(
+    monkeypatch: pytest.MonkeyPatch, symbol: str | None, kept: str | None
+) -> None:
+    change = {"symbol": symbol, "trader": "", "venue": " ", "pool": "", "quote": ""}
+    value = json.dumps(GOOD | change, ensure_ascii=False).encode()
+    decoder = BatchDecoder(MAX_FUTURE)
+    decoder.decode([value], [RECORD_AT], [0])
+
+    def refuse(*_: object) -> Swap:
+        raise AssertionError("an event was decoded by itself")
+
+    monkeypatch.setattr(decoder, "_decode", refuse)
+    batch = decoder.decode([value], [RECORD_AT], [0]).batch
+    assert batch.swaps["trader"].tolist() == [0]
+    assert batch.token_names[batch.names[0]].symbol == (
+        symbol if symbol and symbol.strip() else None
+    )
+
+
+def test_names_that_join_to_the_same_text_stay_apart() -> None:
+    decoder = SwapDecoder(MAX_FUTURE)
+    good = decoder.decode(json.dumps(GOOD | {"chain": "a", "token": "b:c"}).encode(), RECORD_AT)
+    assert good.token_id == "a:b:c"
+    with pytest.raises(DeadLetter):
+        decoder.decode(json.dumps(GOOD | {"chain": "a:b", "token": "c"}).encode(), RECORD_AT)
+
+
+def test_the_memory_of_names_is_bounded() -> None:
+    decoder = SwapDecoder(MAX_FUTURE, max_names=10)
+    for number in range(100):
+        event = json.dumps(GOOD | {"token": f"T{number % 25}"}).encode()
+        assert decoder.decode(event, RECORD_AT).token == f"T{number % 25}"
+        assert len(decoder._names) <= 10
+
+
+def test_the_common_event_takes_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([RECORD_AT] * 200)
+    events = [record.value for record in swaps(Shape(tokens=5, seed=3), times)]
+    decoder = SwapDecoder(MAX_FUTURE)
+    expected = [decoder.decode(event, RECORD_AT) for event in events]
+
+    def refuse(*_: object) -> Swap:
+        raise AssertionError("the reference was asked")
+
+    monkeypatch.setattr(fast_decode, "decode_swap", refuse)
+    assert [decoder.decode(event, RECORD_AT) for event in events] == expected
+
+
+PLAIN = json.dumps(
+    GOOD
+    | {
+        "tx_hash": "0x" + "9aF3" * 16,
+        "price_usd": "13.4",
+        "removed": False,
+        "symbol": "APE",
+        "quote": None,
+        "trader": ADDRESS,
+        "unknown": 1.5,
+        "block_hash": "0x" + "77C" * 20,
+    }
+).encode()
+
+
+@settings(max_examples=3_000, deadline=None)
+@given(
+    at=st.integers(0, len(PLAIN)),
+    cut=st.integers(0, 3),
+    put=st.one_of(
+        st.binary(max_size=2),
+        st.text(alphabet='{}[]",:0123456789.eE+-\\ \n\t\u00e9abtfnx', max_size=3).map(str.encode),
+    ),
+)
+def test_damaged_bytes_are_read_as_the_reference_reads_them(at: int, cut: int, put: bytes) -> None:
+    check(PLAIN[:at] + put + PLAIN[at + cut :])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"{}", b"{", b"}", b'{"', b'{"chain', b"   ", b'{"chain":}', b'{"chain":"a",}', b'{,}',
+        PLAIN + b" ", b"  " + PLAIN, PLAIN + b"x", PLAIN + b"\n", PLAIN[:-1], PLAIN[:-1] + b",}",
+        PLAIN.replace(b": ", b"  :  "), PLAIN.replace(b'"APE"', b'"\xc3\xa9\xe5\xb8\x81"'),
+        PLAIN.replace(b'"APE"', b'"\xc3"'), PLAIN.replace(b"unknown", b"\xc3\xa9"),
+        PLAIN.replace(b"unknown", b"\xc3"), PLAIN.replace(b"unknown", b"chain"),
+        PLAIN.replace(b"1.5", b"[1]"), PLAIN.replace(b"1.5", b"01"), PLAIN.replace(b"1.5", b"1e5"),
+        PLAIN.replace(b"1.5", b"-1"), PLAIN.replace(b"false", b"true"),
+        PLAIN.replace(b"false", b"False"), PLAIN.replace(b"null", b"nul"),
+        PLAIN.replace(b'"2"', b"2"), PLAIN.replace(b'"2"', b"2.50"), PLAIN.replace(b'"2"', b"02"),
+    ],
+)  # fmt: skip
+def test_the_edges_of_what_is_plain(text: bytes) -> None:
+    check(text)
+
+
+@settings(max_examples=2_000, deadline=None)
+@given(
+    whole=st.from_regex(r"(0|[1-9][0-9]{0,28})", fullmatch=True),
+    behind=st.from_regex(r"(\.[0-9]{1,18})?", fullmatch=True),
+)
+def test_prices_are_the_nearest_float(whole: str, behind: str) -> None:
+    check(json.dumps(GOOD | {"price_usd": whole + behind}).encode())
+    check(json.dumps(GOOD | {"amount_usd": "1", "amount": (whole + behind)}).encode())
+
+
+def test_halfway_between_two_floats() -> None:
+    for bits in range(53, 63):
+        for near in (-1, 0, 1):
+            number = (2**53 + 1) * 2 ** (bits - 53) + near
+            for text in (str(number), f"{number}.0", f"{number}.{'0' * 20}1", f"0.{number}"):
+                check(json.dumps(GOOD | {"price_usd": text}).encode())
+
+
+def test_a_batch_of_many_kinds() -> None:
+    times = iter([RECORD_AT] * 300)
+    values: list[bytes | None] = [record.value for record in swaps(Shape(tokens=40, seed=5), times)]
+    values[10], values[20], values[30] = None, b"no", PLAIN
+    values[40] = json.dumps(GOOD | {"removed": True}).encode()
+    values[50] = json.dumps(GOOD | {"symbol": "\u5e01", "amount_usd": None}).encode()
+    expected = [outcome(value, None) for value in values]
+    decoder = BatchDecoder(MAX_FUTURE)
+    for _ in range(2):
+        decoded = check_batch(values, expected, decoder)
+    assert [place for place, _ in decoded.rejected] == [10, 20]
+
+
+def test_no_record_is_a_batch_too() -> None:
+    check_batch([], [])
+
+
+def test_the_memory_of_names_is_bounded_in_batches() -> None:
+    names = Names(most=10)
+    decoder = BatchDecoder(MAX_FUTURE, names)
+    for number in range(100):
+        value = json.dumps(GOOD | {"token": f"T{number % 25}"}).encode()
+        check_batch([value], [outcome(value, None)], decoder)
+        assert len(names.accepted) <= 10
+
+
+def test_a_batch_keeps_its_names_when_the_decoder_forgets() -> None:
+    decoder = BatchDecoder(MAX_FUTURE, Names(most=2))
+    first = decoder.decode([json.dumps(GOOD).encode()], [RECORD_AT], [0]).batch
+    for number in range(5):
+        value = json.dumps(GOOD | {"token": f"T{number}"}).encode()
+        decoder.decode([value], [RECORD_AT], [1])
+    assert first.token_names[first.names[0]].token_id == "ethereum:APE"
+
+
+def test_names_that_join_to_the_same_text_stay_apart_in_batches() -> None:
+    decoder = BatchDecoder(MAX_FUTURE)
+    for change in (
+        {"chain": "a", "token": "b:c"},
+        {"chain": "a:b", "token": "c"},
+        {"token": "APE", "symbol": ""},
+        {"token": "APE"},
+        {"token": "A", "symbol": "PE"},
+    ):
+        value = json.dumps(GOOD | change).encode()
+        for _ in range(2):
+            check_batch([value], [outcome(value, None)], decoder)
+
+
+def test_a_plain_batch_takes_the_compiled_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([RECORD_AT] * 200)
+    events = [record.value for record in swaps(Shape(tokens=5, seed=3), times)]
+    decoder = BatchDecoder(MAX_FUTURE)
+    offsets = list(range(len(events)))
+    decoder.decode(events, [RECORD_AT] * len(events), offsets)
+
+    def refuse(*_: object) -> Swap:
+        raise AssertionError("an event was decoded by itself")
+
+    monkeypatch.setattr(decoder, "_decode", refuse)
+    assert len(decoder.decode(events, [RECORD_AT] * len(events), offsets).batch) == len(events)

@@ -1,0 +1,43 @@
+"""A log that ends too early is asked again for a while before it counts as another one."""
+
+from __future__ import annotations
+
+import pytest
+
+from aggregator.member.end_offset_check import PATIENCE_S, LogEndCheck
+from aggregator.runtime.errors import Fatal, Retry
+
+
+class Clock:
+    """Seconds, moved by hand."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_short_log_is_doubted_first_and_fatal_after_a_while() -> None:
+    clock = Clock()
+    check = LogEndCheck("swaps", "counted", "Begin again.", clock).check
+    check(0, 10, 10)
+    with pytest.raises(Retry, match="partition 0 of swaps ends at 9, but the offsets below 10 are"):
+        check(0, 10, 9)
+    clock.now += PATIENCE_S - 1
+    with pytest.raises(Retry):
+        check(0, 10, 9)
+    clock.now += 1
+    with pytest.raises(Fatal, match=r"counted: the topic was made anew .*\. Begin again\."):
+        check(0, 10, 9)
+
+
+def test_an_end_that_came_back_is_trusted_and_each_partition_has_its_own_patience() -> None:
+    clock = Clock()
+    check = LogEndCheck("swaps", "archived", "Begin again.", clock).check
+    with pytest.raises(Retry):
+        check(0, 10, 9)
+    clock.now += PATIENCE_S
+    check(0, 10, 12)
+    for partition in (0, 1):
+        with pytest.raises(Retry):
+            check(partition, 10, 9)

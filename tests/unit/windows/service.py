@@ -1,0 +1,297 @@
+"""Engines, markers and a reader in memory, held against `tests/support/oracle.py`.
+
+What is compared is what a reader sees: the stats as they were last published, where only tokens
+that the engine called dirty are published again. Every test runs on each of `ENGINES`.
+"""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from aggregator.contracts.event import Swap
+from aggregator.contracts.stats import PreviousWindow, TokenStats, WindowStats
+from aggregator.contracts.verdict import Verdict
+from aggregator.decoding.rules import decode_swap
+from aggregator.runtime.errors import DeadLetter
+from aggregator.windows.engine import ColumnarWindows
+from tests.spec.windows import ReferenceWindows
+from tests.support.oracle import (
+    MINUTE,
+    Logged,
+    PreviousNumbers,
+    TokenNumbers,
+    WindowNumbers,
+    recompute,
+)
+
+ENGINES = [ReferenceWindows, ColumnarWindows]
+Engine = type[ReferenceWindows] | type[ColumnarWindows]
+every_engine = pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.__name__)
+
+SMALL = (("1m", 1), ("3m", 3), ("7m", 7))
+GRACE = 2 * MINUTE
+MAX_FUTURE = 5 * MINUTE
+T0 = 1_760_000_040_000 // MINUTE * MINUTE
+
+
+class Markers:
+    """The verdicts of DESIGN 4 rules 1 and 2, as the marker store gives them, in memory."""
+
+    def __init__(self) -> None:
+        self._swaps: dict[bytes, Verdict] = {}
+        self._retracted: set[bytes] = set()
+
+    def decide(self, swap: Swap, late: bool) -> Verdict:
+        """The verdict on the next record of the log."""
+        known = self._swaps.get(swap.marker)
+        if swap.removed:
+            if swap.marker in self._retracted:
+                return Verdict.DUPLICATE
+            self._retracted.add(swap.marker)
+            return Verdict.UNDONE if known is Verdict.COUNTED else Verdict.VOID
+        if known is not None:
+            return Verdict.DUPLICATE
+        if swap.marker in self._retracted:
+            verdict = Verdict.VOID
+        else:
+            verdict = Verdict.LATE if late else Verdict.COUNTED
+        self._swaps[swap.marker] = verdict
+        return verdict
+
+
+class Service:
+    """Engines, markers and a reader that keeps the newest published stats of every token.
+
+    What is read between two publications is one batch.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        now: int,
+        windows: tuple[tuple[str, int], ...] = SMALL,
+        history_from: int | None = None,
+    ) -> None:
+        self.now = now
+        self.log: list[Logged] = []
+        self.board: dict[str, TokenStats] = {}
+        self.engines: dict[int, ReferenceWindows] = {}
+        self._engine = engine
+        self._windows = windows
+        self._history_from = history_from
+        self._batch: list[tuple[int, int, Swap]] = []
+        self._markers = Markers()
+
+    def engine(self, partition: int = 0) -> ReferenceWindows:
+        """The engine of one partition."""
+        if partition not in self.engines:
+            self.engines[partition] = self._engine(
+                partition=partition,
+                windows=self._windows,
+                grace_ms=GRACE,
+                max_future_ms=MAX_FUTURE,
+                now_ms=self.now,
+                history_from=self._history_from,
+            )
+        return self.engines[partition]
+
+    def read(self, event: dict[str, Any], partition: int = 0) -> None:
+        """One record arrives at the log now."""
+        logged = Logged(event, partition, len(self.log), self.now)
+        self.log.append(logged)
+        try:
+            swap = decode_swap(json.dumps(event).encode(), self.now, MAX_FUTURE)
+        except DeadLetter as rejected:
+            assert rejected.reason == "future"
+            return
+        self._batch.append((partition, logged.offset, swap))
+
+    def settle(self) -> None:
+        """Apply what was read."""
+        late: dict[int, bool] = {}
+        verdicts: dict[int, str] = {}
+        partitions = sorted({partition for partition, _, _ in self._batch})
+        parts = {p: [one for one in self._batch if one[0] == p] for p in partitions}
+        for partition, part in parts.items():
+            times = [swap.timestamp for _, _, swap in part]
+            found = self.engine(partition).observe(times, [self.now] * len(part))
+            late.update(zip((offset for _, offset, _ in part), found, strict=True))
+        for _, offset, swap in self._batch:
+            verdicts[offset] = self._markers.decide(swap, late[offset])
+        for partition, part in parts.items():
+            offsets = [offset for _, offset, _ in part]
+            self.engine(partition).apply(
+                [swap for _, _, swap in part], offsets, "".join(verdicts[one] for one in offsets)
+            )
+        self._batch.clear()
+
+    def publish(self, now: int, *, forget: bool = False) -> None:
+        """What was read is applied, the clock moves to `now`, what is dirty reaches the reader."""
+        self.settle()
+        self.now = now
+        for engine in self.engines.values():
+            engine.advance(now)
+            for token in engine.take_dirty():
+                self.board[token] = engine.stats(token, epoch=1, seq=1, next_offset=len(self.log))
+            for token in engine.forget_idle() if forget else ():
+                del self.board[token]
+
+    def truth(self) -> dict[str, TokenNumbers]:
+        """What the board must show, computed from the log."""
+        return recompute(
+            self.log,
+            now=self.now,
+            windows=self._windows,
+            grace_ms=GRACE,
+            max_future_ms=MAX_FUTURE,
+            history_from=self._history_from,
+        )
+
+    def assert_right(self, *, forgetful: bool = False) -> None:
+        """Every token of the board shows what the log says, and no bucket is kept for nothing.
+
+        `forgetful`: idle tokens were forgotten with their counters, those with trades were not.
+        """
+        truth = self.truth()
+        oldest = self.now // MINUTE - 2 * max(minutes for _, minutes in self._windows) + 1
+        needed = {
+            token: sum(minute >= oldest for minute in numbers.minutes)
+            for token, numbers in truth.items()
+        }
+        assert sum(one.bucket_count for one in self.engines.values()) == sum(needed.values())
+        if forgetful:
+            truth = {
+                token: numbers
+                for token, numbers in truth.items()
+                if needed[token] or token in self.board
+            }
+        assert self.board.keys() == truth.keys()
+        for token, expected in truth.items():
+            shown = self.board[token]
+            if not forgetful:
+                assert_counters(shown, expected)
+            for name, numbers in expected.windows.items():
+                assert_window(shown.windows[name], numbers, expected.unretracted[name])
+
+
+def assert_counters(shown: TokenStats, expected: TokenNumbers) -> None:
+    quality = shown.quality
+    assert (quality.unpriced, quality.duplicates, quality.late, quality.retracted) == (
+        expected.unpriced,
+        expected.duplicates,
+        expected.late,
+        expected.retracted,
+    )
+    assert (shown.symbol, shown.last_trade_at) == (expected.symbol, expected.last_trade_at)
+    assert_close(shown.last_price_usd, expected.last_price_usd)
+
+
+def assert_window(shown: WindowStats, expected: WindowNumbers, unretracted: WindowNumbers) -> None:
+    assert (shown.trades, shown.buys, shown.sells) == (
+        expected.trades,
+        expected.buys,
+        expected.sells,
+    )
+    assert micros(shown.volume_usd) == expected.volume_usd
+    assert micros(shown.buy_volume_usd) == expected.buy_volume_usd
+    assert micros(shown.sell_volume_usd) == expected.sell_volume_usd
+    assert micros(shown.net_volume_usd) == expected.net_volume_usd
+    assert Fraction(shown.volume_token) == expected.volume_token
+    assert_close(shown.vwap_usd, expected.vwap_usd)
+    assert shown.complete == expected.complete
+    assert_previous(shown.previous, expected.previous)
+    assert shown.approximate == expected.retraction_touched
+    if shown.approximate:
+        assert_between(shown, expected, unretracted)
+        return
+    assert (shown.traders, shown.buyers, shown.sellers) == (
+        expected.traders,
+        expected.buyers,
+        expected.sellers,
+    )
+    assert optional_micros(shown.largest_trade_usd) == expected.largest_trade_usd
+    assert_close(shown.open_usd, expected.open_usd)
+    assert_close(shown.high_usd, expected.high_usd)
+    assert_close(shown.low_usd, expected.low_usd)
+    assert_close(shown.close_usd, expected.close_usd)
+    assert_change(shown.price_change_pct, expected.price_change_pct)
+
+
+def assert_previous(shown: PreviousWindow | None, expected: PreviousNumbers | None) -> None:
+    if expected is None:
+        assert shown is None
+        return
+    assert shown is not None
+    assert (shown.trades, micros(shown.volume_usd)) == (expected.trades, expected.volume_usd)
+    if not expected.retraction_touched:
+        assert_change(shown.price_change_pct, expected.price_change_pct)
+
+
+def assert_between(shown: WindowStats, expected: WindowNumbers, unretracted: WindowNumbers) -> None:
+    """After a retraction: nothing narrower than what is left, nor wider than what there was."""
+    if expected.trades == 0:
+        shown_prices = (shown.open_usd, shown.high_usd, shown.low_usd, shown.close_usd)
+        assert shown_prices == (None, None, None, None)
+        assert shown.largest_trade_usd is None
+    assert expected.traders <= shown.traders <= unretracted.traders
+    assert expected.buyers <= shown.buyers <= unretracted.buyers
+    assert expected.sellers <= shown.sellers <= unretracted.sellers
+    largest = optional_micros(shown.largest_trade_usd)
+    assert_ascending(expected.largest_trade_usd, largest, unretracted.largest_trade_usd)
+    high = None if shown.high_usd is None else Fraction(shown.high_usd)
+    low = None if shown.low_usd is None else Fraction(shown.low_usd)
+    assert_ascending(expected.high_usd, high, unretracted.high_usd)
+    assert_ascending(unretracted.low_usd, low, expected.low_usd)
+
+
+def assert_ascending(*numbers: Fraction | int | None) -> None:
+    """Those that are known do not descend by more than a float's rounding."""
+    known = [number for number in numbers if number is not None]
+    for one, other in pairwise(known):
+        assert one <= other + abs(other) * Fraction(1, 10**9)
+
+
+def assert_change(shown: float | None, expected: Fraction | None) -> None:
+    if expected is None:
+        assert shown is None
+    else:
+        assert shown == pytest.approx(float(expected), rel=1e-9, abs=0.5001e-4)
+
+
+def assert_close(shown: str | None, expected: Fraction | None) -> None:
+    if expected is None:
+        assert shown is None
+    else:
+        assert shown is not None
+        assert abs(Fraction(shown) - expected) <= abs(expected) / 10**9
+
+
+def micros(usd: str) -> int:
+    exact = Decimal(usd) * 1_000_000
+    assert exact == int(exact)
+    return int(exact)
+
+
+def optional_micros(usd: str | None) -> int | None:
+    return None if usd is None else micros(usd)
+
+
+def swap_event(at: int, number: int = 0, **changes: Any) -> dict[str, Any]:
+    """A plain buy of 2 TKN for 10 USD at `at`; `number` makes the transaction."""
+    event = {
+        "chain": "ethereum",
+        "tx_hash": f"0x{number:064x}",
+        "log_index": 0,
+        "timestamp": at,
+        "token": "TKN",
+        "side": "buy",
+        "amount": "2",
+        "amount_usd": "10",
+    }
+    return {**event, **changes}

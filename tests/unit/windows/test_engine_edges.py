@@ -1,0 +1,225 @@
+"""The edges of buckets, windows, grace and retraction by name, each with its numbers written out.
+
+Every case holds for each engine and for the recomputation that checks it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from tests.support.oracle import MINUTE
+from tests.unit.windows.service import (
+    GRACE,
+    MAX_FUTURE,
+    SMALL,
+    T0,
+    Engine,
+    Service,
+    every_engine,
+    micros,
+    swap_event,
+)
+
+pytestmark = every_engine
+
+
+@dataclass(frozen=True)
+class Edge:
+    """Events at these ms from T0, read at `read_at`; the trades that each window has at `now`."""
+
+    name: str
+    events: list[int]
+    now: int
+    trades: tuple[int, int, int]
+    read_at: int | None = None
+    late: int = 0
+
+
+EDGES = [
+    Edge("event and now at the same instant on a minute", [0], 0, (1, 1, 1)),
+    Edge("last ms of the running minute, now at its start", [59_999], 0, (1, 1, 1)),
+    Edge("first ms of the next minute is not in yet", [60_000], 59_999, (0, 0, 0)),
+    Edge("first ms of the next minute enters with it", [60_000], 60_000, (1, 1, 1), read_at=0),
+    Edge("now at :59.999 still has the minute's first ms", [0], 59_999, (1, 1, 1)),
+    Edge("a ms later the minute is out of the 1m window", [0], 60_000, (0, 1, 1)),
+    Edge("last ms of the minute before is out of 1m too", [-1], 0, (0, 1, 1)),
+    Edge("first ms of the oldest minute of 3m", [-2 * MINUTE], 0, (0, 1, 1)),
+    Edge("a ms before the oldest minute of 3m", [-2 * MINUTE - 1], 0, (0, 0, 1)),
+    Edge("3m keeps its oldest minute to the end of now's", [-2 * MINUTE], 59_999, (0, 1, 1)),
+    Edge("first ms of the oldest minute of 7m", [-6 * MINUTE], 0, (0, 0, 1)),
+    Edge("a ms before the oldest minute of 7m", [-6 * MINUTE - 1], 0, (0, 0, 0)),
+    Edge("empty minutes between two trades", [-5 * MINUTE, 0], 0, (1, 1, 2)),
+    Edge("the older of two trades leaves alone", [-5 * MINUTE, 0], 2 * MINUTE, (0, 1, 1)),
+    Edge("furthest future that is accepted, before its minute", [MAX_FUTURE], 0, (0, 0, 0)),
+    Edge(
+        "furthest future enters when its minute comes",
+        [MAX_FUTURE],
+        MAX_FUTURE,
+        (1, 1, 1),
+        read_at=0,
+    ),
+    Edge(
+        "bucket that ends exactly at watermark - grace is closed",
+        [0, -GRACE - MINUTE],
+        0,
+        (1, 1, 1),
+        late=1,
+    ),
+    Edge("bucket that ends a ms after watermark - grace is open", [-1, -GRACE - 1], 0, (0, 1, 2)),
+    Edge(
+        "an event older than watermark - grace in a bucket still open",
+        [30_000, 30_000 - GRACE - 20_000],
+        30_000,
+        (1, 2, 2),
+    ),
+    Edge(
+        "clock leaps over the whole window at once", [0], 60 * MINUTE, (0, 0, 0), read_at=0
+    ),
+    Edge(
+        "clock leaps to the last minute that holds the trade",
+        [0],
+        6 * MINUTE + 59_999,
+        (0, 0, 1),
+        read_at=0,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("edge", EDGES, ids=lambda edge: edge.name.replace(" ", "-"))
+def test_window_edges(engine: Engine, edge: Edge) -> None:
+    service = Service(engine, now=T0 + (edge.now if edge.read_at is None else edge.read_at))
+    for number, at in enumerate(edge.events):
+        service.read(swap_event(T0 + at, number))
+    service.publish(T0 + edge.now)
+    service.assert_right()
+    shown = service.board.get("ethereum:TKN")
+    if shown is None:
+        # No minute of it has begun.
+        assert (edge.trades, edge.late) == ((0, 0, 0), 0)
+        return
+    assert tuple(window.trades for window in shown.windows.values()) == edge.trades
+    assert shown.quality.late == edge.late
+    for window, trades in zip(shown.windows.values(), edge.trades, strict=True):
+        assert micros(window.volume_usd) == trades * 10_000_000
+
+
+@pytest.mark.parametrize(("name", "minutes"), SMALL)
+def test_a_window_says_which_minutes_it_covers(engine: Engine, name: str, minutes: int) -> None:
+    service = Service(engine, now=T0 + 59_999)
+    service.read(swap_event(T0))
+    service.publish(service.now)
+    window = service.board["ethereum:TKN"].windows[name]
+    assert (window.open_time, window.close_time) == (T0 - (minutes - 1) * MINUTE, T0 + MINUTE)
+
+
+def test_open_and_close_go_by_event_time_then_by_offset(engine: Engine) -> None:
+    service = Service(engine, now=T0 + 10_000)
+    for number, (at, price) in enumerate([(5, "3"), (1, "7"), (1, "9"), (5, "4"), (2, "100")]):
+        service.read(swap_event(T0 + at, number, price_usd=price))
+    service.publish(service.now)
+    window = service.board["ethereum:TKN"].windows["1m"]
+    assert (window.open_usd, window.high_usd, window.low_usd, window.close_usd) == (
+        "7",
+        "100",
+        "3",
+        "4",
+    )
+    assert window.price_change_pct == pytest.approx((4 - 7) / 7 * 100, abs=0.5001e-4)
+    service.assert_right()
+
+
+def test_a_future_minute_that_enters_below_the_high_leaves_the_high(engine: Engine) -> None:
+    service = Service(engine, now=T0)
+    for number, (at, price) in enumerate([(0, "10"), (MINUTE, "5"), (2 * MINUTE, "7")]):
+        service.read(swap_event(T0 + at, number, price_usd=price))
+    for minute, low_and_close in enumerate([("10", "10"), ("5", "5"), ("5", "7")]):
+        service.publish(T0 + minute * MINUTE)
+        window = service.board["ethereum:TKN"].windows["3m"]
+        assert (window.high_usd, window.low_usd, window.close_usd) == ("10", *low_and_close)
+        service.assert_right()
+
+
+def test_an_unpriced_swap_is_a_trade_and_no_volume_and_its_own_price_counts(engine: Engine) -> None:
+    service = Service(engine, now=T0 + 10_000)
+    service.read(swap_event(T0, 0, amount_usd="10", amount="4"))
+    service.read(swap_event(T0 + 1, 1, amount_usd=None, amount="100", side="sell"))
+    service.read(swap_event(T0 + 2, 2, amount_usd=None, amount="100", price_usd="5"))
+    service.publish(service.now)
+    shown = service.board["ethereum:TKN"]
+    window = shown.windows["1m"]
+    assert (window.trades, window.buys, window.sells) == (3, 2, 1)
+    assert (window.volume_usd, window.volume_token, window.vwap_usd) == ("10.000000", "4", "2.5")
+    assert (window.open_usd, window.close_usd, window.price_change_pct) == ("2.5", "5", 100.0)
+    assert (shown.quality.unpriced, shown.last_price_usd) == (2, "5")
+    service.assert_right()
+
+
+def test_a_retraction_takes_its_swap_out_of_its_minute_exactly(engine: Engine) -> None:
+    service = Service(engine, now=T0)
+    service.read(swap_event(T0, 0, amount_usd="0.1"))
+    service.read(swap_event(T0 + 1, 1, amount_usd="0.2"))
+    service.publish(T0 + 2 * MINUTE)
+    service.read(swap_event(T0, 0, amount_usd="0.1", removed=True))
+    service.read(swap_event(T0, 0, amount_usd="0.1", removed=True))
+    service.publish(T0 + 2 * MINUTE)
+    shown = service.board["ethereum:TKN"]
+    assert (shown.quality.retracted, shown.quality.duplicates) == (1, 1)
+    assert (shown.windows["3m"].trades, shown.windows["3m"].volume_usd) == (1, "0.200000")
+    service.assert_right()
+
+
+def test_a_minute_whose_only_swap_was_retracted_keeps_no_price(engine: Engine) -> None:
+    service = Service(engine, now=T0)
+    service.read(swap_event(T0, 0, price_usd="100"))
+    service.read(swap_event(T0, 0, price_usd="100", removed=True))
+    service.read(swap_event(T0 - MINUTE, 1, price_usd="3"))
+    service.publish(T0)
+    window = service.board["ethereum:TKN"].windows["3m"]
+    assert (window.high_usd, window.low_usd, window.close_usd) == ("3", "3", "3")
+    service.assert_right()
+
+
+def test_a_swap_that_was_retracted_before_it_came_is_never_counted(engine: Engine) -> None:
+    service = Service(engine, now=T0)
+    service.read(swap_event(T0, 0, removed=True))
+    service.read(swap_event(T0, 0))
+    service.publish(T0)
+    shown = service.board["ethereum:TKN"]
+    assert shown.windows["1m"].trades == 0
+    assert (shown.quality.retracted, shown.quality.duplicates, shown.quality.late) == (0, 0, 0)
+    service.assert_right()
+
+
+def test_the_same_swap_in_another_block_is_another_swap(engine: Engine) -> None:
+    service = Service(engine, now=T0)
+    for block in ("0xaa", "0xAA", "0xbb", None):
+        service.read(swap_event(T0, 0, block_hash=block))
+    service.publish(T0)
+    shown = service.board["ethereum:TKN"]
+    assert (shown.windows["1m"].trades, shown.quality.duplicates) == (3, 1)
+    service.assert_right()
+
+
+def test_a_rejected_event_leaves_no_trace_and_moves_no_watermark(engine: Engine) -> None:
+    service = Service(engine, now=T0)
+    service.read(swap_event(T0, 0))
+    service.read(swap_event(T0 + MAX_FUTURE + 1, 1))
+    service.read(swap_event(T0 - GRACE, 2))
+    service.publish(T0)
+    shown = service.board["ethereum:TKN"]
+    assert (shown.windows["3m"].trades, shown.quality.late) == (2, 0)
+    service.assert_right()
+
+
+def test_the_watermark_of_one_partition_closes_no_bucket_of_another(engine: Engine) -> None:
+    service = Service(engine, now=T0 + 5 * MINUTE)
+    service.read(swap_event(T0 + 5 * MINUTE, 0, token="AAA"), partition=0)
+    service.read(swap_event(T0, 1, token="BBB"), partition=1)
+    service.read(swap_event(T0, 2, token="AAA"), partition=0)
+    service.publish(service.now)
+    assert service.board["ethereum:BBB"].windows["7m"].trades == 1
+    assert service.board["ethereum:AAA"].windows["7m"].trades == 1
+    assert service.board["ethereum:AAA"].quality.late == 1
+    service.assert_right()
