@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
+from types import ModuleType
 
 from asgiref.sync import sync_to_async
 from channels.layers import BaseChannelLayer, get_channel_layer
@@ -195,23 +197,18 @@ def _channel_layer() -> BaseChannelLayer:
 
 
 async def _reconcile() -> None:
-    # here, because this module is imported before Django's apps are ready
-    from console.publish_access import publish  # noqa: PLC0415
-    from console.publish_registry import publish as publish_registry  # noqa: PLC0415
-
-    await sync_to_async(publish)()
-    await sync_to_async(publish_registry)()
+    await sync_to_async(_decisions().publish)()
 
 
 async def _recall_access() -> AccessState:
-    from console.publish_access import recall  # noqa: PLC0415 - as above
-
-    state: AccessState = await sync_to_async(recall)()
+    state: AccessState = await sync_to_async(_decisions().access_state)()
     return state
 
 
 async def _recall_registry() -> RegistryState:
-    from console.publish_registry import recall  # noqa: PLC0415 - as above
-
-    state: RegistryState = await sync_to_async(recall)()
+    state: RegistryState = await sync_to_async(_decisions().registry_state)()
     return state
+
+
+def _decisions() -> ModuleType:
+    return import_module(settings.DECISIONS)

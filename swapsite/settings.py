@@ -35,6 +35,7 @@ ALLOWED_HOSTS = list(SWAPS.django_allowed_hosts)
 
 INSTALLED_APPS = [
     # before the admin, whose look they change
+    "console",
     "aggregator",
     "api",
     "api.page",
@@ -48,6 +49,13 @@ INSTALLED_APPS = [
     "ninja",
     "django_prometheus",
 ]
+# The tables of the console keep the labels that they were made under.
+MIGRATION_MODULES = {
+    "aggregator": "console.migrations.aggregator",
+    "api": "console.migrations.api",
+}
+# The operators' decisions for web nodes; named here because `api` must not import `console`.
+DECISIONS = "console.decisions"
 # `guard` answers everything but the admin itself: the others, which hop to a thread, are for the
 # admin's pages, those of django-prometheus among them.
 MIDDLEWARE = [

@@ -17,7 +17,7 @@ from aggregator.clickhouse.tables import COLD, HOT, POLICY
 from aggregator.runtime.config import Config
 from aggregator.runtime.errors import Fatal
 
-_FILES: Final = Path(__file__).parents[3] / "infra" / "clickhouse" / "schema"
+_FILES: Final = Path(__file__).parents[2] / "infra" / "clickhouse" / "schema"
 _LOG: Final = "000_schema_files.sql"
 _SETTING: Final = re.compile(r"\{(\w+)\}")
 _MADE: Final = re.compile(r"^CREATE (?:TABLE|MATERIALIZED VIEW) IF NOT EXISTS (\w+)", re.M)

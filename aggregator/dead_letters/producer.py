@@ -17,7 +17,7 @@ import msgspec
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from aggregator.member.kafka import LogRecord
+from aggregator.contracts.records import LogRecord
 from aggregator.runtime import metrics
 from aggregator.runtime.errors import DeadLetter, Retry
 

@@ -23,6 +23,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
+from aggregator.contracts.records import LogRecord
 from aggregator.member.fencing import Fences
 from aggregator.member.positions import Positions
 from aggregator.runtime import metrics
@@ -64,16 +65,6 @@ class LogExtent(msgspec.Struct, frozen=True):
     start: int
     end: int
     since: int
-
-
-class LogRecord(msgspec.Struct, frozen=True, gc=False):
-    """One message as it came; `timestamp` is the record's, ms since the epoch."""
-
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
 
 
 class Records(msgspec.Struct, gc=False):

@@ -18,7 +18,7 @@ from aggregator.contracts.names import board_keys
 from aggregator.redis.session import leave_replica
 from aggregator.runtime.errors import Fenced, Retry
 
-_SCRIPT: Final = Path(__file__).with_name("board_save.lua")
+_SCRIPT: Final = Path(__file__).parent / "lua" / "board_save.lua"
 _TIMEOUT_S: Final = 5.0
 # One call occupies Redis for a few milliseconds at most, and others claim in between.
 _CHUNK_BYTES: Final = 512 * 1024

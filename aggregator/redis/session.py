@@ -31,7 +31,7 @@ from redis.retry import Retry as RedisRetry
 from aggregator.contracts.names import RUN_TOKEN_KEY
 from aggregator.runtime.errors import Fatal, Retry
 
-_SCRIPTS: Final = Path(__file__).parent
+_SCRIPTS: Final = Path(__file__).with_name("lua")
 _PREAMBLE: Final = "incarnation.lua"
 _TIMEOUT_S: Final = 5.0
 _CHANGED: Final = "redis restarted, was promoted or was flushed since it was connected"

@@ -1,0 +1,19 @@
+"""What operators decide, as tables, and the models that give pages without a table their place."""
+
+from __future__ import annotations
+
+from console.models.access import AccessRevision, ApiSubject, Decision, Revocation
+from console.models.registry import RegisteredToken, RegistryRevision
+from console.models.views import ClickHouseHealth, DeadLetter, Pipeline
+
+__all__ = [
+    "AccessRevision",
+    "ApiSubject",
+    "ClickHouseHealth",
+    "DeadLetter",
+    "Decision",
+    "Pipeline",
+    "RegisteredToken",
+    "RegistryRevision",
+    "Revocation",
+]

@@ -12,18 +12,6 @@ from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models, transaction
 
-from console.models.registry import RegisteredToken, RegistryRevision
-
-__all__ = [
-    "AccessRevision",
-    "ApiSubject",
-    "Decision",
-    "Pipeline",
-    "RegisteredToken",
-    "RegistryRevision",
-    "Revocation",
-]
-
 LONGEST_NAME = 256
 _POSITIVE = (MinValueValidator(1), MaxValueValidator(1_000_000))
 
@@ -38,6 +26,7 @@ class Decision(models.Model):
     """A row that the web nodes must hear of, in the transaction that writes it."""
 
     class Meta:
+        app_label = "api"
         abstract = True
 
     def save(self, *args: Any, **kwargs: Any) -> None:
@@ -70,6 +59,7 @@ class ApiSubject(Decision):
     changed_at = models.DateTimeField(auto_now=True)
 
     class Meta:
+        app_label = "api"
         verbose_name = "API subject"
         ordering = ("subject",)
 
@@ -97,6 +87,7 @@ class Revocation(Decision):
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
+        app_label = "api"
         ordering = ("-created_at",)
         constraints = (
             models.UniqueConstraint(fields=("kind", "value"), name="revocation_once_each"),
@@ -111,17 +102,8 @@ class AccessRevision(models.Model):
 
     revision = models.BigIntegerField(default=0)
 
+    class Meta:
+        app_label = "api"
+
     def __str__(self) -> str:
         return str(self.revision)
-
-
-class Pipeline(models.Model):
-    """No table: it gives the admin's page of that name its place and its permission."""
-
-    class Meta:
-        managed = False
-        default_permissions = ("view",)
-        verbose_name = verbose_name_plural = "Pipeline"
-
-    def __str__(self) -> str:
-        return "Pipeline"

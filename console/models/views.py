@@ -1,4 +1,4 @@
-"""What the admin keeps or shows of the aggregator. Rows of the archive are not here."""
+"""Models without a table: each gives an admin page its place and its permissions."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ class ClickHouseHealth(models.Model):
     """No table: it gives the admin's page of that name its place and its permission."""
 
     class Meta:
+        app_label = "aggregator"
         managed = False
         default_permissions = ("view",)
         verbose_name = "ClickHouse health"
@@ -22,6 +23,7 @@ class DeadLetter(models.Model):
     """No table: dead letters lie in Kafka; it gives their admin page its place and permissions."""
 
     class Meta:
+        app_label = "aggregator"
         managed = False
         default_permissions = ("view",)
         permissions = (("replay_deadletter", "Can replay dead letters"),)
@@ -29,3 +31,16 @@ class DeadLetter(models.Model):
 
     def __str__(self) -> str:
         return "dead letter"
+
+
+class Pipeline(models.Model):
+    """No table: it gives the admin's page of that name its place and its permission."""
+
+    class Meta:
+        app_label = "api"
+        managed = False
+        default_permissions = ("view",)
+        verbose_name = verbose_name_plural = "Pipeline"
+
+    def __str__(self) -> str:
+        return "Pipeline"

@@ -18,10 +18,7 @@ from django.urls import URLPattern, path
 
 from aggregator.clickhouse.health.report import Report, Verdict, report
 from console.models.views import ClickHouseHealth
-from console.pages.dead_letters import DeadLetterAdmin
 from console.pages.read_only import ReadOnlyAdmin
-
-__all__ = ["ClickHouseHealthAdmin", "DeadLetterAdmin"]
 
 _SAYS = {
     Verdict.OK: "All is well.",

@@ -21,7 +21,7 @@ from api.board.board import PartitionStatus
 from api.board.rates import Rate
 from api.http.status import Status, status_of
 from api.services import services
-from console.models.access import Pipeline
+from console.models.views import Pipeline
 from console.pages.read_only import ReadOnlyAdmin
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from aggregator.contracts.records import LogRecord
 from aggregator.dead_letters.producer import DeadLetters, Rejected
-from aggregator.member.kafka import LogRecord
 from aggregator.member.topics import ensure_topics
 from aggregator.runtime.config import load
 from aggregator.runtime.errors import DeadLetter

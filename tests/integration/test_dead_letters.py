@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
+from aggregator.contracts.records import LogRecord
 from aggregator.dead_letters.preview import outlooks
 from aggregator.dead_letters.producer import DeadLetters, Rejected
 from aggregator.dead_letters.reader import DeadLetterLog, Letter, Position, replay
-from aggregator.member.kafka import LogRecord
 from aggregator.member.topics import ensure_topics
 from aggregator.runtime.config import Config, load
 from aggregator.runtime.errors import DeadLetter, Fatal, Retry

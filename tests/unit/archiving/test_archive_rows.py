@@ -7,6 +7,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.test_archive_native import read_back
 
 from aggregator.archiving.intents import Held, again, cut, span_of
 from aggregator.clickhouse.native import encoder_of
@@ -15,7 +16,6 @@ from aggregator.contracts.event import Swap
 from aggregator.decoding.rows import RowDecoder
 from aggregator.decoding.rules import decode_swap
 from aggregator.runtime.errors import DeadLetter
-from tests.unit.archiving.test_archive_native import read_back
 
 DAY_MS = 86_400_000
 RECORD_AT = 1_700_000_000_000
