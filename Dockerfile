@@ -17,12 +17,13 @@ RUN python -m venv /opt/venv \
 COPY manage.py ./
 COPY aggregator aggregator
 COPY api api
+COPY console console
 COPY swapsite swapsite
 COPY clients/js clients/js
 COPY infra/clickhouse/schema infra/clickhouse/schema
 COPY infra/docker infra/docker
 COPY data data
-RUN /opt/venv/bin/python -m compileall -q /opt/venv/lib aggregator api swapsite \
+RUN /opt/venv/bin/python -m compileall -q /opt/venv/lib aggregator api console swapsite \
     && /opt/venv/bin/python manage.py compile_engine \
     && install -d -o 10001 -g 10001 /data
 
