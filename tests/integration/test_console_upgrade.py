@@ -1,0 +1,83 @@
+"""A database that version 0.1.0 filled is used by today's code: same tables, labels and rights.
+
+`tests/data/operators-0.1.0.sql` is the dump of such a database: its migrations applied, an operator,
+and one row of each kind.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DUMP = ROOT / "tests/data/operators-0.1.0.sql"
+TABLES = "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+RIGHTS = """
+    SELECT g.name, c.app_label, c.model, p.codename
+    FROM auth_group g
+    JOIN auth_group_permissions gp ON gp.group_id = g.id
+    JOIN auth_permission p ON p.id = gp.permission_id
+    JOIN django_content_type c ON c.id = p.content_type_id
+"""
+READ_BACK = """
+from django.contrib.auth.models import User
+from console.models import ApiSubject, RegisteredToken, Revocation
+
+print(ApiSubject.objects.get().rate_per_s, Revocation.objects.get().value)
+print(RegisteredToken.objects.get().symbol)
+olga = User.objects.get(username="olga")
+print(olga.has_perm("api.change_registeredtoken"), olga.has_perm("aggregator.view_deadletter"))
+"""
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """The file of a database as 0.1.0 left it."""
+    file = tmp_path / "db.sqlite3"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript(DUMP.read_text())
+    return file
+
+
+def manage(database: Path, *arguments: str) -> str:
+    """What the command prints."""
+    done = subprocess.run(
+        [sys.executable, "manage.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "DATABASE_FILE": str(database)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def rows(database: Path, query: str) -> set[tuple[str, ...]]:
+    """What the query finds."""
+    with closing(sqlite3.connect(database)) as connection:
+        return set(connection.execute(query))
+
+
+def test_tables_and_rights_of_0_1_0_are_used_as_they_are(database: Path) -> None:
+    tables, rights = rows(database, TABLES), rows(database, RIGHTS)
+    assert len(tables) > 10
+    assert len(rights) > 10
+
+    manage(database, "migrate", "--verbosity=0")
+
+    assert rows(database, TABLES) >= tables
+    assert rows(database, RIGHTS) >= rights
+    assert "No changes detected" in manage(database, "makemigrations", "--check", "--dry-run")
+
+
+def test_rows_of_0_1_0_are_read_back(database: Path) -> None:
+    manage(database, "migrate", "--verbosity=0")
+    printed = manage(database, "shell", "--no-imports", "-c", READ_BACK).split("\n")
+    assert printed[:3] == ["5 gone", "WETH", "True True"]
