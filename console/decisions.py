@@ -18,9 +18,11 @@ def publish() -> None:
 
 def access_state() -> AccessState:
     """Limits and revocations that are in force by the database."""
-    return publish_access.recall()
+    state: AccessState = publish_access.recall()
+    return state
 
 
 def registry_state() -> RegistryState:
     """The token registry by the database."""
-    return publish_registry.recall()
+    state: RegistryState = publish_registry.recall()
+    return state

@@ -1,6 +1,7 @@
 """The reference pages of docs/ that are made from the code: every setting, every metric.
 
-What they say stands in `aggregator.runtime.config` and `aggregator.runtime.metrics`; here is only the layout.
+`aggregator.runtime.config` and `aggregator.runtime.metrics` hold the texts; this module lays them
+out.
 """
 
 from __future__ import annotations

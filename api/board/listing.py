@@ -1,7 +1,7 @@
 """What operators say of one token, and of all tokens: the values that travel through Redis.
 
-Pure. `console.publish_registry` makes them from the database, `api.registry.follow` brings them to a
-web node, the board shows rows accordingly.
+Pure. `console.publish_registry` makes them from the database, `api.registry.follow` brings them
+to a web node, the board shows rows accordingly.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ async def metrics_page(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 async def profile(request: HttpRequest, name: str) -> HttpResponse:
-    """A profile of this process (see `aggregator.runtime.profiling.requests`); the node serves on."""
+    """A profile of this process (`aggregator.runtime.profiling`); the node goes on serving."""
     try:
         await _operator(request)
         if not settings.SWAPS.profiling:

@@ -1,7 +1,7 @@
 """The messages of the WebSocket as docs/websocket.md specifies them: read and written.
 
-Pure: bytes and structs. What a message does is in `api.sockets.session`; nothing here knows of sockets,
-tokens or the board.
+Pure: bytes and structs. `api.sockets.session` says what a message does; nothing here knows
+sockets, tokens or the board.
 """
 
 from __future__ import annotations

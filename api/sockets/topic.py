@@ -1,7 +1,7 @@
 """A topic: one thing that sockets subscribe to, such as the stats of one token.
 
-Pure. `api.sockets.hub` keeps the topics, a `Source` fills them: it gives a subscriber what there is now,
-and publishes what changes.
+Pure. `api.sockets.hub` keeps the topics, a `Source` fills them: it gives a subscriber what there
+is now, and publishes what changes.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from aggregator.contracts.trades import HistoryRequest, TokenHistory, TradeBatch
 from aggregator.runtime import metrics
 from api.board.board import Board
 from api.board.wire import Wire
-from api.sockets.questions import (
+from api.trades.questions import (
     ANSWER_WITHIN_MS,
     PATIENCE_MS,
     Backoff,

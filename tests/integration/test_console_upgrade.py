@@ -1,7 +1,7 @@
 """A database that version 0.1.0 filled is used by today's code: same tables, labels and rights.
 
-`tests/data/operators-0.1.0.sql` is the dump of such a database: its migrations applied, an operator,
-and one row of each kind.
+`tests/data/operators-0.1.0.sql` is the dump of such a database: its migrations applied, an
+operator, and one row of each kind.
 """
 
 from __future__ import annotations

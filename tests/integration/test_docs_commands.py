@@ -1,8 +1,8 @@
 """Every command that a document tells a reader to type is run, or is named here with what runs it.
 
 The service that they meet is started by the README's own lines. A command is given to bash as it
-stands (tests/support/docs_site.py says where), `docker` is the stand-in of tests/support/docs_docker.py. A command
-that no rule knows fails.
+stands (tests/support/docs_site.py says where), `docker` is the stand-in of
+tests/support/docs_docker.py. A command that no rule knows fails.
 """
 
 from __future__ import annotations

@@ -46,7 +46,10 @@ def revoke(kind: str, value: str) -> str:
 
 
 def lift(value: str) -> str:
-    return f"from console.models.access import Revocation\nRevocation.objects.filter(value={value!r}).delete()\n"
+    return (
+        "from console.models.access import Revocation\n"
+        f"Revocation.objects.filter(value={value!r}).delete()\n"
+    )
 
 
 def test_a_revocation_reaches_every_node_and_is_lifted_again(nodes: Nodes) -> None:

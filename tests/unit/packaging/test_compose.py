@@ -25,7 +25,7 @@ WRITES_ITS_ROOT = {"redpanda"}
 WITHOUT_HEALTH = {"demo-feed"}
 # Gives a new volume to the user that the store runs as.
 AS_ROOT = {"minio-volume"}
-# What an engine's own manual names; the service's settings are checked against aggregator.runtime.config.
+# What an engine's own manual names; `aggregator.runtime.config` checks the service's settings.
 OF_ENGINES = {
     "clickhouse": {"CLICKHOUSE_COLD_ENDPOINT"},
     "minio": {

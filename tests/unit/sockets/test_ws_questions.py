@@ -8,7 +8,7 @@ import pytest
 from aggregator.contracts.names import trades_subject
 from aggregator.contracts.trades import HISTORY_MINUTES, HistoryRequest, TokenHistory
 from api.auth.access import Limits as SubjectLimits
-from api.sockets.questions import (
+from api.trades.questions import (
     ANSWER_WITHIN_MS,
     FIRST_PAUSE_MS,
     MOST_OF_A_SUBJECT,

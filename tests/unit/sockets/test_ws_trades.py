@@ -8,7 +8,7 @@ import msgspec
 
 from aggregator.contracts.names import history_subject, trades_subject
 from aggregator.contracts.trades import HistoryRequest
-from api.sockets.questions import ANSWER_WITHIN_MS, FIRST_TIMEOUT_PAUSE_MS
+from api.trades.questions import ANSWER_WITHIN_MS, FIRST_TIMEOUT_PAUSE_MS
 from tests.unit.sockets.support import A, Client, Node, encoded, node
 from tests.unit.sockets.trading import Seller
 
