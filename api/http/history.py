@@ -1,8 +1,8 @@
 """The routes of a token's past, answered from the archive: trades, candles, days.
 
 Asked in a pool of threads (`api.archive.questions`), so the event loop goes on. Each range has a
-limit that the problem names, so that one request cannot make ClickHouse read all it has. The trades that the
-archive does not have yet come from the token's stream on this node.
+limit that the problem names, so that one request cannot make ClickHouse read all it has. The
+trades that the archive does not have yet come from the token's stream on this node.
 """
 
 from __future__ import annotations

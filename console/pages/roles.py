@@ -1,8 +1,8 @@
 """Who may do what in the admin: users with a role, and the log of what they did.
 
 The roles are the groups viewer, operator and admin (`console/migrations/api/0003_roles.py`). Who
-may edit users could otherwise make himself a superuser, so what makes one is for superusers alone; so is editing
-one, or a group.
+may edit users could otherwise make himself a superuser, so what makes one is for superusers alone;
+so is editing one, or a group.
 """
 
 from __future__ import annotations

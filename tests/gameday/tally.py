@@ -1,8 +1,8 @@
 """What the log says that every token must show, summed by the minute in one pass over millions.
 
-The rules are those of `tests.support.oracle`, which is too slow for this many and which
-checks this one (`test_tally.py`). Every token must live on one partition. USD are micro-USD, amounts 10^-18 token.
-Shares no code with the service.
+The rules are those of `tests.support.oracle`, which is too slow for this many and which checks
+this one (`test_tally.py`). Every token must live on one partition. USD are micro-USD, amounts
+10^-18 token. Shares no code with the service.
 """
 
 from __future__ import annotations

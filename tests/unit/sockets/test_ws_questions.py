@@ -8,6 +8,7 @@ import pytest
 from aggregator.contracts.names import trades_subject
 from aggregator.contracts.trades import HISTORY_MINUTES, HistoryRequest, TokenHistory
 from api.auth.access import Limits as SubjectLimits
+from api.trades import streams
 from api.trades.questions import (
     ANSWER_WITHIN_MS,
     FIRST_PAUSE_MS,
@@ -19,7 +20,6 @@ from api.trades.questions import (
     Question,
     Questions,
 )
-from api.trades import streams
 from api.trades.streams import IDLE_MS
 from tests.unit.sockets.support import A, Node, encoded
 from tests.unit.sockets.trading import Seller, rows_of, trade
