@@ -32,6 +32,7 @@ import httpx
 from aggregator.clickhouse.connection import ClickHouse
 from aggregator.clickhouse.schema import ensure_schema
 from aggregator.clickhouse.tables import TABLES
+from aggregator.contracts.units import DAY_MS
 from aggregator.runtime.config import load
 from api.auth.demo_issuer import ensure_keys, issue
 from bench import command
@@ -45,7 +46,6 @@ from infra.embedded.redis import Redis
 from infra.embedded.s3 import S3
 from infra.embedded.stack import Stack
 
-DAY_MS = 86_400_000
 TARGET_MS = 100.0
 _TOKENS = 4_096
 _CHECKS = 20

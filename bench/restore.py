@@ -21,12 +21,13 @@ from typing import Any
 from redis import Redis
 
 from aggregator.contracts.names import snapshot_keys
+from aggregator.contracts.units import MINUTE_MS
 from bench import command
 from bench.command import percentile
 from bench.paced import Sent, send
 from bench.service import PARTITIONS, Aggregator, Service, WrongResult, instant, say
 from bench.shown import shown
-from bench.workload import MINUTE_MS, Tally, Totals, fill
+from bench.workload import Tally, Totals, fill
 
 SPAN_MS = 24 * 3_600_000
 WINDOW_MINUTES = 24 * 60

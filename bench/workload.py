@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
+from aggregator.contracts.units import MINUTE_MS
 from aggregator.feed.producer import Feeder, Publisher
 from aggregator.feed.progress import Progress
 from aggregator.feed.stream import Record, with_repeats
@@ -19,7 +20,6 @@ from aggregator.runtime.config import Config
 from bench.service import WrongResult
 
 JITTER_MS = 20_000
-MINUTE_MS = 60_000
 REPEATED = 0.01
 
 _USD = b'"amount_usd":"'

@@ -19,6 +19,7 @@ from aggregator.archiving.jobs import ArchiveJobs
 from aggregator.archiving.partition import ArchivePartition, Flight
 from aggregator.archiving.writers import Gates, Writers
 from aggregator.clickhouse.connection import Unavailable
+from aggregator.contracts.units import HOUR_MS
 from aggregator.decoding.rows import NO_ROWS, RowDecoder, picked
 from aggregator.member.kafka import Batch, Records, SwapLog
 from aggregator.redis.checkins import Checkins, Seed
@@ -33,7 +34,6 @@ _MAX_BYTES: Final = 32 * 1024 * 1024
 # While ClickHouse is down: to hold more would not bring it back sooner.
 _MAX_BYTES_DOWN: Final = 8 * 1024 * 1024
 _LOOK_UP_AT_ONCE: Final = 20_000
-_HOUR_MS: Final = 3_600_000
 
 
 class ArchiveBatches:
@@ -142,7 +142,7 @@ class ArchiveBatches:
         if owner.waiting.first_offset < owner.looked_up_to:
             return True
         parts = owner.waiting.first(_LOOK_UP_AT_ONCE)
-        margin_ms = min(_HOUR_MS, self._config.marker_ttl_ms // 4) + self._config.max_future_ms
+        margin_ms = min(HOUR_MS, self._config.marker_ttl_ms // 4) + self._config.max_future_ms
         kept_from = self._now_ms() - self._config.marker_ttl_ms + margin_ms
         old = [(part, np.flatnonzero(part.swaps["timestamp"] < kept_from)) for part in parts]
         if any(len(places) for _, places in old):

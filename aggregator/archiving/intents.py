@@ -18,7 +18,7 @@ import numpy as np
 
 from aggregator.clickhouse.writer import Block, Span, day_of
 from aggregator.contracts.archive_rows import ROW, SwapRows
-from aggregator.contracts.batch import Array
+from aggregator.contracts.arrays import Array
 from aggregator.decoding.rows import picked
 from aggregator.runtime.errors import Fatal
 

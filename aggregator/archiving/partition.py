@@ -27,14 +27,14 @@ from aggregator.archiving.intents import (
     cut,
 )
 from aggregator.contracts.archive_rows import SwapRows
-from aggregator.contracts.batch import Array
+from aggregator.contracts.arrays import Array
 from aggregator.contracts.stats import ArchiveStatus
+from aggregator.contracts.units import MINUTE_MS
 from aggregator.member.kafka import LogExtent
 from aggregator.runtime.config import Config
 
 log = structlog.get_logger(__name__)
 
-_MINUTE_MS: Final = 60_000
 # Before the first record: no bucket is closed.
 _NO_WATERMARK: Final = -(2**62)
 
@@ -139,7 +139,7 @@ class ArchivePartition:
         seen = np.concatenate(([before], np.minimum(times, recorded + self._config.max_future_ms)))
         watermarks = np.maximum.accumulate(seen)
         closed_to = watermarks[:-1] - self._config.grace_ms
-        return (times // _MINUTE_MS + 1) * _MINUTE_MS <= closed_to, watermarks[1:]
+        return (times // MINUTE_MS + 1) * MINUTE_MS <= closed_to, watermarks[1:]
 
     def decide(self, verdicts: str, watermarks: Array, now_s: float) -> None:
         """The markers have decided the first waiting records."""

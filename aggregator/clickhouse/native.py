@@ -12,13 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from aggregator.clickhouse.native_texts import number_texts, put_strings
 from aggregator.contracts.archive_rows import ABSENT
+from aggregator.contracts.arrays import Array
 from aggregator.runtime.errors import Fatal
-
-Array = NDArray[Any]
 
 
 class Texts(NamedTuple):

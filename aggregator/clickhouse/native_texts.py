@@ -5,15 +5,11 @@ Texts are given as in `native.Texts`.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from aggregator.contracts.archive_rows import ABSENT
+from aggregator.contracts.arrays import Array
 from aggregator.runtime.compiled import compiled
-
-Array = NDArray[Any]
 
 
 @compiled

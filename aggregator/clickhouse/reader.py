@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 from aggregator.clickhouse.connection import ClickHouse, Unavailable
 from aggregator.contracts.history import Candle, Day, Trade
 from aggregator.contracts.stats import decimal_text, token_text, usd_text, vwap_text
+from aggregator.contracts.units import DAY_MS
 
 QUERY_S: Final = 5
 _LIMITS: Final = {
@@ -33,7 +34,6 @@ _LIMITS: Final = {
 # The network may take a little longer than the server's own limit.
 _RECEIVE_S: Final = QUERY_S + 2
 _EXACT: Final = Context(prec=80)
-_DAY_MS: Final = 86_400_000
 _EPOCH: Final = dt.date(1970, 1, 1)
 
 _OF_TOKEN = "chain = %(chain)s AND token = %(token)s"  # noqa: S105 - a condition
@@ -194,7 +194,7 @@ class HistoryReader:
             span = {
                 **token_side,
                 "since": max(since, taken[-1].start),
-                "until": min(until, taken[0].start + _DAY_MS),
+                "until": min(until, taken[0].start + DAY_MS),
             }
             retracted = any(day.retracted for day in taken)
             found += self._live(span, start, limit + 1 - len(found), retracted, seen)
@@ -296,7 +296,7 @@ def _days_for(days: Sequence[_Day], trades: int, until: int, least: int) -> int:
     total = 0
     for number, day in enumerate(days, 1):
         # Of a day that is cut nobody knows how many lie before the cut.
-        total += day.trades if day.start + _DAY_MS <= until else 0
+        total += day.trades if day.start + DAY_MS <= until else 0
         if total >= trades and number >= least:
             return number
     return len(days)
@@ -350,7 +350,7 @@ def _day(row: Sequence[Any]) -> Day:
     return Day(
         day=day.isoformat(),
         open_time=_start_ms(day),
-        close_time=_start_ms(day) + _DAY_MS,
+        close_time=_start_ms(day) + DAY_MS,
         trades=trades,
         buys=buys,
         sells=trades - buys,
@@ -382,8 +382,8 @@ def _price(value: float | None) -> str | None:
 
 
 def _date(ms: int) -> dt.date:
-    return _EPOCH + dt.timedelta(days=ms // _DAY_MS)
+    return _EPOCH + dt.timedelta(days=ms // DAY_MS)
 
 
 def _start_ms(day: dt.date) -> int:
-    return (day - _EPOCH).days * _DAY_MS
+    return (day - _EPOCH).days * DAY_MS

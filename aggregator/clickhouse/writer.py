@@ -25,10 +25,11 @@ from aggregator.clickhouse.native import (
 )
 from aggregator.clickhouse.tables import RAW_SWAPS
 from aggregator.contracts.archive_rows import ABSENT, TEXTS, SwapRows, as_rows
-from aggregator.contracts.batch import UNPRICED, Array
+from aggregator.contracts.arrays import Array
+from aggregator.contracts.batch import UNPRICED
 from aggregator.contracts.event import Swap
+from aggregator.contracts.units import DAY_MS
 
-DAY_MS: Final = 86_400_000
 _INSERT_S: Final = 60
 _PAGE: Final = 50_000
 _SETTINGS: Final = {

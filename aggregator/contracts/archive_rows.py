@@ -12,7 +12,8 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from aggregator.contracts.batch import SWAP, Array, fill
+from aggregator.contracts.arrays import Array
+from aggregator.contracts.batch import SWAP, fill
 from aggregator.contracts.event import Swap
 
 ABSENT: Final = -1

@@ -12,8 +12,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
+from aggregator.contracts.arrays import Array
 from aggregator.contracts.event import ATTOS_PER_TOKEN, Swap
 
 UNPRICED: Final = -1
@@ -52,8 +52,6 @@ SWAP: Final = np.dtype(
 engine that takes the swap in, `verdict` is what the markers said, `n` numbers the trades of the
 token without a gap (0 for what is none): they are filled then.
 """
-
-Array = NDArray[Any]
 
 
 class TokenName(NamedTuple):

@@ -19,6 +19,7 @@ from typing import Final, TypeVar
 import structlog
 
 from aggregator.archiving.in_process import ArchiverThread
+from aggregator.contracts.units import SECOND_MS
 from aggregator.contracts.verdict import Verdict
 from aggregator.counting.announcer import Telling
 from aggregator.counting.board_cache import Rows, RowSaver
@@ -47,7 +48,6 @@ from aggregator.windows.engine import warm_up
 log = structlog.get_logger(__name__)
 
 _POLL_S: Final = 0.02
-_SECOND_MS: Final = 1_000
 _CHECKIN_PAUSE_S: Final = 0.2
 
 T = TypeVar("T")
@@ -419,11 +419,11 @@ class Aggregator:
         if due_ms < self._next_heartbeat:
             return
         late_ms = due_ms - self._next_heartbeat if self._next_heartbeat else 0
-        self._next_heartbeat = due_ms + _SECOND_MS
+        self._next_heartbeat = due_ms + SECOND_MS
         metrics.INGEST_LOOP_LATE.set(late_ms / 1000)
         self._late = (
             [f"loop: its heartbeat is {late_ms / 1000:.1f} s late, so numbers come late too"]
-            if late_ms > _SECOND_MS
+            if late_ms > SECOND_MS
             else []
         )
         self._heartbeat(self._clock.now_ms())

@@ -14,9 +14,11 @@ from typing import Final
 
 import msgspec
 
-from aggregator.contracts.batch import Array, SwapBatch
+from aggregator.contracts.arrays import Array
+from aggregator.contracts.batch import SwapBatch
 from aggregator.contracts.stats import Heartbeat, Quality, Tallies, TokenStats
 from aggregator.contracts.trades import CandleRow
+from aggregator.contracts.units import MINUTE_MS, minute_of
 from aggregator.contracts.verdict import Verdict
 from aggregator.member.kafka import LogExtent
 from aggregator.nats.resync import Patch
@@ -26,7 +28,6 @@ from aggregator.runtime.version import VERSION
 from aggregator.windows.engine import ColumnarWindows
 from aggregator.windows.minutes import candles_of
 from aggregator.windows.snapshot import EngineSnapshot
-from tests.spec.bucket import MINUTE_MS, minute_of
 
 _MARKER_MARGIN_MS: Final = 3_600_000
 # Batches: some seconds of a busy log, so that after a restart no trade is missing on web nodes.

@@ -9,12 +9,11 @@ of names aside.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
+from aggregator.contracts.arrays import Array
 from aggregator.contracts.batch import MARKER_BYTES, SWAP, SwapBatch, TokenName, fill
 from aggregator.contracts.event import Swap
 from aggregator.decoding.fast_decode import SwapDecoder, accepted_texts
@@ -24,8 +23,6 @@ from aggregator.decoding.plain.numbers import fill_values
 from aggregator.decoding.plain.scan import ABSENT, FIELDS, SYMBOL, TOKEN, scan
 from aggregator.decoding.rules import lower_address
 from aggregator.runtime.errors import DeadLetter
-
-Array = NDArray[Any]
 
 
 class Decoded(msgspec.Struct, frozen=True, gc=False):

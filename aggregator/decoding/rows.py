@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from aggregator.contracts.archive_rows import ROW, TEXTS, SwapRows, as_rows
-from aggregator.contracts.batch import Array
+from aggregator.contracts.arrays import Array
 from aggregator.decoding.decoder import BatchDecoder, Events
 from aggregator.decoding.plain.ascii import gather
 from aggregator.decoding.plain.identities import lower

@@ -20,11 +20,11 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from aggregator.contracts.units import DAY_MS
 from aggregator.feed.stream import Pacer, Record
 from aggregator.feed.tape import decode_fields, read
 from aggregator.runtime.errors import Fatal
 
-DAY_MS: Final = 86_400_000
 # The last prices of a token are compared with so many of its first ones: a single bad trade at
 # either end must not move all days after it.
 _ENDS: Final = 5

@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+
+from aggregator.contracts.arrays import Array
 
 NONE: Final = -1
 """No row, no entry, no minute, no price point, no value."""
@@ -122,8 +123,6 @@ UNSAVED_TOKENS: Final = 5
 UNSAVED_ENTRIES: Final = 6
 EARLIEST: Final = 7
 _COUNTS: Final = 8
-
-Array = NDArray[Any]
 
 
 class Columns(NamedTuple):

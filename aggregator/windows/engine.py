@@ -13,9 +13,11 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from aggregator.contracts.arrays import Array
 from aggregator.contracts.batch import SwapBatch, batch_of
 from aggregator.contracts.event import Swap
 from aggregator.contracts.stats import TokenStats
+from aggregator.contracts.units import MINUTE_MS, minute_of
 from aggregator.contracts.verdict import Verdict
 from aggregator.windows import kernels
 from aggregator.windows import rows as reading
@@ -26,7 +28,6 @@ from aggregator.windows.columns import (
     PAIR,
     PAIRS_USED,
     TOKEN,
-    Array,
     fresh_token,
     fresh_window,
     new_columns,
@@ -34,7 +35,6 @@ from aggregator.windows.columns import (
 )
 from aggregator.windows.minutes import TokenMinutes, minute_rows
 from aggregator.windows.snapshot import EngineSnapshot, Held, Name, Saver, TokenPart, read
-from tests.spec.bucket import MINUTE_MS, minute_of
 
 _HELD: Final = [ord(Verdict.COUNTED.value), ord(Verdict.UNDONE.value)]
 

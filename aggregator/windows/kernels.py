@@ -12,7 +12,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from aggregator.contracts.arrays import Array
 from aggregator.contracts.batch import TRADES_A_MINUTE
+from aggregator.contracts.units import MINUTE_MS
 from aggregator.runtime.compiled import compiled
 from aggregator.windows.columns import (
     DIRTY,
@@ -24,11 +26,9 @@ from aggregator.windows.columns import (
     UNSAVED_ENTRIES,
     UNSAVED_ROWS,
     UNSAVED_TOKENS,
-    Array,
     Columns,
 )
 
-MINUTE_MS: Final = 60_000
 _BASE: Final = 1_000_000_000
 _COUNTED: Final = ord("C")
 _LATE: Final = ord("L")

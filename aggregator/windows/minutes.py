@@ -6,13 +6,15 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from aggregator.contracts.arrays import Array
 from aggregator.contracts.stats import decimal_text, token_text, usd_text
 from aggregator.contracts.trades import CandleRow
+from aggregator.contracts.units import MINUTE_MS, minute_of
 from aggregator.contracts.verdict import Verdict
 from aggregator.windows import kernels
-from aggregator.windows.columns import LIMBS, Array, Columns
+from aggregator.windows.bucket import Bucket
+from aggregator.windows.columns import LIMBS, Columns
 from aggregator.windows.snapshot import Held
-from tests.spec.bucket import MINUTE_MS, Bucket, minute_of
 
 _LIMB_BASE: Final = 10**9
 _SHOWN: Final = [

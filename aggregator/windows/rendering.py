@@ -13,7 +13,8 @@ import msgspec
 import numpy as np
 from numba import njit
 
-from aggregator.windows.columns import LIMBS, NONE, Array
+from aggregator.contracts.arrays import Array
+from aggregator.windows.columns import LIMBS, NONE
 
 _GAP: Final = 0
 _TEXT, _FLOAT, _PRICE, _COUNT, _TIME, _FLAG, _USD, _TOP_USD, _AMOUNT = range(1, 10)

@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 from numba import njit
 
+from aggregator.contracts.arrays import Array
 from aggregator.contracts.event import ATTOS_PER_TOKEN, MICROS_PER_USD
 from aggregator.contracts.stats import (
     PCT_DIGITS,
@@ -23,8 +24,9 @@ from aggregator.contracts.stats import (
     WindowStats,
     change_pct,
 )
+from aggregator.contracts.units import MINUTE_MS
 from aggregator.windows import kernels
-from aggregator.windows.columns import LIMBS, NONE, Array, Columns
+from aggregator.windows.columns import LIMBS, NONE, Columns
 from aggregator.windows.rendering import (
     AMOUNT,
     COUNT,
@@ -39,7 +41,6 @@ from aggregator.windows.rendering import (
     carry,
 )
 from aggregator.windows.snapshot import Name
-from tests.spec.bucket import MINUTE_MS
 
 _BASE: Final = 1_000_000_000
 _TOKEN_INTS: Final = 6

@@ -21,7 +21,9 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from aggregator.contracts.arrays import Array
 from aggregator.contracts.event import Swap
+from aggregator.contracts.units import MINUTE_MS
 from aggregator.windows import kernels
 from aggregator.windows.columns import (
     EARLIEST,
@@ -33,7 +35,6 @@ from aggregator.windows.columns import (
     UNSAVED_ENTRIES,
     UNSAVED_ROWS,
     UNSAVED_TOKENS,
-    Array,
     Columns,
 )
 
@@ -149,7 +150,7 @@ class Saver:
         oldest = now - 2 * max(self._spans)
         changed: dict[bytes, bytes] = {}
         before = self._closed
-        self._closed = max(before, (watermark - self._grace_ms) // kernels.MINUTE_MS - 1)
+        self._closed = max(before, (watermark - self._grace_ms) // MINUTE_MS - 1)
         for minute in self._minutes_to_write(columns, unsaved, entries, before, now):
             changed[b"m:%d" % minute] = _pack(_minute_part(columns, minute))
             self._minutes.add(minute)

@@ -18,6 +18,7 @@ from ninja import Field, NinjaAPI, Query, Schema
 from aggregator.clickhouse.reader import TradePosition
 from aggregator.contracts.history import Candle, Day, Trade
 from aggregator.contracts.ids import TokenId
+from aggregator.contracts.units import DAY_MS
 from api.archive.newest import Newest, Wanted, archived_only, with_newest
 from api.board.overview_params import LATEST_MS, Instant, refuse_unknown
 from api.http import history_examples as examples
@@ -43,7 +44,6 @@ MAX_CANDLES: Final = 1_500
 MAX_DAYS: Final = 1_830
 _DEFAULT_CANDLES: Final = 300
 _DEFAULT_DAYS: Final = 30
-_DAY_MS: Final = 86_400_000
 
 # Trades wait some seconds for the archive: who asks for older ones needs no stream.
 _NEWEST_MS: Final = 3_600_000
@@ -213,7 +213,7 @@ async def daily(request: HttpRequest, token_id: str, params: Query[RangeParams])
     """The totals of each UTC day that has a trade, oldest first; by default the last 30 days."""
     refuse_unknown(request, RangeParams)
     token = _token(token_id)
-    since, until = _aligned_range(params, _DAY_MS, _DEFAULT_DAYS, MAX_DAYS, "days")
+    since, until = _aligned_range(params, DAY_MS, _DEFAULT_DAYS, MAX_DAYS, "days")
     found = await services().history.ask(
         lambda reader: reader.days(*token, since=since, until=until)
     )

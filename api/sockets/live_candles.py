@@ -11,11 +11,12 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from aggregator.contracts.trades import HISTORY_MINUTES
+from aggregator.contracts.units import MINUTE_MS
 from api.sockets.connection import Connection
 from api.sockets.hub import Hub
 from api.sockets.protocol import FLUSH_MS, INTERVALS, Message, Resume, write
 from api.sockets.topic import COST_QUESTION, COST_SUBSCRIBE, Source, Topic, TopicKey
-from api.trades.candles import MINUTE_MS, Candle
+from api.trades.candles import Candle
 from api.trades.stream import Step, TokenStream
 from api.trades.streams import Streams
 

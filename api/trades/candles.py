@@ -15,8 +15,8 @@ import msgspec
 from aggregator.contracts.event import ATTOS_PER_TOKEN
 from aggregator.contracts.stats import token_text, usd_micros, usd_text, vwap_text
 from aggregator.contracts.trades import HISTORY_MINUTES, CandleRow, Trade
+from aggregator.contracts.units import MINUTE_MS
 
-MINUTE_MS: Final = 60_000
 HISTORY_MS: Final = HISTORY_MINUTES * MINUTE_MS
 ROW_BYTES: Final = 400
 """Memory of one minute as it is held, measured."""

@@ -14,7 +14,8 @@ import msgspec
 
 from aggregator.contracts.batch import TRADES_A_MINUTE
 from aggregator.contracts.trades import HISTORY_MINUTES, TokenHistory, Trade, TradeBatch
-from api.trades.candles import MINUTE_MS, Candles
+from aggregator.contracts.units import MINUTE_MS
+from api.trades.candles import Candles
 
 KEPT: Final = 200
 KEPT_ASIDE: Final = 2_000

@@ -11,16 +11,16 @@ from zoneinfo import ZoneInfo
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
+from aggregator.contracts.units import DAY_MS, HOUR_MS, MINUTE_MS
 from infra.embedded.stack import Stack
 from tests.e2e.dashboard import WITHIN_MS, Dashboard
-from tests.support.archive_rows import DAY_MS, MINUTE_MS, Row, archive, insert
+from tests.support.archive_rows import Row, archive, insert
 from tests.support.browser import chromium
 from tests.support.processes import wait_until
 from tests.support.service import Service
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(240)]
 
-HOUR_MS = 60 * MINUTE_MS
 NOW_MS = time.time_ns() // 1_000_000
 # Rows as of an aggregator that is gone: this one's partitions have none of these numbers.
 PARTITION = 200

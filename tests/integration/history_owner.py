@@ -17,6 +17,7 @@ import numpy as np
 
 from aggregator.contracts.batch import SwapBatch, batch_of
 from aggregator.contracts.stats import Heartbeat
+from aggregator.contracts.units import MINUTE_MS
 from aggregator.counting.announcer import Telling
 from aggregator.counting.partition import PartitionOwner
 from aggregator.decoding.rules import decode_swap
@@ -26,7 +27,6 @@ from aggregator.runtime.config import load
 from tests.unit.windows.service import MAX_FUTURE, swap_event
 
 PARTITIONS = 2
-MINUTE_MS = 60_000
 
 
 def now_ms() -> int:

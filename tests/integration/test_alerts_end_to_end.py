@@ -18,6 +18,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from aggregator.contracts.units import MINUTE_MS
 from aggregator.member.topics import ensure_topics
 from aggregator.runtime.config import load
 from infra.embedded.engine import Process
@@ -33,7 +34,6 @@ from tests.unit.packaging.promql import asked
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
-MINUTE_MS = 60_000
 
 needs_go = pytest.mark.skipif(shutil.which("go") is None, reason="Go is not installed")
 

@@ -15,6 +15,7 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from aggregator.archiving.intents import Position, pack
+from aggregator.contracts.units import DAY_MS
 from aggregator.redis.checkins import Checkins, Seed
 from aggregator.redis.session import NewIncarnation, RedisSession
 from infra.embedded.clickhouse import ClickHouse
@@ -33,7 +34,6 @@ from tests.support.namesake import take_name
 from tests.support.processes import kill_with_all_written, wait_until
 from tests.support.service import Service, swap
 
-DAY_MS = 86_400_000
 # Where a member is killed: the other protocol's brokers give it up after 45 s only.
 CLASSIC = {"KAFKA_GROUP_PROTOCOL": "classic"}
 

@@ -9,9 +9,10 @@ from urllib.parse import quote
 
 import pytest
 
+from aggregator.contracts.units import DAY_MS, MINUTE_MS
 from infra.embedded.clickhouse import ClickHouse as ClickHouseEngine
 from infra.embedded.stack import Stack
-from tests.support.archive_rows import DAY_MS, MINUTE_MS, Row, archive, insert
+from tests.support.archive_rows import Row, archive, insert
 from tests.support.processes import wait_until
 from tests.support.web_nodes import Node, Nodes
 

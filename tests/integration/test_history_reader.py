@@ -13,11 +13,12 @@ import pytest
 from aggregator.clickhouse.connection import ClickHouse, Unavailable
 from aggregator.clickhouse.reader import HistoryReader, TradePosition
 from aggregator.contracts.history import Candle, Trade
+from aggregator.contracts.units import DAY_MS, MINUTE_MS
 from aggregator.runtime.config import Config
 from infra.embedded.clickhouse import ClickHouse as ClickHouseEngine
 from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
-from tests.support.archive_rows import DAY_MS, MINUTE_MS, Row, archive, insert
+from tests.support.archive_rows import Row, archive, insert
 
 DAY = 1_795_392_000_000  # 2026-11-23
 TOKEN = ("ethereum", "0xaa")

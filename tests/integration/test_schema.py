@@ -15,11 +15,12 @@ import pytest
 from aggregator.clickhouse import schema
 from aggregator.clickhouse.connection import ClickHouse
 from aggregator.clickhouse.schema import ensure_schema
+from aggregator.contracts.units import DAY_MS, MINUTE_MS
 from aggregator.runtime.config import Config, load
 from aggregator.runtime.errors import Fatal
 from infra.embedded.clickhouse import ClickHouse as ClickHouseEngine
 from infra.embedded.stack import Stack
-from tests.support.archive_rows import DAY_MS, MINUTE_MS, Row, archive, insert
+from tests.support.archive_rows import Row, archive, insert
 
 ROOT = Path(__file__).parents[2]
 DAY = 1_795_392_000_000  # 2026-11-23

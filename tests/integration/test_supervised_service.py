@@ -18,7 +18,8 @@ import pytest
 from clickhouse_driver import Client
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from aggregator.feed.days import DAY_MS, Days
+from aggregator.contracts.units import DAY_MS
+from aggregator.feed.days import Days
 from infra.embedded.demo import REPOSITORY
 from infra.embedded.stack import ENGINES, holder
 from tests.support.plain import PLAIN

@@ -15,11 +15,12 @@ import pytest
 from aggregator.clickhouse.connection import ClickHouse
 from aggregator.clickhouse.reader import HistoryReader
 from aggregator.clickhouse.schema import ensure_schema
+from aggregator.contracts.units import MINUTE_MS
 from aggregator.runtime.config import load
 from infra.embedded.clickhouse import ClickHouse as ClickHouseEngine
 from infra.embedded.s3 import S3
 from infra.embedded.stack import Stack
-from tests.support.archive_rows import MINUTE_MS, Row, archive, insert
+from tests.support.archive_rows import Row, archive, insert
 from tests.support.processes import wait_until
 
 TOKEN = ("ethereum", "0xaa")

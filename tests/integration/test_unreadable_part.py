@@ -13,12 +13,11 @@ from aggregator.clickhouse.connection import CURE, ClickHouse
 from aggregator.clickhouse.health.report import Verdict, report
 from aggregator.clickhouse.repair.totals import rebuild_day
 from aggregator.clickhouse.repair.verify import verify_day
+from aggregator.contracts.units import DAY_MS
 from infra.embedded.stack import Stack
 from tests.support.archived import Archive, Archiver, archiving, wait_archived
 from tests.support.processes import wait_until
 from tests.support.service import Service, swap
-
-DAY_MS = 86_400_000
 
 
 @pytest.fixture

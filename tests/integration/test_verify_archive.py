@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from aggregator.clickhouse.connection import ClickHouse
+from aggregator.contracts.units import DAY_MS, MINUTE_MS
 from aggregator.runtime.config import Config
 from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
-from tests.support.archive_rows import DAY_MS, MINUTE_MS, Row, archive, insert
+from tests.support.archive_rows import Row, archive, insert
 
 ROOT = Path(__file__).parents[2]
 DAY = 1_795_392_000_000  # 2026-11-23

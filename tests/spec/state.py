@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aggregator.contracts.event import Swap
-from tests.spec.bucket import Bucket, Point, merged
+from aggregator.windows.bucket import Bucket, Point, merged
 
 
 class TokenState:

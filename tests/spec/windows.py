@@ -25,18 +25,22 @@ from aggregator.contracts.stats import (
     usd_text,
     vwap_text,
 )
+from aggregator.contracts.units import MINUTE_MS, minute_of
 from aggregator.contracts.verdict import Verdict
-from tests.spec.bucket import (
-    MINUTE_MS,
-    Bucket,
-    Point,
-    is_closed,
-    minute_of,
-    windows_back,
-)
+from aggregator.windows.bucket import Bucket, Point
 from tests.spec.state import TokenState
 
 _TRADES: Final = {Verdict.COUNTED, Verdict.UNDONE}
+
+
+def is_closed(minute: int, watermark: int, grace_ms: int) -> bool:
+    """Whether the whole of a minute lies `grace_ms` or more behind the watermark (ms)."""
+    return (minute + 1) * MINUTE_MS <= watermark - grace_ms
+
+
+def windows_back(minute: int, now_minute: int, length: int) -> int:
+    """0: in the window of `length` minutes; 1: in the one before it; 2: in neither any more."""
+    return min((now_minute - minute) // length, 2)
 
 
 class ReferenceWindows:

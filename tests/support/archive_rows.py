@@ -17,10 +17,8 @@ from clickhouse_driver import Client
 
 from aggregator.clickhouse.connection import ClickHouse
 from aggregator.clickhouse.schema import ensure_schema
+from aggregator.contracts.units import DAY_MS
 from aggregator.runtime.config import Config, load
-
-MINUTE_MS = 60_000
-DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from numpy.typing import NDArray
-
 from aggregator.contracts.archive_rows import ABSENT
+from aggregator.contracts.arrays import Array
 from aggregator.runtime.compiled import compiled
-
-Array = NDArray[Any]
 
 
 @compiled

@@ -5,11 +5,11 @@ The same as `marker_of` and `trader_key` make of the decoded fields. BLAKE2b is 
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from aggregator.contracts.arrays import Array
 from aggregator.decoding.plain.scan import (
     ABSENT,
     BLOCK_HASH,
@@ -24,8 +24,6 @@ from aggregator.decoding.plain.scan import (
     VENUE,
 )
 from aggregator.runtime.compiled import compiled
-
-Array = NDArray[Any]
 
 _BLOCK_BYTES: Final = 128
 _BLOCK_WORDS: Final = 16

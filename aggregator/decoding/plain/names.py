@@ -6,16 +6,14 @@ found again by its bytes, compiled; what is not found is for `decode` to judge. 
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from aggregator.contracts.arrays import Array
 from aggregator.contracts.batch import TokenName
 from aggregator.decoding.plain.scan import ABSENT, CHAIN, SYMBOL, TOKEN
 from aggregator.runtime.compiled import compiled
-
-Array = NDArray[Any]
 
 UNKNOWN: Final = -1
 _MOST_NAMES: Final = 131_072

@@ -10,8 +10,8 @@ from math import ldexp
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from aggregator.contracts.arrays import Array
 from aggregator.decoding.plain.scan import (
     ABSENT,
     AMOUNT,
@@ -24,8 +24,6 @@ from aggregator.decoding.plain.scan import (
     TIMESTAMP,
 )
 from aggregator.runtime.compiled import compiled
-
-Array = NDArray[Any]
 
 _ZERO: Final = ord("0")
 _POINT: Final = ord(".")

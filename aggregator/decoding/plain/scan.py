@@ -8,14 +8,12 @@ whether their values keep the rules is for `values`, `names` and `identities` to
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from aggregator.contracts.arrays import Array
 from aggregator.runtime.compiled import compiled
-
-Array = NDArray[Any]
 
 ABSENT: Final = -1
 """Where a span begins of a field that is absent or null, or of a label that is blank."""

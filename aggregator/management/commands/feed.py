@@ -18,6 +18,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.management.base import DjangoHelpFormatter as HelpFormatter
 
+from aggregator.contracts.units import DAY_MS
 from aggregator.feed import days, synthetic, tape
 from aggregator.feed.options import EXAMPLES, add_options, faults_of
 from aggregator.feed.producer import Feeder, Publisher
@@ -119,7 +120,7 @@ def _recorded(options: dict[str, Any], recording: tape.Tape) -> Iterator[Record]
 def _continued(options: dict[str, Any], recording: tape.Tape) -> Iterator[Record]:
     since = options["since"]
     if since is None:
-        since = _now_ms() - days.DAY_MS
+        since = _now_ms() - DAY_MS
     return days.Days(recording.lines(), options["origin"]).events(since, options["until"])
 
 

@@ -18,6 +18,7 @@ from django.test import AsyncClient
 
 from aggregator.clickhouse.connection import Refused, Unavailable
 from aggregator.clickhouse.reader import HistoryReader
+from aggregator.contracts.units import DAY_MS
 from aggregator.runtime.config import load
 from api import services as services_module
 from api.archive.questions import History
@@ -28,7 +29,6 @@ from api.problem import Problem
 from api.services import build
 
 NOW_S = 1_795_400_000
-DAY_MS = 86_400_000
 TOKEN = quote("cosmos:ibc/27394F", safe="")
 READER = HistoryReader("clickhouse://default:@127.0.0.1:1/default")
 

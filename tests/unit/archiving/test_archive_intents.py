@@ -21,9 +21,9 @@ from aggregator.archiving.intents import (
 from aggregator.clickhouse.writer import Block
 from aggregator.contracts.archive_rows import SwapRows, as_rows
 from aggregator.contracts.event import Swap, marker_of
+from aggregator.contracts.units import DAY_MS
 from aggregator.runtime.errors import Fatal
 
-DAY_MS = 86_400_000
 PART = 7
 
 

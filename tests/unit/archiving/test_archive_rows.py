@@ -13,11 +13,11 @@ from aggregator.archiving.intents import Held, again, cut, span_of
 from aggregator.clickhouse.native import encoder_of
 from aggregator.clickhouse.writer import _COLUMNS, Block, _columns
 from aggregator.contracts.event import Swap
+from aggregator.contracts.units import DAY_MS
 from aggregator.decoding.rows import RowDecoder
 from aggregator.decoding.rules import decode_swap
 from aggregator.runtime.errors import DeadLetter
 
-DAY_MS = 86_400_000
 RECORD_AT = 1_700_000_000_000
 MAX_FUTURE = 2 * DAY_MS
 INGESTED_AT = RECORD_AT + 5

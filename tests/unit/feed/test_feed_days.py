@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from aggregator.feed.days import DAY_MS, Days, as_they_happen
+from aggregator.contracts.units import DAY_MS, HOUR_MS
+from aggregator.feed.days import Days, as_they_happen
 from aggregator.feed.stream import Record
 from aggregator.runtime.errors import Fatal
 from tests.support.service import ETHEREUM_DAY
 
 ORIGIN = 1_800_000_000_000
-HOUR_MS = 3_600_000
 
 
 def line(at_ms: int, price: float = 10.0, token: str = "A", **fields: Any) -> bytes:

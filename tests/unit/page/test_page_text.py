@@ -6,10 +6,10 @@ import json
 
 import pytest
 
+from aggregator.contracts.units import HOUR_MS
 from tests.unit.page.modules import evaluate
 
 MARK = "\ufffd"
-HOUR_MS = 3_600_000
 # Clocks in Berlin go back one hour at 01:00 UTC.
 BERLIN_MS = 1_792_890_000_000
 

@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from aggregator.contracts.trades import CandleRow
+from aggregator.contracts.units import MINUTE_MS
 from api.sockets.protocol import INTERVALS
-from api.trades.candles import HISTORY_MS, MINUTE_MS, REPEATED_MS, Candles
+from api.trades.candles import HISTORY_MS, REPEATED_MS, Candles
 from tests.unit.sockets.trading import START, rows_of, trade
 
 DAY = 86_400_000

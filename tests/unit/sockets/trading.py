@@ -7,7 +7,7 @@ from decimal import Decimal
 from aggregator.contracts.event import ATTOS_PER_TOKEN
 from aggregator.contracts.stats import token_text, usd_text
 from aggregator.contracts.trades import CandleRow, TokenHistory, Trade, TradeBatch
-from api.trades.candles import MINUTE_MS
+from aggregator.contracts.units import MINUTE_MS
 
 START = 1_700_000_040_000
 

@@ -10,29 +10,12 @@ before those. Pure.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from aggregator.contracts.event import Swap
 
-MINUTE_MS: Final = 60_000
-
 Point = tuple[int, int, float]
 """(timestamp, offset, price): ordered as prices follow each other."""
-
-
-def minute_of(timestamp_ms: int) -> int:
-    """The number of the UTC minute that an instant lies in."""
-    return timestamp_ms // MINUTE_MS
-
-
-def is_closed(minute: int, watermark: int, grace_ms: int) -> bool:
-    """Whether the whole of a minute lies `grace_ms` or more behind the watermark (ms)."""
-    return (minute + 1) * MINUTE_MS <= watermark - grace_ms
-
-
-def windows_back(minute: int, now_minute: int, length: int) -> int:
-    """0: in the window of `length` minutes; 1: in the one before it; 2: in neither any more."""
-    return min((now_minute - minute) // length, 2)
 
 
 class Bucket:
