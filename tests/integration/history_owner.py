@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from aggregator.clock import monotonic_ms
 from aggregator.config import load
 from aggregator.contracts.batch import SwapBatch, batch_of
 from aggregator.contracts.stats import Heartbeat
@@ -89,7 +90,12 @@ def compile_engine() -> None:
 
 def heartbeat(owner: PartitionOwner) -> Heartbeat:
     return owner.heartbeat(
-        partitions=PARTITIONS, now_ms=now_ms(), end=owner.next_offset, degraded=[], stalled=False
+        partitions=PARTITIONS,
+        now_ms=now_ms(),
+        monotonic_ms=monotonic_ms(),
+        end=owner.next_offset,
+        degraded=[],
+        stalled=False,
     )
 
 
