@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
+from http import HTTPStatus
 from typing import Final
 
 from django.conf import settings
@@ -18,6 +20,7 @@ from django.core.exceptions import DisallowedHost
 from django.core.handlers.exception import convert_exception_to_response
 from django.http import HttpRequest, HttpResponse, HttpResponsePermanentRedirect
 from django.http.response import HttpResponseBase
+from django.template.loader import render_to_string
 from django.urls import Resolver404, resolve
 from django.utils.decorators import async_only_middleware
 from structlog.contextvars import bound_contextvars
@@ -50,10 +53,10 @@ _CODES: Final = {
 }
 
 
-_NOT_FOUND_PAGE: Final = (
-    b"<!doctype html><html lang=en><meta charset=utf-8><title>Not found</title>"
-    b'<h1>Not found</h1><p>There is nothing at this address. <a href="/">All tokens</a></p>'
-)
+@cache
+def _not_found_page() -> bytes:
+    """The page "No such page", rendered once: nothing of a request is in it."""
+    return render_to_string("404.html").encode()
 
 
 def is_for_programs(path: str) -> bool:
@@ -191,7 +194,10 @@ async def _view(request: HttpRequest) -> HttpResponseBase:
 
 
 def _as_page(response: HttpResponseBase) -> HttpResponseBase:
-    return HttpResponse(_NOT_FOUND_PAGE, status=404) if response.status_code == 404 else response
+    """Give a bare 404 the page that a browser shows; one that has a body keeps it."""
+    if response.status_code == HTTPStatus.NOT_FOUND and not getattr(response, "content", b""):
+        return HttpResponse(_not_found_page(), status=HTTPStatus.NOT_FOUND)
+    return response
 
 
 def _host_allowed(request: HttpRequest) -> bool:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 import websockets.sync.client
 from websockets.exceptions import InvalidStatus
+from websockets.typing import Origin
 
 from tests.support.processes import wait_until
 from tests.support.web_nodes import Node, Nodes
@@ -48,10 +49,11 @@ def test_every_line_is_json_and_a_request_is_one_of_them(nodes: Nodes) -> None:
     token = nodes.token("ann")
     answer = node.get(
         token,
-        "/api/tokens/ethereum%3A0xsecret/stats?q=private",
+        "/api/tokens/ethereum%3A0xsecret/stats",
         **{"X-Request-ID": "of-a-caller.1", "X-Forwarded-For": "203.0.113.7"},
     )
     assert answer.status_code == 503  # no aggregator was heard
+    assert node.get(token, "/api/overview?q=private").status_code == 200
     assert node.get(None, "/api/status").status_code == 401
     assert node.get(None, "/nothing?token=eyJhbGciOiJSUzI1NiJ9.x.y").status_code == 404
     for quiet in ("/healthz", "/static/page/main.js", "/readyz/node"):
@@ -102,8 +104,16 @@ def test_both_ends_of_a_socket_are_lines(nodes: Nodes) -> None:
                 socket.recv()
     wait_until(lambda: bool(accessed(node, "ws_close", code=4001)), WITHIN_S, "the refusal")
 
+    with (
+        websockets.sync.client.connect(url, origin=Origin("https://evil.example")) as socket,
+        pytest.raises(websockets.exceptions.ConnectionClosed),
+    ):
+        while True:
+            socket.recv()
+    wait_until(lambda: bool(accessed(node, "ws_refused", code=4403)), WITHIN_S, "the refusal")
+
     with pytest.raises(InvalidStatus):
-        websockets.sync.client.connect(url, origin="https://evil.example")  # type: ignore[arg-type]
+        websockets.sync.client.connect(f"{url}/elsewhere")
     wait_until(lambda: bool(accessed(node, "ws_refused", status=403)), WITHIN_S, "the handshake")
 
 

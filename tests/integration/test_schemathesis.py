@@ -192,7 +192,18 @@ async def test_nothing_that_a_caller_writes_reaches_an_engine_as_a_command(
     with redis.Redis.from_url(engines.redis.url) as store:
         keys = [key.decode("utf-8", "replace") for key in store.scan_iter(count=1_000)]
     assert {key.split(":")[0] for key in keys} <= {
-        *("dedupe", "snap", "rl", "board", "auth", "registry", "archive", "checkin", "control")
+        *(
+            "dedupe",
+            "snap",
+            "run",
+            "rl",
+            "board",
+            "auth",
+            "registry",
+            "archive",
+            "checkin",
+            "control",
+        )
     }
     assert not [key for key in keys if MARK in key]
     after = _held(service)

@@ -101,7 +101,7 @@ async def test_the_page_is_asked_for_each_time_and_sent_once(site: Site) -> None
 async def test_what_is_not_there_is_said_in_a_page(site: Site, path: str) -> None:
     answer = await get(site, path)
     assert (answer.status_code, answer.headers["Content-Type"].split(";")[0]) == (404, "text/html")
-    assert b"nothing at this address" in answer.content
+    assert b"Nothing is at this address" in answer.content
 
 
 def test_another_file_makes_another_release(tmp_path: Path, settings: Any) -> None:
