@@ -22,15 +22,15 @@ from nats.aio.msg import Msg
 
 from aggregator.contracts.names import ALL_HEARTBEATS_SUBJECT
 from aggregator.contracts.stats import Heartbeat
+from aggregator.runtime.clock import monotonic_ms
 from api.auth.jwt import Claims
 from api.board.board import Board
 from api.board.feed import Feed
 from api.board.overview import OverviewReader
-from api.services import monotonic_ms
 from api.sockets.build import build_hub
 from api.sockets.connection import Connection
 from api.sockets.hub import Hub
-from api.sockets.limits import Limits
+from api.sockets.limits import SocketLimits
 from api.sockets.topic import Topic, TopicKey
 from api.trades.streams import Streams
 from infra.embedded.nats import Nats
@@ -117,7 +117,7 @@ class WebNode:
         self.feed = Feed(self.board, url, monotonic_ms)
         streams = Streams(self.board, self.feed.wire, monotonic_ms)
         reader = OverviewReader(self.board)
-        limits = Limits(queue_bytes=2**30)
+        limits = SocketLimits(queue_bytes=2**30)
         self.hub: Hub = build_hub(
             self.board, self.feed, reader, streams, limits=limits, now_ms=monotonic_ms
         )

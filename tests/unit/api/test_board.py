@@ -8,12 +8,12 @@ import msgspec
 import pytest
 
 from aggregator.contracts.stats import TokenStats
-from api.board.board import Ask, Board
+from api.board.board import Board, ResyncQuestion
 from api.board.partition import (
     ANSWER_TIMEOUT_MS,
     FIRST_BACKOFF_MS,
-    KEPT_ASIDE,
     LONGEST_BACKOFF_MS,
+    MAX_BUFFERED,
     SETTLE_MS,
 )
 from tests.unit.api.samples import AS_OF, Owner, row, window
@@ -36,11 +36,11 @@ class Node:
         for each in patches:
             self.board.patch(each, self.now)
 
-    def ask(self, after_ms: int = 0) -> list[Ask]:
+    def ask(self, after_ms: int = 0) -> list[ResyncQuestion]:
         self.now += after_ms
         return self.board.due(self.now)
 
-    def reply(self, ask: Ask, owner: Owner) -> None:
+    def reply(self, ask: ResyncQuestion, owner: Owner) -> None:
         for chunk in owner.answer(ask.request):
             self.board.answer(ask.request_id, chunk, self.now)
 
@@ -373,7 +373,7 @@ def test_what_is_kept_aside_is_bounded_and_the_rest_is_fetched(node: Node) -> No
     (ask,) = node.ask()
     early_answer = owner.answer(ask.request)
     owner.trade(A)  # lost
-    node.patch(*[owner.trade(B) for _ in range(KEPT_ASIDE + 10)])
+    node.patch(*[owner.trade(B) for _ in range(MAX_BUFFERED + 10)])
     for chunk in early_answer:
         node.board.answer(ask.request_id, chunk, node.now)
     (ask,) = node.ask(after_ms=200)

@@ -181,7 +181,7 @@ def test_it_remembers_a_bounded_number_of_heartbeats() -> None:
     lateness = Lateness()
     for second in range(2_000):
         # Each a little later than the one before, so that each may be the least one day.
-        lateness.heard(AS_OF + second * 1_000, second * 1_001, None)
+        lateness.observe(AS_OF + second * 1_000, second * 1_001, None)
     assert len(lateness._least) <= LEARNED_OVER_MS // SECOND + 1
 
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from aggregator.contracts.stats import usd_micros, usd_text
 from api.board.board import Board
-from api.board.columns import Columns
+from api.board.columns import BoardColumns
 from api.board.listing import Listing
-from api.board.overview import ORDERS, SORTS, OverviewQuery, OverviewReader, Place
+from api.board.overview import ORDERS, SORTS, OverviewQuery, OverviewReader, RowPlace
 from api.board.row import TokenRow
 from tests.unit.api.samples import Owner, row, window
 
@@ -58,7 +58,7 @@ def test_pages_laid_together_are_the_sorted_list(
     query = OverviewQuery(window="24h", sort=sort, order=order, limit=limit)  # type: ignore[arg-type]
     reader = OverviewReader(board)
     found: list[TokenRow] = []
-    after: Place | None = None
+    after: RowPlace | None = None
     while True:
         page, after = reader.page(query, 0, after)
         found += page.tokens
@@ -160,7 +160,7 @@ def test_sums_are_exact_beyond_64_bits() -> None:
 
 def test_tokens_that_come_and_go_unasked_do_not_heap_up() -> None:
     board = board_of([])
-    columns = Columns(board)
+    columns = BoardColumns(board)
     for number in range(10_000):
         made = row(f"c:{number}", seq=number + 1)
         board.show(made)
@@ -202,7 +202,7 @@ def test_a_search_shows_exact_symbols_first_then_what_begins_with_it(limit: int)
     reader = OverviewReader(named_board())
     query = OverviewQuery(window="24h", q="Eth", limit=limit)
     found: list[str] = []
-    after: Place | None = None
+    after: RowPlace | None = None
     while not found or after is not None:
         page, after = reader.page(query, 0, after)
         found += [each.token_id for each in page.tokens]

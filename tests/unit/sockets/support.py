@@ -15,10 +15,10 @@ from api.board.overview import OverviewReader
 from api.board.wire import Wire
 from api.sockets.connection import Connection
 from api.sockets.hub import SLOTS, Hub
-from api.sockets.limits import AUTH_WITHIN_MS, Limits
+from api.sockets.limits import AUTH_WITHIN_MS, SocketLimits
 from api.sockets.live_candles import CandlesSource
 from api.sockets.overview import OverviewSource
-from api.sockets.session import Session
+from api.sockets.session import SocketSession
 from api.sockets.status import StatusSource
 from api.sockets.token_stats import TokenStatsSource
 from api.sockets.trades import TradesSource
@@ -65,7 +65,7 @@ class Client:
         self.connection = Connection(self.socket, node.hub.limits, node.now)
         self.connection.deadline = node.now + AUTH_WITHIN_MS
         node.hub.add(self.connection)
-        self.session = Session(
+        self.session = SocketSession(
             self.connection,
             node.hub,
             verify=node.verify,
@@ -112,7 +112,7 @@ class Node:
         self.computed = 0
         self.owner = Owner()
         self.hub = Hub(
-            Limits(**limits),
+            SocketLimits(**limits),
             lambda: self.now,
             self.board.stale_partitions,
             self.board.as_of,
@@ -122,11 +122,11 @@ class Node:
         self.reader = OverviewReader(self.board)
         self.cost_s = 0.0
         self._clock = 0.0
-        self.hub.feed(TokenStatsSource(self.board, self.hub))
-        self.hub.feed(TradesSource(self.streams, self.hub))
-        self.hub.feed(CandlesSource(self.streams, self.hub))
-        self.hub.feed(OverviewSource(self.board, self.reader, self.hub, self._read_clock))
-        self.hub.feed(StatusSource(self.board, self.hub, lambda: self.connected))
+        self.hub.add_source(TokenStatsSource(self.board, self.hub))
+        self.hub.add_source(TradesSource(self.streams, self.hub))
+        self.hub.add_source(CandlesSource(self.streams, self.hub))
+        self.hub.add_source(OverviewSource(self.board, self.reader, self.hub, self._read_clock))
+        self.hub.add_source(StatusSource(self.board, self.hub, lambda: self.connected))
         self.expires: dict[str, float] = {}
         self.subjects: dict[str, SubjectLimits] = {}
         self.purse = 1_000_000

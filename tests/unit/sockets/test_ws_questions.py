@@ -15,9 +15,9 @@ from api.trades.questions import (
     MOST_OF_A_SUBJECT,
     PATIENCE_MS,
     WINDOW,
-    Backoff,
     Candidate,
-    Question,
+    HistoryQuestion,
+    QuestionBackoff,
     Questions,
 )
 from api.trades.streams import IDLE_MS
@@ -111,9 +111,9 @@ def test_no_subject_has_all_windows() -> None:
 def test_the_window_shrinks_when_answers_are_late_and_grows_again() -> None:
     questions = Questions()
 
-    def ask() -> list[Question]:
+    def ask() -> list[HistoryQuestion]:
         chosen = questions.choose([Candidate(f"t{n}", 0, f"s{n}") for n in range(100)])
-        out = [Question(each.token_id, 0, each.subject, 0, 100) for each in chosen]
+        out = [HistoryQuestion(each.token_id, 0, each.subject, 0, 100) for each in chosen]
         for each in out:
             questions.add(each)
         return out
@@ -133,7 +133,7 @@ def test_the_window_shrinks_when_answers_are_late_and_grows_again() -> None:
 
 def test_pauses_grow_with_each_question_that_times_out_and_differ() -> None:
     factors = iter([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.5])
-    backoff = Backoff(lambda: next(factors))
+    backoff = QuestionBackoff(lambda: next(factors))
     pauses = []
     for _ in range(7):
         backoff.timed_out(0)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregator.contracts.batch import TRADES_A_MINUTE
+from aggregator.contracts.intervals import INTERVALS_MS
 from aggregator.contracts.trades import TokenHistory, TradeBatch
-from api.sockets.protocol import INTERVALS
 from api.trades.stream import KEPT, Gap, Step, TokenStream
 from tests.unit.sockets.trading import START, Seller, rows_of, trade
 
@@ -254,7 +254,7 @@ def test_a_client_sees_each_trade_once_or_hears_of_the_gap(
         assert reader.offsets.get(each.n, each.offset) == each.offset
     fresh = TokenStream("e:t")
     fresh.history(seller.history(), AS_OF, 0)
-    for interval in INTERVALS.values():
+    for interval in INTERVALS_MS.values():
         assert stream.candles.newest(interval, 500) == fresh.candles.newest(interval, 500)
 
 
@@ -289,5 +289,5 @@ def test_folded_candles_are_those_of_the_owner(
         return
     fresh = TokenStream("e:t")
     fresh.history(seller.history(), AS_OF, 0)
-    for interval in INTERVALS.values():
+    for interval in INTERVALS_MS.values():
         assert stream.candles.newest(interval, 500) == fresh.candles.newest(interval, 500)
