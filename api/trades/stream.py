@@ -8,7 +8,7 @@ two.
 `n` numbers the trades of one token from an arbitrary start. It is contiguous as long as the state
 of the owner survives, so a jump of `n` is a hole: a message was lost, and the owner's history fills
 it. If the owner's state is lost, numbering restarts under a newer epoch. Then the same `n` may
-name another trade, and only the trade's `offset` tells the two apart.
+name another trade, and only the trade's `offset` distinguishes the two.
 """
 
 from __future__ import annotations

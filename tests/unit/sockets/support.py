@@ -1,4 +1,4 @@
-"""A hub with real sources and a real board, clients whose socket is a list, and a clock by hand."""
+"""A hub with real sources and a real board, clients with a list as socket, and a manual clock."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ A, B = "ethereum:0xaa", "ethereum:0xbb"
 
 
 class Socket:
-    """An outlet that keeps what it is given; `blocked` is set by the test."""
+    """An outlet that keeps its frames; the test sets `blocked`."""
 
     def __init__(self) -> None:
         self.blocked = False
@@ -57,7 +57,7 @@ class Socket:
 
 
 class Client:
-    """One socket with its session; `messages` takes what came since the last call."""
+    """One socket with its session; `messages` returns what arrived since the last call."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
@@ -149,13 +149,13 @@ class Node:
         return Claims(subject=name, scopes=scopes, expires_at=expires_at, token_id=jti or None)
 
     async def charge(self, _subject: str | None, cost: int) -> Decision:
-        """Takes the cost from the node's purse, which nothing fills."""
+        """Take the cost from the node's purse, which is never refilled."""
         passed = cost <= self.purse
         self.purse -= cost if passed else 0
         return Decision(passed, 1, self.purse, 1, 0 if passed else 7, local=True)
 
     async def charge_subject(self, subject: str | None, cost: int) -> Decision:
-        """Takes the cost of subscriptions from the subject's bucket, by the real arithmetic."""
+        """Take the cost of subscriptions from the subject's bucket, by the real arithmetic."""
         assert subject is not None
         self.charged[subject] = self.charged.get(subject, 0) + cost
         rate = self.limits_of(subject)
@@ -171,18 +171,18 @@ class Node:
         self.run(max(10, int(seconds * 1_000)))
 
     def beat(self) -> None:
-        """A heartbeat of the owner, and the answers to what the board asks after it."""
+        """Deliver a heartbeat of the owner, and its answers to the board's questions."""
         self.board.heartbeat(self.owner.heartbeat(self.now), self.now)
         for ask in self.board.due(self.now):
             for chunk in self.owner.answer(ask.request):
                 self.board.answer(ask.request_id, chunk, self.now)
 
     def trade(self, token_id: str = A) -> None:
-        """A patch that arrives."""
+        """Deliver a patch."""
         self.board.patch(self.owner.trade(token_id), self.now)
 
     def run(self, ms: int = 100) -> None:
-        """Let time pass, a round every 10 ms."""
+        """Let time pass, with a round every 10 ms."""
         assert SLOTS == 10
         for _ in range(ms // 10):
             self.now += 10
@@ -193,12 +193,12 @@ class Node:
 
 
 def node(**limits: int) -> Node:
-    """A node whose board is hydrated and fresh."""
+    """Return a node whose board is hydrated and fresh."""
     made = Node(**limits)
     made.beat()
     return made
 
 
 def encoded(value: object) -> bytes:
-    """As it travels on NATS."""
+    """Return the value as it travels on NATS."""
     return msgspec.json.encode(value)

@@ -36,7 +36,7 @@ def test_candles_are_aligned_to_utc(interval: str, opened: int) -> None:
     assert (candle.open_time, candle.close_time) == (opened, opened + INTERVALS_MS[interval])
 
 
-def test_an_hour_is_its_minutes_together() -> None:
+def test_an_hour_is_the_sum_of_its_minutes() -> None:
     candles = LiveCandles()
     hour = MIDNIGHT
     rows = [
@@ -101,8 +101,8 @@ def test_a_retraction_must_be_asked_for() -> None:
     assert candles.newest(60_000, 10) == []
 
 
-def test_trades_within_a_minute_of_which_no_trade_is_known_are_no_ends_of_it() -> None:
-    """As after a change of owners, whose new one tells the minutes but not their trades."""
+def test_a_trade_inside_a_loaded_minute_is_neither_its_open_nor_its_close() -> None:
+    """As after a takeover: the new owner sends the minutes but not their trades."""
     ends = ((START + 500, 4), (START + 900, 5))
     row = CandleRow(START, "5", "9", "4", "6", "10.000000", "2", 5, *ends)
     candles = LiveCandles()
@@ -120,7 +120,7 @@ def test_trades_within_a_minute_of_which_no_trade_is_known_are_no_ends_of_it() -
     assert not candles.wrong
 
 
-def test_a_minute_whose_ends_are_not_told_must_be_asked_for() -> None:
+def test_a_minute_without_the_positions_of_open_and_close_must_be_asked_for() -> None:
     candles = LiveCandles()
     candles.load([CandleRow(START, "5", "9", "4", "6", "10.000000", "2", 5)], START - HISTORY_MS)
     candles.fold(trade(6, START + 950, "7"), 0)
@@ -138,7 +138,7 @@ def test_an_update_repeats_what_changed_in_the_last_half_minute() -> None:
     assert candles.changed(60_000, REPEATED_MS + 10_001) == []
 
 
-def test_minutes_older_than_the_history_are_let_go() -> None:
+def test_minutes_older_than_the_history_are_dropped() -> None:
     candles = LiveCandles()
     candles.load([], START - HISTORY_MS)
     candles.fold(trade(1, START), 0)
