@@ -1,4 +1,4 @@
-"""The intervals of candles, and the interval at which a web node publishes changes.
+"""The intervals of candles, and the interval at which a web node sends changes.
 
 REST and the WebSocket accept the same intervals, so both read them here.
 """
@@ -22,4 +22,4 @@ INTERVALS_MS: Final[dict[str, int]] = {
 """The length of each interval; candles are aligned to UTC."""
 
 FLUSH_MS: Final = 100
-"""A web node sends a client at most one update of a topic in this time."""
+"""A web node flushes each client at least this often, and reuses an overview for this long."""

@@ -29,8 +29,8 @@ class Lateness:
     CLOCKS_AGREE_MS that was there before the first heartbeat (a node that starts during a backlog)
     or that stays constant for five minutes, and a longer delay as far as the owner's clock is ahead
     of this node's. Reported as late although nothing has waited: heartbeats for five minutes after
-    an owner's clock was set back, and as long as an owner's clock is more than CLOCKS_AGREE_MS
-    slower than this node's. The owner's windows end by that clock, so the numbers are that old.
+    an owner's clock was set back, and as long as an owner's clock lags this node's by more than
+    CLOCKS_AGREE_MS. The owner's windows end by that clock, so the numbers are that old.
     """
 
     def __init__(self) -> None:

@@ -216,14 +216,14 @@ class Hub:
                 if full_interval and topic in connection.pending:
                     connection.flush(now_ms)
                 else:
-                    self.flush_early(connection, now_ms)
+                    self.request_early_flush(connection, now_ms)
                 conflated += topic in connection.pending
                 connection.pending[topic] = message
             else:
                 connection.offer(topic, message)
         TALLY.conflated += conflated
 
-    def flush_early(self, connection: Connection, now_ms: int) -> None:
+    def request_early_flush(self, connection: Connection, now_ms: int) -> None:
         """Mark the socket for a flush in the next round, unless it was flushed just now."""
         if connection.sent_at <= now_ms - EARLY_MS:
             self._early[connection] = None

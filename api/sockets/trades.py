@@ -87,7 +87,7 @@ class TradesSource(Source):
             for connection in self._hub.subscribers(topic):
                 if connection not in state.waiting:
                     connection.push(message)
-                    self._hub.flush_early(connection, now_ms)
+                    self._hub.request_early_flush(connection, now_ms)
         if stream.live and state.waiting:
             for connection, resume in list(state.waiting.items()):
                 if step.loaded or not _is_ahead(resume, stream):

@@ -150,7 +150,7 @@ def test_clocks_that_differ_make_nothing_stale(skew: int) -> None:
     assert route.board.late_ms() == 0
 
 
-def test_windows_that_end_by_a_slow_clock_are_old() -> None:
+def test_windows_that_end_by_a_clock_that_lags_are_old() -> None:
     route = Route(-90_000)
     route.run(10)
     assert route.stale
