@@ -23,6 +23,7 @@ from aggregator.counting.partition import PartitionOwner
 from aggregator.decoding.rules import decode_swap
 from aggregator.member.kafka import LogExtent
 from aggregator.nats.publisher import Publisher
+from aggregator.runtime.clock import monotonic_ms
 from aggregator.runtime.config import load
 from tests.unit.windows.service import MAX_FUTURE, swap_event
 
@@ -89,7 +90,12 @@ def compile_engine() -> None:
 
 def heartbeat(owner: PartitionOwner) -> Heartbeat:
     return owner.heartbeat(
-        partitions=PARTITIONS, now_ms=now_ms(), end=owner.next_offset, degraded=[], stalled=False
+        partitions=PARTITIONS,
+        now_ms=now_ms(),
+        monotonic_ms=monotonic_ms(),
+        end=owner.next_offset,
+        degraded=[],
+        stalled=False,
     )
 
 
