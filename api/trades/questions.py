@@ -61,7 +61,7 @@ class QuestionBackoff:
         self.not_before = now_ms + int(self._pause_ms * self._jitter())
 
 
-class HistoryQuestion:
+class OpenQuestion:
     """A question in flight; `id` is its id on the wire."""
 
     __slots__ = ("expires_at", "id", "minutes", "partition", "subject", "token_id")
@@ -92,7 +92,7 @@ class Questions:
     """Hold this node's questions in flight, and the windows that bound them."""
 
     def __init__(self) -> None:
-        self.out: dict[str, HistoryQuestion] = {}
+        self.out: dict[str, OpenQuestion] = {}
         self._windows: dict[int, int] = {}
         self._of_partition: Counter[int] = Counter()
         self._of_subject: Counter[str] = Counter()
@@ -134,33 +134,33 @@ class Questions:
                 chosen.append(candidate)
         return chosen
 
-    def add(self, question: HistoryQuestion) -> None:
+    def add(self, question: OpenQuestion) -> None:
         """Record that the question was sent."""
         self.out[question.token_id] = question
         self._of_partition[question.partition] += 1
         self._of_subject[question.subject] += 1
 
-    def answered(self, question: HistoryQuestion) -> None:
+    def answered(self, question: OpenQuestion) -> None:
         """Handle an answer in time: the window of its partition grows by one."""
         self._remove(question)
         window = self._windows.get(question.partition, WINDOW)
         self._windows[question.partition] = min(window + 1, WINDOW)
 
-    def timed_out(self, question: HistoryQuestion) -> None:
+    def timed_out(self, question: OpenQuestion) -> None:
         """Handle a timeout: the window of its partition is halved."""
         self._remove(question)
         window = self._windows.get(question.partition, WINDOW)
         self._windows[question.partition] = max(window // 2, 1)
 
-    def withdraw(self, question: HistoryQuestion) -> None:
+    def withdraw(self, question: OpenQuestion) -> None:
         """Forget a question that cannot be answered: the connection or the owner has changed."""
         self._remove(question)
 
-    def expired(self, now_ms: int) -> list[HistoryQuestion]:
+    def expired(self, now_ms: int) -> list[OpenQuestion]:
         """Return the questions whose time to be answered is over."""
         return [each for each in self.out.values() if each.expires_at <= now_ms]
 
-    def _remove(self, question: HistoryQuestion) -> None:
+    def _remove(self, question: OpenQuestion) -> None:
         if self.out.get(question.token_id) is not question:
             return
         del self.out[question.token_id]

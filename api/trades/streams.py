@@ -24,7 +24,7 @@ from api.trades.questions import (
     ANSWER_WITHIN_MS,
     PATIENCE_MS,
     Candidate,
-    HistoryQuestion,
+    OpenQuestion,
     QuestionBackoff,
     Questions,
 )
@@ -60,7 +60,7 @@ class _Held:
         self.stream = TokenStream(token_id)
         self.users: Counter[int] = Counter()
         self.subject = ""
-        self.question: HistoryQuestion | None = None
+        self.question: OpenQuestion | None = None
         self.backoff = QuestionBackoff()
         self.idle_since = now_ms
         self.looked_until = 0
@@ -205,7 +205,7 @@ class Streams:
             held.backoff.allow()
         self._notify(held, held.stream.batch(batch, now_ms), now_ms)
 
-    def _on_answer(self, question: HistoryQuestion, data: bytes | None) -> None:
+    def _on_answer(self, question: OpenQuestion, data: bytes | None) -> None:
         now_ms, held = self._now_ms(), self._held.get(question.token_id)
         if data is None:
             self._questions.withdraw(question)
@@ -258,7 +258,7 @@ class Streams:
             self._ask(self._held[candidate.token_id], candidate, now_ms)
 
     def _ask(self, held: _Held, candidate: Candidate, now_ms: int) -> None:
-        question = HistoryQuestion(
+        question = OpenQuestion(
             candidate.token_id,
             candidate.partition,
             candidate.subject,
@@ -274,7 +274,7 @@ class Streams:
         held.question = question
         self._questions.add(question)
 
-    def _time_out(self, question: HistoryQuestion, now_ms: int) -> None:
+    def _time_out(self, question: OpenQuestion, now_ms: int) -> None:
         self._wire.forget(question.id)
         self._questions.timed_out(question)
         metrics.WS_QUESTIONS.labels("timeout").inc()
@@ -283,7 +283,7 @@ class Streams:
             held.question = None
             held.backoff.timed_out(now_ms)
 
-    def _withdraw(self, held: _Held, question: HistoryQuestion) -> None:
+    def _withdraw(self, held: _Held, question: OpenQuestion) -> None:
         self._wire.forget(question.id)
         self._questions.withdraw(question)
         held.question = None

@@ -16,7 +16,7 @@ from api.trades.questions import (
     PATIENCE_MS,
     WINDOW,
     Candidate,
-    HistoryQuestion,
+    OpenQuestion,
     QuestionBackoff,
     Questions,
 )
@@ -111,9 +111,9 @@ def test_no_subject_takes_all_windows() -> None:
 def test_the_window_shrinks_with_timeouts_and_grows_with_answers() -> None:
     questions = Questions()
 
-    def ask() -> list[HistoryQuestion]:
+    def ask() -> list[OpenQuestion]:
         chosen = questions.choose([Candidate(f"t{n}", 0, f"s{n}") for n in range(100)])
-        out = [HistoryQuestion(each.token_id, 0, each.subject, 0, 100) for each in chosen]
+        out = [OpenQuestion(each.token_id, 0, each.subject, 0, 100) for each in chosen]
         for each in out:
             questions.add(each)
         return out
