@@ -19,7 +19,7 @@ from django.conf import settings
 
 from aggregator.clickhouse.reader import HistoryReader
 from aggregator.runtime import tracing
-from aggregator.runtime.clock import TrustedClock
+from aggregator.runtime.clock import TrustedClock, monotonic_ms
 from aggregator.runtime.config import Config
 from api.archive.questions import History
 from api.auth.access import Access, AccessState, default_limits
@@ -40,7 +40,7 @@ from api.board.saved import SavedRowsReader
 from api.registry.follow import RegistryFollower
 from api.sockets.build import build_hub
 from api.sockets.hub import Hub
-from api.sockets.limits import Limits
+from api.sockets.limits import SocketLimits
 from api.trades.streams import Streams
 
 
@@ -116,11 +116,6 @@ class Services:
         await self.feed.stop()
 
 
-def monotonic_ms() -> int:
-    """Milliseconds of a clock that never jumps."""
-    return time.monotonic_ns() // 1_000_000
-
-
 def build(
     config: Config,
     now_ms: Callable[[], int] = monotonic_ms,
@@ -140,7 +135,7 @@ def build(
     )
     overview = OverviewReader(board)
     streams = Streams(board, feed.wire, now_ms)
-    hub = build_hub(board, feed, overview, streams, limits=Limits.of(config), now_ms=now_ms)
+    hub = build_hub(board, feed, overview, streams, limits=SocketLimits.of(config), now_ms=now_ms)
     control = Control(access, redis, _channel_layer, _reconcile, _recall_access)
     control.serve(hub)
     return Services(

@@ -1,11 +1,11 @@
-"""The ASGI application at /ws: the handshake, then the client's messages to its session.
+"""The ASGI application at /ws: do the handshake, then pass the client's messages to its session.
 
-Plain ASGI, because what Channels adds to a consumer is a hop through a thread for each message.
-Nothing is sent from here but the accept or the refusal of the handshake: the hub flushes.
+It is plain ASGI, because a Channels consumer adds a hop through a thread for each message. It sends
+only the accept or the refusal of the handshake; the hub sends everything else.
 
-A browser shows its page nothing of an HTTP answer to a handshake. So a page whose origin may not
-connect, or a client that finds the node full, is accepted only to be given the reason and a close
-code: it reaches no session, what it sends is dropped, and no token of it is looked at.
+A browser does not show its page the HTTP answer to a handshake. So a page whose origin is not
+allowed, or a client of a full node, is accepted only to receive the reason and a close code. It
+gets no session, its messages are dropped, and its JWT is not examined.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from api.sockets.connection import Connection
 from api.sockets.limits import AUTH_WITHIN_MS
 from api.sockets.outlet import Outlet, outlet_of
 from api.sockets.protocol import SUBPROTOCOL, Close, Message, frame, write
-from api.sockets.session import Session
+from api.sockets.session import SocketSession
 
 PATH: Final = "/ws"
 _REFUSED: Final[Any] = {"type": "websocket.close", "code": 1008, "reason": ""}
@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 
 class _Refusal(NamedTuple):
-    """Why a handshake is refused, in the words of the protocol."""
+    """Hold why a handshake is refused, in the terms of the protocol."""
 
     code: str
     text: str
@@ -53,7 +53,7 @@ _ORIGIN: Final = _Refusal(
 async def consumer(
     scope: WebSocketScope, receive: ASGIReceiveCallable, send: ASGISendCallable
 ) -> None:
-    """One socket, from its handshake to its end."""
+    """Serve one socket from its handshake to its close."""
     parts = services()
     hub = parts.hub
     caller = correlation_of(
@@ -65,11 +65,11 @@ async def consumer(
     address = scope_ip(dict(scope), parts.config.trusted_proxies)
     if scope["path"] != PATH or hub.stopping:
         access_log.socket("ws_refused", caller, address, None, status=403)
-        # Before the accept a close is the answer 403 to the handshake.
+        # A close before the accept makes the server answer the handshake with 403.
         await send(_REFUSED)
         return
     offered = list(scope["subprotocols"])
-    # A browser ends a connection whose answer leaves out what it offered.
+    # A browser closes a connection whose answer selects none of the subprotocols it offered.
     chosen = SUBPROTOCOL if SUBPROTOCOL in offered else None
     accept: Any = {"type": "websocket.accept", "subprotocol": chosen, "headers": []}
     await send(accept)
@@ -95,7 +95,7 @@ async def consumer(
     finally:
         hub.remove(connection)
         open_ms = parts.now_ms() - now_ms
-        # the code that this node closed with; null where the client went
+        # the code that this node closed with; null if the client closed
         access_log.socket(
             "ws_close", caller, address, _subject(connection), code=connection.closing, ms=open_ms
         )
@@ -105,7 +105,7 @@ def _subject(connection: Connection) -> str | None:
     return connection.claims.subject if connection.claims is not None else None
 
 
-async def _listen(receive: ASGIReceiveCallable, session: Session) -> None:
+async def _listen(receive: ASGIReceiveCallable, session: SocketSession) -> None:
     while True:
         event: Any = await receive()
         if event["type"] == "websocket.disconnect":
@@ -114,7 +114,7 @@ async def _listen(receive: ASGIReceiveCallable, session: Session) -> None:
         await session.receive(event["bytes"] if text is None else text)
 
 
-def _session(connection: Connection, parts: Services, address: str) -> Session:
+def _session(connection: Connection, parts: Services, address: str) -> SocketSession:
     async def verify(token: str) -> Claims:
         if parts.verifier is None:
             await parts.settled()
@@ -122,7 +122,7 @@ def _session(connection: Connection, parts: Services, address: str) -> Session:
             raise TokenRefused("auth_unavailable", "This node cannot check tokens now.")
         return await parts.verifier.authenticate(token, parts.now_s())
 
-    return Session(
+    return SocketSession(
         connection,
         parts.hub,
         verify=verify,
@@ -138,7 +138,7 @@ def _session(connection: Connection, parts: Services, address: str) -> Session:
 
 
 def _refusal(scope: WebSocketScope, parts: Services) -> _Refusal | None:
-    """Why this client may not connect."""
+    """Return why this client may not connect; None if it may."""
     if parts.hub.full:
         metrics.LIMITS_HIT.labels("ws_connections").inc()
         return _FULL
@@ -158,13 +158,13 @@ def _refuse(outlet: Outlet, refusal: _Refusal) -> None:
 
 
 def _token(scope: WebSocketScope, offered: list[str]) -> str | None:
-    """The token of the handshake: `Authorization: Bearer`, or the one offered after `bearer`."""
+    """Return the JWT of the handshake: `Authorization: Bearer`, or the offer after `bearer`."""
     scheme, _, token = (_header(scope, b"authorization") or "").strip().partition(" ")
     if scheme.lower() == "bearer":
         return token.strip()
     if SUBPROTOCOL in offered:
-        behind = offered[offered.index(SUBPROTOCOL) + 1 :]
-        return behind[0] if behind else None
+        following = offered[offered.index(SUBPROTOCOL) + 1 :]
+        return following[0] if following else None
     return None
 
 

@@ -1,4 +1,4 @@
-"""How a value becomes an answer: JSON, with an ETag by which a client need not get it twice."""
+"""HTTP answers in JSON, with an ETag so that a client need not receive the same answer twice."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ _encode = msgspec.json.Encoder().encode
 
 
 def json(value: object) -> HttpResponse:
-    """The value in JSON."""
+    """Return the value in JSON, as an answer."""
     return HttpResponse(_encode(value), content_type="application/json")
 
 
 def tagged(request: HttpRequest, value: object, etag: str | None = None) -> HttpResponse:
-    """The value in JSON under the tag (`"..."`), or 304 where the client has it by that tag.
+    """Return the value in JSON with the ETag (`"..."`), or 304 if the client has that tag.
 
-    Without a tag it is a hash of the answer, so equal answers of two nodes have one tag.
+    The default tag is a hash of the content, so equal answers of two nodes have the same tag.
     """
     content = _encode(value)
     return answered(request, content, tag_of(content) if etag is None else etag)
 
 
 def encoded(value: object) -> bytes:
-    """The value in JSON."""
+    """Return the value in JSON."""
     return _encode(value)
 
 
 def tag_of(content: bytes) -> str:
-    """The tag of an answer: of its bytes alone."""
+    """Return the ETag of an answer, a hash of its content."""
     return f'"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'
 
 
 def answered(request: HttpRequest, content: bytes, etag: str) -> HttpResponse:
-    """An answer in JSON that is made already, or 304 where the client has it by that tag."""
+    """Return an answer that is encoded already, or 304 if the client has its ETag."""
     response = HttpResponse(content, content_type="application/json")
     response.headers["ETag"] = etag
     conditional = get_conditional_response(request, etag=etag, response=response)

@@ -1,6 +1,6 @@
-"""How far the archivers are, as they say it once a second; for status and readiness alone.
+"""The progress of the archivers, which they report once a second; for status and readiness only.
 
-Pure: the caller tells the time.
+Pure: time is an argument.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ _SILENT_MS = 5_000
 
 
 class Archives:
-    """The newest word of each partition's archiver."""
+    """Keep the newest report of each partition's archiver."""
 
     def __init__(self) -> None:
-        self._heard: dict[int, tuple[ArchiveStatus, int]] = {}
+        self._newest: dict[int, tuple[ArchiveStatus, int]] = {}
 
-    def heard(self, status: ArchiveStatus, now_ms: int) -> None:
-        """An archiver has said where it is."""
-        self._heard[status.partition] = status, now_ms
+    def record(self, status: ArchiveStatus, now_ms: int) -> None:
+        """Record the report of an archiver."""
+        self._newest[status.partition] = status, now_ms
 
     def status(self, now_ms: int) -> list[ArchiveStatus]:
-        """The newest of each partition; the state of one that says nothing any more is "silent"."""
+        """Return the newest report of each partition; an archiver that has stopped is "silent"."""
         return [
             msgspec.structs.replace(status, state="silent") if now_ms - at > _SILENT_MS else status
-            for _, (status, at) in sorted(self._heard.items())
+            for _, (status, at) in sorted(self._newest.items())
         ]
 
     def faults(self, now_ms: int) -> list[str]:
-        """What is wrong with the archive, a sentence each; the same of several partitions once."""
+        """Return what is wrong with the archive, one sentence per fault and its partitions."""
         found: dict[str, list[int]] = {}
         for status in self.status(now_ms):
             for fault in _faults_of(status):
@@ -50,6 +50,6 @@ def _faults_of(status: ArchiveStatus) -> list[str]:
     elif status.state != "archiving":
         faults.append(status.state)
     if status.gaps:
-        first, behind = status.gaps[-1]
-        faults.append(f"gap: Kafka no longer held the offsets {first} to {behind - 1}")
+        first, end = status.gaps[-1]
+        faults.append(f"gap: Kafka no longer held the offsets {first} to {end - 1}")
     return faults

@@ -1,8 +1,8 @@
-"""The board: the newest stats of every token that this node knows, and how good they are.
+"""The board: the newest stats of every token that this node knows, and how fresh they are.
 
-Pure, like `api.board.partition` which holds the rules: `api.board.feed` brings the messages and
-carries the questions, the views and the WebSocket hub read. Used from one event loop only, so it
-needs no lock.
+Pure, like `api.board.partition`, which holds the rules. `api.board.feed` brings the messages and
+sends the questions; the views and the WebSocket hub read. The board is used from one event loop
+only, so it needs no lock.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ MISPLACED_NAMED: Final = 5
 _decode_row = msgspec.json.Decoder(TokenRow).decode
 
 
-class Ask(msgspec.Struct, frozen=True):
-    """A question to put to a partition's owner; its answer comes back under `request_id`."""
+class ResyncQuestion(msgspec.Struct, frozen=True):
+    """A request to a partition's owner; its answer comes back under `request_id`."""
 
     request_id: int
     partition: int
@@ -41,13 +41,13 @@ class Ask(msgspec.Struct, frozen=True):
 class PartitionStatus(msgspec.Struct, frozen=True):
     """One partition as `/api/status` and `/readyz` show it.
 
-    `epoch`, `seq`, `next_offset` and `as_of` are of what is shown; `owner_*`, `target_offset`,
-    `lag`, `watermark` and `state` are the owner's last word, null before it. `state` is the
-    owner's, "silent" when it has not spoken for too long, "late" when what it says is too old on
-    arrival, "unknown" before the first heartbeat. `age_ms` is the time since the owner made its
-    last heartbeat, `late_ms` how much of that the heartbeat waited on the way. `in_sync` tells that
-    everything which the owner is known to have published is shown. `owner`, `version`,
-    `snapshot_age_ms` and `tallies` are of the owner's last word too (see `Heartbeat`).
+    `epoch`, `seq`, `next_offset` and `as_of` describe what is shown. `owner_*`, `target_offset`,
+    `lag`, `watermark` and `state` come from the owner's last heartbeat and are null before it.
+    `state` is the owner's, or "silent" if heartbeats have stopped for too long, "late" if they are
+    too old on arrival, "unknown" before the first one. `age_ms` is the time since the owner made
+    its last heartbeat, `late_ms` how much of that the heartbeat waited on the way. `in_sync` says
+    that everything which the owner is known to have published is shown. `owner`, `version`,
+    `snapshot_age_ms` and `tallies` come from the last heartbeat too (see `Heartbeat`).
     """
 
     partition: int
@@ -75,7 +75,7 @@ class PartitionStatus(msgspec.Struct, frozen=True):
 
 
 class Board:
-    """The rows of every partition. All `now_ms` are of one monotonic clock."""
+    """Hold the rows of every partition. Every `now_ms` comes from one monotonic clock."""
 
     def __init__(self, stale_after_ms: int, jitter: Callable[[], float] = random.random) -> None:
         self._stale_after_ms = stale_after_ms
@@ -94,33 +94,34 @@ class Board:
 
     @property
     def rows(self) -> Mapping[str, TokenRow]:
-        """The newest row of every token that may be seen, `stale` not yet set (see
-        `stale_partitions`).
+        """Return the newest row of every visible token.
+
+        `stale` is not set in these rows: see `stale_partitions`.
         """
         return self._rows
 
     def get(self, token_id: str, now_ms: int) -> TokenRow | None:
-        """The token's row with `stale` set as it is now."""
+        """Return the token's row with the present value of `stale`."""
         row = self._rows.get(token_id)
         if row is None or not self._partitions[row.partition].stale(now_ms):
             return row
         return msgspec.structs.replace(row, stale=True)
 
     def published(self, token_id: str) -> TokenStats | None:
-        """The row as its owner published it, of a hidden token too: for operators' eyes."""
+        """Return the row as its owner published it, of a hidden token too; for operators only."""
         return self._published.get(token_id) or self._rows.get(token_id)
 
     def hides(self, token_id: str) -> bool:
-        """Whether the operators do not want the token seen."""
+        """Return whether the operators hide the token."""
         listing = self._listings.get(token_id)
         return listing is not None and listing.hidden
 
     def listing(self, token_id: str) -> Listing | None:
-        """What the operators say of the token."""
+        """Return the token's entry in the registry; None if it has none."""
         return self._listings.get(token_id)
 
     def take_listings(self, listings: Mapping[str, Listing]) -> set[str]:
-        """Take these as all that the operators say of tokens; the tokens for which it is new."""
+        """Replace all registry entries; return the tokens whose entry changed."""
         before, self._listings = self._listings, listings
         changed = {
             token_id
@@ -135,52 +136,55 @@ class Board:
         return changed
 
     def stale_partitions(self, now_ms: int) -> set[int]:
-        """Partitions whose rows may be old, those never heard of included."""
+        """Return the partitions whose rows may be old, including those without any message yet."""
         return {number for number, each in self._partitions.items() if each.stale(now_ms)}
 
     def partitions_known(self) -> bool:
-        """Whether any heartbeat has told how many partitions there are."""
+        """Return whether any heartbeat has reported how many partitions there are."""
         return self._expected > 0
 
     def late_ms(self) -> int:
-        """How late the newest heartbeats arrived, the worst partition."""
+        """Return how late the newest heartbeats arrived, of the worst partition."""
         return max((each.late_ms for each in self._partitions.values()), default=0)
 
     def complete(self) -> bool:
-        """Whether every partition's state has been loaded, so that an unknown token is none."""
+        """Return whether every partition's state is loaded.
+
+        Then a token without a row has no trades.
+        """
         return self._expected > 0 and all(each.hydrated for each in self._partitions.values())
 
     def filled_once(self) -> bool:
-        """Whether every partition had been loaded at any time that this was asked."""
+        """Return whether `complete` was true at this or an earlier call."""
         self._filled = self._filled or self.complete()
         return self._filled
 
     @property
     def misplaced(self) -> int:
-        """Tokens that also arrive on a second partition, up to MISPLACED_KEPT."""
+        """Return how many tokens also arrive on a second partition, up to MISPLACED_KEPT."""
         return len(self._misplaced)
 
     def as_of(self) -> int | None:
-        """The instant that the oldest partition shown is of; null while none is shown."""
+        """Return the instant of the oldest partition shown; None while none is shown."""
         times = [each.as_of for each in self._partitions.values() if each.as_of is not None]
         return min(times, default=None)
 
     def listen(self, listener: Callable[[str], object]) -> None:
-        """Have `listener(token_id)` called for each row that changes or goes.
+        """Call `listener(token_id)` for each row that changes or is removed.
 
-        It runs inside the message's handling, so it must be as cheap as `set.add`: a hub passes
-        the `add` of its set of changed tokens and empties the set at each flush.
+        It runs while the message is handled, so it must be as cheap as `set.add`. A hub passes the
+        `add` of its set of changed tokens and empties the set at each flush.
         """
         self._listeners.append(listener)
 
     def patch(self, stats: TokenStats, now_ms: int) -> None:
-        """A token's newer numbers."""
+        """Take a patch: a token's newer numbers."""
         self._partition(stats.partition).patch(stats, now_ms)
 
     def heartbeat(self, heartbeat: Heartbeat, now_ms: int, wall_ms: int | None = None) -> None:
-        """An owner's word of how far it is, and of how many partitions there are.
+        """Take an owner's heartbeat; it also reports how many partitions there are.
 
-        `wall_ms` is this node's time of day, which bounds what is taken for a difference of clocks.
+        `wall_ms` is this node's time of day. It bounds what counts as a difference of clocks.
         """
         if heartbeat.partitions > self._expected:
             self._expected = heartbeat.partitions
@@ -188,8 +192,8 @@ class Board:
                 self._partition(number)
         self._partition(heartbeat.partition).beat(heartbeat, now_ms, wall_ms)
 
-    def due(self, now_ms: int) -> list[Ask]:
-        """The questions to put to owners now; call it some times a second while connected."""
+    def due(self, now_ms: int) -> list[ResyncQuestion]:
+        """Return the questions to send to owners now; call it several times a second."""
         asks = []
         for number, partition in self._partitions.items():
             request_id = self._last_request_id + 1
@@ -200,13 +204,13 @@ class Board:
             if request is not None:
                 self._last_request_id = request_id
                 self._asked[request_id] = number
-                asks.append(Ask(request_id, number, request))
+                asks.append(ResyncQuestion(request_id, number, request))
         return asks
 
     def answer(self, request_id: int, chunk: ResyncChunk, now_ms: int) -> None:
-        """One message of an owner's answer; one to a question given up is dropped.
+        """Take one chunk of an owner's answer; drop it if the question was given up.
 
-        Raises msgspec.ValidationError where a row in it cannot be read.
+        Raise msgspec.ValidationError if a row in it cannot be decoded.
         """
         number = self._asked.get(request_id)
         if number is None or number != chunk.partition:
@@ -217,34 +221,34 @@ class Board:
             del self._asked[request_id]
 
     def without_state(self) -> list[int]:
-        """The partitions that have nothing to show yet."""
+        """Return the partitions that have nothing to show yet."""
         return [number for number, each in self._partitions.items() if not each.hydrated]
 
     def saved(self, saved: SavedRows) -> None:
-        """Rows that an owner left in Redis: shown, as stale, until an owner is heard."""
+        """Show rows that an owner saved in Redis, as stale, until an owner answers."""
         for number in range(saved.partitions):
             self._partition(number)
         self._expected = max(self._expected, saved.partitions)
         self._partition(saved.partition).saved(saved)
 
     def refused(self, request_id: int, now_ms: int) -> None:
-        """There is no owner to answer this question."""
+        """Handle a question that has no owner to answer it."""
         number = self._asked.pop(request_id, None)
         if number is not None:
             self._partitions[number].refused(now_ms)
 
     def reconnected(self, now_ms: int) -> None:
-        """The connection was down, so anything may have been missed in any partition."""
+        """Ask every partition's owner again: messages may have been missed while disconnected."""
         self._asked.clear()
         for partition in self._partitions.values():
             partition.reconnected(now_ms)
 
     def status(self, now_ms: int) -> list[PartitionStatus]:
-        """Every known partition, by number."""
+        """Return the status of every known partition, by number."""
         return [self._status(self._partitions[n], now_ms) for n in sorted(self._partitions)]
 
     def degraded(self) -> list[str]:
-        """What is wrong but does not keep the numbers from being shown, a sentence each."""
+        """Return faults in spite of which the numbers are shown, one sentence each."""
         notes = [
             f"partition {number}: {note}"
             for number, each in sorted(self._partitions.items())
@@ -264,7 +268,10 @@ class Board:
         return notes
 
     def show(self, stats: TokenStats) -> None:
-        """Take a token's newer row, or let it go at its last, unless another partition has it."""
+        """Show a token's newer row; remove the token if the row has no windows.
+
+        A row of a token that another partition shows is refused.
+        """
         token_id = stats.token_id
         shown = self.published(token_id)
         if shown is not None and shown.partition != stats.partition:
@@ -279,7 +286,7 @@ class Board:
         self._place(stats)
 
     def replace(self, partition: int, rows: Iterable[TokenStats]) -> None:
-        """Take these as all the rows of the partition."""
+        """Replace all rows of the partition with these."""
         gone = {
             token_id
             for held in (self._rows, self._published)
@@ -298,7 +305,7 @@ class Board:
             self._take_away(token_id)
 
     def _place(self, stats: TokenStats) -> None:
-        """Show the row as the operators want it shown, if at all."""
+        """Show the row with the token's registry entry, unless that hides the token."""
         token_id = stats.token_id
         listing = self._listings.get(token_id)
         if listing is None:
@@ -309,13 +316,13 @@ class Board:
                 self._take_away(token_id)
                 return
             self._rows[token_id] = listing.on(stats)
-        self._tell(token_id)
+        self._notify(token_id)
 
     def _take_away(self, token_id: str) -> None:
         if self._rows.pop(token_id, None) is not None:
-            self._tell(token_id)
+            self._notify(token_id)
 
-    def _tell(self, token_id: str) -> None:
+    def _notify(self, token_id: str) -> None:
         for listener in self._listeners:
             listener(token_id)
 

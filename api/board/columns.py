@@ -1,8 +1,9 @@
-"""The board's numbers in columns, an array a number, for questions about many tokens at once.
+"""The board's numbers in columns, one array per number, for queries over many tokens.
 
-Each token has a slot; a slot of one that went is used again. `catch_up` takes over what changed on
-the board since the last time, so between two calls the numbers stand still. Sorted orders are kept
-until then, so that all questions of one sort share one sorting. Pure, like the board.
+Each token has a slot; the slot of a token that was removed is reused. `catch_up` copies what
+changed on the board since its last call, so the numbers do not change between two calls. Sorted
+orders are kept until then, so all queries with the same sort share one sorting. Pure, like the
+board.
 """
 
 from __future__ import annotations
@@ -44,20 +45,20 @@ _WHOLE: Final = tuple(name for name in SORTS if name != "price_change_pct")
 _LEAST: Final = np.iinfo(np.int64).min
 _MOST: Final = np.iinfo(np.int64).max
 _FIRST_CAPACITY: Final = 1_024
-# Stands behind id, symbol and name; no id holds white space, no registered name a line's end.
+# Terminates id, symbol and name: no id contains white space, no registered name a line feed.
 _END: Final = "\n"
 _EXACT: Final = 0
 _BEGINS: Final = 1
 _CONTAINS: Final = 2
 RANKS: Final = (_EXACT, _BEGINS, _CONTAINS)
-"""How well a token fits what is searched for, best first."""
+"""How well a token matches a search, best first."""
 
 
-class Place(NamedTuple):
-    """Where a token stands in a sorted list: behind every place that is less.
+class RowPlace(NamedTuple):
+    """The position of a token in a sorted list, comparable with other positions.
 
-    `value` is the sorted number, negative where the order is descending; an unknown one stands
-    behind all. A search shows the tokens of one `rank` after those of another.
+    `value` is the number sorted by, negated for a descending order; unknown numbers follow all
+    known ones. A search lists the tokens of one `rank` after those of the better rank.
     """
 
     unknown: bool
@@ -67,14 +68,14 @@ class Place(NamedTuple):
 
 
 class Ordered(NamedTuple):
-    """Every token of a window in one order: their slots, and by what they are sorted."""
+    """The slots of a window's tokens in one order, and the keys that they are sorted by."""
 
     slots: Slots
     keys: NDArray[Any]
 
 
-class Columns:
-    """The rows of `board` as they were when `catch_up` was last called."""
+class BoardColumns:
+    """Hold the rows of `board` as of the last call of `catch_up`."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
@@ -92,20 +93,20 @@ class Columns:
         self._windows: dict[str, _Window] = {}
 
     def catch_up(self) -> None:
-        """Be as the board is now."""
+        """Copy what has changed on the board since the last call."""
         if not self._changed:
             return
         changed, self._changed = self._changed, set()
         known = self._slots.keys()
         gone = [token_id for token_id in changed if token_id not in self._board.rows]
         new = [token_id for token_id in changed - known if token_id in self._board.rows]
-        self._let_go([token_id for token_id in gone if token_id in known])
-        self._take_in(new)
+        self._release([token_id for token_id in gone if token_id in known])
+        self._assign_slots(new)
         slots = [self._slots[token_id] for token_id in changed if token_id in self._slots]
         for slot, row in ((self._slots[t], self._board.rows[t]) for t in changed & known):
             self._rows[slot] = row
-            said = (row.token_id, row.symbol or "", row.name or "")
-            self._texts[slot] = "".join(f"{each}{_END}" for each in said).casefold()
+            names = (row.token_id, row.symbol or "", row.name or "")
+            self._texts[slot] = "".join(f"{each}{_END}" for each in names).casefold()
             self._after_chain[slot] = len(row.chain) + 1
         if gone or new:
             self._ids.sort()
@@ -114,7 +115,7 @@ class Columns:
             window.put(slots, [self.row(slot) for slot in slots], name)
 
     def window(self, name: str) -> _Window:
-        """The columns of a window; made when first asked for."""
+        """Return the columns of a window; the first call creates them."""
         window = self._windows.get(name)
         if window is None:
             window = self._windows[name] = _Window(len(self._chains))
@@ -123,21 +124,21 @@ class Columns:
         return window
 
     def row(self, slot: int) -> TokenRow:
-        """The row of a slot in use."""
+        """Return the row of a slot in use."""
         row = self._rows[slot]
         assert row is not None
         return row
 
     def of_chain(self, chain: str) -> Mask:
-        """The slots of a chain's tokens."""
+        """Return the slots of a chain's tokens."""
         mask: Mask = self._chains == self._chain_numbers.get(chain, -1)
         return mask
 
     def containing(self, text: str, among: Mask) -> Mask:
-        """Those of the slots whose token, symbol or name holds the text, in any case.
+        """Return those slots whose token, symbol or name contains the text, ignoring case.
 
-        A text with a colon may be part of a whole id; one without is not looked for in the chain,
-        which every token of the chain has.
+        A text with a colon may match any part of the id. One without is not searched for in the
+        chain, which every token of that chain shares.
         """
         wanted, texts, after_chain = text.casefold(), self._texts, self._after_chain
         mask = among.copy()
@@ -150,12 +151,12 @@ class Columns:
         return mask
 
     def ranks(self, text: str, slots: Slots) -> NDArray[np.int8]:
-        """How well each of these slots fits a text that it contains."""
+        """Return how well each of these slots, which contain the text, matches it."""
         wanted = text.casefold()
         return np.fromiter((self._rank(wanted, slot) for slot in slots.tolist()), np.int8)
 
     def _rank(self, wanted: str, slot: int) -> int:
-        # Text operations alone: a short text is in every one of 100,000 tokens.
+        # Use only fast text operations: a short text may be in every one of 100,000 tokens.
         text, token = self._texts[slot], self._after_chain[slot]
         whole = f"{wanted}{_END}"
         if text.startswith(whole, token) or text.startswith(whole) or f"{_END}{whole}" in text:
@@ -165,35 +166,35 @@ class Columns:
         return _CONTAINS
 
     def ordered(self, name: str, sort: Sort, order: Order) -> Ordered:
-        """The tokens of a window in that order; ties are in order of token id."""
+        """Return the tokens of a window in that order; ties are in order of token id."""
         return self.window(name).ordered(sort, order, self._by_id)
 
-    def place(self, ordered: Ordered, index: int, rank: int) -> Place:
-        """Where the token at `index` of an order, of that rank in a search, stands."""
+    def place(self, ordered: Ordered, index: int, rank: int) -> RowPlace:
+        """Return the position of the token at `index` of an order, with its rank in a search."""
         token_id = self.row(int(ordered.slots[index])).token_id
         key = ordered.keys[index].item()
         if key == _MOST or math.isnan(key):
-            return Place(True, 0, token_id, rank)
-        return Place(False, key, token_id, rank)
+            return RowPlace(True, 0, token_id, rank)
+        return RowPlace(False, key, token_id, rank)
 
-    def behind(self, ordered: Ordered, place: Place) -> int:
-        """The index in an order of the first token behind the place, which need not be one's."""
+    def index_after(self, ordered: Ordered, place: RowPlace) -> int:
+        """Return the index of the first token after the place; no token need be at the place."""
         keys = ordered.keys
         unknown = np.nan if keys.dtype == np.float64 else _MOST
         value = unknown if place.unknown else place.value
-        first, behind = (int(np.searchsorted(keys, value, side)) for side in ("left", "right"))
+        first, end = (int(np.searchsorted(keys, value, side)) for side in ("left", "right"))
         ties: Sequence[int] = ordered.slots  # type: ignore[assignment]
         return bisect_right(
-            ties, place.token_id, first, behind, key=lambda slot: self.row(slot).token_id
+            ties, place.token_id, first, end, key=lambda slot: self.row(slot).token_id
         )
 
     def _note(self, token_id: str) -> None:
         self._changed.add(token_id)
-        # Where nobody asks, the ids of tokens that came and went must not heap up.
+        # Without queries, the ids of tokens that came and went must not accumulate.
         if len(self._changed) > 2 * (len(self._board.rows) + len(self._slots)) + _FIRST_CAPACITY:
             self._changed = {t for t in self._changed if t in self._board.rows or t in self._slots}
 
-    def _let_go(self, token_ids: Iterable[str]) -> None:
+    def _release(self, token_ids: Iterable[str]) -> None:
         gone = set(token_ids)
         for token_id in gone:
             slot = self._slots.pop(token_id)
@@ -206,7 +207,7 @@ class Columns:
         if gone:
             self._ids = [token_id for token_id in self._ids if token_id not in gone]
 
-    def _take_in(self, token_ids: Iterable[str]) -> None:
+    def _assign_slots(self, token_ids: Iterable[str]) -> None:
         for token_id in token_ids:
             slot = self._free.pop() if self._free else self._new_slot()
             self._slots[token_id] = slot
@@ -228,7 +229,7 @@ class Columns:
 
 
 class _Window:
-    """One window's numbers; `held` are the slots of tokens that have the window."""
+    """Hold one window's numbers; `held` masks the slots of tokens that have the window."""
 
     def __init__(self, capacity: int) -> None:
         self.held: Mask = np.zeros(capacity, np.bool_)
@@ -237,12 +238,12 @@ class _Window:
         self._orders: dict[tuple[Sort, Order], Ordered] = {}
 
     def whole(self, name: str) -> Slots:
-        """A column of integers, USD in micro-USD."""
+        """Return a column of integers; USD are in micro-USD."""
         column: Slots = self._whole[_WHOLE.index(name)]
         return column
 
     def put(self, slots: list[int], rows: list[TokenRow], name: str) -> None:
-        """Take over these rows."""
+        """Store the numbers of these rows in these slots."""
         self._orders.clear()
         numbers = [_numbers(row, name) for row in rows]
         with_it = [slot for slot, each in zip(slots, numbers, strict=True) if each is not None]
@@ -254,13 +255,13 @@ class _Window:
             self._change[with_it] = [change for _, change in found]
 
     def grow(self, by: int) -> None:
-        """More slots."""
+        """Add slots."""
         self.held = np.concatenate([self.held, np.zeros(by, np.bool_)])
         self._whole = np.concatenate([self._whole, np.zeros((len(_WHOLE), by), np.int64)], axis=1)
         self._change = np.concatenate([self._change, np.full(by, np.nan)])
 
     def ordered(self, sort: Sort, order: Order, by_id: Slots) -> Ordered:
-        """The slots of `by_id` that have the window, sorted; equal ones stay as they are."""
+        """Return the slots of `by_id` that have the window, sorted; ties keep their order."""
         made = self._orders.get((sort, order))
         if made is None:
             slots = by_id[self.held[by_id]]
@@ -277,7 +278,7 @@ class _Window:
 
 
 def _numbers(row: TokenRow, window: str) -> tuple[tuple[int, ...], float] | None:
-    """The row's numbers in the order of _WHOLE, and its price change; None without the window."""
+    """Return the row's numbers in the order of _WHOLE and its price change; None without window."""
     stats = row.windows.get(window)
     if stats is None:
         return None
@@ -299,12 +300,12 @@ def _numbers(row: TokenRow, window: str) -> tuple[tuple[int, ...], float] | None
 
 
 def _array(rows: list[tuple[int, ...]]) -> NDArray[np.int64]:
-    """The rows as integers of 64 bits; a number beyond them counts as the most that fits."""
+    """Return the rows as 64-bit integers; a number beyond their range is clamped."""
     try:
         return np.array(rows, np.int64)
     except OverflowError:
         fitting = [[min(max(each, -_MOST + 1), _MOST - 1) for each in row] for row in rows]
-        # An unknown time is not a number that is too small.
+        # An unknown time is _LEAST and must stay it: clamping would make it a known time.
         for made, row in zip(fitting, rows, strict=True):
             made[-1] = row[-1]
         return np.array(fitting, np.int64)

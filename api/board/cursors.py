@@ -1,7 +1,7 @@
-"""Cursors of the overview: the place behind which the next page begins, signed.
+"""Cursors of the overview: the signed place after which the next page begins.
 
-A cursor goes on with the question that it is the answer to: the question is part of the signature,
-`limit` aside.
+A cursor continues the query whose answer it came with: the query, except for `limit`, is part of
+the signature.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 import msgspec
 from django.core import signing
 
-from api.board.overview import OverviewQuery, Place
+from api.board.overview import OverviewQuery, RowPlace
 
 
-def cursor_of(place: Place, query: OverviewQuery) -> str:
-    """The cursor behind the place."""
+def cursor_of(place: RowPlace, query: OverviewQuery) -> str:
+    """Return the cursor of the page after the place."""
     return signing.dumps(list(place), salt=_salt(query))
 
 
-def place_of(cursor: str, query: OverviewQuery) -> Place | None:
-    """The inverse; None for what was not given out as a cursor of this question."""
+def place_of(cursor: str, query: OverviewQuery) -> RowPlace | None:
+    """Return the place of a cursor; None if it was not issued for this query."""
     try:
-        return Place(*signing.loads(cursor, salt=_salt(query)))
+        return RowPlace(*signing.loads(cursor, salt=_salt(query)))
     except signing.BadSignature:
         return None
 

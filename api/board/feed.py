@@ -1,8 +1,8 @@
-"""The board's connection to NATS: brings patches and heartbeats, puts the board's questions.
+"""The board's connection to NATS: receive patches and heartbeats, send the board's questions.
 
-One task for as long as the process lives. It never gives up and never blocks the start: an
-unreachable NATS is tried again with backoff and jitter, and each new connection begins as the
-first one did (subscribe, then ask), so there is one path and not two.
+One task runs as long as the process. It never gives up and never blocks the start: it retries an
+unreachable NATS with backoff and jitter. Each new connection starts as the first one did, subscribe
+and then ask, so there is one code path and not two.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ CONNECT_TIMEOUT_S: Final = 2
 PING_INTERVAL_S: Final = 5
 FIRST_BACKOFF_S: Final = 0.1
 LONGEST_BACKOFF_S: Final = 0.5
-# What may wait in the process while the loop is busy; past it NATS's client drops, which the board
-# notices as a hole.
+# The most bytes that may wait while the event loop is busy. Beyond it NATS's client drops messages,
+# which the board detects as a hole.
 PENDING_BYTES: Final = 64 * 1024 * 1024
 
 log = structlog.get_logger(__name__)
 
 
 class Feed:
-    """Keeps `board` equal to what the owners publish on the NATS at `url`."""
+    """Keep `board` equal to what the owners publish on the NATS at `url`."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Feed:
         saved: SavedRowsReader | None = None,
         clock: TrustedClock | None = None,
     ) -> None:
-        """`now_ms` is a monotonic clock, `clock` the time of day."""
+        """Create a stopped feed; `now_ms` is a monotonic clock, `clock` the time of day."""
         self.clock = TrustedClock() if clock is None else clock
         self.archives = Archives()
         self.rates = Rates()
@@ -87,23 +87,23 @@ class Feed:
 
     @property
     def started(self) -> bool:
-        """Whether the task is running."""
+        """Return whether the task is running."""
         return self._task is not None and not self._task.done()
 
     @property
     def fault(self) -> str | None:
-        """Why NATS cannot be used now; None while it can."""
+        """Return why NATS cannot be used now; None while it can."""
         if self._client is not None and self._client.is_connected:
             return None
         return f"NATS at {self._address} is unreachable: {self._fault}"
 
     @property
     def unreadable(self) -> int:
-        """Messages that could not be decoded, since the start."""
+        """Return how many messages could not be decoded since the start."""
         return self._unreadable
 
     def start(self) -> None:
-        """Begin, in the running event loop; a second call does nothing."""
+        """Start the task in the running event loop; a second call does nothing."""
         if not self.started:
             loop = asyncio.get_running_loop()
             self._task = loop.create_task(self._run(), name="board-feed")
@@ -111,7 +111,7 @@ class Feed:
                 self._saved_task = loop.create_task(self._saved.run(), name="board-saved-rows")
 
     async def stop(self) -> None:
-        """End the task and the connection."""
+        """Stop the task and close the connection."""
         for task in (self._task, self._saved_task):
             if task is not None:
                 task.cancel()
@@ -125,7 +125,7 @@ class Feed:
             try:
                 await self._session()
             except nats.errors.NoServersError:
-                pass  # The client gave up; the cause was noted before.
+                pass  # The client gave up; `note` has recorded the cause already.
             except (OSError, nats.errors.Error) as error:
                 self._note(error)
             if self._fault != self._logged_fault:
@@ -149,8 +149,8 @@ class Feed:
         async def note(error: Exception) -> None:
             self._note(error)
 
-        # The client's own reconnecting is off: `_run` does it, with backoff and jitter. One retry
-        # at once is the least that the client can be told.
+        # The client's own reconnecting is off: `_run` reconnects with backoff and jitter. One
+        # immediate retry is the least that the client can be configured to make.
         await client.connect(
             self._url,
             name="swaps-web",
@@ -174,7 +174,7 @@ class Feed:
             await client.subscribe(
                 subject, cb=handler, pending_msgs_limit=0, pending_bytes_limit=PENDING_BYTES
             )
-        # The server takes commands in order, so a question sent from here on cannot be answered
+        # The server processes commands in order, so a question sent from here on cannot be answered
         # before the subscriptions above are in force.
         self._client = client
         self.connected_once = True
@@ -206,20 +206,20 @@ class Feed:
         try:
             heartbeat, now_ms = self._decode_heartbeat(message.data), self._now_ms()
             self._board.heartbeat(heartbeat, now_ms, self.clock.now_ms())
-            self.rates.heard(heartbeat, now_ms)
+            self.rates.record(heartbeat, now_ms)
         except msgspec.MsgspecError as error:
             self._note_unreadable(message.subject, error)
 
     async def _on_archive(self, message: Msg) -> None:
         try:
-            self.archives.heard(self._decode_archive(message.data), self._now_ms())
+            self.archives.record(self._decode_archive(message.data), self._now_ms())
         except msgspec.MsgspecError as error:
             self._note_unreadable(message.subject, error)
 
     async def _on_answer(self, message: Msg) -> None:
         request_id = int(message.subject.rpartition(".")[2])
         if not message.data:
-            # The server's "no responders": nobody listens on the question's subject.
+            # An empty message is the server's "no responders": the subject has no subscriber.
             self._board.refused(request_id, self._now_ms())
             return
         try:
@@ -232,7 +232,7 @@ class Feed:
 
     def _note_unreadable(self, subject: str, error: msgspec.MsgspecError) -> None:
         self._unreadable += 1
-        # The first of a run tells what is wrong; a line for each would drown the log.
+        # Log the 1st, 2nd, 4th, 8th, ...: a line for each would flood the log.
         if self._unreadable.bit_count() == 1:
             log.error(
                 "message_unreadable", subject=subject, error=str(error), count=self._unreadable

@@ -1,7 +1,7 @@
-"""What operators say of one token, and of all tokens: the values that travel through Redis.
+"""The entries of the token registry, as they travel through Redis.
 
-Pure. `console.publish_registry` makes them from the database, `api.registry.follow` brings them
-to a web node, the board shows rows accordingly.
+Pure. `console.publish_registry` makes them from the database, `api.registry.follow` brings them to
+a web node, and the board shows rows accordingly.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from api.board.row import TokenRow
 
 
 class Listing(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Null leaves what the swaps say. `version` is of the entry's last change, ms since the epoch.
+    """One token's entry; a null field keeps the value from the swaps.
 
-    A hidden token is shown nowhere. `flags` are shown with its numbers.
+    `version` is the instant of the entry's last change, ms since the epoch. A hidden token is shown
+    nowhere. `flags` are shown with the token's numbers.
     """
 
     version: int
@@ -26,7 +27,7 @@ class Listing(msgspec.Struct, frozen=True, omit_defaults=True):
     flags: tuple[str, ...] = ()
 
     def on(self, stats: TokenStats) -> TokenRow:
-        """The row with what the operators say of it."""
+        """Return the row with this entry's values."""
         published = {
             name: getattr(stats, name) for name in TokenStats.__struct_fields__ if name != "symbol"
         }
@@ -40,7 +41,7 @@ class Listing(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class RegistryState(msgspec.Struct, frozen=True):
-    """Every listing by token id; `revision` is ms since the epoch of the last change, unique."""
+    """Every entry by token id; `revision` is the unique instant (ms) of the last change."""
 
     revision: int
     listings: dict[str, Listing]

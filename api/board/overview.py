@@ -1,13 +1,13 @@
 """The overview: totals and top tokens of the board for one window, filtered and sorted.
 
-Pure; asks `api.board.columns`, which keep the board's numbers in arrays. Sums are exact, in
+Pure; reads `api.board.columns`, which keeps the board's numbers in arrays. Sums are exact, in
 micro-USD.
 
-Pages go on by keyset: behind the place (value, token id) of the last token of the page before, not
-behind so many tokens. So a token whose value did not change is on exactly one page however the
-others move, any node can answer, and none remembers anything. One whose value falls past the place
-comes again, one that rises past it is not seen further down: with live numbers there is no list
-for which both could be avoided, short of showing old numbers.
+Pages use keyset pagination: a page starts after the place (value, token id) of the last token of
+the page before, not after a number of tokens. So a token whose value does not change is on exactly
+one page however the others move, any node can answer, and no node keeps state. A token whose value
+falls past the place appears again, and one that rises past it is missed. With live numbers both
+can be avoided only by showing old numbers.
 """
 
 from __future__ import annotations
@@ -23,27 +23,36 @@ from api.board.columns import (
     ORDERS,
     RANKS,
     SORTS,
-    Columns,
+    BoardColumns,
     Mask,
     Order,
     Ordered,
-    Place,
+    RowPlace,
     Slots,
     Sort,
 )
 from api.board.row import TokenRow
 
-__all__ = ["ORDERS", "SORTS", "Order", "Overview", "OverviewReader", "Place", "Sort", "Totals"]
+__all__ = [
+    "ORDERS",
+    "SORTS",
+    "Order",
+    "Overview",
+    "OverviewReader",
+    "OverviewTotals",
+    "RowPlace",
+    "Sort",
+]
 
 MAX_LIMIT: Final = 500
 _INT64_MAX: Final = np.iinfo(np.int64).max
 
 
 class OverviewQuery(msgspec.Struct, frozen=True):
-    """What to show. `min_volume_micros` is micro-USD; `q` is what is searched for.
+    """What to show. `min_volume_micros` is micro-USD; `q` is the text to search for.
 
-    With `q` the tokens whose symbol, name or id it is come first, then those of which one begins
-    with it, then the rest; `sort` orders within each.
+    With `q`, exact matches of symbol, name or id come first, then those that begin with it, then
+    the rest; `sort` orders within each group.
     """
 
     window: str
@@ -56,8 +65,8 @@ class OverviewQuery(msgspec.Struct, frozen=True):
     limit: int = 50
 
 
-class Totals(msgspec.Struct, frozen=True):
-    """Exact sums over every token that the filters let through, not only the ones listed."""
+class OverviewTotals(msgspec.Struct, frozen=True):
+    """Exact sums over every token that matches the filters, not only the ones listed."""
 
     tokens: int
     trades: int
@@ -71,38 +80,37 @@ class Totals(msgspec.Struct, frozen=True):
 class Overview(msgspec.Struct, frozen=True):
     """The answer of `/api/overview`.
 
-    `as_of` is the instant of the oldest partition shown, so no number in it is older than that;
-    null before anything is known. `stale` tells that some partition's numbers may be old or are
-    missing.
+    `as_of` is the instant of the oldest partition shown, so no number is older than that; null
+    before anything is known. `stale` says that some partition's numbers may be old or are missing.
     """
 
     as_of: int | None
     window: str
-    totals: Totals
+    totals: OverviewTotals
     tokens: list[TokenRow]
     stale: bool
     next_cursor: str | None = None
 
 
 class OverviewReader:
-    """Answers overview queries from a board."""
+    """Answer overview queries from a board."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
-        self._columns = Columns(board)
+        self._columns = BoardColumns(board)
         self._as_of: int | None = None
 
     def read(self, query: OverviewQuery, now_ms: int) -> Overview:
-        """The overview as the board is now. Ties are in order of token id, unknowns come last."""
+        """Return the overview as of now. Ties are in order of token id, unknowns come last."""
         return self.page(query, now_ms, None)[0]
 
     def page(
-        self, query: OverviewQuery, now_ms: int, after: Place | None, *, fresh: bool = True
-    ) -> tuple[Overview, Place | None]:
-        """The tokens behind the place `after`, and the place of the last where there are more.
+        self, query: OverviewQuery, now_ms: int, after: RowPlace | None, *, fresh: bool = True
+    ) -> tuple[Overview, RowPlace | None]:
+        """Return the tokens after the place `after`, and the last one's place if there are more.
 
-        Not `fresh`, its numbers are those of the last one that was: all who are content with them
-        share the work of taking over what changed on the board.
+        If not `fresh`, the numbers are those of the last fresh call: such queries share the work of
+        copying what changed on the board.
         """
         if fresh:
             self._columns.catch_up()
@@ -123,13 +131,13 @@ class OverviewReader:
         return overview, self._columns.place(ordered, *top[-1]) if more else None
 
     def _found(
-        self, ordered: Ordered, matching: Mask, query: OverviewQuery, after: Place | None
+        self, ordered: Ordered, matching: Mask, query: OverviewQuery, after: RowPlace | None
     ) -> list[tuple[int, int]]:
-        """The indices in the order of the page's tokens and of one more, each with its rank."""
+        """Return the indices and ranks of the page's tokens, and of one more if there is one."""
         most = query.limit + 1
-        behind = 0 if after is None else self._columns.behind(ordered, after)
+        start = 0 if after is None else self._columns.index_after(ordered, after)
         if not query.q:
-            found = behind + np.flatnonzero(matching[ordered.slots[behind:]])[:most]
+            found = start + np.flatnonzero(matching[ordered.slots[start:]])[:most]
             return [(index, RANKS[0]) for index in found.tolist()]
         indices = np.flatnonzero(matching[ordered.slots])
         ranks = self._columns.ranks(query.q, ordered.slots[indices])
@@ -137,7 +145,7 @@ class OverviewReader:
         for rank in RANKS if after is None else RANKS[after.rank :]:
             fitting = indices[ranks == rank]
             if after is not None and rank == after.rank:
-                fitting = fitting[fitting >= behind]
+                fitting = fitting[fitting >= start]
             page += [(index, rank) for index in fitting[: most - len(page)].tolist()]
         return page
 
@@ -153,13 +161,13 @@ class OverviewReader:
             mask = mask & self._columns.of_chain(query.chain)
         return self._columns.containing(query.q, mask) if query.q else mask
 
-    def _totals(self, window: str, matching: Mask) -> Totals:
+    def _totals(self, window: str, matching: Mask) -> OverviewTotals:
         columns = self._columns.window(window)
 
         def total(name: str) -> int:
             return _sum(columns.whole(name)[matching])
 
-        return Totals(
+        return OverviewTotals(
             tokens=int(np.count_nonzero(matching)),
             trades=total("trades"),
             buys=total("buys"),
@@ -171,7 +179,7 @@ class OverviewReader:
 
 
 def _sum(values: Slots) -> int:
-    """Exact, where the sum is beyond int64 too."""
+    """Return the exact sum, which may exceed int64."""
     high, low = values >> 32, values & 0xFFFF_FFFF
     return (int(high.sum()) << 32) + int(low.sum())
 

@@ -1,7 +1,7 @@
-"""Answers of `/api/overview`, shared: whoever asks the same within a flush gets the same bytes.
+"""Shared answers of `/api/overview`: equal queries within one flush get the same bytes.
 
-The aggregator flushes every 100 ms, so numbers need not be taken over more often than that, however
-many ask and whatever they ask. Used from one event loop only.
+The aggregator flushes at least every 100 ms, so the numbers are read no more often than that,
+whatever the number of queries. Used from one event loop only.
 """
 
 from __future__ import annotations
@@ -10,32 +10,32 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from aggregator.contracts.intervals import FLUSH_MS
 from api.board.answers import encoded, tag_of
 from api.board.cursors import cursor_of
-from api.board.overview import OverviewQuery, OverviewReader, Place
+from api.board.overview import OverviewQuery, OverviewReader, RowPlace
 
-FLUSH_MS: Final = 100
 _MOST_BYTES_KEPT: Final = 16 * 1024 * 1024
 
 
-class Answer(NamedTuple):
-    """An overview in JSON and its ETag."""
+class RenderedOverview(NamedTuple):
+    """Hold an overview in JSON and its ETag."""
 
     content: bytes
     etag: str
 
 
 class OverviewAnswers:
-    """Keeps the answers of the running flush."""
+    """Cache the answers of the present flush."""
 
     def __init__(self, reader: OverviewReader) -> None:
         self._reader = reader
-        self._kept: dict[tuple[OverviewQuery, Place | None], Answer] = {}
+        self._kept: dict[tuple[OverviewQuery, RowPlace | None], RenderedOverview] = {}
         self._bytes_kept = 0
         self._begun_ms: int | None = None
 
-    def answer(self, query: OverviewQuery, after: Place | None, now_ms: int) -> Answer:
-        """The page behind `after`, of numbers that are at most FLUSH_MS old."""
+    def answer(self, query: OverviewQuery, after: RowPlace | None, now_ms: int) -> RenderedOverview:
+        """Return the page after `after`, of numbers that are at most FLUSH_MS old."""
         fresh = self._begun_ms is None or now_ms - self._begun_ms >= FLUSH_MS
         if fresh:
             self._begun_ms = now_ms
@@ -49,9 +49,11 @@ class OverviewAnswers:
                 self._kept[query, after] = answer
         return answer
 
-    def _make(self, query: OverviewQuery, after: Place | None, now_ms: int, fresh: bool) -> Answer:
+    def _make(
+        self, query: OverviewQuery, after: RowPlace | None, now_ms: int, fresh: bool
+    ) -> RenderedOverview:
         found, last = self._reader.page(query, now_ms, after, fresh=fresh)
         if last is not None:
             found = msgspec.structs.replace(found, next_cursor=cursor_of(last, query))
         content = encoded(found)
-        return Answer(content, tag_of(content))
+        return RenderedOverview(content, tag_of(content))

@@ -1,4 +1,4 @@
-"""The query parameters of the API, and how a bad one is named to the client."""
+"""The query parameters of the API, and the errors that name an invalid one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 
 from aggregator.contracts.event import MICROS_PER_USD
 from api.board.cursors import place_of
-from api.board.overview import MAX_LIMIT, ORDERS, SORTS, Order, OverviewQuery, Place, Sort
+from api.board.overview import MAX_LIMIT, ORDERS, SORTS, Order, OverviewQuery, RowPlace, Sort
 from api.nearest import hint, nearest
 from api.problem import Problem
 
@@ -23,12 +23,12 @@ _ALLOWED: Final = {"sort": list(SORTS), "order": list(ORDERS)}
 # The years that ClickHouse's DateTime holds, in whole days.
 LATEST_MS: Final = 2**32 // 86_400 * 86_400_000
 _DIGITS: Final = re.compile(r"-?[0-9]+")
-# In a query string "+" means a blank, so an offset such as +02:00 arrives with one.
+# In a query string "+" means a blank, so a zone such as +02:00 arrives with a blank.
 _BLANK_OFFSET: Final = re.compile(r" (?=[0-9]{2}:?[0-9]{2}\Z)")
 
 
 def _ms(given: Any) -> Any:
-    """ISO 8601 with a zone as ms since the epoch; whatever else for pydantic to judge."""
+    """Convert ISO 8601 with a zone to ms since the epoch; leave anything else to pydantic."""
     if not isinstance(given, str) or _DIGITS.fullmatch(given.strip()):
         return given
     try:
@@ -48,13 +48,13 @@ Instant = Annotated[
         {"anyOf": [{"type": "integer", "minimum": 0, "maximum": LATEST_MS}, {"type": "string"}]}
     ),
 ]
-"""ms since the epoch, as such or in ISO 8601."""
+"""ms since the epoch, as a number or in ISO 8601."""
 
 
 SEARCH: Final = (
     "part of a symbol, of a name given by the operators or of a token; with a colon, of a whole "
-    "token id. Tokens whose symbol, name or id it is come first, then those of which one begins "
-    "with it, then the rest; within each by `sort`"
+    "token id. Exact matches of a symbol, name or id come first, then those that begin with the "
+    "text, then the rest; within each by `sort`"
 )
 
 
@@ -71,7 +71,7 @@ class OverviewParams(Schema):
     limit: int = Field(50, ge=1, le=MAX_LIMIT)
 
     def query(self, windows: list[str]) -> OverviewQuery:
-        """These parameters as a query; raises Problem where the window is none of `windows`."""
+        """Return these parameters as a query; raise Problem if `windows` lacks the window."""
         window = self.window if self.window is not None else windows[-1]
         if window not in windows:
             raise bad("window", "unknown", allowed=windows)
@@ -98,8 +98,8 @@ class OverviewPageParams(OverviewParams):
         "again, one whose value rises may be missed",
     )
 
-    def after(self, query: OverviewQuery) -> Place | None:
-        """The place that the cursor names; raises Problem where it is none of this question."""
+    def after(self, query: OverviewQuery) -> RowPlace | None:
+        """Return the place of the cursor; raise Problem if the cursor belongs to another query."""
         if self.cursor is None:
             return None
         place = place_of(self.cursor, query)
@@ -111,12 +111,12 @@ class OverviewPageParams(OverviewParams):
 
 
 def bad(parameter: str, detail: str, **extra: Any) -> Problem:
-    """A 422 of one parameter; `extra` are members of its entry."""
+    """Return a 422 for one parameter; `extra` are further members of its entry."""
     return _problem([{"parameter": parameter, "detail": detail, **extra}])
 
 
 def refuse_unknown(request: HttpRequest, schema: type[Schema] | None = None) -> None:
-    """Raise Problem 422 for query parameters that the route does not have."""
+    """Raise Problem 422 if the query has parameters that the route does not know."""
     if not request.GET:
         return
     fields = {} if schema is None else schema.model_fields
@@ -136,13 +136,13 @@ def _unknown(name: str, known: list[str]) -> dict[str, Any]:
 
 
 def parameter_problem(error: ValidationError, given: Mapping[str, str]) -> Problem:
-    """A 422 that names each bad parameter and what it may be; never echoes the value."""
+    """Return a 422 that names each invalid parameter and its valid values, not the given one."""
     return _problem([fault_of(each, given) for each in error.errors])
 
 
 def fault_of(error: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """One of pydantic's errors as an entry of a problem; `given` are the parameters."""
-    # a list's entry is named by the list: its position says nothing to the client
+    """Return one of pydantic's errors as an entry of a problem; `given` are the parameters."""
+    # name the parameter, not the position within a list, which means nothing to the client
     names = [part for part in error["loc"] if isinstance(part, str)]
     parameter = names[-1] if names else "query"
     entry = {"parameter": parameter, "detail": error["msg"].removeprefix("Value error, ")}
@@ -159,7 +159,7 @@ def _problem(errors: list[dict[str, Any]]) -> Problem:
 
 
 def sentence(error: dict[str, Any]) -> str:
-    """An entry of a problem in words."""
+    """Return an entry of a problem as a sentence."""
     if "allowed" in error:
         meant = f"; did you mean {error['nearest']}?" if "nearest" in error else ""
         return f"{error['parameter']}: give one of {', '.join(error['allowed'])}{meant}"

@@ -1,23 +1,24 @@
-"""How far one partition is on this node, and whether that is all that its owner has published.
+"""One partition on this node: what is shown of it, and whether its owner has published more.
 
 Pure: messages and `now_ms` (of one monotonic clock) come in, rows to show and questions to the
 owner come out; no NATS, no asyncio, no clock. The race between fetching the state and following
-its changes is settled here, by five rules:
+its changes is resolved here, by five rules:
 
-1. Changes are followed before the state is asked for, and kept until they can be applied.
-2. A patch is applied only where it is next: same epoch, `seq` + 1. One further on is kept aside;
-   the hole before it is closed by a resync, which gives everything newer than what is held.
-3. An older epoch than any seen is dropped on sight. A newer one is taken only with a full state
-   whose `next_offset` is not behind what is shown; until then the old rows stay.
+1. Patches are subscribed to before the state is requested, and buffered until they can be applied.
+2. A patch is applied only if it is the next one: same epoch, `seq` + 1. A later patch is buffered;
+   a resync fills the hole before it and returns everything newer than what is shown.
+3. A message of an older epoch than the newest seen is dropped. A newer epoch is accepted only with
+   a full state whose `next_offset` is not below that of the rows shown; until then the old rows
+   stay.
 4. NATS keeps the order of one publisher, but heartbeats and patches are two subscriptions here, so
-   a heartbeat may overtake patches that are already in this process. One that is ahead counts as
-   a hole only if the patches have not come within SETTLE_MS.
+   a heartbeat may overtake patches that are already in this process. A heartbeat that is ahead
+   counts as a hole only if the patches have not arrived within SETTLE_MS.
+5. The age of the numbers counts from the instant at which the owner reported them as its newest,
+   not from the arrival of that report (`lateness`). What has waited in a queue is stale, however
+   soon its successor arrives.
 
-5. How old the numbers are is reckoned from when the owner said that they were its newest, not from
-   when that arrived (`lateness`): what waited in a queue is stale however soon its successor comes.
-
-So (epoch, seq) and `next_offset` never go back, and end where the owner's are however many
-messages were lost, repeated or reordered on the way.
+So (epoch, seq) and `next_offset` never go back, and they end equal to the owner's however many
+messages were lost, repeated or reordered.
 """
 
 from __future__ import annotations
@@ -35,23 +36,23 @@ SETTLE_MS: Final = 200
 ANSWER_TIMEOUT_MS: Final = 2_000
 FIRST_BACKOFF_MS: Final = 100
 LONGEST_BACKOFF_MS: Final = 5_000
-# A full state makes what is kept aside obsolete, so past this many a patch is only remembered as
-# a hole.
-KEPT_ASIDE: Final = 20_000
+# More than this many patches are not buffered, but only recorded as a hole: the resync that fills
+# the hole returns their values anyway.
+MAX_BUFFERED: Final = 20_000
 
 
-class Rows(Protocol):
-    """Where a partition puts what it shows."""
+class RowSink(Protocol):
+    """Receives the rows that a partition shows."""
 
     def show(self, stats: TokenStats) -> None:
-        """Take this token's newer row."""
+        """Show this newer row of a token."""
 
     def replace(self, partition: int, rows: Iterable[TokenStats]) -> None:
-        """Take these as all the rows of the partition."""
+        """Replace all rows of the partition with these."""
 
 
 class SavedRows(msgspec.Struct, frozen=True):
-    """A partition's rows as they lie in Redis, of `partitions` that the topic has.
+    """The rows of a partition that Redis holds; the topic has `partitions` partitions.
 
     `epoch`, `seq` and `next_offset` are not below those of any row.
     """
@@ -64,33 +65,36 @@ class SavedRows(msgspec.Struct, frozen=True):
     rows: list[TokenStats]
 
 
-class Answer:
-    """A resync's answer while its chunks arrive."""
+class ResyncAnswer:
+    """Collect the chunks of the answer to one resync request."""
 
     def __init__(self, request_id: int, request: ResyncRequest, now_ms: int) -> None:
         self.request_id = request_id
         self.request = request
-        self.heard_at = now_ms
+        self.received_at = now_ms
         self.head: ResyncChunk | None = None
         self.rows: dict[int, list[TokenStats]] = {}
 
     def add(self, chunk: ResyncChunk, rows: list[TokenStats], now_ms: int) -> bool:
-        """Whether the answer is whole now; two owners may answer, and the newer epoch wins."""
+        """Add a chunk; return whether the answer is complete.
+
+        Two owners may answer during a takeover: the chunks of the later (epoch, seq) win.
+        """
         head = self.head
         if head is None or (chunk.epoch, chunk.seq) > (head.epoch, head.seq):
             self.head, self.rows = chunk, {}
         elif (chunk.epoch, chunk.seq, chunk.chunks) != (head.epoch, head.seq, head.chunks):
             return False
-        self.heard_at = now_ms
+        self.received_at = now_ms
         self.rows[chunk.chunk] = rows
         return len(self.rows) >= chunk.chunks
 
 
 class Partition:
-    """One partition's place on this node: what is shown, what its owner is known to have."""
+    """Track what is shown of one partition, and what its owner is known to have published."""
 
     def __init__(
-        self, number: int, rows: Rows, stale_after_ms: int, jitter: Callable[[], float]
+        self, number: int, rows: RowSink, stale_after_ms: int, jitter: Callable[[], float]
     ) -> None:
         self.number = number
         self.hydrated = False
@@ -99,17 +103,17 @@ class Partition:
         self.next_offset = 0
         self.as_of: int | None = None
         self.heartbeat: Heartbeat | None = None
-        self.heard_at: int | None = None
+        self.heartbeat_at: int | None = None
         self.late_ms = 0
-        self.asked: Answer | None = None
+        self.asked: ResyncAnswer | None = None
         self._rows = rows
         self._stale_after_ms = stale_after_ms
         self._jitter = jitter
         self._newest_epoch = 0
         self._target = 0
-        self._aside: dict[int, TokenStats] = {}
+        self._buffered: dict[int, TokenStats] = {}
         self._reload = False
-        self._unheard = True
+        self._awaits_heartbeat = True
         self._from_saved = False
         self._fresh_at: int | None = None
         self._lateness = Lateness()
@@ -119,7 +123,7 @@ class Partition:
 
     @property
     def in_sync(self) -> bool:
-        """Everything that the newest owner is known to have published is shown."""
+        """Return whether all that the newest owner is known to have published is shown."""
         return (
             self.hydrated
             and not self._reload
@@ -129,30 +133,33 @@ class Partition:
 
     @property
     def newest_epoch(self) -> int:
-        """The newest owner's epoch; above `epoch` while its state has not been taken."""
+        """Return the newest owner's epoch; above `epoch` until that owner's state is shown."""
         return self._newest_epoch
 
     def silent(self, now_ms: int) -> bool:
-        """No heartbeat for longer than the limit, or never one."""
-        return self.heard_at is None or now_ms - self.heard_at > self._stale_after_ms
+        """Return whether the last heartbeat is older than the limit, or none has arrived yet."""
+        return self.heartbeat_at is None or now_ms - self.heartbeat_at > self._stale_after_ms
 
     def age_ms(self, now_ms: int) -> int | None:
-        """How long ago the owner made its newest heartbeat; None before the first."""
-        return None if self.heard_at is None else now_ms - self.heard_at + self.late_ms
+        """Return how long ago the owner made its newest heartbeat; None before the first."""
+        return None if self.heartbeat_at is None else now_ms - self.heartbeat_at + self.late_ms
 
     def late(self, now_ms: int) -> bool:
-        """The owner is heard, but what it says was too old when it arrived."""
+        """Return whether heartbeats arrive, but are too old on arrival."""
         age = self.age_ms(now_ms)
         return age is not None and age > self._stale_after_ms and not self.silent(now_ms)
 
     def stale(self, now_ms: int) -> bool:
-        """What is shown may be old: the owner is silent, late, not live, or ahead for too long."""
+        """Return whether the rows shown may be old.
+
+        They may be if the owner is silent, late or not live, or has been ahead for too long.
+        """
         if self._fresh_at is None or now_ms - self._fresh_at > self._stale_after_ms:
             return True
         return self.heartbeat is not None and self.heartbeat.state != "live"
 
     def patch(self, stats: TokenStats, now_ms: int) -> None:
-        """A token's newer numbers from the owner."""
+        """Apply a patch from the owner, or buffer it if it is not the next one."""
         if not self._of_newest_epoch(stats.epoch, now_ms):
             return
         if self.hydrated and stats.epoch == self.epoch:
@@ -160,19 +167,19 @@ class Partition:
                 return
             if stats.seq == self.seq + 1:
                 self._apply(stats)
-                if self._aside:
-                    self._apply_aside()
+                if self._buffered:
+                    self._apply_buffered()
                 self._note_if_in_sync()
                 return
-        if len(self._aside) < KEPT_ASIDE:
-            self._aside[stats.seq] = stats
+        if len(self._buffered) < MAX_BUFFERED:
+            self._buffered[stats.seq] = stats
         self._target = max(self._target, stats.seq)
         if self._due_at is None and self.asked is None and self.hydrated:
             metrics.BOARD_GAPS.inc()
         self._due_at = now_ms
 
     def beat(self, heartbeat: Heartbeat, now_ms: int, wall_ms: int | None = None) -> None:
-        """The owner's word of how far it is; `wall_ms` is this node's time of day."""
+        """Take a heartbeat of the owner; `wall_ms` is this node's time of day."""
         before = self.heartbeat
         if not self._of_newest_epoch(heartbeat.epoch, now_ms):
             return
@@ -180,39 +187,41 @@ class Partition:
             heartbeat.epoch,
             heartbeat.state,
         )
-        if changed or self._unheard or self.silent(now_ms):
+        if changed or self._awaits_heartbeat or self.silent(now_ms):
             self._failures = 0
             self._not_before = now_ms
             if self.asked is not None and self.asked.head is None:
-                # Put before the owner was there, it went to others, who leave it unanswered.
-                self.asked.heard_at = now_ms - ANSWER_TIMEOUT_MS + SETTLE_MS
-        self._unheard = False
+                # The question was sent before this owner was there, so it may never be answered.
+                # Let it time out SETTLE_MS from now instead of after the whole timeout.
+                self.asked.received_at = now_ms - ANSWER_TIMEOUT_MS + SETTLE_MS
+        self._awaits_heartbeat = False
         self.heartbeat = heartbeat
-        self.heard_at = now_ms
-        self.late_ms = self._lateness.heard(heartbeat.as_of, now_ms, wall_ms)
+        self.heartbeat_at = now_ms
+        self.late_ms = self._lateness.observe(heartbeat.as_of, now_ms, wall_ms)
         self._target = max(self._target, heartbeat.seq)
         if not self.in_sync and self._due_at is None:
             self._due_at = now_ms + SETTLE_MS
         self._note_if_in_sync()
 
     def ask(self, request_id: int, now_ms: int) -> ResyncRequest | None:
-        """The question to put to the owner now, None where there is none to put."""
+        """Return the request to send to the owner now; None if there is nothing to ask."""
         if self.asked is not None:
-            if now_ms - self.asked.heard_at < ANSWER_TIMEOUT_MS:
+            if now_ms - self.asked.received_at < ANSWER_TIMEOUT_MS:
                 return None
             self.refused(now_ms)
         wanted = not self.hydrated or (self._due_at is not None and now_ms >= self._due_at)
         if not wanted or now_ms < self._not_before:
             return None
-        # Rows left in Redis may be of different seqs, so what changed since one would not do.
+        # Saved rows may come from different flushes, so "everything since seq" would miss some.
+        # Only a full state replaces them.
         known = self.hydrated and not self._from_saved
         request = ResyncRequest(epoch=self.epoch, since=self.seq if known else 0)
-        self.asked = Answer(request_id, request, now_ms)
+        self.asked = ResyncAnswer(request_id, request, now_ms)
         metrics.BOARD_RESYNCS.labels(self._cause()).inc()
         return request
 
     def _cause(self) -> str:
-        """Why the owner is asked."""
+        """Return why the owner is asked, as a metric label."""
         if not self.hydrated:
             return "start"
         if self._reload:
@@ -220,7 +229,7 @@ class Partition:
         return "hole" if self.epoch == self._newest_epoch else "new_owner"
 
     def chunk(self, chunk: ResyncChunk, rows: list[TokenStats], now_ms: int) -> None:
-        """One message of the answer to the question that is open."""
+        """Take one chunk of the answer to the open request."""
         answer = self.asked
         if answer is None or not self._of_newest_epoch(chunk.epoch, now_ms):
             return
@@ -228,19 +237,19 @@ class Partition:
             return
         self.asked = None
         whole = [row for number in sorted(answer.rows) for row in answer.rows[number]]
-        # A stalled owner answers too: what it has is worth showing, as stale.
+        # The state of a stalled owner is shown too, as stale. A rebuilding owner has none to give.
         if chunk.state != "rebuilding" and self._take(answer.request, chunk, whole):
             self._failures = 0
             self._not_before = now_ms + FIRST_BACKOFF_MS
             self._reload = self._from_saved = False
             self._target = max(self._target, chunk.seq)
-            self._apply_aside()
+            self._apply_buffered()
             self._note_if_in_sync()
         else:
             self._back_off(now_ms)
 
     def saved(self, saved: SavedRows) -> None:
-        """Rows left by an owner, where there is nothing better: they count as stale."""
+        """Show the rows that an owner saved, as stale, unless an owner's state is shown already."""
         if self.hydrated:
             return
         self._newest_epoch = max(self._newest_epoch, saved.epoch)
@@ -251,41 +260,47 @@ class Partition:
         self.as_of = max((row.as_of for row in saved.rows), default=None)
 
     def refused(self, now_ms: int) -> None:
-        """Nobody answered the open question, or not all of it: ask again after a pause."""
+        """Give up the open request, which was not answered completely; ask again after a pause."""
         self.asked = None
         self._back_off(now_ms)
 
     def reconnected(self, now_ms: int) -> None:
-        """Anything may have been missed: ask what changed."""
+        """Ask what changed: while the connection was down, anything may have been missed."""
         self.asked = None
-        self._unheard = self._reload = True
+        self._awaits_heartbeat = self._reload = True
         self._due_at = now_ms
         self._failures = 0
         self._not_before = now_ms
 
     def _of_newest_epoch(self, epoch: int, now_ms: int) -> bool:
-        """False for an owner that has been replaced; notes a new one."""
+        """Return False for an owner that has been replaced; start over for a new owner."""
         if epoch == self._newest_epoch:
             return True
         if epoch < self._newest_epoch:
             return False
+        # What the old owner published says nothing about the new one: `seq` starts again with each
+        # epoch, and the hosts' clocks differ. The rows stay until the new owner's full state.
         self._newest_epoch = epoch
         self._target = 0
         self._lateness = Lateness()
-        self._aside.clear()
+        self._buffered.clear()
         self._due_at = now_ms
         return True
 
     def _take(self, request: ResyncRequest, chunk: ResyncChunk, rows: list[TokenStats]) -> bool:
-        """Show the answer's rows; False where the rules forbid it."""
+        """Show the rows of an answer; return False if the rules forbid it."""
         same_owner = self.hydrated and chunk.epoch == self.epoch
         if same_owner and chunk.seq < self.seq:
-            return True  # Patches were faster than the answer, which has nothing left to say.
+            return True  # Patches overtook the answer, so its rows are shown already.
         if chunk.full:
             if not same_owner and chunk.next_offset < self.next_offset:
+                # The new owner restarted from a snapshot and still replays: its numbers would go
+                # back. Ask again later.
                 return False
             self._rows.replace(self.number, rows)
         elif same_owner and request.epoch == self.epoch:
+            # A partial answer counts from `since` of this very epoch; on any other base it is
+            # incomplete.
             for row in rows:
                 self._rows.show(row)
         else:
@@ -305,29 +320,29 @@ class Partition:
         if self.as_of is None or stats.as_of > self.as_of:
             self.as_of = stats.as_of
 
-    def _apply_aside(self) -> None:
+    def _apply_buffered(self) -> None:
         if self.epoch != self._newest_epoch:
             return
-        while (stats := self._aside.pop(self.seq + 1, None)) is not None:
+        while (stats := self._buffered.pop(self.seq + 1, None)) is not None:
             self._apply(stats)
-        if self._aside and min(self._aside) <= self.seq:
-            self._aside = {seq: kept for seq, kept in self._aside.items() if seq > self.seq}
+        if self._buffered and min(self._buffered) <= self.seq:
+            self._buffered = {seq: kept for seq, kept in self._buffered.items() if seq > self.seq}
 
     def _note_if_in_sync(self) -> None:
         if not self.in_sync:
             return
         self._due_at = None
-        beat, heard = self.heartbeat, self.heard_at
-        if beat is None or heard is None or beat.epoch != self.epoch:
+        beat, beat_at = self.heartbeat, self.heartbeat_at
+        if beat is None or beat_at is None or beat.epoch != self.epoch:
             return
-        # The owner was at this instant with nothing that is not shown here by now.
+        # Everything that the owner had published by this instant is shown.
         if beat.seq <= self.seq:
             self.as_of = max(self.as_of or 0, beat.as_of)
         if beat.state != "live":
             return
-        said = heard - self.late_ms
-        if self._fresh_at is None or said > self._fresh_at:
-            self._fresh_at = said
+        made_at = beat_at - self.late_ms
+        if self._fresh_at is None or made_at > self._fresh_at:
+            self._fresh_at = made_at
 
     def _back_off(self, now_ms: int) -> None:
         pause = min(LONGEST_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** min(self._failures, 10))

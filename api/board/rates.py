@@ -1,6 +1,6 @@
-"""How fast owners meet repeats, late swaps and dead letters: from the tallies in their heartbeats.
+"""Rates of duplicates, late swaps and dead letters, from the tallies in the owners' heartbeats.
 
-Pure: the caller tells the time. For the operators' eyes alone.
+Pure: time is an argument. Shown to operators only.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from aggregator.contracts.stats import Heartbeat, Tallies
 OVER_MS: Final = 60_000
 
 
-class Rate(msgspec.Struct, frozen=True):
-    """What a partition's owner met a second, over the last `over_ms` (at most a minute)."""
+class CountRate(msgspec.Struct, frozen=True):
+    """A partition's counts per second, over the last `over_ms` (at most a minute)."""
 
     partition: int
     over_ms: int
@@ -26,49 +26,51 @@ class Rate(msgspec.Struct, frozen=True):
     dead_letters: float
 
 
-class _Heard(msgspec.Struct):
+class _Recorded(msgspec.Struct):
     epoch: int
     tallies: deque[tuple[int, Tallies]]
 
 
 class Rates:
-    """The tallies of each partition over the last minute, of its newest owner."""
+    """Keep the tallies of each partition's newest owner over the last minute."""
 
     def __init__(self) -> None:
-        self._heard: dict[int, _Heard] = {}
+        self._by_partition: dict[int, _Recorded] = {}
 
-    def heard(self, heartbeat: Heartbeat, now_ms: int) -> None:
-        """An owner has said what it met so far; one of an older epoch is not listened to."""
-        heard = self._heard.get(heartbeat.partition)
-        if heard is None or heartbeat.epoch > heard.epoch:
-            heard = self._heard[heartbeat.partition] = _Heard(heartbeat.epoch, deque())
-        elif heartbeat.epoch < heard.epoch:
+    def record(self, heartbeat: Heartbeat, now_ms: int) -> None:
+        """Record a heartbeat's tallies; ignore one of an older epoch."""
+        found = self._by_partition.get(heartbeat.partition)
+        if found is None or heartbeat.epoch > found.epoch:
+            found = self._by_partition[heartbeat.partition] = _Recorded(heartbeat.epoch, deque())
+        elif heartbeat.epoch < found.epoch:
             return
-        kept = heard.tallies
+        kept = found.tallies
         kept.append((now_ms, heartbeat.tallies))
         while kept[0][0] < now_ms - OVER_MS:
             kept.popleft()
 
-    def all(self) -> list[Rate]:
-        """The rates of every partition that has any, by number."""
-        return [rate for number in sorted(self._heard) if (rate := self.of(number)) is not None]
+    def all(self) -> list[CountRate]:
+        """Return the rates of every partition that has any, by number."""
+        return [
+            rate for number in sorted(self._by_partition) if (rate := self.of(number)) is not None
+        ]
 
-    def of(self, partition: int) -> Rate | None:
-        """The partition's rates; None before its owner was heard twice."""
-        heard = self._heard.get(partition)
-        if heard is None:
+    def of(self, partition: int) -> CountRate | None:
+        """Return the partition's rates; None before the second heartbeat of its owner."""
+        found = self._by_partition.get(partition)
+        if found is None:
             return None
-        (first_at, first), (last_at, last) = heard.tallies[0], heard.tallies[-1]
+        (first_at, first), (last_at, last) = found.tallies[0], found.tallies[-1]
         if last_at <= first_at:
             return None
         seconds = (last_at - first_at) / 1_000
 
-        def a_second(name: str) -> float:
-            met: int = getattr(last, name) - getattr(first, name)
-            return round(met / seconds, 3)
+        def per_second(name: str) -> float:
+            counted: int = getattr(last, name) - getattr(first, name)
+            return round(counted / seconds, 3)
 
-        return Rate(
+        return CountRate(
             partition=partition,
             over_ms=last_at - first_at,
-            **{name: a_second(name) for name in Tallies.__struct_fields__},
+            **{name: per_second(name) for name in Tallies.__struct_fields__},
         )

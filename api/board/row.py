@@ -1,4 +1,4 @@
-"""A token's row as this node shows it: what its owner published, and what operators say of it."""
+"""A token's row as this node shows it: the published numbers and the registry's values."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from aggregator.contracts.stats import TokenStats
 
 
 class TokenRow(TokenStats, frozen=True, gc=False):
-    """Everything known of one token.
+    """Everything that is known of one token.
 
-    (epoch, seq) orders the states of a partition: a higher epoch is a newer owner, seq counts that
-    owner's patches without a gap. `next_offset` is the Kafka offset up to which the numbers count.
-    `as_of` is the instant that the windows end at, `watermark` the newest event time of the
-    partition. `stale` tells that the partition's owner is silent. `name`, `decimals` and `flags`
-    ("verified", "spam") are the operators' word from the token registry, and so is `symbol` where
-    they gave one.
+    (epoch, seq) orders the states of a partition: a higher epoch is a newer owner, seq numbers that
+    owner's patches without holes. The numbers count the log up to, but not including,
+    `next_offset`. `as_of` is the instant at which the windows end, `watermark` the newest event
+    time of the partition. `stale` says that the partition's numbers may be old. `name`, `decimals`
+    and `flags` ("verified", "spam") come from the token registry, and so does `symbol` if the
+    operators set one.
     """
 
     name: str | None = None
@@ -22,7 +22,7 @@ class TokenRow(TokenStats, frozen=True, gc=False):
 
     @classmethod
     def of(cls, stats: TokenStats) -> TokenRow:
-        """The row of a token of which operators said nothing."""
+        """Return the row of a token without an entry in the registry."""
         if isinstance(stats, cls):
             return stats
         return cls(**{name: getattr(stats, name) for name in TokenStats.__struct_fields__})

@@ -1,8 +1,8 @@
-"""The rows that owners left in Redis, for a node that starts while a partition has no owner.
+"""Read the rows that owners saved in Redis, for a node that starts while a partition has no owner.
 
-They are read where a partition has shown nothing for a while, and are shown as stale: the owner's
-own answer replaces them (DESIGN 6). Reads only; what is kept there is told in
-`aggregator/redis/board_rows.py`.
+They are read if a partition has shown nothing for a while, and are shown as stale until an owner's
+answer replaces them (DESIGN 6). This module only reads; `aggregator/redis/board_rows.py` describes
+what is stored.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from api.board.row import TokenRow
 
 log = structlog.get_logger(__name__)
 
-# An owner that is there answers within this time, and then nothing need be read.
+# An owner that is running answers within this time, so that nothing needs to be read.
 _FIRST_S: Final = 1.5
 _LONGEST_S: Final = 30.0
 _TIMEOUT_S: Final = 5.0
@@ -34,7 +34,7 @@ _decode_row = msgspec.json.Decoder(TokenRow).decode
 
 
 class SavedRowsReader:
-    """Fills the partitions of `board` that show nothing from the Redis at `url`."""
+    """Fill the partitions of `board` that show nothing from the Redis at `url`."""
 
     def __init__(self, board: Board, url: str, topic: str, partitions: int) -> None:
         self._board = board
@@ -43,7 +43,7 @@ class SavedRowsReader:
         self._partitions = partitions
 
     async def run(self) -> None:
-        """Look now and then, for as long as the node lives."""
+        """Call `fill` from time to time, as long as the node runs."""
         pause = _FIRST_S
         while True:
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
@@ -59,9 +59,9 @@ class SavedRowsReader:
         return list(range(self._partitions))
 
     async def fill(self) -> None:
-        """Show what is there of the partitions that show nothing.
+        """Show the saved rows of the partitions that show nothing.
 
-        Raises RedisError, OSError, and ValueError or msgspec.MsgspecError as `read_saved`.
+        Raise RedisError, OSError, and ValueError or msgspec.MsgspecError like `read_saved`.
         """
         partitions = self._wanted()
         if not partitions:
@@ -78,10 +78,10 @@ class SavedRowsReader:
 
 
 async def read_saved(client: Any, topic: str, partition: int) -> SavedRows | None:
-    """What is saved of a partition, None where nothing is.
+    """Return the saved rows of a partition; None if there are none.
 
-    Raises RedisError, and ValueError or msgspec.MsgspecError for what cannot be read. A save may
-    go on meanwhile, so that some rows are newer than the head says.
+    Raise RedisError, and ValueError or msgspec.MsgspecError for data that cannot be decoded. A save
+    may run at the same time, so that some rows are newer than the head.
     """
     keys: BoardKeys = board_keys(topic, partition)
     head = await client.hgetall(keys.head)

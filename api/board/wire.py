@@ -1,8 +1,9 @@
-"""Subscriptions that come and go, and questions, over the feed's one connection to NATS.
+"""Temporary subscriptions, and questions, over the feed's one connection to NATS.
 
-What a view follows only while somebody looks at it (a token's trades) goes through here; what every
-node follows always is in `api.board.feed`. Subscriptions outlive the connection: each new one
-begins with all of them. NATS may drop, so nothing here promises an answer. Knows no message format.
+What a view needs only while somebody looks at it (a token's trades) goes through here;
+`api.board.feed` has what every node always follows. Subscriptions outlive the connection: each new
+connection starts with all of them. NATS may drop messages, so an answer is never guaranteed. This
+module knows no message format.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Unreadable = Callable[[str, msgspec.MsgspecError], None]
 
 
 class Wire:
-    """Used from the event loop of the feed only; handlers must be short and never block."""
+    """Subscribe and ask on the event loop of the feed; handlers must be short and never block."""
 
     def __init__(self) -> None:
         self._watched: dict[str, Handler] = {}
@@ -38,20 +39,20 @@ class Wire:
         self.unreadable: Unreadable = lambda _subject, _error: None
 
     def watch(self, subject: str, handler: Handler) -> None:
-        """Have `handler(data)` called for every message on the subject, in NATS's order."""
+        """Call `handler(data)` for every message on the subject, in NATS's order."""
         self._watched[subject] = handler
         self._changed.add(subject)
 
     def unwatch(self, subject: str) -> None:
-        """End it; a message that is already in this process is dropped."""
+        """End the subscription; messages that are already in this process are dropped."""
         if self._watched.pop(subject, None) is not None:
             self._changed.add(subject)
 
     def ask(self, subject: str, question: bytes, answered: Answered) -> int:
-        """Put a question; `answered(data)` is called once, with None where nobody is there.
+        """Send a question and return its id; `answered(data)` is called at most once.
 
-        Every `watch` before it is in force when the question is put. No answer may ever come:
-        `forget` the returned id after a time of your own.
+        `data` is None if the subject has no subscriber. Every earlier `watch` is in force before
+        the question is sent. An answer may never come: call `forget` with the id after a timeout.
         """
         self._last_id += 1
         self._asked[self._last_id] = answered
@@ -59,19 +60,19 @@ class Wire:
         return self._last_id
 
     def forget(self, question_id: int) -> None:
-        """Drop the answer to a question, should it still come."""
+        """Drop the answer to a question if it still comes."""
         self._asked.pop(question_id, None)
 
     def on_connected(self, callback: Callable[[], None]) -> None:
-        """Have `callback()` called for each new connection: anything may have been missed."""
+        """Call `callback()` for each new connection: messages may have been missed before it."""
         self._on_connected.append(callback)
 
     def on_step(self, callback: Callable[[], None]) -> None:
-        """Have `callback()` called some times a second while connected: to `ask` what is due."""
+        """Call `callback()` several times a second while connected, to `ask` what is due."""
         self._on_step.append(callback)
 
     async def begin(self, client: Client) -> None:
-        """A new connection: follow everything that is watched."""
+        """Subscribe to everything that is watched on a new connection."""
         self._following = {}
         self._changed = set(self._watched)
         self._asked, self._to_ask = {}, []
@@ -82,7 +83,7 @@ class Wire:
         await self.step(client)
 
     async def step(self, client: Client) -> None:
-        """Carry out what was asked for since the last step."""
+        """Carry out the changes and send the questions since the last step."""
         for callback in self._on_step:
             callback()
         changed, self._changed = self._changed, set()
@@ -116,7 +117,7 @@ class Wire:
         if answered is None:
             return
         try:
-            # The server's "no responders" is empty: nobody listens on the question's subject.
+            # An empty message is the server's "no responders": the subject has no subscriber.
             answered(message.data or None)
         except msgspec.MsgspecError as error:
             self.unreadable(message.subject, error)

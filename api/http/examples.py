@@ -14,8 +14,8 @@ from aggregator.contracts.stats import (
     WindowStats,
 )
 from api.board.board import PartitionStatus
-from api.board.overview import Overview, Totals
-from api.board.rates import Rate
+from api.board.overview import Overview, OverviewTotals
+from api.board.rates import CountRate
 from api.board.row import TokenRow
 from api.http.batch import TokenBatch
 from api.http.status import Status
@@ -99,7 +99,7 @@ OVERVIEW: Final[Any] = msgspec.to_builtins(
     Overview(
         as_of=_AS_OF,
         window="24h",
-        totals=Totals(1, 118, 64, 54, "41550.000000", "23100.250000", "18449.750000"),
+        totals=OverviewTotals(1, 118, 64, 54, "41550.000000", "23100.250000", "18449.750000"),
         tokens=[_ROW],
         stale=False,
         next_cursor=CURSOR,
@@ -115,7 +115,7 @@ STATUS: Final[Any] = msgspec.to_builtins(
         as_of=_AS_OF,
         nats=None,
         partitions=[_PARTITION],
-        rates=[Rate(2, 60_000, 201.5, 0.7, 0.05, 0.0)],
+        rates=[CountRate(2, 60_000, 201.5, 0.7, 0.05, 0.0)],
         archive=[
             ArchiveStatus(2, "archiving", 901_950, 168, 840, [], None),
         ],

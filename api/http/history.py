@@ -18,6 +18,7 @@ from ninja import Field, NinjaAPI, Query, Schema
 from aggregator.clickhouse.reader import TradePosition
 from aggregator.contracts.history import Candle, Day, Trade
 from aggregator.contracts.ids import TokenId
+from aggregator.contracts.intervals import INTERVALS_MS, Interval
 from aggregator.contracts.units import DAY_MS
 from api.archive.newest import Newest, Wanted, archived_only, with_newest
 from api.board.overview_params import LATEST_MS, Instant, refuse_unknown
@@ -28,17 +29,8 @@ from api.problem import Problem
 from api.services import services
 from api.trades.stream import KEPT, TokenStream
 
-Interval = Literal["1m", "5m", "15m", "1h", "4h", "1d"]
 Side = Literal["buy", "sell"]
 
-INTERVALS_MS: Final[dict[str, int]] = {
-    "1m": 60_000,
-    "5m": 300_000,
-    "15m": 900_000,
-    "1h": 3_600_000,
-    "4h": 14_400_000,
-    "1d": 86_400_000,
-}
 MAX_TRADES: Final = 1_000
 MAX_CANDLES: Final = 1_500
 MAX_DAYS: Final = 1_830

@@ -9,7 +9,7 @@ import msgspec
 from aggregator.contracts.stats import ArchiveStatus
 from aggregator.runtime.version import VERSION
 from api.board.board import PartitionStatus
-from api.board.rates import Rate
+from api.board.rates import CountRate
 from api.http.probes import readiness_of
 from api.services import Services
 
@@ -29,7 +29,7 @@ class Status(msgspec.Struct, frozen=True):
     as_of: int | None
     nats: str | None
     partitions: list[PartitionStatus]
-    rates: list[Rate]
+    rates: list[CountRate]
     archive: list[ArchiveStatus]
     versions: dict[str, str | list[str]]
 

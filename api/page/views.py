@@ -19,8 +19,8 @@ from django.template.loader import render_to_string
 from django.views.decorators.http import require_safe
 
 from aggregator.contracts.ids import TokenIdInvalid, canonical_token_id
+from aggregator.contracts.intervals import INTERVALS_MS
 from api.http.docs import anybody
-from api.http.history import INTERVALS_MS
 from api.page.files import ASK_EACH_TIME, File
 from api.problem import Problem, response_of
 from api.services import services

@@ -1,1 +1,1 @@
-"""The WebSocket side of a web node: who listens to what, and what each is sent when."""
+"""The WebSocket side of a web node: sockets, topics, subscriptions, and when each is sent what."""

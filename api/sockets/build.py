@@ -1,4 +1,4 @@
-"""The hub and everything that feeds it, assembled in one place."""
+"""Assemble the hub and its sources."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from api.board.board import Board
 from api.board.feed import Feed
 from api.board.overview import OverviewReader
 from api.sockets.hub import Hub
-from api.sockets.limits import Limits
+from api.sockets.limits import SocketLimits
 from api.sockets.live_candles import CandlesSource
 from api.sockets.overview import OverviewSource
 from api.sockets.status import StatusSource
@@ -23,18 +23,18 @@ def build_hub(
     overview: OverviewReader,
     streams: Streams,
     *,
-    limits: Limits,
+    limits: SocketLimits,
     now_ms: Callable[[], int],
 ) -> Hub:
-    """A hub with all five channels."""
+    """Return a hub with all five channels."""
 
     def connected() -> bool:
         return feed.fault is None
 
     hub = Hub(limits, now_ms, board.stale_partitions, board.as_of, connected)
-    hub.feed(TokenStatsSource(board, hub))
-    hub.feed(TradesSource(streams, hub))
-    hub.feed(CandlesSource(streams, hub))
-    hub.feed(OverviewSource(board, overview, hub))
-    hub.feed(StatusSource(board, hub, connected))
+    hub.add_source(TokenStatsSource(board, hub))
+    hub.add_source(TradesSource(streams, hub))
+    hub.add_source(CandlesSource(streams, hub))
+    hub.add_source(OverviewSource(board, overview, hub))
+    hub.add_source(StatusSource(board, hub, connected))
     return hub

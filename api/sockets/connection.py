@@ -1,27 +1,32 @@
-"""One client's socket: what it is subscribed to, what waits for it, and when it is sent.
+"""One client's socket: its subscriptions, its queued messages, and when they are sent.
 
-Pure: time comes in, frames go to an `Outlet`. Two things wait for a client: the outbox, messages
-that must arrive in order and none left out (acks, snapshots, trades), and the newest message of
-each topic, where a newer one replaces an older. So a client that reads slowly costs no more than
-its subscriptions and `queue_bytes`; one that takes nothing for too long is closed. The outbox is
-checked at every push, and all outboxes of one subject together are bounded too (`Account`).
+Pure: time is an argument, frames go to an `Outlet`. Messages wait in two places. The outbox holds
+messages that must all arrive, in order (acks, snapshots, trades). `pending` holds the newest
+message of each topic, and a newer message replaces an older one (conflation). So a slow reader
+costs no more than its subscriptions and `queue_bytes`, and a client that reads nothing for too long
+is closed. The size of the outbox is checked at every push, and the outboxes of one subject are
+bounded together too (`SubjectAccount`).
 """
 
 from __future__ import annotations
 
 import msgspec
 
+from aggregator.contracts.intervals import FLUSH_MS
 from aggregator.runtime import metrics
 from api.auth.jwt import Claims
-from api.sockets.limits import Limits
+from api.sockets.limits import SocketLimits
 from api.sockets.outlet import Outlet
-from api.sockets.protocol import FLUSH_MS, Close, Message, frame, write
+from api.sockets.protocol import Close, Message, frame, write
 from api.sockets.tally import TALLY
 from api.sockets.topic import Topic
 
 
 class Subscription:
-    """One connection's interest in one topic; `next_at` is used where the interval is its own."""
+    """Hold one connection's interest in one topic.
+
+    `next_at` is used only if the client chose an interval longer than FLUSH_MS.
+    """
 
     __slots__ = ("interval_ms", "next_at", "topic")
 
@@ -31,8 +36,8 @@ class Subscription:
         self.next_at = 0
 
 
-class Account:
-    """What one subject has on this node: its open sockets and the bytes of their outboxes."""
+class SubjectAccount:
+    """Count one subject's open sockets on this node and the bytes in their outboxes."""
 
     __slots__ = ("connections", "outbox_bytes")
 
@@ -42,7 +47,7 @@ class Account:
 
 
 class Connection:
-    """All `now_ms` are of one monotonic clock."""
+    """Queue and send the messages of one client. Every `now_ms` comes from one monotonic clock."""
 
     __slots__ = (
         "_blocked_at",
@@ -64,8 +69,8 @@ class Connection:
         "warned",
     )
 
-    def __init__(self, outlet: Outlet, limits: Limits, now_ms: int) -> None:
-        self.account = Account()
+    def __init__(self, outlet: Outlet, limits: SocketLimits, now_ms: int) -> None:
+        self.account = SubjectAccount()
         self.claims: Claims | None = None
         self.opened_at = now_ms
         self.expires_at: int | None = None
@@ -85,22 +90,22 @@ class Connection:
 
     @property
     def waiting(self) -> bool:
-        """Whether anything waits to be sent."""
+        """Return whether any message waits to be sent."""
         return bool(self._outbox or self.pending or self._paced)
 
     @property
     def crowded(self) -> bool:
-        """Whether the client should take what waits before it is given an answer more."""
+        """Return whether the client should read its queue before it gets another answer."""
         return self._outlet.blocked and self._outbox_bytes > self._limits.queue_bytes // 4
 
-    def join(self, account: Account) -> None:
-        """Count the outbox to the account of the socket's subject."""
+    def join(self, account: SubjectAccount) -> None:
+        """Move the bytes of the outbox to the account of the socket's subject."""
         self.account.outbox_bytes -= self._outbox_bytes
         account.outbox_bytes += self._outbox_bytes
         self.account = account
 
     def pause_reading(self) -> None:
-        """Take nothing from the client until `resume_reading`, as far as the server lets us."""
+        """Stop reading from the client until `resume_reading`, if the server supports it."""
         self._outlet.pause_reading()
 
     def resume_reading(self) -> None:
@@ -108,7 +113,7 @@ class Connection:
         self._outlet.resume_reading()
 
     def push(self, message: bytes) -> None:
-        """Queue a message behind those before it; too many close a client that does not read."""
+        """Append a message to the outbox; close a client that is over its limit and blocked."""
         if self.closing is not None:
             return
         self._outbox.append(message)
@@ -122,7 +127,10 @@ class Connection:
 
     @property
     def _too_much(self) -> bool:
-        """Whether this outbox is over its limit, or its share where the subject is over its own."""
+        """Return whether the outbox is over its limit.
+
+        If the subject as a whole is over its limit, each of its sockets may keep an equal share.
+        """
         if self._outbox_bytes > self._limits.queue_bytes:
             return True
         account = self.account
@@ -136,19 +144,19 @@ class Connection:
         self.account.outbox_bytes += size
 
     def say(self, message: Message) -> None:
-        """Queue a message that is for this client only."""
+        """Serialise and queue a message that is for this client only."""
         self.push(write(message))
 
     def mark(self) -> int:
-        """The place behind what is queued now, for `insert`, which must follow.
+        """Return the end of the outbox, for the call of `insert` that must follow.
 
-        Nothing may be flushed in between.
+        The outbox is not flushed until then, so the position stays valid.
         """
         self._marked = True
         return len(self._outbox)
 
     def insert(self, mark: int, message: Message) -> None:
-        """Queue a message before what was queued since the mark."""
+        """Queue a message before everything that was queued since the mark."""
         self._marked = False
         if self.closing is not None:
             return
@@ -157,7 +165,7 @@ class Connection:
         self._count(len(written))
 
     def offer(self, topic: Topic, message: bytes) -> None:
-        """The newest message of a topic, instead of one that still waits."""
+        """Queue the newest message of a topic; it replaces an older one that still waits."""
         subscription = self.subscriptions.get(topic)
         paced = subscription is not None and subscription.interval_ms > FLUSH_MS
         waiting = self._paced if paced else self.pending
@@ -165,12 +173,12 @@ class Connection:
         waiting[topic] = message
 
     def drop(self, topic: Topic) -> None:
-        """Forget what waits of a topic, because what is queued now is newer or none is wanted."""
+        """Discard the topic's waiting message: a newer one is queued, or none is wanted."""
         self.pending.pop(topic, None)
         self._paced.pop(topic, None)
 
     def flush(self, now_ms: int) -> None:
-        """Send everything that is due as one frame, unless the client has not taken the last."""
+        """Send everything that is due as one frame, unless the client has not read the last one."""
         if self.closing is not None:
             return
         if self._outlet.blocked:
@@ -219,13 +227,13 @@ class Connection:
     def refuse(
         self, code: str, text: str, close: int, now_ms: int, data: object = msgspec.UNSET
     ) -> None:
-        """Say why, then close."""
+        """Send an error that states the reason, then close."""
         self.say(Message(type="error", code=code, message=text, data=data))
         self.flush(now_ms)
         self.close(close, text)
 
     def close(self, code: int, reason: str) -> None:
-        """Close the socket; what still waits is not sent."""
+        """Close the socket and discard what still waits."""
         if self.closing is None:
             self.closing = code
             self._empty_outbox()

@@ -1,4 +1,4 @@
-"""Turns that are fair by subject: one with much to do does not delay one with little. Pure."""
+"""Fair turns by subject: one with much work does not delay one with little. Pure."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ T = TypeVar("T", bound=Hashable)
 
 
 class Turns(Generic[T]):
-    """Items that wait, each for one or more subjects. The subjects take turns.
+    """Queue items, each for one or more subjects, and let the subjects take turns.
 
-    An item that several subjects wait for comes up when the first of them has its turn, and is then
-    done for all of them.
+    An item that several subjects wait for is due at the turn of the first of them, and is then done
+    for all of them.
     """
 
     def __init__(self) -> None:
@@ -26,14 +26,14 @@ class Turns(Generic[T]):
         return item in self._subjects
 
     def add(self, item: T, subjects: Iterable[str]) -> None:
-        """Have the item wait for these subjects, behind what waits for them already."""
+        """Append the item to the queues of these subjects; it leaves those it was in before."""
         self.discard(item)
         self._subjects[item] = tuple(subjects) or ("",)
         for subject in self._subjects[item]:
             self._waiting.setdefault(subject, {})[item] = None
 
     def discard(self, item: T) -> None:
-        """The item waits no more."""
+        """Remove the item from all queues."""
         for subject in self._subjects.pop(item, ()):
             waiting = self._waiting[subject]
             del waiting[item]
@@ -41,7 +41,7 @@ class Turns(Generic[T]):
                 del self._waiting[subject]
 
     def heads(self) -> list[T]:
-        """The first item of each subject, that of the subject whose turn it is first."""
+        """Return the first item of each subject, in the order of their turns."""
         return [next(iter(waiting)) for waiting in self._waiting.values()]
 
     def take(self, item: T) -> None:
@@ -50,6 +50,6 @@ class Turns(Generic[T]):
             (name for name, waiting in self._waiting.items() if next(iter(waiting)) == item), None
         )
         if first is not None:
-            # The subject goes behind the others, whether or not it has more to do.
+            # The subject moves to the end of the order, whether or not it has more items.
             self._waiting[first] = self._waiting.pop(first)
             self.discard(item)

@@ -1,11 +1,13 @@
-"""The hub: every socket of this process, what each is subscribed to, and the beat that feeds them.
+"""The hub: every socket of this process, every topic and its subscribers, and the flush rounds.
 
-Pure but for `run`: time comes in, and a round (`tick`) never waits for a client. A round first has
-each source publish what changed (a message is written once, however many take it), then flushes
-one slot: the connections are spread over ten slots, a round every 10 ms, so each is flushed every
-100 ms and the work is even. Those that were sent nothing just now go first, some in each round.
-Everything happens on one event loop: a subscriber is given the state in the same step in which it
-is added, so no change can fall between the two.
+Pure except for `run`: time is an argument, and a round (`tick`) never waits for a client. A round
+first lets each source publish what changed; a message is serialised once for all its subscribers.
+Then it flushes one slot. The connections are spread over ten slots and a round runs every 10 ms, so
+each connection is flushed every 100 ms and the load is even. A bounded number of connections that
+have been idle are flushed early, before their slot.
+
+Everything runs on one event loop. A subscriber gets the initial state in the same step in which it
+is added, so no change can be lost between the two.
 """
 
 from __future__ import annotations
@@ -14,43 +16,56 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Final
 
 import structlog
 
+from aggregator.contracts.intervals import FLUSH_MS
 from aggregator.runtime import metrics
 from api.auth.jwt import Claims
-from api.sockets.connection import Account, Connection, Subscription
-from api.sockets.limits import EXPIRY_NOTICE_MS, HEARTBEAT_MS, Limits
-from api.sockets.protocol import FLUSH_MS, Close, Fault, Message, Resume, write
+from api.sockets.connection import Connection, SubjectAccount, Subscription
+from api.sockets.limits import EXPIRY_NOTICE_MS, HEARTBEAT_MS, SocketLimits
+from api.sockets.protocol import Close, Fault, Message, Resume, write
+from api.sockets.source import Source
 from api.sockets.tally import TALLY
-from api.sockets.topic import Source, Topic, TopicKey
+from api.sockets.topic import Topic, TopicKey
 
+# With one slot, thousands of sockets would be written to in one burst every 100 ms, which blocks
+# the event loop and delays the last of them. Ten slots spread the same work over ten rounds.
 SLOTS: Final = 10
 ROUND_MS: Final = FLUSH_MS // SLOTS
 EARLY_MS: Final = 20
+"""A connection that was sent nothing for this long may be flushed before its slot."""
+# An early flush saves a client up to 100 ms, but it costs a frame and a write of its own. The bound
+# keeps a round short when a popular topic changes.
 EARLY_A_ROUND: Final = 100
 RETRY_AFTER_MS: Final = (500, 5_000)
+
+_NO_SUBSCRIBERS: Final[Mapping[Connection, Subscription]] = {}
 
 log = structlog.get_logger(__name__)
 
 
 class Hub:
-    """The sockets of this process. All `now_ms` are of one monotonic clock."""
+    """Own the sockets, topics and subscriptions of this process.
+
+    Every `now_ms` comes from one monotonic clock.
+    """
 
     def __init__(
         self,
-        limits: Limits,
+        limits: SocketLimits,
         now_ms: Callable[[], int],
         stale: Callable[[int], Iterable[int]],
         as_of: Callable[[], int | None],
         connected: Callable[[], bool],
     ) -> None:
-        """`stale(now_ms)` are the partitions whose numbers may be old, `as_of()` their instant.
+        """Create a hub without sources.
 
-        `connected()` is whether NATS can be reached.
+        `stale(now_ms)` returns the partitions whose numbers may be old, `as_of()` the instant that
+        the numbers describe, and `connected()` whether NATS can be reached.
         """
         self.limits = limits
         self.stopping = False
@@ -61,56 +76,59 @@ class Hub:
         self._stale_now: frozenset[int] = frozenset()
         self._sources: dict[str, Source] = {}
         self._topics: dict[TopicKey, Topic] = {}
+        self._subscribers: dict[Topic, dict[Connection, Subscription]] = {}
         self._slots: list[dict[Connection, None]] = [{} for _ in range(SLOTS)]
         self._slot_of: dict[Connection, int] = {}
-        self._accounts: dict[str, Account] = {}
+        self._accounts: dict[str, SubjectAccount] = {}
         self._next_slot = 0
         self._early: dict[Connection, None] = {}
-        self._someone = asyncio.Event()
+        self._occupied = asyncio.Event()
         self._empty = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     @property
     def connections(self) -> Iterable[Connection]:
-        """Every open socket."""
+        """Return every open socket."""
         return self._slot_of.keys()
 
     @property
     def full(self) -> bool:
-        """Whether this process takes no further socket."""
+        """Return whether this process accepts no more sockets."""
         return self.stopping or len(self._slot_of) >= self.limits.connections
 
     @property
     def stale(self) -> bool:
-        """Whether any number of this node may be old, or none is known yet."""
+        """Return whether any number of this node may be old, or none is known yet."""
         return bool(self._stale_now) or self._as_of() is None or not self._connected()
 
-    def feed(self, source: Source) -> None:
-        """Have the source fill the topics of its channel."""
+    def add_source(self, source: Source) -> None:
+        """Let the source fill the topics of its channel."""
         self._sources[source.channel] = source
 
     def topic(self, key: TopicKey) -> Topic | None:
-        """The topic, if anybody is subscribed to it."""
+        """Return the topic; None if it has no subscriber."""
         return self._topics.get(key)
 
     def topics(self, channel: str) -> list[Topic]:
-        """The topics of a channel that have subscribers."""
+        """Return the topics of a channel that have subscribers."""
         return [topic for key, topic in self._topics.items() if key.channel == channel]
 
-    # Sockets come and go.
+    def subscribers(self, topic: Topic) -> Mapping[Connection, Subscription]:
+        """Return the topic's subscribers: a live view, empty for a topic without any."""
+        return self._subscribers.get(topic, _NO_SUBSCRIBERS)
 
     def add(self, connection: Connection) -> None:
-        """Take a socket in."""
+        """Add a socket, to the slot with the fewest."""
         self._watch_staleness(self._now_ms())
         slot = min(range(SLOTS), key=lambda each: len(self._slots[each]))
         self._slots[slot][connection] = None
         self._slot_of[connection] = slot
         metrics.WS_CONNECTIONS.set(len(self._slot_of))
-        self._someone.set()
+        self._occupied.set()
 
     def admit(self, connection: Connection, claims: Claims, most: int) -> bool:
-        """Note whose socket it is; False where the subject has `most` already."""
-        account = self._accounts.get(claims.subject) or Account()
+        """Record the socket's subject; return False if the subject has `most` sockets already."""
+        account = self._accounts.get(claims.subject) or SubjectAccount()
         if account.connections >= most:
             return False
         account.connections += 1
@@ -120,7 +138,7 @@ class Hub:
         return True
 
     def remove(self, connection: Connection) -> None:
-        """Forget a socket that is gone; a second call does nothing."""
+        """Remove a socket that is closed; a second call does nothing."""
         slot = self._slot_of.pop(connection, None)
         if slot is None:
             return
@@ -130,8 +148,8 @@ class Hub:
             self.unsubscribe(connection, topic)
         if connection.claims is not None:
             account, subject = connection.account, connection.claims.subject
-            # A socket that is gone may still be given messages: they count to nobody.
-            connection.join(Account())
+            # Messages may still be queued for a closed socket; they must not count for the subject.
+            connection.join(SubjectAccount())
             account.connections -= 1
             if not account.connections:
                 del self._accounts[subject]
@@ -139,77 +157,81 @@ class Hub:
         if not self._slot_of:
             self._empty.set()
 
-    # Subscriptions.
-
     def cost(self, key: TopicKey) -> int:
-        """What a subscription to the topic takes from the client's rate."""
+        """Return what a subscription to the topic takes from the client's rate limit."""
         return self._sources[key.channel].cost(key.subject)
 
     def subscribe(
         self, connection: Connection, key: TopicKey, labels: dict[str, object], interval_ms: int
     ) -> Topic:
-        """Add the socket to a topic; `begin` of the topic's source gives it the state."""
+        """Subscribe the socket to a topic; call `begin` next to give it the initial state."""
+        source = self._sources[key.channel]
         topic = self._topics.get(key)
         if topic is None:
-            topic = self._topics[key] = Topic(key, self._sources[key.channel], labels)
-            topic.source.opened(topic)
+            topic = self._topics[key] = Topic(key, labels)
+            self._subscribers[topic] = {}
+            source.opened(topic)
         if topic in connection.subscriptions:
-            topic.source.left(topic, connection)
+            source.left(topic, connection)
             connection.drop(topic)
         else:
             metrics.WS_SUBSCRIPTIONS.inc()
         subscription = Subscription(topic, interval_ms)
-        connection.subscriptions[topic] = topic.subscribers[connection] = subscription
+        connection.subscriptions[topic] = self._subscribers[topic][connection] = subscription
         return topic
 
     def begin(self, connection: Connection, topic: Topic, resume: Resume | None) -> bool:
-        """Queue what the subscriber starts from; False where it has everything already."""
-        return topic.source.begin(topic, connection, resume, self._now_ms())
+        """Queue the initial state for a new subscriber; return False if it has everything."""
+        source = self._sources[topic.key.channel]
+        return source.begin(topic, connection, resume, self._now_ms())
 
     def unsubscribe(self, connection: Connection, topic: Topic) -> None:
-        """Take the socket out of a topic that it is subscribed to."""
+        """End the socket's subscription to a topic, and the topic with its last subscriber."""
+        source, subscribers = self._sources[topic.key.channel], self._subscribers[topic]
         del connection.subscriptions[topic]
-        del topic.subscribers[connection]
+        del subscribers[connection]
         connection.drop(topic)
-        topic.source.left(topic, connection)
+        source.left(topic, connection)
         metrics.WS_SUBSCRIPTIONS.dec()
-        if not topic.subscribers:
+        if not subscribers:
             del self._topics[topic.key]
-            topic.source.closed(topic)
+            del self._subscribers[topic]
+            source.closed(topic)
 
     def publish(self, topic: Topic, message: bytes, now_ms: int) -> None:
-        """The newest message of a topic, to all its subscribers.
+        """Queue the newest message of a topic for all its subscribers.
 
-        Where the one before was published about FLUSH_MS ago and still waits, because the beat of
-        the owner and that of the slot are nearly in phase, it is sent first instead of being
-        replaced. Who was sent nothing for EARLY_MS need not wait for its slot.
+        A connection that was sent nothing for EARLY_MS does not wait for its slot.
         """
-        beating = now_ms - topic.published_at >= FLUSH_MS // 2
+        # Owners flush about as often as a slot comes round. Where both are nearly in phase, the
+        # message before may still wait although it is a flush old: the slot is about to come, and
+        # replacing the message would drop every second update. So it is sent first.
+        full_interval = now_ms - topic.published_at >= FLUSH_MS // 2
         topic.published_at = now_ms
         conflated = 0
-        for connection, subscription in topic.subscribers.items():
+        # This loop body runs once per delivery, so the common case, a subscriber at the default
+        # interval, is written out here without a call of `offer`.
+        for connection, subscription in self.subscribers(topic).items():
             if subscription.interval_ms == FLUSH_MS:
-                if beating and topic in connection.pending:
+                if full_interval and topic in connection.pending:
                     connection.flush(now_ms)
                 else:
-                    self.hasten(connection, now_ms)
+                    self.request_early_flush(connection, now_ms)
                 conflated += topic in connection.pending
                 connection.pending[topic] = message
             else:
                 connection.offer(topic, message)
         TALLY.conflated += conflated
 
-    def hasten(self, connection: Connection, now_ms: int) -> None:
-        """Something waits for the socket: let it go before its slot, while there is time."""
+    def request_early_flush(self, connection: Connection, now_ms: int) -> None:
+        """Mark the socket for a flush in the next round, unless it was flushed just now."""
         if connection.sent_at <= now_ms - EARLY_MS:
             self._early[connection] = None
-
-    # What an operator, or a revocation, asks for.
 
     def close_where(
         self, *, jti: str | None = None, sub: str | None = None, code: int, reason: str
     ) -> int:
-        """Close the sockets of a token (`jti`) or a subject; how many they were."""
+        """Close the sockets of a token (`jti`) or a subject (`sub`); return how many."""
         closed = 0
         now_ms = self._now_ms()
         said = "token_revoked" if code == Close.EXPIRED else "closed"
@@ -223,9 +245,9 @@ class Hub:
         return closed
 
     def end_streams(self, token_ids: Iterable[str]) -> None:
-        """End the subscriptions to the trades and candles of tokens that are shown no more.
+        """End the subscriptions to the trades and candles of tokens that are now hidden.
 
-        Their stats end by themselves: the board has no row of such a token.
+        The stats end without this: the board has no row of a hidden token.
         """
         gone = set(token_ids)
         fault = Fault("token_not_found", "the token is not shown any more")
@@ -235,27 +257,29 @@ class Hub:
             ack = Message(
                 type="ack", method="unsubscribe", channel=key.channel, error=fault, **topic.labels
             )
-            for connection in list(topic.subscribers):
+            for connection in list(self.subscribers(topic)):
                 self.unsubscribe(connection, topic)
                 connection.say(ack)
 
     def notice(self, text: str) -> None:
-        """Tell every client something, such as a maintenance to come."""
+        """Send a text to every client, such as a planned maintenance."""
         message = write(Message(type="notice", message=text))
         for connection in self._slot_of:
             connection.push(message)
 
     def broadcast(self, topic: Topic, message: bytes) -> None:
-        """The newest message of a topic, to every authenticated socket, subscribed or not."""
+        """Queue the topic's newest message for every authenticated socket, subscribed or not."""
         for connection in self._slot_of:
             if connection.claims is not None:
                 connection.offer(topic, message)
 
-    # The beat.
-
     def tick(self, now_ms: int, *, hurried: bool = False) -> None:
-        """One round: publish what changed, flush one slot; nobody goes early where `hurried`."""
-        # Those of the round before: by now the rest of the owner's burst is there too.
+        """Run one round: publish what changed, then flush one slot.
+
+        A round that starts late (`hurried`) makes no early flushes.
+        """
+        # Take the sockets that were marked in earlier rounds, not in this one: an owner sends its
+        # patches in a burst, and a round later the rest of the burst goes into the same frame.
         early = [] if hurried else list(islice(self._early, EARLY_A_ROUND))
         self._watch_staleness(now_ms)
         for source in self._sources.values():
@@ -276,11 +300,6 @@ class Hub:
                 connection.flush(now_ms)
             if now_ms >= connection.deadline:
                 self._on_deadline(connection, now_ms)
-
-    def flush_all(self, now_ms: int) -> None:
-        """Flush every socket at once, whatever its slot."""
-        for connection in self._slot_of:
-            connection.flush(now_ms)
 
     def _heartbeat(self) -> bytes:
         return write(
@@ -315,32 +334,31 @@ class Hub:
 
     @staticmethod
     def expect_expiry(connection: Connection, expires_at: int) -> None:
-        """Close the socket at `expires_at`, and warn before."""
+        """Close the socket at `expires_at`, and send a warning EXPIRY_NOTICE_MS before."""
         connection.expires_at = expires_at
         connection.warned = False
         connection.deadline = expires_at - EXPIRY_NOTICE_MS
 
-    # Life.
-
     def start(self) -> None:
-        """Begin the beat in the running event loop; a second call does nothing."""
+        """Start the rounds in the running event loop; a second call does nothing."""
         if self._task is None:
             loop = asyncio.get_running_loop()
             self._task = loop.create_task(self.run(), name="ws-hub")
 
     async def run(self) -> None:
-        """A round every ROUND_MS while there is a socket."""
+        """Run a round every ROUND_MS while there is a socket."""
+        clock_s = asyncio.get_running_loop().time
         while True:
             if not self._slot_of:
-                self._someone.clear()
-                await self._someone.wait()
-            due = time.monotonic()
+                self._occupied.clear()
+                await self._occupied.wait()
+            due = clock_s()
             while self._slot_of:
-                self._round(hurried=time.monotonic() - due > ROUND_MS / 1_000)
+                self._round(hurried=clock_s() - due > ROUND_MS / 1_000)
                 due += ROUND_MS / 1_000
-                now = time.monotonic()
+                now = clock_s()
                 if now - due > FLUSH_MS / 1_000:
-                    due = now  # Behind for good: go on from here rather than hurry after.
+                    due = now  # Skip the rounds that were missed; catching up would only add load.
                 await asyncio.sleep(max(0, due - now))
 
     def _round(self, *, hurried: bool = False) -> None:
@@ -348,14 +366,14 @@ class Hub:
         try:
             self.tick(self._now_ms(), hurried=hurried)
         except Exception:
-            # A fault in one message must not freeze every client's numbers.
+            # One faulty message must not stop the updates of every client.
             metrics.WS_FAULTS.inc()
             log.exception("hub_round_failed")
         TALLY.report()
         metrics.WS_TICK_SECONDS.observe(time.perf_counter() - begun)
 
     async def shutdown(self, within_s: float) -> None:
-        """Tell every client to come back later, close with 1012, wait until they are gone."""
+        """Ask every client to reconnect later, close with 1012, and wait until all have left."""
         self.stopping = True
         now_ms = self._now_ms()
         for connection in list(self._slot_of):
@@ -369,7 +387,7 @@ class Hub:
                 await asyncio.wait_for(self._empty.wait(), within_s)
 
     async def stop(self) -> None:
-        """End the beat."""
+        """Stop the rounds."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""How much a client may ask of a node, and how long a node waits for a client."""
+"""The limits of a client, and how long a node waits for a client."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ EXPIRY_NOTICE_MS: Final = 60_000
 HEARTBEAT_MS: Final = 1_000
 BURST_S: Final = 2
 SUBJECT_QUEUES: Final = 4
-"""All outboxes of a subject together may hold as much as so many full ones."""
+"""The outboxes of one subject together may hold as much as this many full outboxes."""
 
 
-class Limits(msgspec.Struct, frozen=True):
-    """The settings WS_*, by their meaning in `aggregator.runtime.config`.
+class SocketLimits(msgspec.Struct, frozen=True):
+    """Hold the settings WS_*, which `aggregator.runtime.config` describes.
 
-    What a subject may have open and subscribed to is in `api.auth.access`, with its rates.
+    `api.auth.access` holds the limits of a subject: its connections, subscriptions and rates.
     """
 
     tokens_a_message: int = 200
@@ -32,7 +32,7 @@ class Limits(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, config: Config) -> Self:
-        """The limits that the settings give."""
+        """Return the limits that the settings define."""
         return cls(
             tokens_a_message=config.ws_subscriptions,
             connections=config.ws_connections,
@@ -45,7 +45,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Allowance:
-    """A token bucket: `rate` messages a second, BURST_S seconds' worth at once."""
+    """A token bucket: `rate` messages a second, and a burst of BURST_S seconds' worth."""
 
     def __init__(self, rate: int, now_ms: int) -> None:
         self._rate = rate
@@ -53,7 +53,7 @@ class Allowance:
         self._at = now_ms
 
     def take(self, now_ms: int) -> bool:
-        """Whether one more message is allowed now."""
+        """Take one message; return whether it is allowed now."""
         filled = self._left + (now_ms - self._at) / 1_000 * self._rate
         self._left = min(float(self._rate * BURST_S), filled)
         self._at = now_ms

@@ -1,12 +1,12 @@
-"""How a frame leaves: one way for any ASGI server, and a faster one for Daphne.
+"""Outlets write frames to a client: one for any ASGI server, and a faster one for Daphne.
 
-An outlet takes a frame or says that the client has not taken the last ones yet; it never waits and
-never buffers without bound. Knows nothing of what is in a frame.
+An outlet accepts a frame, or reports that the client has not read the last ones yet. It never waits
+and never buffers without a bound. It does not look into frames.
 
-Daphne's `send` returns before the client has anything, its buffer has no bound, and Twisted arms
-epoll for each write. `DaphneOutlet` therefore talks to Daphne's protocol object: it is told by
-Twisted's producer interface when more than 64 KiB wait, and hands a frame to the socket at once
-where nothing waits before it (measured in docs/performance.md).
+Daphne's `send` returns before the client has received anything, its buffer is unbounded, and
+Twisted arms epoll for each write. So `DaphneOutlet` uses Daphne's protocol object: Twisted's
+producer interface reports when more than 64 KiB wait, and a frame with nothing waiting before it is
+written to the socket immediately (measured in docs/performance.md).
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ _TEXT_FRAME: Final = 0x81
 
 
 class Outlet(Protocol):
-    """The way to one client."""
+    """Write frames to one client."""
 
     @property
     def blocked(self) -> bool:
-        """Whether the client must take something before another frame may be written."""
+        """Return whether the client must read something before another frame may be written."""
 
     def write(self, frame: bytes) -> None:
-        """Send a text frame; only while not blocked. A closed socket swallows it."""
+        """Send a text frame; call it only while not blocked. A closed socket discards it."""
 
     def close(self, code: int, reason: str) -> None:
-        """Send what was written, then a close frame; a client that takes neither is cut off."""
+        """Send what was written, then a close frame; cut off a client that reads neither."""
 
     def pause_reading(self) -> None:
-        """Read nothing from the client, so that its requests wait in its own buffers."""
+        """Stop reading from the client, so that its requests wait in its own buffers."""
 
     def resume_reading(self) -> None:
-        """Read from the client again."""
+        """Resume reading from the client."""
 
 
 def outlet_of(send: ASGISendCallable) -> Outlet:
-    """The best outlet for the server that `send` belongs to; the socket must be accepted."""
+    """Return the best outlet for the server of `send`; the socket must be accepted already."""
     module = sys.modules.get("daphne.ws_protocol")
     if module is not None and isinstance(send, partial) and send.args:
         protocol = send.args[0]
@@ -52,7 +52,10 @@ def outlet_of(send: ASGISendCallable) -> Outlet:
 
 
 class AsgiOutlet:
-    """For any ASGI server whose `send` waits while the client does not read, as the spec asks."""
+    """Write through the `send` of any ASGI server.
+
+    The specification requires `send` to wait while the client does not read.
+    """
 
     def __init__(self, send: ASGISendCallable) -> None:
         self._send = send
@@ -61,16 +64,16 @@ class AsgiOutlet:
 
     @property
     def blocked(self) -> bool:
-        """Whether the last frame is still on its way."""
+        """Return whether the last frame is still being sent."""
         return self._sending is not None and not self._sending.done()
 
     def write(self, frame: bytes) -> None:
-        """Begin to send the frame."""
+        """Start to send the frame."""
         event = {"type": "websocket.send", "text": frame.decode()}
         self._sending = asyncio.get_running_loop().create_task(self._deliver(event))
 
     def close(self, code: int, reason: str) -> None:
-        """Close behind the frame on its way, if it gets there within a second."""
+        """Close after the frame that is being sent, or after one second."""
         if not self._closing:
             self._closing = True
             event = {"type": "websocket.close", "code": code, "reason": reason}
@@ -78,10 +81,10 @@ class AsgiOutlet:
             self._sending = loop.create_task(self._finish(before, event))
 
     def pause_reading(self) -> None:
-        """The server bounds what waits for `receive`; ASGI has no call for it."""
+        """Do nothing: ASGI has no call for it, and the server bounds what waits for `receive`."""
 
     def resume_reading(self) -> None:
-        """Nothing was paused."""
+        """Do nothing: reading was not paused."""
 
     async def _finish(self, before: asyncio.Task[None] | None, event: dict[str, Any]) -> None:
         if before is not None:
@@ -93,22 +96,22 @@ class AsgiOutlet:
         try:
             await self._send(event)  # type: ignore[arg-type]
         except (OSError, RuntimeError):
-            # The client has gone; servers say so in either way, and `receive` tells it too.
+            # The client has gone: servers raise either error, and `receive` reports it as well.
             self._closing = True
 
 
 class DaphneOutlet:
-    """Past ASGI's send to Daphne's Autobahn protocol and, where nothing waits, to the socket."""
+    """Write to Daphne's Autobahn protocol directly and, if nothing waits, to the socket."""
 
     def __init__(self, protocol: Any) -> None:
         self.blocked = False
         self._protocol = protocol
         self._transport = protocol.transport
-        # Until now the HTTP channel is the transport's producer: it would stop reading from a
+        # Until now the HTTP channel is the transport's producer. It would stop reading from a
         # client that does not read.
         self._transport.unregisterProducer()
         self._transport.registerProducer(self, True)
-        # A TLS transport encrypts and a compressed frame is another one: only a plain socket may be
+        # A TLS transport encrypts, and compression changes the frame. Only a plain socket may be
         # written to directly.
         self._plain = protocol._perMessageCompress is None and all(
             hasattr(self._transport, name)
@@ -116,31 +119,31 @@ class DaphneOutlet:
         )
 
     def pauseProducing(self) -> None:
-        """Twisted's IPushProducer: more than 64 KiB wait."""
+        """Handle Twisted's IPushProducer call: more than 64 KiB wait."""
         self.blocked = True
 
     def resumeProducing(self) -> None:
-        """Twisted's IPushProducer: nothing waits any more."""
+        """Handle Twisted's IPushProducer call: nothing waits any more."""
         self.blocked = False
         if getattr(self._transport, "disconnecting", False):
-            # Twisted ends a connection only when its producer is done.
+            # Twisted closes a connection only after its producer is unregistered.
             self._transport.unregisterProducer()
 
     def stopProducing(self) -> None:
-        """Twisted's IPushProducer: the connection is gone."""
+        """Handle Twisted's IPushProducer call: the connection is gone."""
         self.blocked = True
 
     def pause_reading(self) -> None:
-        """Daphne's queue of requests has no bound: leave them in the socket."""
+        """Leave requests in the socket: Daphne's queue of requests is unbounded."""
         if self._protocol.state == self._protocol.STATE_OPEN:
             self._transport.pauseProducing()
 
     def resume_reading(self) -> None:
-        """Read from the client again; Twisted leaves one that is being closed as it is."""
+        """Resume reading; Twisted ignores this for a connection that is being closed."""
         self._transport.resumeProducing()
 
     def write(self, frame: bytes) -> None:
-        """Write at once where nothing waits, else behind what waits."""
+        """Write to the socket immediately if nothing waits, else append to what waits."""
         protocol, transport = self._protocol, self._transport
         if protocol.state != protocol.STATE_OPEN:
             return
@@ -154,11 +157,11 @@ class DaphneOutlet:
                 if sent < len(raw):
                     transport.write(raw[sent:])
                 return
-            # A dead connection: let Twisted find it out in its own way.
+            # The connection is dead; let Twisted detect and report that.
         transport.write(raw)
 
     def close(self, code: int, reason: str) -> None:
-        """Close as Daphne does itself; Autobahn cuts the connection after a second."""
+        """Close as Daphne does; Autobahn cuts the connection after a second."""
         protocol = self._protocol
         if protocol.state == protocol.STATE_OPEN:
             # A paused producer would keep Twisted from ending the connection.
@@ -167,7 +170,7 @@ class DaphneOutlet:
 
 
 def _header(length: int) -> bytes:
-    """The header of an unmasked final text frame (RFC 6455, 5.2)."""
+    """Return the header of an unmasked final text frame (RFC 6455, section 5.2)."""
     if length < 126:
         return bytes((_TEXT_FRAME, length))
     if length < 65_536:

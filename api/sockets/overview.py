@@ -1,8 +1,8 @@
-"""The channel `overview`: totals and top tokens, computed once for all who asked for the same.
+"""The channel `overview`: totals and top tokens, computed once for all equal subscriptions.
 
-An overview is a pass over every row of the board, so it is computed at most once in a flush, and
-all of them together may take no more than a share of the event loop. The others wait, and the
-subjects take turns: the many overviews of one client delay those of the others by one computation.
+An overview is a pass over every row of the board. So each is computed at most once per flush, and
+all of them together take no more than a share of the event loop. The others wait, and the subjects
+take turns: the many overviews of one client delay those of another by one computation.
 """
 
 from __future__ import annotations
@@ -12,21 +12,23 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
+from aggregator.contracts.intervals import FLUSH_MS
 from api.auth.ratelimit import COST_OVERVIEW
 from api.board.board import Board
 from api.board.overview import Overview, OverviewReader
 from api.sockets.connection import Connection
 from api.sockets.fair import Turns
 from api.sockets.hub import Hub
-from api.sockets.protocol import FLUSH_MS, Message, Resume, write
-from api.sockets.topic import COST_SUBSCRIBE, Source, Topic, TopicKey
+from api.sockets.protocol import Message, Resume, write
+from api.sockets.source import COST_SUBSCRIBE, Source
+from api.sockets.topic import Topic, TopicKey
 
-# After an overview that took t, the next one waits 4 t: a fifth of the loop at most.
+# After an overview that took t the next one waits 4 t: overviews use at most a fifth of the loop.
 REST_FACTOR: Final = 4
 
 
 class _State:
-    """The newest overview of a topic, when it was computed, and who is subscribed to it."""
+    """Hold a topic's newest overview, when it was computed, and the subscribers' subjects."""
 
     def __init__(self) -> None:
         self.overview: Overview | None = None
@@ -40,7 +42,7 @@ class _State:
 
 
 class OverviewSource(Source):
-    """Publishes overviews; `clock` measures what they cost, in seconds."""
+    """Publish overviews; `clock` measures in seconds what they cost."""
 
     channel: ClassVar[str] = "overview"
 
@@ -60,20 +62,20 @@ class OverviewSource(Source):
         board.listen(self._changed.add)
 
     def cost(self, subject: Any) -> int:
-        """One that others have already is computed for them anyway."""
+        """Return a low cost for an overview that is computed for others already."""
         known = self._hub.topic(TopicKey(self.channel, subject)) is not None
         return COST_SUBSCRIBE if known else COST_OVERVIEW
 
     def opened(self, topic: Topic) -> None:
-        """Nothing is computed yet."""
+        """Start without a computed overview."""
         topic.state = _State()
 
     def closed(self, topic: Topic) -> None:
-        """Compute it no more."""
+        """Stop computing the overview."""
         self._dirty.discard(topic)
 
     def left(self, topic: Topic, connection: Connection) -> None:
-        """One subscriber less."""
+        """Remove the subscriber and its subject's claim on a turn."""
         state: _State = topic.state
         state.waiting.pop(connection, None)
         subject = _subject(connection)
@@ -84,9 +86,9 @@ class OverviewSource(Source):
     def begin(
         self, topic: Topic, connection: Connection, resume: Resume | None, now_ms: int
     ) -> bool:
-        """The overview that the others have, or a new one where it is older than a flush.
+        """Queue the overview that the others have, or a new one if that is older than a flush.
 
-        Later, where overviews have used up their share of the loop.
+        If overviews have used up their share of the loop, the subscriber waits.
         """
         state: _State = topic.state
         state.subjects[_subject(connection)] += 1
@@ -100,7 +102,7 @@ class OverviewSource(Source):
         return True
 
     def tick(self, now_ms: int) -> None:
-        """Compute again what changed, in turns by subject."""
+        """Compute what changed again, in turns by subject."""
         if self._changed:
             self._changed.clear()
             self._mark(now_ms)
@@ -117,7 +119,7 @@ class OverviewSource(Source):
             self._start_waiting(topic)
 
     def staleness_changed(self, partitions: frozenset[int], now_ms: int) -> None:
-        """Compute all of them again."""
+        """Compute every overview again."""
         self._mark(now_ms)
 
     def _mark(self, now_ms: int) -> None:
@@ -130,7 +132,7 @@ class OverviewSource(Source):
         if waiting:
             snapshot = self._message(topic, "snapshot")
             for connection in waiting:
-                # Not the update too: it says the same.
+                # Do not send the update too: it has the same content.
                 connection.drop(topic)
                 connection.push(snapshot)
             waiting.clear()

@@ -1,7 +1,7 @@
-"""The messages of the WebSocket as docs/websocket.md specifies them: read and written.
+"""Parse and serialise the messages of the WebSocket, as docs/websocket.md specifies them.
 
-Pure: bytes and structs. `api.sockets.session` says what a message does; nothing here knows
-sockets, tokens or the board.
+Pure: bytes and structs. `api.sockets.session` acts on the messages; nothing here knows sockets,
+tokens or the board.
 """
 
 from __future__ import annotations
@@ -12,30 +12,21 @@ from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
 
+from aggregator.contracts.intervals import FLUSH_MS, Interval
 from api.nearest import hint
 
 Channel = Literal["token_stats", "trades", "candles", "overview", "status"]
-Interval = Literal["1m", "5m", "15m", "1h", "4h", "1d"]
 MOST_REQ_ID: Final = 64
 _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 RequestId = Annotated[str, msgspec.Meta(max_length=MOST_REQ_ID)] | _Int64 | None
-"""It comes back with every ack, one a token, so its length is bounded."""
+"""Every ack repeats it, one ack per token, so its length is bounded."""
 
-INTERVALS: Final[dict[str, int]] = {
-    "1m": 60_000,
-    "5m": 300_000,
-    "15m": 900_000,
-    "1h": 3_600_000,
-    "4h": 14_400_000,
-    "1d": 86_400_000,
-}
-FLUSH_MS: Final = 100
 LONGEST_INTERVAL_MS: Final = 10_000
 SUBPROTOCOL: Final = "bearer"
 
 
 class Close(IntEnum):
-    """Why this node closes a socket. RFC 6455 leaves 4000-4999 to applications."""
+    """The close codes of this service. RFC 6455 reserves 4000-4999 for applications."""
 
     RESTART = 1012
     UNAUTHENTICATED = 4001
@@ -46,9 +37,9 @@ class Close(IntEnum):
 
 
 class Resume(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a client already has of a token: (epoch, seq) of absolute values, or trades up to `n`.
+    """State what a client already has of a token: values as of (epoch, seq), or trades up to `n`.
 
-    `offset` is that of trade `n`: with it the node sees whether its trade `n` is the same one.
+    `offset` is the offset of trade `n`. By it the node sees whether its own trade `n` is the same.
     """
 
     epoch: int | None = None
@@ -58,7 +49,10 @@ class Resume(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a subscription is of; the fields from `window` on are those of GET /api/overview."""
+    """Select topics of a channel.
+
+    The fields from `window` on are the parameters of GET /api/overview.
+    """
 
     channel: Channel
     tokens: list[str] = []
@@ -74,7 +68,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     req_id: RequestId = None
 
     def overview(self) -> dict[str, Any]:
-        """The parameters of the overview that were given."""
+        """Return the overview parameters that the client gave."""
         return {name: value for name in OVERVIEW_FIELDS if (value := getattr(self, name))}
 
 
@@ -84,14 +78,14 @@ OVERVIEW_FIELDS: Final = (
 
 
 class Subscribe(Selection, frozen=True, kw_only=True, tag_field="method", tag="subscribe"):
-    """`resume` is one `Resume` for all the tokens, or one by token id."""
+    """Start subscriptions. `resume` is one `Resume` for all tokens, or one per token id."""
 
     interval_ms: int = FLUSH_MS
     resume: dict[str, Any] | None = None
 
 
 class Unsubscribe(Selection, frozen=True, kw_only=True, tag_field="method", tag="unsubscribe"):
-    """Ends what a `Subscribe` with the same selection began."""
+    """End the subscriptions that a `Subscribe` with the same selection started."""
 
 
 class ListSubscriptions(
@@ -101,19 +95,19 @@ class ListSubscriptions(
     tag_field="method",
     tag="list_subscriptions",
 ):
-    """Asks what this socket is subscribed to."""
+    """Ask for the subscriptions of this socket."""
 
     req_id: RequestId = None
 
 
 class Ping(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="method", tag="ping"):
-    """Asks for a `pong`."""
+    """Ask for a `pong`."""
 
     req_id: RequestId = None
 
 
 class Auth(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="method", tag="auth"):
-    """Shows a token: the first one, or a newer one of the same subject."""
+    """Present a JWT: the first one, or a newer one of the same subject."""
 
     token: str
     req_id: RequestId = None
@@ -123,7 +117,7 @@ Request = Subscribe | Unsubscribe | ListSubscriptions | Ping | Auth
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """What is wrong with a request: a stable code, and a sentence that names the field."""
+    """Describe what is wrong with a request: a stable code, and a sentence that names the field."""
 
     code: str
     message: str
@@ -132,8 +126,8 @@ class Fault(msgspec.Struct, frozen=True):
 class Message(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """One element of a frame; fields that do not apply are absent.
 
-    `data` of a token that is not known is null, which is not the same as absent. `token` is the
-    canonical id; `asked` stands in an ack where the request had another spelling.
+    `data` of an unknown token is null, which differs from absent. `token` is the canonical id; an
+    ack has `asked` if the request spelled the id differently.
     """
 
     channel: str | None = None
@@ -156,7 +150,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class RequestRefused(Exception):
-    """A request that cannot be understood; `req_id` is its own where one could be read."""
+    """Raised for an invalid request; `req_id` is the request's own if it could be read."""
 
     def __init__(self, code: str, message: str, req_id: RequestId = None) -> None:
         super().__init__(message)
@@ -176,7 +170,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def read(text: str | bytes) -> Request:
-    """The request in a frame; raises RequestRefused that names the field at fault."""
+    """Return the request in a frame; raise RequestRefused, which names the field at fault."""
     try:
         request: Request = _decode(text)
     except msgspec.ValidationError as error:
@@ -201,7 +195,7 @@ _UNKNOWN_FIELD: Final = re.compile(r"Object contains unknown field `(.*)`", re.D
 
 
 def _said(message: str, method: str) -> str:
-    """msgspec's message, with what would be accepted and what was probably meant."""
+    """Return msgspec's message with the accepted values and the one that was probably meant."""
     wrong = _WRONG_CHOICE.fullmatch(message)
     if wrong is not None and wrong[2] in _CHOICES:
         choices = _CHOICES[wrong[2]]
@@ -222,10 +216,10 @@ def _any_request(text: str | bytes) -> _AnyRequest:
 
 
 def write(message: Message) -> bytes:
-    """The message in JSON."""
+    """Return the message in JSON."""
     return _encode(message)
 
 
 def frame(messages: list[bytes]) -> bytes:
-    """One frame: a JSON array of messages that are already written."""
+    """Return one frame: a JSON array of messages that are already serialised."""
     return b"[" + b",".join(messages) + b"]"

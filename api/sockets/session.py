@@ -1,8 +1,9 @@
-"""What a client's messages do: one session a socket, from the token it shows to its last request.
+"""Handle a client's requests: one session per socket, from authentication to the last request.
 
-Reads requests, checks them against the limits and the client's scopes, and acts on the hub. Every
-request is answered, and done before the next one is read; only a token may need a wait, where its
-key has to be fetched.
+A session reads requests, checks them against the limits and the client's scopes, and acts on the
+hub. Every request is answered, and completed before the next one is read. A session waits only for
+the verification of a JWT (its key may have to be fetched), for the rate limits, and for a client
+that does not read.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import msgspec
 from pydantic import ValidationError
 
 from aggregator.contracts.ids import TokenIdInvalid, canonical_token_id
+from aggregator.contracts.intervals import FLUSH_MS
 from aggregator.contracts.stats import usd_text
 from aggregator.runtime import metrics
 from api.auth.access import Limits as SubjectLimits
@@ -30,7 +32,6 @@ from api.sockets.connection import Connection
 from api.sockets.hub import Hub
 from api.sockets.limits import Allowance
 from api.sockets.protocol import (
-    FLUSH_MS,
     LONGEST_INTERVAL_MS,
     Auth,
     Close,
@@ -54,7 +55,7 @@ PORTION_COST: Final = 50
 PAID_WITHIN_S: Final = 20
 PAY_AGAIN_S: Final = 0.25
 LOOK_AGAIN_S: Final = 0.02
-# A token is refused with one of these where it was good once: the client needs another one.
+# A JWT that was valid once is refused with one of these: the client needs another one.
 OUTDATED: Final = frozenset({"token_expired", "token_revoked"})
 AUTH_RETRY_MS: Final = 5_000
 
@@ -64,13 +65,12 @@ Verify = Callable[[str], Awaitable[Claims]]
 Charge = Callable[[str | None, int], Awaitable[Decision]]
 
 
-class Session:
-    """One client's requests. `verify` raises TokenRefused; `now_s` is the wall clock.
+class SocketSession:
+    """Handle one client's requests. `verify` raises TokenRefused; `now_s` is the wall clock.
 
-    `charge(subject, cost)` takes from the rates that REST has too, those of the address and of the
-    subject; `charge_subject(subject, cost)` from that of the subject alone. `limits_of(subject)` is
-    what an operator lets it have at this moment, `hides(token_id)` whether a token is not to be
-    seen.
+    `charge(subject, cost)` takes from the rate limits of the address and of the subject, which REST
+    shares; `charge_subject(subject, cost)` only from that of the subject. `limits_of(subject)`
+    returns the limits in force now, `hides(token_id)` whether operators hide a token.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Session:
         self._allowance = Allowance(hub.limits.messages_per_s, now_ms())
 
     def welcome(self) -> None:
-        """The first message, whether or not a token was shown."""
+        """Send the first message, whether or not the client is authenticated."""
         limits, claims = self._hub.limits, self._connection.claims
         most = self._limits_of(claims.subject if claims is not None else "").subscriptions
         self._connection.say(
@@ -124,7 +124,7 @@ class Session:
         )
 
     async def authenticate(self, token: str) -> bool:
-        """Let the client in; where it may not pass, tell it and close. Whether it is in."""
+        """Authenticate the client; on failure send the reason and close. Return the success."""
         connection = self._connection
         try:
             claims = await self._checked(token)
@@ -134,8 +134,8 @@ class Session:
         if not await self._pays(claims.subject, COST_CONNECT):
             return False
         try:
-            # It may have been revoked while the rates were asked. From here to `admit` nothing
-            # waits, and a socket that was admitted is closed by its revocation.
+            # The JWT may have been revoked during the call for the rates. From here to `admit`
+            # nothing is awaited, and after `admit` a revocation closes the socket.
             claims = await self._checked(token)
         except TokenRefused as refused:
             self._refuse_token(refused)
@@ -150,23 +150,23 @@ class Session:
         return True
 
     def _refuse_token(self, refused: TokenRefused) -> None:
-        """Say why the token lets nobody in, and close."""
+        """Send why the JWT is refused, and close."""
         close: Close = Close.UNAUTHENTICATED
         data: object = msgspec.UNSET
         if refused.code in OUTDATED:
             close = Close.EXPIRED
         elif refused.code == "auth_unavailable":
-            # The token is not at fault: another node, or this one soon, takes it.
+            # The JWT is not at fault: another node accepts it now, or this one soon.
             close, data = Close.RESTART, {"retry_after_ms": AUTH_RETRY_MS}
         self._connection.refuse(refused.code, refused.detail, close, self._now_ms(), data)
         metrics.AUTH_REFUSED.labels("ws", refused.code).inc()
 
     async def attempt(self) -> bool:
-        """Charge the address for a handshake; where it has too many, tell it and close."""
+        """Charge the address for a handshake; close if it has made too many."""
         return await self._pays(None, COST_MESSAGE)
 
     async def _pays(self, subject: str | None, cost: int) -> bool:
-        """Whether the rates let the cost pass; where not, say when they would, and close."""
+        """Return whether the rate limits allow the cost; if not, send the wait and close."""
         decision = await self._charge(subject, cost)
         if decision.passed:
             return True
@@ -179,10 +179,10 @@ class Session:
         self._connection.refuse("rate_limited", text, Close.LIMIT, self._now_ms(), data)
 
     async def _pays_in_time(self, subject: str, cost: int) -> bool:
-        """Whether the subject's rate lets the cost pass, which may take PAID_WITHIN_S.
+        """Wait up to PAID_WITHIN_S for the subject's rate limit to allow the cost.
 
-        Until then nothing is read from the client: a request for many tokens takes its time and is
-        not refused.
+        Nothing is read from the client meanwhile, so a request for many tokens is slowed down and
+        not refused. Return False if the socket is closed.
         """
         decision = await self._charge_subject(subject, cost)
         if decision.passed:
@@ -199,7 +199,7 @@ class Session:
         return self._connection.closing is None
 
     async def _has_room(self) -> bool:
-        """Wait until the client has taken most of what it was given; False where it is closed."""
+        """Wait until the client has read most of its outbox; return False if it is closed."""
         connection = self._connection
         if connection.crowded:
             with self._not_reading():
@@ -216,7 +216,7 @@ class Session:
             self._connection.resume_reading()
 
     async def receive(self, text: str | bytes) -> None:
-        """Do what a client's message asks for."""
+        """Handle one message of the client."""
         connection, now_ms = self._connection, self._now_ms()
         if connection.closing is not None:
             return
@@ -256,8 +256,6 @@ class Session:
     def _error(self, code: str, text: str, req_id: RequestId) -> None:
         self._connection.say(Message(type="error", code=code, message=text, req_id=req_id))
 
-    # Tokens.
-
     async def _checked(self, token: str) -> Claims:
         claims = await self._verify(token)
         if WS_CONNECT not in claims.scopes:
@@ -265,7 +263,7 @@ class Session:
         return claims
 
     def _expires_at(self, claims: Claims) -> int:
-        """When to close, of the monotonic clock; a token in its leeway has the rest of it."""
+        """Return when to close, by the monotonic clock; an expired JWT has its leeway left."""
         left_ms = int((claims.expires_at - self._now_s()) * 1_000)
         return self._now_ms() + (left_ms if left_ms > 0 else left_ms + self._leeway_ms)
 
@@ -281,7 +279,7 @@ class Session:
         connection.say(Message(type="ack", method="auth", req_id=request.req_id, data=data))
 
     async def _renew(self, before: Claims, request: Auth) -> bool:
-        """Take a newer token of the same subject; the old one stays where it is refused."""
+        """Accept a newer JWT of the same subject; if it is refused, the old one stays in force."""
         try:
             claims = await self._checked(request.token)
         except TokenRefused as refused:
@@ -299,7 +297,7 @@ class Session:
         return True
 
     def _end_subscriptions(self) -> None:
-        """The newer token lacks the scope of all channels but `status`."""
+        """End all subscriptions except `status`: the newer JWT lacks their scope."""
         fault = Fault("scope_missing", f"the newer token lacks the scope {STATS_READ}")
         for topic in list(self._connection.subscriptions):
             channel = topic.key.channel
@@ -311,8 +309,6 @@ class Session:
                     type="ack", method="unsubscribe", channel=channel, error=fault, **topic.labels
                 )
             )
-
-    # Subscriptions.
 
     async def _subscribe(self, request: Subscribe) -> None:
         if not FLUSH_MS <= request.interval_ms <= LONGEST_INTERVAL_MS:
@@ -327,7 +323,7 @@ class Session:
         assert claims is not None
         selected = deque(self._selected(request))
         while selected:
-            # In portions, because a cost above the bucket's size would count as its size only.
+            # Charge in portions: a cost above the size of the bucket would count only as its size.
             portion: list[tuple[TopicKey, dict[str, Any], Fault | None, str | None]] = []
             cost = 0
             most = min(PORTION_COST, self._limits_of(claims.subject).burst)
@@ -358,7 +354,8 @@ class Session:
             self._connection.say(msgspec.structs.replace(ack, error=fault))
             return
         topic = self._hub.subscribe(self._connection, key, labels, request.interval_ms)
-        # The ack goes before what the subscription begins with.
+        # The ack says whether the client resumed, which only `begin` knows, but the ack must come
+        # before the messages that `begin` queues.
         mark = self._connection.mark()
         sent = self._hub.begin(self._connection, topic, resume)
         resumed = resume is not None and not sent
@@ -397,7 +394,7 @@ class Session:
             raise RequestRefused("scope_missing", text, request.req_id)
 
     def _fault(self, key: TopicKey) -> Fault | None:
-        """Why one more subscription is refused."""
+        """Return why one more subscription is refused; None if it is allowed."""
         held, claims = self._connection.subscriptions, self._connection.claims
         assert claims is not None
         topic = self._hub.topic(key)
@@ -410,9 +407,9 @@ class Session:
     def _selected(
         self, request: Selection
     ) -> Iterable[tuple[TopicKey, dict[str, Any], Fault | None, str | None]]:
-        """The topics that a request names, each with its labels and what is wrong with it.
+        """Yield the topics that a request names: key, labels, fault, requested id.
 
-        The last is the token id as it was asked for, where the canonical one differs.
+        The requested id is None if it equals the canonical one.
         """
         channel = request.channel
         self._check_fields(request)
@@ -436,7 +433,7 @@ class Session:
                 yield TopicKey(channel, subject), labels, fault, differs
 
     def _check_fields(self, request: Selection) -> None:
-        """Raise RequestRefused for a field that is missing, or that the channel does not have."""
+        """Raise RequestRefused if a field is missing or does not belong to the channel."""
         channel, fault = request.channel, None
         if channel in _TOKEN_CHANNELS and not request.tokens:
             fault = "tokens: give at least one token id"
@@ -454,7 +451,7 @@ class Session:
 
 
 def _token(asked: str) -> tuple[str, Fault | None]:
-    """The canonical token id; the text itself and what is wrong with it where it cannot be one."""
+    """Return the canonical token id, or the text itself and a fault if it cannot be an id."""
     try:
         return canonical_token_id(asked), None
     except TokenIdInvalid as error:
@@ -473,7 +470,7 @@ def _ack(method: str, request: Selection, labels: dict[str, Any], asked: str | N
 
 
 def _resumes(request: Subscribe) -> dict[str, Resume]:
-    """By token id; "" is for every token."""
+    """Return the resumes by token id; "" stands for every token."""
     given = request.resume
     if given is None:
         return {}
@@ -486,7 +483,7 @@ def _resumes(request: Subscribe) -> dict[str, Resume]:
 
 
 def _overview(request: Selection, windows: list[str]) -> OverviewQuery:
-    """The query by REST's own rules, with fewer tokens."""
+    """Return the query, by the rules of REST but with fewer tokens."""
     try:
         query = OverviewParams.model_validate(request.overview()).query(windows)
     except ValidationError as error:
@@ -501,7 +498,7 @@ def _overview(request: Selection, windows: list[str]) -> OverviewQuery:
 
 
 def _params(query: OverviewQuery) -> dict[str, Any]:
-    """The query's parameters as a client names them, those that filter nothing left out."""
+    """Return the query's parameters under their public names, without filters not in use."""
     params: dict[str, Any] = {
         "window": query.window,
         "sort": query.sort,

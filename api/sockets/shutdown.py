@@ -1,8 +1,9 @@
-"""SIGTERM: say goodbye to the clients first, then let the server stop as it would have.
+"""Handle SIGTERM: notify the clients first, then let the server stop as usual.
 
-Daphne cancels its applications at once and uvicorn closes sockets without a word, and Daphne tells
-an application nothing beforehand; so the signal is taken before the server's own handler, which is
-called when the goodbye is over. A second SIGTERM goes straight to the server.
+On SIGTERM, Daphne cancels its applications immediately and without notice, and uvicorn closes the
+sockets without a message. So this handler takes the signal before the server does, awaits the
+goodbye, and then hands the signal to the server's handler. A second SIGTERM goes directly to the
+server.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ _installed: list[Callable[[], Awaitable[None]]] = []
 
 
 def on_sigterm(goodbye: Callable[[], Awaitable[None]]) -> None:
-    """Have `goodbye()` awaited in the running event loop before the server sees SIGTERM.
+    """Await `goodbye()` in the running event loop before the server sees SIGTERM.
 
-    Only the first call counts, and only in the main thread: Python takes signals nowhere else.
+    Only the first call has an effect, and only in the main thread, where Python handles signals.
     """
     if _installed or threading.current_thread() is not threading.main_thread():
         return

@@ -1,7 +1,7 @@
 """The channel `status`: which partitions are fresh. Subscribers get it every second.
 
-What everybody must know, that numbers have become stale or fresh again, goes to every socket the
-moment it changes, subscribed or not.
+A change of staleness concerns everybody, so it is sent immediately to every socket, subscribed or
+not.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from api.board.board import Board, PartitionStatus
 from api.sockets.connection import Connection
 from api.sockets.hub import Hub
 from api.sockets.protocol import Message, Resume, write
-from api.sockets.topic import Source, Topic, TopicKey
+from api.sockets.source import Source
+from api.sockets.topic import Topic, TopicKey
 
 EVERY_MS: Final = 1_000
 KEY: Final = TopicKey("status", None)
 
 
 class PartitionFreshness(msgspec.Struct, frozen=True):
-    """One partition; the fields are those of GET /api/status."""
+    """Describe one partition with the fields of GET /api/status."""
 
     partition: int
     state: str
@@ -37,7 +38,10 @@ class PartitionFreshness(msgspec.Struct, frozen=True):
 
 
 class StatusData(msgspec.Struct, frozen=True):
-    """`stale` is whether any number of this node may be old; `connected` is to NATS."""
+    """Describe every partition.
+
+    `stale` says whether any number of this node may be old, `connected` whether NATS is reachable.
+    """
 
     stale: bool
     connected: bool
@@ -45,7 +49,7 @@ class StatusData(msgspec.Struct, frozen=True):
 
 
 class StatusSource(Source):
-    """Publishes the partitions' freshness; `connected()` is whether NATS can be reached."""
+    """Publish how fresh the partitions are; `connected()` returns whether NATS is reachable."""
 
     channel: ClassVar[str] = "status"
 
@@ -54,39 +58,39 @@ class StatusSource(Source):
         self._hub = hub
         self._connected = connected
         self._was_connected = True
-        self._everyone = Topic(KEY, self, {})
+        self._everyone = Topic(KEY, {})
         self._next_at = 0
 
     def begin(
         self, topic: Topic, connection: Connection, resume: Resume | None, now_ms: int
     ) -> bool:
-        """The status as it is now."""
-        if len(topic.subscribers) == 1:
+        """Queue the present status."""
+        if len(self._hub.subscribers(topic)) == 1:
             self._next_at = now_ms + EVERY_MS
         connection.push(self._message("snapshot", now_ms))
         return True
 
     def tick(self, now_ms: int) -> None:
-        """To subscribers every second; to everybody when the connection is lost or back."""
+        """Publish every second; broadcast when the connection to NATS is lost or restored."""
         connected = self._connected()
         if connected != self._was_connected:
             self._was_connected = connected
-            self._tell_everyone(now_ms)
+            self._broadcast(now_ms)
         elif now_ms >= self._next_at and (topic := self._hub.topic(KEY)) is not None:
             self._next_at = now_ms + EVERY_MS
             self._hub.publish(topic, self._message("update", now_ms), now_ms)
 
     def staleness_changed(self, partitions: frozenset[int], now_ms: int) -> None:
-        """Tell every socket."""
-        self._tell_everyone(now_ms)
+        """Broadcast the status to every socket."""
+        self._broadcast(now_ms)
 
     def data(self, now_ms: int) -> StatusData:
-        """The status as it is now."""
+        """Return the present status."""
         partitions = [_freshness(each) for each in self._board.status(now_ms)]
         stale = not partitions or any(each.stale for each in partitions)
         return StatusData(stale, self._connected(), partitions)
 
-    def _tell_everyone(self, now_ms: int) -> None:
+    def _broadcast(self, now_ms: int) -> None:
         self._next_at = now_ms + EVERY_MS
         topic = self._hub.topic(KEY) or self._everyone
         self._hub.broadcast(topic, self._message("update", now_ms))

@@ -1,6 +1,7 @@
-"""What the sockets of this process were sent, counted in plain numbers and handed on each round.
+"""Counts of what was sent to the sockets, kept as plain numbers and reported once a round.
 
-A counter of Prometheus takes a lock and half a µs; a node makes some 100,000 deliveries a second.
+Incrementing a Prometheus counter takes a lock and half a µs, and a node makes about 100,000
+deliveries a second.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from __future__ import annotations
 from aggregator.runtime import metrics
 
 
-class Tally:
-    """Counts since the last `report`; used from the hub's event loop only."""
+class SocketTally:
+    """Count since the last `report`. Use it from the hub's event loop only."""
 
     __slots__ = ("conflated", "frames", "held", "messages", "sent_bytes")
 
@@ -17,7 +18,7 @@ class Tally:
         self.frames = self.sent_bytes = self.messages = self.conflated = self.held = 0
 
     def report(self) -> None:
-        """Hand the counts to the metrics, and begin anew."""
+        """Add the counts to the metrics and reset them."""
         metrics.WS_FRAMES.inc(self.frames)
         metrics.WS_BYTES.inc(self.sent_bytes)
         metrics.WS_MESSAGES.inc(self.messages)
@@ -26,4 +27,4 @@ class Tally:
         self.frames = self.sent_bytes = self.messages = self.conflated = self.held = 0
 
 
-TALLY = Tally()
+TALLY = SocketTally()

@@ -1,8 +1,8 @@
-"""The channel `token_stats`: the board's row of a token, as REST gives it.
+"""The channel `token_stats`: the board's row of a token, as REST returns it.
 
-The board calls `add` of a set for each row that changes; a round writes each changed row that
-somebody is subscribed to once. Values are absolute, so the newest is all that a client needs.
-While a partition has not been loaded, a token without a row may have one: nothing is said of it.
+The board adds each row that changes to a set; a round serialises each changed row that has a
+subscriber once. Values are absolute, so a client needs only the newest. While a partition is not
+loaded, a token without a row may still have one, so its subscribers wait.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from api.board.board import Board
 from api.sockets.connection import Connection
 from api.sockets.hub import Hub
 from api.sockets.protocol import Message, Resume, write
-from api.sockets.topic import Source, Topic, TopicKey
+from api.sockets.source import Source
+from api.sockets.topic import Topic, TopicKey
 
-# A round of some ms: a board that is replaced whole is published over several.
+# Keeps a round to a few ms: a board that is replaced as a whole is published over several rounds.
 ROWS_A_ROUND: Final = 500
 
 
 class TokenStatsSource(Source):
-    """Publishes the board's rows."""
+    """Publish the board's rows."""
 
     channel: ClassVar[str] = "token_stats"
 
@@ -34,7 +35,7 @@ class TokenStatsSource(Source):
         board.listen(self._changed.add)
 
     def left(self, topic: Topic, connection: Connection) -> None:
-        """The subscriber waits no more."""
+        """Forget a subscriber that waits for its row."""
         waiting = self._waiting.get(topic)
         if waiting is not None:
             waiting.pop(connection, None)
@@ -44,9 +45,9 @@ class TokenStatsSource(Source):
     def begin(
         self, topic: Topic, connection: Connection, resume: Resume | None, now_ms: int
     ) -> bool:
-        """The row as it is now, or `data: null` for a token without trades.
+        """Queue the present row, or `data: null` for a token without trades.
 
-        Later, where the node does not know yet whether there are any.
+        If the node does not know yet whether there are any, the subscriber waits.
         """
         if topic.subject not in self._board.rows and not self._board.complete():
             self._waiting.setdefault(topic, {})[connection] = None
@@ -58,13 +59,14 @@ class TokenStatsSource(Source):
     ) -> bool:
         row = self._board.get(topic.subject, now_ms)
         if topic.subject in self._changed:
-            # The others get the change now, so that the newcomer is not given it twice.
+            # Publish the change to the other subscribers now; the next round would send it to the
+            # new one a second time.
             self._changed.discard(topic.subject)
             topic.state = row
             self._hub.publish(topic, self._message(topic, "update", row), now_ms)
         connection.drop(topic)
-        # What the client has beyond this node's is of a node that is ahead, or of a state that was
-        # lost since: the row lets it tell one from the other.
+        # A client with a later (epoch, seq) got it from a node that is ahead, or from a state that
+        # was lost since. Send the row in both cases: the client can distinguish them by it.
         if row is not None and not row.stale and resume is not None:
             at = (resume.epoch, resume.seq or 0)
             if at == (row.epoch, row.seq):
@@ -73,7 +75,7 @@ class TokenStatsSource(Source):
         return True
 
     def tick(self, now_ms: int) -> None:
-        """Publish the rows that changed, at most ROWS_A_ROUND that somebody wants."""
+        """Publish the changed rows that have subscribers, at most ROWS_A_ROUND."""
         if self._waiting:
             self._start_waiting(now_ms)
         if not self._changed:
@@ -88,7 +90,7 @@ class TokenStatsSource(Source):
         for token_id, topic in published:
             row = self._board.get(token_id, now_ms)
             if row is not None and row == topic.state:
-                continue  # A resync gives rows again that have not changed.
+                continue  # A resync repeats rows that have not changed.
             topic.state = row
             self._hub.publish(topic, self._message(topic, "update", row), now_ms)
         if len(published) < ROWS_A_ROUND:
@@ -97,7 +99,7 @@ class TokenStatsSource(Source):
             self._changed.difference_update(token_id for token_id, _ in published)
 
     def _start_waiting(self, now_ms: int) -> None:
-        """Give those who wait what is known by now."""
+        """Start the subscribers whose row, or whose lack of one, is known by now."""
         complete = self._board.complete()
         known = [t for t in self._waiting if complete or t.subject in self._board.rows]
         for topic in known:
@@ -105,7 +107,7 @@ class TokenStatsSource(Source):
                 self._start(topic, connection, None, now_ms)
 
     def staleness_changed(self, partitions: frozenset[int], now_ms: int) -> None:
-        """Publish every row of these partitions again, with `stale` as it is now."""
+        """Publish every row of these partitions again, with the new value of `stale`."""
         for topic in self._hub.topics(self.channel):
             row = self._board.rows.get(topic.subject)
             if row is not None and row.partition in partitions:

@@ -1,23 +1,13 @@
 """A topic: one thing that sockets subscribe to, such as the stats of one token.
 
-Pure. `api.sockets.hub` keeps the topics, a `Source` fills them: it gives a subscriber what there
-is now, and publishes what changes.
+Pure. `api.sockets.hub` owns the topics and their subscriptions; the `Source` of the channel
+(`api.sockets.source`) fills them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
-
-from api.sockets.protocol import Resume
-
-if TYPE_CHECKING:
-    from api.sockets.connection import Connection, Subscription
-
-
-COST_SUBSCRIBE: Final = 1
-COST_QUESTION: Final = 5
-"""A subscription for which an owner must be asked for a history."""
+from typing import Any, NamedTuple
 
 
 class TopicKey(NamedTuple):
@@ -28,57 +18,18 @@ class TopicKey(NamedTuple):
 
 
 class Topic:
-    """Its subscribers, and the fields by which a client knows it again."""
+    """Hold a topic's key, the fields that identify it to a client, and its source's state."""
 
-    __slots__ = ("key", "labels", "published_at", "source", "state", "subscribers")
+    __slots__ = ("key", "labels", "published_at", "state")
 
-    def __init__(self, key: TopicKey, source: Source, labels: dict[str, Any]) -> None:
+    def __init__(self, key: TopicKey, labels: dict[str, Any]) -> None:
         self.key = key
-        self.source = source
         self.labels = labels
         self.published_at = 0
-        self.subscribers: dict[Connection, Subscription] = {}
         self.state: Any = None
-        """The source's own."""
+        """Belongs to the source; the hub does not read it."""
 
     @property
     def subject(self) -> Any:
-        """The key's subject."""
+        """Return the key's subject."""
         return self.key.subject
-
-
-class Source:
-    """Fills the topics of one channel. All calls come from the hub's event loop.
-
-    A subclass that has nothing to do for a call leaves it out.
-    """
-
-    channel: ClassVar[str]
-
-    def cost(self, subject: Any) -> int:
-        """What a subscription to this subject takes from the client's rate."""
-        return COST_SUBSCRIBE
-
-    def opened(self, topic: Topic) -> None:
-        """The topic has its first subscriber."""
-
-    def closed(self, topic: Topic) -> None:
-        """The topic has lost its last subscriber."""
-
-    def begin(
-        self, topic: Topic, connection: Connection, resume: Resume | None, now_ms: int
-    ) -> bool:
-        """Queue what a new subscriber starts from; False where `resume` leaves nothing to send.
-
-        Whatever the source publishes after this call is newer than what it queued here.
-        """
-        raise NotImplementedError
-
-    def left(self, topic: Topic, connection: Connection) -> None:
-        """The subscriber is gone."""
-
-    def tick(self, now_ms: int) -> None:
-        """Publish what has changed since the last call."""
-
-    def staleness_changed(self, partitions: frozenset[int], now_ms: int) -> None:
-        """These partitions have become stale, or fresh again."""

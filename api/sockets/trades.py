@@ -1,6 +1,7 @@
-"""The channel `trades`: every trade of a token once, in order of `n`; what is missing is told.
+"""The channel `trades`: every trade of a token once, in order of `n`, with gaps reported.
 
-A stream, not a state: nothing is replaced by something newer, so its messages go to the outbox.
+Trades are a stream, not a state: a newer message does not replace an older one, so all of them go
+to the outbox.
 """
 
 from __future__ import annotations
@@ -13,20 +14,21 @@ from aggregator.contracts.trades import Trade
 from api.sockets.connection import Connection
 from api.sockets.hub import Hub
 from api.sockets.protocol import Message, Resume, write
-from api.sockets.topic import COST_QUESTION, COST_SUBSCRIBE, Source, Topic, TopicKey
+from api.sockets.source import COST_QUESTION, COST_SUBSCRIBE, Source
+from api.sockets.topic import Topic, TopicKey
 from api.trades.stream import Gap, Step, TokenStream
 from api.trades.streams import Streams
 
 
 class TradesData(msgspec.Struct, frozen=True):
-    """Trades in order of `n`, up to `n`; 0 is a token that has had none."""
+    """Trades in order of `n`, up to and including `n`; 0 means that the token has had none."""
 
     n: int
     trades: list[Trade]
 
 
 class _State:
-    """A topic's stream, and the subscribers that wait for the owner's word on it."""
+    """Hold a topic's stream, and the subscribers that wait for the owner's answer."""
 
     def __init__(self, stream: TokenStream) -> None:
         self.stream = stream
@@ -34,7 +36,7 @@ class _State:
 
 
 class TradesSource(Source):
-    """Publishes the streams' trades."""
+    """Publish the streams' trades."""
 
     channel: ClassVar[str] = "trades"
 
@@ -44,25 +46,25 @@ class TradesSource(Source):
         streams.listen(self)
 
     def cost(self, subject: Any) -> int:
-        """More where the owner must be asked."""
+        """Return a higher cost if the owner must be asked."""
         return COST_SUBSCRIBE if self._streams.ready(subject) else COST_QUESTION
 
     def opened(self, topic: Topic) -> None:
-        """Hold the token's stream."""
+        """Acquire the token's stream."""
         topic.state = _State(self._streams.hold(topic.subject))
 
     def closed(self, topic: Topic) -> None:
-        """Let the stream go."""
+        """Release the stream."""
         self._streams.release(topic.subject)
 
     def left(self, topic: Topic, connection: Connection) -> None:
-        """The subscriber waits no more."""
+        """Forget a subscriber that waits for the owner's answer."""
         topic.state.waiting.pop(connection, None)
 
     def begin(
         self, topic: Topic, connection: Connection, resume: Resume | None, now_ms: int
     ) -> bool:
-        """The last trades, or those behind `resume.n`; later, where the owner must be asked."""
+        """Queue the last trades, or those after `resume.n`; wait if the owner must be asked."""
         state: _State = topic.state
         ahead = _is_ahead(resume, state.stream)
         if state.stream.live and not ahead:
@@ -71,21 +73,21 @@ class TradesSource(Source):
         if connection.claims is not None:
             self._streams.wait(topic.subject, connection.claims.subject)
         if ahead:
-            # Another node was faster than this one, or the counting began again.
-            self._streams.doubt(topic.subject)
+            # Another node was ahead of this one, or the numbering has restarted: the owner knows.
+            self._streams.request_history(topic.subject)
         return True
 
     def stepped(self, stream: TokenStream, step: Step, now_ms: int) -> None:
-        """Queue what is new to those who have the rest, then start those who waited."""
+        """Queue the new trades for subscribers that are up to date, then start those that wait."""
         topic = self._hub.topic(TopicKey(self.channel, stream.token_id))
         if topic is None:
             return
         state: _State = topic.state
         for message in self._news(topic, stream, step):
-            for connection in topic.subscribers:
+            for connection in self._hub.subscribers(topic):
                 if connection not in state.waiting:
                     connection.push(message)
-                    self._hub.hasten(connection, now_ms)
+                    self._hub.request_early_flush(connection, now_ms)
         if stream.live and state.waiting:
             for connection, resume in list(state.waiting.items()):
                 if step.loaded or not _is_ahead(resume, stream):
@@ -127,5 +129,5 @@ class TradesSource(Source):
 
 
 def _is_ahead(resume: Resume | None, stream: TokenStream) -> bool:
-    """Whether the client has trades that this node has not seen."""
+    """Return whether the client has trades that this node has not seen."""
     return resume is not None and resume.n is not None and resume.n > stream.n

@@ -1,8 +1,8 @@
-"""Candles of one token: minutes as the owner counted them, with the newest trades folded in.
+"""Candles of one token: minutes from the owner, with the newest trades folded in.
 
-Pure. Open and close go by (timestamp, offset), as in the windows; sums are exact integers. An
-hour or a day is put together from its minutes, aligned to UTC. What cannot be folded exactly (a
-retraction) is said, and the minutes are asked for again.
+Pure. Open and close are ordered by (timestamp, offset), as in the windows; sums are exact integers.
+An hour or a day is made from its minutes, aligned to UTC. A trade that cannot be folded exactly (a
+retraction) is reported by `wrong`, and the minutes are loaded from the owner again.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from aggregator.contracts.units import MINUTE_MS
 
 HISTORY_MS: Final = HISTORY_MINUTES * MINUTE_MS
 ROW_BYTES: Final = 400
-"""Memory of one minute as it is held, measured."""
-# An update repeats what changed in this time, so that a client misses nothing when an update is
-# replaced by a newer one before it was sent.
+"""The measured memory of one minute as it is stored."""
+# An update repeats what changed in this time, so that a client misses nothing if an update is
+# replaced by a newer one before it is sent.
 REPEATED_MS: Final = 30_000
 
-Place = tuple[int, int]
+TradeOrder = tuple[int, int]
 
 
-class Candle(msgspec.Struct, frozen=True, gc=False):
-    """The trades of [open_time, close_time), named as GET /api/tokens/{token_id}/candles does.
+class LiveCandle(msgspec.Struct, frozen=True, gc=False):
+    """The trades of [open_time, close_time), with the fields of GET /api/tokens/{token_id}/candles.
 
-    Prices are null where no trade has one; vwap_usd = volume_usd / volume_token.
+    Prices are null if no trade has one; vwap_usd = volume_usd / volume_token.
     """
 
     open_time: int
@@ -49,16 +49,16 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(CandleRow).decode
 
 
-class Candles:
-    """The minutes of one token.
+class LiveCandles:
+    """Hold the minutes of one token.
 
-    They are held as JSON: a row with its texts as objects takes three times the memory, and all but
-    the newest are read for a snapshot only.
+    The minutes are stored as JSON: a row of Python objects takes three times the memory, and all
+    but the newest are read only for a snapshot.
     """
 
     def __init__(self) -> None:
         self.wrong = False
-        """Something could not be folded: `load` again."""
+        """True if a trade could not be folded: `load` the minutes again."""
         self._rows: dict[int, bytes] = {}
         self._from_ms = 0
         self._depth_ms = 0
@@ -66,13 +66,13 @@ class Candles:
 
     @property
     def size(self) -> int:
-        """Estimated bytes of memory."""
+        """Return the estimated memory in bytes."""
         return len(self._rows) * ROW_BYTES
 
     def load(self, rows: Iterable[CandleRow], from_ms: int, depth_ms: int = HISTORY_MS) -> None:
-        """Take these minutes as the owner counts them; they are complete since `from_ms`.
+        """Replace all minutes with the owner's, which are complete since `from_ms`.
 
-        What is older than `depth_ms` is dropped later, by `forget_before`.
+        `forget_before` later drops minutes older than `depth_ms`.
         """
         self.wrong = False
         self._rows = {row.minute_ms: _encode(row) for row in rows}
@@ -81,7 +81,7 @@ class Candles:
         self._changed_at = {}
 
     def fold(self, trade: Trade, now_ms: int) -> None:
-        """Count one more trade; sets `wrong` where that cannot be done exactly."""
+        """Count one more trade; set `wrong` if that cannot be done exactly."""
         if trade.removed:
             self.wrong = True
             return
@@ -111,14 +111,14 @@ class Candles:
             )
         return row
 
-    def _with_ends(self, row: CandleRow, price: str, place: Place) -> CandleRow:
-        """The row with its open and close as they are with one more trade."""
+    def _with_ends(self, row: CandleRow, price: str, place: TradeOrder) -> CandleRow:
+        """Return the row with its open and close after one more trade."""
         replace = msgspec.structs.replace
         if row.open is None:
             return replace(row, open=price, close=price, opened_at=place, closed_at=place)
         first, last = row.opened_at, row.closed_at
         if first is None or last is None:
-            # An owner of an earlier version does not say where the ends of a minute lie.
+            # An owner of an earlier version does not report the positions of open and close.
             self.wrong = True
             return row
         if place < first:
@@ -127,20 +127,20 @@ class Candles:
             row = replace(row, close=price, closed_at=place)
         return row
 
-    def newest(self, interval_ms: int, limit: int) -> list[Candle]:
-        """The newest candles, oldest first; none that began before the history did."""
+    def newest(self, interval_ms: int, limit: int) -> list[LiveCandle]:
+        """Return the newest candles, oldest first; none that opened before the history begins."""
         opened = sorted({minute - minute % interval_ms for minute in self._rows})
         whole = [each for each in opened if each >= self._from_ms]
         return self._candles(whole[-limit:], interval_ms)
 
-    def changed(self, interval_ms: int, now_ms: int) -> list[Candle]:
-        """The candles that changed in the last REPEATED_MS, oldest first."""
+    def changed(self, interval_ms: int, now_ms: int) -> list[LiveCandle]:
+        """Return the candles that changed in the last REPEATED_MS, oldest first."""
         recent = {m: at for m, at in self._changed_at.items() if now_ms - at <= REPEATED_MS}
         self._changed_at = recent
         opened = sorted({minute - minute % interval_ms for minute in recent})
         return self._candles([each for each in opened if each >= self._from_ms], interval_ms)
 
-    def _candles(self, opened: list[int], interval_ms: int) -> list[Candle]:
+    def _candles(self, opened: list[int], interval_ms: int) -> list[LiveCandle]:
         rows: dict[int, list[CandleRow]] = {each: [] for each in opened}
         for minute in sorted(self._rows):
             group = rows.get(minute - minute % interval_ms)
@@ -149,18 +149,18 @@ class Candles:
         return [_joined(each, interval_ms, group) for each, group in rows.items()]
 
     def forget_before(self, as_of: int) -> None:
-        """Let go of the minutes that are older than the history."""
+        """Drop the minutes that are older than the history."""
         self._from_ms = max(self._from_ms, as_of - self._depth_ms)
         for minute in [each for each in self._rows if each < self._from_ms]:
             del self._rows[minute]
             self._changed_at.pop(minute, None)
 
 
-def _joined(open_time: int, interval_ms: int, rows: list[CandleRow]) -> Candle:
+def _joined(open_time: int, interval_ms: int, rows: list[CandleRow]) -> LiveCandle:
     priced = [row for row in rows if row.open is not None]
     volume = sum(usd_micros(row.volume_usd) for row in rows)
     amount = sum(_attos(row.volume_token) for row in rows)
-    return Candle(
+    return LiveCandle(
         open_time=open_time,
         close_time=open_time + interval_ms,
         open_usd=priced[0].open if priced else None,

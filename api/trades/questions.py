@@ -1,10 +1,10 @@
-"""Which owners are asked for which tokens' histories, and when.
+"""Flow control of the questions to owners for tokens' histories.
 
-An owner answers some tens of questions a second, and one question can cost it as much as a thousand
-swaps. So few questions are out at a time: a window per partition, which shrinks when answers do not
-come in time and grows again with each one that does. Where more tokens wait than the windows let
-through, the subject with the fewest questions out is next, and no subject has more than
-MOST_OF_A_SUBJECT out. A question that is not answered is asked again after a pause that doubles.
+An owner answers a few tens of questions a second, and one question can cost it as much as a
+thousand swaps. So few questions are in flight at a time. Each partition has a window, which is
+halved when an answer times out and grows by one with each answer in time. If more tokens wait than
+the windows allow, the subject with the fewest questions in flight is next, and no subject has more
+than MOST_OF_A_SUBJECT in flight. An unanswered question is sent again after a pause that doubles.
 
 Pure; `api.trades.streams` sends the questions.
 """
@@ -17,20 +17,21 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 WINDOW: Final = 8
-"""Most questions out to the owner of one partition."""
+"""The most questions in flight to the owner of one partition."""
 MOST_OF_A_SUBJECT: Final = 16
 ANSWER_WITHIN_MS: Final = 6_000
 PATIENCE_MS: Final = 5_000
-"""What the owner is told: an answer that it sends later than this would not arrive in time."""
+"""Sent to the owner: an answer that it sends later than this would not arrive in time."""
 FIRST_PAUSE_MS: Final = 100
 LONGEST_PAUSE_MS: Final = 2_000
-"""Between two questions that nobody is there to answer: they cost the owners nothing."""
+"""The pause after a question without an owner to answer it, which costs no owner anything."""
+# An owner that did not answer in time is probably overloaded: these pauses are long.
 FIRST_TIMEOUT_PAUSE_MS: Final = 1_000
 LONGEST_TIMEOUT_PAUSE_MS: Final = 15_000
 
 
-class Backoff:
-    """When a token may be asked for again. `jitter()` is a factor around 1."""
+class QuestionBackoff:
+    """Decide when a token may be asked for again. `jitter()` is a factor around 1."""
 
     def __init__(self, jitter: Callable[[], float] | None = None) -> None:
         self._jitter = jitter or (lambda: random.uniform(0.5, 1.5))  # noqa: S311 - spreads load
@@ -38,21 +39,21 @@ class Backoff:
         self._pause_ms = 0
 
     def reset(self, now_ms: int) -> None:
-        """The last answer was used: the next question may follow soon."""
+        """Start with the shortest pause, after an answer that was used."""
         self._pause_ms = 0
         self.not_before = now_ms + FIRST_PAUSE_MS
 
     def allow(self) -> None:
-        """Ask as soon as there is room, because something new is known."""
+        """Allow a question as soon as there is room, because something has changed."""
         self._pause_ms = 0
         self.not_before = 0
 
     def unavailable(self, now_ms: int) -> None:
-        """Nobody could answer."""
+        """Pause after a question that no owner could answer."""
         self._wait(now_ms, FIRST_PAUSE_MS, LONGEST_PAUSE_MS)
 
     def timed_out(self, now_ms: int) -> None:
-        """No answer came."""
+        """Pause after a question without an answer in time."""
         self._wait(now_ms, FIRST_TIMEOUT_PAUSE_MS, LONGEST_TIMEOUT_PAUSE_MS)
 
     def _wait(self, now_ms: int, first_ms: int, longest_ms: int) -> None:
@@ -60,8 +61,8 @@ class Backoff:
         self.not_before = now_ms + int(self._pause_ms * self._jitter())
 
 
-class Question:
-    """A question that is out; `id` is the wire's."""
+class OpenQuestion:
+    """A question in flight; `id` is its id on the wire."""
 
     __slots__ = ("expires_at", "id", "minutes", "partition", "subject", "token_id")
 
@@ -88,22 +89,22 @@ class Candidate:
 
 
 class Questions:
-    """The questions of this node that are out, and the windows that bound them."""
+    """Hold this node's questions in flight, and the windows that bound them."""
 
     def __init__(self) -> None:
-        self.out: dict[str, Question] = {}
+        self.out: dict[str, OpenQuestion] = {}
         self._windows: dict[int, int] = {}
         self._of_partition: Counter[int] = Counter()
         self._of_subject: Counter[str] = Counter()
 
     def room(self, partition: int) -> bool:
-        """Whether the partition's owner may be asked one more question."""
+        """Return whether the partition's owner may be asked one more question."""
         return self._of_partition[partition] < self._windows.get(partition, WINDOW)
 
     def choose(self, candidates: Iterable[Candidate]) -> list[Candidate]:
-        """Those to ask now, in fair turns; `add` each before the next call.
+        """Return the candidates to ask now, in fair turns; `add` each before the next call.
 
-        Of a subject's candidates the first ones are chosen.
+        Among the candidates of one subject, earlier ones are chosen first.
         """
         by_subject: dict[str, list[Candidate]] = {}
         for candidate in candidates:
@@ -122,6 +123,8 @@ class Questions:
             if out[subject] >= MOST_OF_A_SUBJECT:
                 break
             waiting = by_subject[subject]
+            # A candidate whose partition has no room is dropped, not kept: it must not block the
+            # subject's other candidates, and it comes again with the next call.
             candidate = waiting.pop()
             if not waiting:
                 del by_subject[subject]
@@ -131,33 +134,33 @@ class Questions:
                 chosen.append(candidate)
         return chosen
 
-    def add(self, question: Question) -> None:
-        """The question is out."""
+    def add(self, question: OpenQuestion) -> None:
+        """Record that the question was sent."""
         self.out[question.token_id] = question
         self._of_partition[question.partition] += 1
         self._of_subject[question.subject] += 1
 
-    def answered(self, question: Question) -> None:
-        """An answer came in time: the window of its partition grows."""
+    def answered(self, question: OpenQuestion) -> None:
+        """Handle an answer in time: the window of its partition grows by one."""
         self._remove(question)
         window = self._windows.get(question.partition, WINDOW)
         self._windows[question.partition] = min(window + 1, WINDOW)
 
-    def timed_out(self, question: Question) -> None:
-        """No answer came: the window of its partition is halved."""
+    def timed_out(self, question: OpenQuestion) -> None:
+        """Handle a timeout: the window of its partition is halved."""
         self._remove(question)
         window = self._windows.get(question.partition, WINDOW)
         self._windows[question.partition] = max(window // 2, 1)
 
-    def withdraw(self, question: Question) -> None:
-        """No answer can come: the connection or the owner is another one, or nobody is there."""
+    def withdraw(self, question: OpenQuestion) -> None:
+        """Forget a question that cannot be answered: the connection or the owner has changed."""
         self._remove(question)
 
-    def expired(self, now_ms: int) -> list[Question]:
-        """The questions whose answers are late."""
+    def expired(self, now_ms: int) -> list[OpenQuestion]:
+        """Return the questions whose time to be answered is over."""
         return [each for each in self.out.values() if each.expires_at <= now_ms]
 
-    def _remove(self, question: Question) -> None:
+    def _remove(self, question: OpenQuestion) -> None:
         if self.out.get(question.token_id) is not question:
             return
         del self.out[question.token_id]

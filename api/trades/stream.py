@@ -1,8 +1,14 @@
-"""One token's trades on this node: the last 200, in order of `n`, without a hole that is not told.
+"""One token's trades on this node: the last 200, in order of `n`, with every gap reported.
 
-Pure. Batches and histories come in, in any order and as often as NATS delivers them; what comes out
-is each trade once, with contiguous `n`, or a gap that says what is missing. Batches that arrive
-while the history is asked for are kept aside and applied behind it, so nothing falls between.
+Pure. Batches and histories come in, in any order and as often as NATS delivers them. Each trade
+comes out once, with contiguous `n`, or else a gap that states what is missing. Batches that arrive
+while the history is requested are buffered and applied after it, so no trade is lost between the
+two.
+
+`n` numbers the trades of one token from an arbitrary start. It is contiguous as long as the state
+of the owner survives, so a jump of `n` is a hole: a message was lost, and the owner's history fills
+it. If the owner's state is lost, numbering restarts under a newer epoch. Then the same `n` may
+name another trade, and only the trade's `offset` distinguishes the two.
 """
 
 from __future__ import annotations
@@ -15,18 +21,18 @@ import msgspec
 from aggregator.contracts.batch import TRADES_A_MINUTE
 from aggregator.contracts.trades import HISTORY_MINUTES, TokenHistory, Trade, TradeBatch
 from aggregator.contracts.units import MINUTE_MS
-from api.trades.candles import Candles
+from api.trades.candles import LiveCandles
 
 KEPT: Final = 200
-KEPT_ASIDE: Final = 2_000
+MAX_BUFFERED: Final = 2_000
 TRADE_BYTES: Final = 900
-"""Memory of one trade with its texts, measured."""
+"""The measured memory of one trade with its texts."""
 
 
 class Gap(msgspec.Struct, frozen=True):
-    """Trades from_n … to_n cannot be given; where `restarted`, the counting began again.
+    """Trades from_n … to_n are missing; if `restarted`, the numbering has restarted.
 
-    `to_n` is null where it is not known.
+    `to_n` is null if it is unknown.
     """
 
     from_n: int
@@ -35,25 +41,25 @@ class Gap(msgspec.Struct, frozen=True):
 
 
 class Resumption(msgspec.Struct, frozen=True):
-    """What a client that asks to resume is given: a gap first, then trades."""
+    """What a client that resumes receives: the gap first, then the trades."""
 
     gap: Gap | None
     whole: bool
-    """The trades are all that are held, a fresh start, not a continuation."""
+    """True if the trades are all that are held: a fresh start, not a continuation."""
     trades: list[Trade]
 
 
 class Step(msgspec.Struct, frozen=True):
-    """What one message changed, in the order in which clients must hear it."""
+    """What one message changed, in the order in which clients must receive it."""
 
     gap: Gap | None = None
     trades: list[Trade] = []
     loaded: bool = False
-    """A history was taken: candles may have changed anywhere."""
+    """True if a history was applied: any candle may have changed."""
 
 
 class TokenStream:
-    """The trades and candles of one token."""
+    """Follow the trades and candles of one token."""
 
     def __init__(self, token_id: str) -> None:
         self.token_id = token_id
@@ -61,64 +67,64 @@ class TokenStream:
         self.epoch = 0
         self.n = 0
         self.live = False
-        """A history has been taken at least once."""
+        """True after the first history was applied."""
         self.minutes = 0
-        """How many of the newest minutes `candles` were asked for."""
-        self.candles = Candles()
+        """How many of the newest minutes `candles` were requested for."""
+        self.candles = LiveCandles()
         self.newest_timestamp = 0
-        """The newest event time of any trade that was taken."""
+        """The newest event time of any trade that was applied."""
         self.newest_epoch = 0
-        """The newest epoch that anything was received of."""
+        """The newest epoch of any message received."""
         self._hole = False
-        self._doubted = False
+        self._requested = False
         self._ring: deque[Trade] = deque(maxlen=KEPT)
-        self._aside: dict[int, Trade] = {}
+        self._buffered: dict[int, Trade] = {}
 
     @property
     def wants_history(self) -> bool:
-        """Whether the owner must be asked."""
-        return not self.live or self._hole or self._doubted or self.candles.wrong
+        """Return whether the owner must be asked for its history."""
+        return not self.live or self._hole or self._requested or self.candles.wrong
 
     @property
     def trades(self) -> list[Trade]:
-        """The last trades, oldest first."""
+        """Return the last trades, oldest first."""
         return list(self._ring)
 
     @property
     def size(self) -> int:
-        """Estimated bytes of memory."""
-        return self.candles.size + (len(self._ring) + len(self._aside)) * TRADE_BYTES
+        """Return the estimated memory in bytes."""
+        return self.candles.size + (len(self._ring) + len(self._buffered)) * TRADE_BYTES
 
     def begin_empty(self) -> None:
-        """There is no such token yet, so nobody can be asked: all that comes is new."""
+        """Start live and empty: the token does not exist yet, so no owner has a history of it."""
         self.live = True
         self.minutes = HISTORY_MINUTES
         self.candles.load([], 0)
         self._hole = False
 
     def suspect(self) -> None:
-        """Something may have been missed: ask the owner."""
+        """Treat what follows as after a hole, because a message may have been lost."""
         self._hole = True
 
-    def doubt(self) -> None:
-        """Somebody has more than this: ask the owner, and go on meanwhile."""
-        self._doubted = True
+    def request_history(self) -> None:
+        """Ask the owner, and keep applying batches meanwhile: a client has later trades."""
+        self._requested = True
 
     def batch(self, batch: TradeBatch, now_ms: int) -> Step:
-        """What the owner published."""
+        """Apply a batch that the owner published."""
         self.partition = batch.partition
         if batch.epoch < self.newest_epoch:
             return Step()
         if batch.epoch > self.newest_epoch:
-            # A new owner may have begun to count again: only its history tells.
+            # A new owner may have restarted the numbering; only its history shows that.
             self.newest_epoch = batch.epoch
-            self._aside.clear()
+            self._buffered.clear()
             self._hole = True
         fresh = []
         for trade in batch.trades:
             if not self.live or self._hole or trade.n > self.n + 1:
                 self._hole = True
-                self._keep_aside(trade)
+                self._buffer(trade)
             elif trade.n == self.n + 1:
                 self._append(trade, now_ms)
                 fresh.append(trade)
@@ -127,21 +133,21 @@ class TokenStream:
     def history(
         self, history: TokenHistory, as_of: int, now_ms: int, minutes: int = HISTORY_MINUTES
     ) -> Step:
-        """The owner's answer to a question for `minutes`.
+        """Apply the owner's answer to a question for `minutes`.
 
-        One that is older than what is held changes nothing. `as_of` is the instant of the board.
+        An answer of an older epoch changes nothing. `as_of` is the instant of the board.
         """
         if history.epoch < self.newest_epoch:
             return Step()
         restarted = self.live and self._began_again(history)
         if not restarted and history.n < self.n and history.epoch > self.epoch:
-            # A new owner that is behind what was shown: ask again when it has caught up.
+            # The new owner still replays and lags what was shown: ask again until it has caught up.
             self.newest_epoch = history.epoch
             return Step()
         if history.epoch > self.newest_epoch:
-            self._aside.clear()
+            self._buffered.clear()
         if self.live and self.n == 0 and history.n > 0:
-            # There was no trade before, so all of them are new, whatever they are counted from.
+            # The token had no trades before, so all are new, whatever number they start from.
             self.n = _before_the_first(history.n)
         self.partition = history.partition
         self.epoch = self.newest_epoch = history.epoch
@@ -151,16 +157,16 @@ class TokenStream:
             trades: list[Trade] = []
         else:
             gap, trades = self._continue(history)
-        self.live, self._hole, self._doubted = True, False, False
+        self.live, self._hole, self._requested = True, False, False
         self.minutes = minutes
         self._reload_candles(history, as_of, now_ms)
-        trades += self._take_aside(now_ms)
+        trades += self._take_buffered(now_ms)
         return Step(gap, trades, loaded=True)
 
     def resume(self, n: int, offset: int | None) -> Resumption:
-        """What a client needs that has the trades up to `n`; `offset` is that of trade `n`.
+        """Return what a client needs that has the trades up to `n`; `offset` is that of trade `n`.
 
-        `n` 0 is a client that was told of a token without trades.
+        A client with `n` 0 subscribed when the token had no trades.
         """
         held = self.trades
         first = held[0].n if held else self.n + 1
@@ -173,12 +179,15 @@ class TokenStream:
         return Resumption(None, False, [each for each in held if each.n > n])
 
     def _began_again(self, history: TokenHistory) -> bool:
-        """Whether the owner's `n` are others than those that are held."""
+        """Return whether the owner numbers other trades with the `n` that are held."""
         if history.epoch == self.epoch:
-            # An owner never begins again: a lower `n` is an answer that its trades overtook.
+            # Within one epoch the numbering never restarts: a lower `n` means that trades overtook
+            # the answer.
             return False
         held = {each.n: each.offset for each in self._ring}
         theirs = {each.n: each.offset for each in history.trades}
+        # The same `n` at another offset is another trade. Without a common `n`, a lower number is
+        # either a replay that lags, or a restart: in a restart its trades are newer than ours.
         common = held.keys() & theirs.keys()
         if common or history.n >= self.n:
             return any(held[n] != theirs[n] for n in common)
@@ -192,7 +201,7 @@ class TokenStream:
         self._note_newest(history.trades)
 
     def _continue(self, history: TokenHistory) -> tuple[Gap | None, list[Trade]]:
-        """The trades behind what is held, and the gap before them."""
+        """Append the trades after those held; return the gap before them, and the trades."""
         newer = [each for each in history.trades if each.n > self.n]
         gap = None
         first = newer[0].n if newer else history.n + 1
@@ -213,13 +222,13 @@ class TokenStream:
             if trade.n > history.n:
                 self._fold(trade, now_ms)
 
-    def _take_aside(self, now_ms: int) -> list[Trade]:
+    def _take_buffered(self, now_ms: int) -> list[Trade]:
         taken = []
-        while (trade := self._aside.pop(self.n + 1, None)) is not None:
+        while (trade := self._buffered.pop(self.n + 1, None)) is not None:
             self._append(trade, now_ms)
             taken.append(trade)
-        self._aside = {n: trade for n, trade in self._aside.items() if n > self.n}
-        self._hole = bool(self._aside)
+        self._buffered = {n: trade for n, trade in self._buffered.items() if n > self.n}
+        self._hole = bool(self._buffered)
         return taken
 
     def _append(self, trade: Trade, now_ms: int) -> None:
@@ -232,10 +241,10 @@ class TokenStream:
         if self.minutes:
             self.candles.fold(trade, now_ms)
 
-    def _keep_aside(self, trade: Trade) -> None:
-        self._aside[trade.n] = trade
-        if len(self._aside) > KEPT_ASIDE:
-            del self._aside[min(self._aside)]
+    def _buffer(self, trade: Trade) -> None:
+        self._buffered[trade.n] = trade
+        if len(self._buffered) > MAX_BUFFERED:
+            del self._buffered[min(self._buffered)]
 
     def _note_newest(self, trades: list[Trade]) -> None:
         for trade in trades:
@@ -243,5 +252,5 @@ class TokenStream:
 
 
 def _before_the_first(n: int) -> int:
-    """What comes before a token's first trade, of any of its trades' `n`."""
+    """Return the number before a token's first `n`, from the `n` of any of its early trades."""
     return (n - 1) // TRADES_A_MINUTE * TRADES_A_MINUTE

@@ -1,10 +1,10 @@
-"""The tokens' streams on this node: which are held, when their owners are asked, who hears of it.
+"""The tokens' streams on this node: which are held, when owners are asked, who is notified.
 
-A token is held while somebody is subscribed to its trades or candles, and for a while after the
-last one left or asked (REST reads the newest trades here). The node subscribes to the token's
-trades first and asks the owner then, over the feed's connection. A stream that nobody uses asks
-nothing: it stays current as long as nothing is missed, and is dropped after IDLE_MS, or earlier
-where too many or too large ones are kept. Knows NATS's subjects, but no socket.
+A stream is held while a socket is subscribed to the token's trades or candles, and for a while
+after the last subscriber left or the last REST request read it. The node subscribes to the token's
+trades first and then asks the owner, over the feed's connection. An idle stream asks no questions:
+it stays current as long as no message is missed. It is dropped after IDLE_MS, or earlier if idle
+streams are too many or too large. This module knows the subjects of NATS, but no socket.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from api.board.wire import Wire
 from api.trades.questions import (
     ANSWER_WITHIN_MS,
     PATIENCE_MS,
-    Backoff,
     Candidate,
-    Question,
+    OpenQuestion,
+    QuestionBackoff,
     Questions,
 )
 from api.trades.stream import Step, TokenStream
@@ -33,12 +33,12 @@ from api.trades.stream import Step, TokenStream
 IDLE_KEPT: Final = 500
 IDLE_MS: Final = 60_000
 IDLE_BYTES: Final = 64 * 1024 * 1024
-"""Most streams without users, how long each is kept, and the memory of all of them."""
+"""The most idle streams, how long each is kept, and the memory of all of them."""
 LOOK_MS: Final = 5_000
-"""How long a single look at a stream has its owner asked."""
+"""How long after a single read of a stream its owner may still be asked."""
 CHECK_EVERY_MS: Final = 1_000
 TRIM_EVERY_MS: Final = 60_000
-# A patch may arrive before the trades that it counts.
+# A patch may arrive before the trades that it includes.
 SETTLE_MS: Final = 1_000
 
 _decode_batch = msgspec.json.Decoder(TradeBatch).decode
@@ -46,42 +46,42 @@ _decode_history = msgspec.json.Decoder(TokenHistory).decode
 
 
 class StreamListener(Protocol):
-    """Hears what happens to the streams."""
+    """Is notified of every step of the streams."""
 
     def stepped(self, stream: TokenStream, step: Step, now_ms: int) -> None:
-        """Something was taken in, which may have changed nothing."""
+        """Handle a step, which may have changed nothing."""
 
 
 class _Held:
-    """A stream, its users by how many minutes each needs, and the question that is out."""
+    """Hold a stream, its users by how many minutes each needs, and its question in flight."""
 
     def __init__(self, token_id: str, now_ms: int) -> None:
         self.trim_at = now_ms + TRIM_EVERY_MS
         self.stream = TokenStream(token_id)
         self.users: Counter[int] = Counter()
         self.subject = ""
-        self.question: Question | None = None
-        self.backoff = Backoff()
+        self.question: OpenQuestion | None = None
+        self.backoff = QuestionBackoff()
         self.idle_since = now_ms
         self.looked_until = 0
         self.row_epoch = 0
         self.lag_seen: tuple[int, int] | None = None
-        self.doubted = False
+        self.history_requested = False
 
     @property
     def minutes(self) -> int:
-        """How many minutes the users need."""
+        """Return how many minutes the users need."""
         return max(self.users, default=0)
 
     def wants_history(self, now_ms: int) -> bool:
-        """Whether the owner must be asked, and somebody waits for the answer."""
+        """Return whether the owner must be asked, and somebody waits for the answer."""
         if not self.users and now_ms >= self.looked_until:
             return False
         return self.stream.wants_history or self.stream.minutes < self.minutes
 
 
 class Streams:
-    """The streams that this node holds. All `now_ms` are of one monotonic clock."""
+    """Hold this node's streams. Every `now_ms` comes from one monotonic clock."""
 
     def __init__(self, board: Board, wire: Wire, now_ms: Callable[[], int]) -> None:
         self._board = board
@@ -97,18 +97,18 @@ class Streams:
         wire.on_step(lambda: self.tick(self._now_ms()))
 
     def listen(self, listener: StreamListener) -> None:
-        """Have the listener told of every step."""
+        """Notify the listener of every step."""
         self._listeners.append(listener)
 
     def ready(self, token_id: str, minutes: int = 0) -> bool:
-        """Whether the token's trades and newest `minutes` are here, so that nobody is asked."""
+        """Return whether the token's trades and newest `minutes` are here without asking."""
         held = self._held.get(token_id)
         if held is None:
             return False
         return not held.stream.wants_history and held.stream.minutes >= minutes
 
     def hold(self, token_id: str, minutes: int = 0) -> TokenStream:
-        """The token's stream with its newest `minutes`, kept up to date until `release`."""
+        """Return the token's stream with its newest `minutes`, kept current until `release`."""
         held = self._open(token_id)
         held.users[minutes] += 1
         self._idle.pop(token_id, None)
@@ -116,7 +116,7 @@ class Streams:
         return held.stream
 
     def release(self, token_id: str, minutes: int = 0) -> None:
-        """One user of so many minutes less; the stream stays a while."""
+        """Release one hold of this many minutes; an unused stream is kept for a while."""
         held = self._held[token_id]
         held.users[minutes] -= 1
         if not held.users[minutes]:
@@ -127,20 +127,20 @@ class Streams:
             self._wanting.pop(token_id, None)
 
     def wait(self, token_id: str, subject: str) -> None:
-        """A client of `subject` waits for the held stream: its share of the questions pays."""
+        """Charge the held stream's question to `subject`, one of whose clients waits for it."""
         held = self._held[token_id]
         if not held.subject:
             held.subject = subject
 
-    def doubt(self, token_id: str) -> None:
-        """A client has more than the held stream: ask the owner at the next check.
+    def request_history(self, token_id: str) -> None:
+        """Ask the owner at the next check: a client has later trades than the held stream.
 
-        Not at once, so that no client can have it asked more often than once a second.
+        The delay keeps clients from causing more than one question a second.
         """
-        self._held[token_id].doubted = True
+        self._held[token_id].history_requested = True
 
     def recent(self, token_id: str) -> TokenStream:
-        """The token's stream for a single look; it is not `live` when nobody looked before."""
+        """Return the token's stream for a single read; it is not `live` at the first one."""
         held, now_ms = self._open(token_id), self._now_ms()
         held.looked_until = now_ms + LOOK_MS
         if not held.users:
@@ -149,7 +149,7 @@ class Streams:
         return held.stream
 
     def tick(self, now_ms: int) -> None:
-        """Ask what must be asked; the wire calls it some times a second."""
+        """Send the questions that are due; the wire calls this several times a second."""
         for question in self._questions.expired(now_ms):
             self._time_out(question, now_ms)
         self._ask_due(now_ms)
@@ -166,10 +166,8 @@ class Streams:
             self._wire.watch(trades_subject(token_id), lambda data: self._on_batch(held, data))
         return held
 
-    # Streams without users.
-
     def _rest(self, held: _Held) -> None:
-        """Put it behind the others without users."""
+        """Append the stream to the idle ones, and drop the oldest if there are too many."""
         token_id = held.stream.token_id
         held.idle_since = self._now_ms()
         self._idle.pop(token_id, None)
@@ -178,7 +176,7 @@ class Streams:
             self._drop(next(iter(self._idle)))
 
     def _drop_idle(self, now_ms: int) -> None:
-        """Drop what was idle for too long, and the oldest where all are too large."""
+        """Drop what was idle for too long, and the oldest while all together are too large."""
         size = sum(self._held[token_id].stream.size for token_id in self._idle)
         for token_id in list(self._idle):
             held = self._held[token_id]
@@ -189,27 +187,25 @@ class Streams:
         metrics.WS_STREAM_BYTES.set(sum(held.stream.size for held in self._held.values()))
 
     def _drop(self, token_id: str) -> None:
-        """Drop a stream without users.
+        """Drop an idle stream.
 
-        Its question, if one is out, keeps its place: the owner still works on it.
+        Its question in flight still counts in the window: the owner is working on it.
         """
         del self._idle[token_id]
         del self._held[token_id]
         self._wanting.pop(token_id, None)
         self._wire.unwatch(trades_subject(token_id))
 
-    # What the owners send.
-
     def _on_batch(self, held: _Held, data: bytes) -> None:
         now_ms, batch = self._now_ms(), _decode_batch(data)
         if batch.epoch > held.stream.newest_epoch:
-            # Another owner: the one before answers no more, this one may be asked.
+            # The owner has changed: the old one will not answer, the new one may be asked.
             if held.question is not None:
                 self._withdraw(held, held.question)
             held.backoff.allow()
-        self._tell(held, held.stream.batch(batch, now_ms), now_ms)
+        self._notify(held, held.stream.batch(batch, now_ms), now_ms)
 
-    def _on_answer(self, question: Question, data: bytes | None) -> None:
+    def _on_answer(self, question: OpenQuestion, data: bytes | None) -> None:
         now_ms, held = self._now_ms(), self._held.get(question.token_id)
         if data is None:
             self._questions.withdraw(question)
@@ -218,7 +214,8 @@ class Streams:
             self._questions.answered(question)
             metrics.WS_QUESTIONS.labels("answered").inc()
         if held is None or held.question is not question:
-            # The stream was dropped meanwhile. A later one may have missed trades in between.
+            # The stream was dropped meanwhile. A newer stream of the token may have missed trades
+            # since the answer was made.
             return
         held.question = None
         held.backoff.unavailable(now_ms)
@@ -228,9 +225,9 @@ class Streams:
             step = held.stream.history(_decode_history(data), as_of, now_ms, question.minutes)
         if step.loaded:
             held.backoff.reset(now_ms)
-        self._tell(held, step, now_ms)
+        self._notify(held, step, now_ms)
 
-    def _tell(self, held: _Held, step: Step, now_ms: int) -> None:
+    def _notify(self, held: _Held, step: Step, now_ms: int) -> None:
         self._note_wanting(held, now_ms)
         for listener in self._listeners:
             listener.stepped(held.stream, step, now_ms)
@@ -242,10 +239,8 @@ class Streams:
         else:
             self._wanting.pop(token_id, None)
 
-    # Questions.
-
     def _ask_due(self, now_ms: int) -> None:
-        """Ask for those whose pause is over, as far as the windows have room."""
+        """Ask for the streams whose pause is over, as far as the windows have room."""
         candidates = []
         for token_id in list(self._wanting):
             held = self._held[token_id]
@@ -263,7 +258,7 @@ class Streams:
             self._ask(self._held[candidate.token_id], candidate, now_ms)
 
     def _ask(self, held: _Held, candidate: Candidate, now_ms: int) -> None:
-        question = Question(
+        question = OpenQuestion(
             candidate.token_id,
             candidate.partition,
             candidate.subject,
@@ -279,7 +274,7 @@ class Streams:
         held.question = question
         self._questions.add(question)
 
-    def _time_out(self, question: Question, now_ms: int) -> None:
+    def _time_out(self, question: OpenQuestion, now_ms: int) -> None:
         self._wire.forget(question.id)
         self._questions.timed_out(question)
         metrics.WS_QUESTIONS.labels("timeout").inc()
@@ -288,33 +283,33 @@ class Streams:
             held.question = None
             held.backoff.timed_out(now_ms)
 
-    def _withdraw(self, held: _Held, question: Question) -> None:
+    def _withdraw(self, held: _Held, question: OpenQuestion) -> None:
         self._wire.forget(question.id)
         self._questions.withdraw(question)
         held.question = None
 
     def _begin_empty(self, held: _Held, now_ms: int) -> None:
-        """No partition has the token, so it has no trades yet."""
+        """Start the stream empty: no partition has the token, so it has no trades yet."""
         held.stream.begin_empty()
-        self._tell(held, Step(loaded=True), now_ms)
+        self._notify(held, Step(loaded=True), now_ms)
 
     def _partition(self, stream: TokenStream) -> int | None:
         row = self._board.rows.get(stream.token_id)
         return row.partition if row is not None else stream.partition
 
     def _check(self, held: _Held, now_ms: int) -> None:
-        """Let go of what is too old; ask where the board knows of a newer trade than the stream.
+        """Drop what is too old; ask if the board knows a newer trade than the stream.
 
-        NATS may have dropped it. Once for each such trade, because the board also knows trades
-        that the stream never gets.
+        NATS may have dropped that trade. Ask once per such trade, because the board also knows
+        trades that the stream never gets.
         """
         stream, row = held.stream, self._board.rows.get(held.stream.token_id)
         if now_ms >= held.trim_at:
             held.trim_at = now_ms + TRIM_EVERY_MS
             stream.candles.forget_before(self._board.as_of() or 0)
-        if held.doubted:
-            held.doubted = False
-            stream.doubt()
+        if held.history_requested:
+            held.history_requested = False
+            stream.request_history()
             self._note_wanting(held, now_ms)
         if row is not None and row.epoch != held.row_epoch:
             held.row_epoch = row.epoch
@@ -335,7 +330,7 @@ class Streams:
         self._note_wanting(held, now_ms)
 
     def _suspect_all(self) -> None:
-        """A new connection: what was out on the old one is lost."""
+        """Ask for every stream again on a new connection: messages may have been missed."""
         for question in list(self._questions.out.values()):
             self._questions.withdraw(question)
         for held in self._held.values():

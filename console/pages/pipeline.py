@@ -18,7 +18,7 @@ from django.urls import URLPattern, path
 
 from aggregator.contracts.stats import ArchiveStatus
 from api.board.board import PartitionStatus
-from api.board.rates import Rate
+from api.board.rates import CountRate
 from api.http.status import Status, status_of
 from api.services import services
 from console.models.views import Pipeline
@@ -111,7 +111,7 @@ def partition_rows(status: Status, now_s: float) -> list[PartitionRow]:
     return [_partition_row(each, rates.get(each.partition), now_s) for each in status.partitions]
 
 
-def _partition_row(each: PartitionStatus, rate: Rate | None, now_s: float) -> PartitionRow:
+def _partition_row(each: PartitionStatus, rate: CountRate | None, now_s: float) -> PartitionRow:
     behind_s = None if each.watermark is None else max(0.0, now_s - each.watermark / 1_000)
     snapshot_s = None if each.snapshot_age_ms is None else each.snapshot_age_ms / 1_000
     return PartitionRow(
@@ -158,7 +158,7 @@ def _aged(seconds: float | None, watch: int) -> Cell:
     return Cell(said, "watch" if seconds > watch else "")
 
 
-def _met(each: PartitionStatus, rate: Rate | None, name: str, *, watch: bool = False) -> Cell:
+def _met(each: PartitionStatus, rate: CountRate | None, name: str, *, watch: bool = False) -> Cell:
     """The rate a second, and how many since the owner took the partition."""
     if each.tallies is None:
         return Cell("-")

@@ -1,8 +1,8 @@
-"""An owner in a process of its own: windows full of minutes, the real publisher, the real hot loop.
+"""An owner in a separate process: windows full of minutes, the real publisher and hot loop.
 
 `history_owner.py NATS_URL EPOCH TOKENS MINUTES` fills two partitions with TOKENS tokens that trade
-every minute, prints `ready`, takes the partitions when it reads a line, and has every token trade
-once; after that some tokens trade every 100 ms. It knows nothing of Kafka and Redis.
+every minute and prints `ready`. When it reads a line, it takes the partitions and lets every token
+trade once; after that some tokens trade every 100 ms. It uses neither Kafka nor Redis.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Market:
             self.trade(begin + minute * MINUTE_MS)
 
     def trade(self, timestamp: int, first: int = 0, count: int | None = None) -> None:
-        """So many tokens trade once each."""
+        """Let this many tokens trade once each."""
         template, next_offset = self._batch, self.owner.next_offset
         chosen = np.arange(len(template))[first:][:count]
         swaps = template.swaps[chosen].copy()
@@ -79,7 +79,7 @@ class Market:
 
 
 def compile_engine() -> None:
-    """Have every loop compiled before the clock runs: on a fresh checkout that takes a minute."""
+    """Compile every loop before the clock starts: a fresh checkout takes a minute for it."""
     market = Market(0, 1, ["A", "B"], 2)
     market.owner.advance(now_ms())
     market.owner.go_live()

@@ -1,7 +1,7 @@
-"""Many questions for long histories at once: the owner answers in time, or not at all.
+"""Many simultaneous questions for long histories: the owner answers in time, or not at all.
 
-The owner runs in a process of its own with the real publisher and two days of minutes per token;
-NATS is real, and so are the web nodes' feed, board, hub and streams, in this process.
+The owner runs in a separate process with the real publisher and two days of minutes per token. NATS
+is real, and so are the web nodes' feed, board, hub and streams, in this process.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from nats.aio.msg import Msg
 
 from aggregator.contracts.names import ALL_HEARTBEATS_SUBJECT
 from aggregator.contracts.stats import Heartbeat
+from aggregator.runtime.clock import monotonic_ms
 from api.auth.jwt import Claims
 from api.board.board import Board
 from api.board.feed import Feed
 from api.board.overview import OverviewReader
-from api.services import monotonic_ms
 from api.sockets.build import build_hub
 from api.sockets.connection import Connection
 from api.sockets.hub import Hub
-from api.sockets.limits import Limits
+from api.sockets.limits import SocketLimits
 from api.sockets.topic import Topic, TopicKey
 from api.trades.streams import Streams
 from infra.embedded.nats import Nats
@@ -92,7 +92,7 @@ async def owners(url: str, *minutes: int) -> AsyncIterator[list[OwnerProcess]]:
 
 
 class Taken:
-    """A socket that takes everything at once and keeps nothing."""
+    """A socket that accepts everything immediately and keeps nothing."""
 
     blocked = False
 
@@ -110,14 +110,14 @@ class Taken:
 
 
 class WebNode:
-    """One node's hub and what feeds it."""
+    """One node's hub and its sources."""
 
     def __init__(self, url: str) -> None:
         self.board = Board(3_000)
         self.feed = Feed(self.board, url, monotonic_ms)
         streams = Streams(self.board, self.feed.wire, monotonic_ms)
         reader = OverviewReader(self.board)
-        limits = Limits(queue_bytes=2**30)
+        limits = SocketLimits(queue_bytes=2**30)
         self.hub: Hub = build_hub(
             self.board, self.feed, reader, streams, limits=limits, now_ms=monotonic_ms
         )
@@ -144,7 +144,7 @@ class WebNode:
         self.hub.remove(self.connection)
 
     def loaded(self, epoch: int) -> int:
-        """The streams that have the minutes as the owner of this epoch counts them."""
+        """Return the streams that have the minutes of the owner of this epoch."""
         streams = [topic.state.stream for topic in self.topics]
         return sum(stream.live and stream.epoch >= epoch for stream in streams)
 
@@ -154,7 +154,7 @@ class WebNode:
 
 
 class Beats:
-    """How late the heartbeats arrive. This process and the owner share one clock."""
+    """Measure how late the heartbeats arrive. This process and the owner share one clock."""
 
     def __init__(self) -> None:
         self.latest_s = 0.0
@@ -197,7 +197,7 @@ async def until(holds: Callable[[], bool], within_s: float, say: Callable[[], ob
 async def test_a_restarted_owner_serves_every_busy_token_again(nats_url: str) -> None:
     """Two nodes watch 100 busy tokens each when the owner is replaced."""
     async with contextlib.AsyncExitStack() as closing:
-        # The first one's answers are short, so that it serves all of them however slow it is.
+        # The first owner's answers are short, so that it serves all streams however slow it is.
         first, second = await closing.enter_async_context(owners(nats_url, FEW_MINUTES, MINUTES))
         beats = await closing.enter_async_context(heartbeats(nats_url))
         nodes = [WebNode(nats_url), WebNode(nats_url)]

@@ -1,4 +1,4 @@
-"""Numbers are stale whatever queued them: their owner, NATS, or the web node's own event loop."""
+"""Queued numbers are stale, whether the owner, NATS or the web node's own loop queued them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ import pytest
 
 from aggregator.contracts.names import heartbeat_subject
 from aggregator.contracts.stats import Heartbeat
+from aggregator.runtime.clock import monotonic_ms
 from api.auth.demo_issuer import ensure_keys
 from api.board.board import Board
 from api.board.feed import Feed
-from api.services import monotonic_ms
 from infra.embedded.nats import Nats
 from infra.embedded.stack import Stack
 from tests.integration.test_web import LiveOwner, live_owner
@@ -77,14 +77,14 @@ class Reader:
         return found
 
     async def late(self) -> bool:
-        """Heartbeats arrive, and what they say is old: not the silence before the first."""
+        """Check that heartbeats arrive with old content; the silence before the first differs."""
         return bool((await self.partition())["state"] == "late")
 
     async def fresh(self) -> bool:
         return (await self.get("/readyz")).status_code == 200
 
-    async def told(self, *, stale: bool) -> None:
-        """The socket is told so by itself."""
+    async def notified(self, *, stale: bool) -> None:
+        """Wait for the socket's unsolicited message about it."""
         async with asyncio.timeout(WITHIN_S):
             while True:
                 message = await self.socket.next(WITHIN_S, channel="status")
@@ -102,12 +102,12 @@ class Reader:
         ready = await self.get("/readyz")
         assert ready.status_code == 503
         assert any("old when they arrive" in reason for reason in ready.json()["reasons"])
-        await self.told(stale=True)
+        await self.notified(stale=True)
 
     async def says_fresh_everywhere(self) -> None:
         await eventually_async(self.fresh, WITHIN_S, "fresh again")
         assert (await self.get(f"/api/tokens/{A}/stats")).json()["stale"] is False
-        await self.told(stale=False)
+        await self.notified(stale=False)
 
 
 async def test_what_waits_in_nats_is_stale(tmp_path: Path, issuer: Path, nats_server: Nats) -> None:
@@ -128,7 +128,7 @@ async def test_what_waits_in_nats_is_stale(tmp_path: Path, issuer: Path, nats_se
 
 
 class QueueingOwner(LiveOwner):
-    """Its publisher sends each heartbeat `delay_s` after the heartbeat was made."""
+    """An owner whose publisher sends each heartbeat `delay_s` after it was made."""
 
     delay_s = 0.0
 
@@ -165,7 +165,7 @@ async def test_what_waits_in_its_owner_is_stale(
 
 
 class Elsewhere:
-    """An owner in a thread of its own, whose heartbeats go on while the test's loop stands."""
+    """An owner in a thread, whose heartbeats continue while the test's loop is blocked."""
 
     def __init__(self, url: str, owner: Owner) -> None:
         self._url = url
@@ -187,7 +187,7 @@ class Elsewhere:
 
 
 class WatchedBoard(Board):
-    """Notes what a reader would have seen with each heartbeat of a backlog."""
+    """Record what a reader would have seen with each heartbeat of a backlog."""
 
     def __init__(self) -> None:
         super().__init__(STALE_AFTER_MS)
@@ -224,7 +224,7 @@ async def test_what_waits_for_the_nodes_own_loop_is_stale(nats_server: Nats) -> 
 
 
 async def test_a_node_that_starts_during_a_backlog_says_so(nats_server: Nats) -> None:
-    """All it ever hears is 14 s old, so no delay looks longer than another."""
+    """All that it receives is 14 s old, so no delay looks longer than another."""
     owner = Owner()
     owner.trade(A)
     board = Board(STALE_AFTER_MS)

@@ -1,7 +1,7 @@
-"""A web node as it runs: Daphne in its own process, a real NATS, and an owner in the test.
+"""A web node as deployed: Daphne in its own process, a real NATS, and an owner in the test.
 
-The owner is the reference of the unit tests, put on NATS: it answers resyncs, sends heartbeats and
-patches. The engines' own fixture is not used, because these tests kill NATS.
+The owner is the reference of the unit tests, connected to NATS: it answers resyncs and sends
+heartbeats and patches. These tests kill NATS, so they do not use the shared engines.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def daphne(port: int, log: Path, **env: str) -> subprocess.Popen[bytes]:
 
 
 class Web:
-    """One web node and a client with a good token."""
+    """One web node and a client with a valid token."""
 
     def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path, token: str) -> None:
         self.process = process
@@ -187,7 +187,7 @@ class LiveOwner:
 
 
 async def _ignore(_: Exception) -> None:
-    """The client's own reports of a NATS that a test has killed."""
+    """Ignore the client's own reports of a NATS that a test has killed."""
 
 
 @contextlib.asynccontextmanager
@@ -282,7 +282,7 @@ async def test_nats_dies_and_comes_back(tmp_path: Path, issuer: Path, nats_serve
         assert (await web.get("/api/overview")).json()["stale"] is True
         assert (await web.stats(A))["seq"] == 1
         owner.trade(A)
-        owner.trade(B)  # while nobody could hear
+        owner.trade(B)  # lost: NATS is down
         nats_server.start()
 
         async def caught_up() -> bool:
@@ -327,7 +327,7 @@ async def test_a_silent_owner_is_stale_after_three_seconds_and_a_new_one_takes_o
             assert (await web.stats(A))["epoch"] == 1
             successor.trade(A, offsets=2)
             successor.state = "live"
-            # Live but behind what is shown: the old rows stay, and are called old.
+            # Live, but it lags what is shown: the old rows stay, and are stale.
             await eventually(stale, within_s=1)
             assert (await web.stats(A))["epoch"] == 1
             successor.trade(A)
@@ -399,7 +399,7 @@ async def test_a_server_with_lifespan_starts_and_ends_the_feed(settings: Any) ->
         pytest.param(
             {"DJANGO_SECRET_KEY": "x", "STALE_AFTER": "soon", "CLOCK": "moon"},
             ["STALE_AFTER: 'soon'", "CLOCK: 'moon'"],
-            id="every fault at once",
+            id="every fault together",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The WebSocket on a real Daphne with a real NATS: doors, hostile clients, and the end."""
+"""The WebSocket on a real Daphne with a real NATS: handshakes, hostile clients, shutdown."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def issuer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def ready(node: WebNode) -> None:
-    """Wait until the node is served by its owner."""
+    """Wait until the node has its owner's state."""
     token_free = "/readyz"
     await eventually_async(lambda: node.answers(token_free, 200), 10, "readiness")
 
 
-async def test_the_doors(tmp_path: Path, issuer: Path, nats_server: Nats) -> None:
-    """Three ways to show a token, the origins, and what lets nobody in."""
+async def test_handshakes(tmp_path: Path, issuer: Path, nats_server: Nats) -> None:
+    """Cover three ways to present a JWT, the origins, and every refusal."""
     good = token_of(issuer)
     async with (
         web_node(
@@ -116,7 +116,9 @@ async def test_expiry_closes_and_renewal_keeps_an_open_socket(
             assert (await renewed.next(type="pong"))["req_id"] == 2
 
 
-async def test_each_has_its_own_pace(tmp_path: Path, issuer: Path, nats_server: Nats) -> None:
+async def test_each_subscription_has_its_own_interval(
+    tmp_path: Path, issuer: Path, nats_server: Nats
+) -> None:
     owner = Owner()
     owner.trade(A)
     async with (
@@ -143,7 +145,7 @@ async def test_each_has_its_own_pace(tmp_path: Path, issuer: Path, nats_server: 
             assert 2 <= len(seen["calm"]) - 1 <= 5, "the newest of each second, the last one too"
 
 
-async def test_hostile_clients_hurt_nobody_else(
+async def test_hostile_clients_do_not_affect_others(
     tmp_path: Path, issuer: Path, nats_server: Nats
 ) -> None:
     owner = Owner()
@@ -188,7 +190,7 @@ async def test_hostile_clients_hurt_nobody_else(
 
 
 def slow_handshakes(node: WebNode, count: int) -> list[socket.socket]:
-    """Connections that ask for an upgrade and then say nothing, or half of it."""
+    """Open connections that send an upgrade and then nothing, or half an upgrade."""
     opened = []
     for number in range(count):
         each = socket.create_connection(("127.0.0.1", node.port))
@@ -200,7 +202,7 @@ def slow_handshakes(node: WebNode, count: int) -> list[socket.socket]:
 
 
 async def all_ended(opened: list[socket.socket]) -> bool:
-    """Whether the node has closed them all."""
+    """Return whether the node has closed all of them."""
     for each in list(opened):
         try:
             ended = each.recv(4_096) == b""
@@ -215,7 +217,7 @@ async def all_ended(opened: list[socket.socket]) -> bool:
 
 
 async def broken_frames(node: WebNode) -> None:
-    """Bytes that are no WebSocket frame, behind a good handshake."""
+    """Send bytes that are not a WebSocket frame, after a valid handshake."""
     key = "dGhlIHNhbXBsZSBub25jZQ=="
     head = (
         f"GET /ws HTTP/1.1\r\nHost: 127.0.0.1:{node.port}\r\nUpgrade: websocket\r\n"
@@ -233,7 +235,7 @@ async def broken_frames(node: WebNode) -> None:
         writer.close()
 
 
-async def test_sigterm_says_goodbye_closes_with_1012_and_ends(
+async def test_sigterm_notifies_clients_closes_with_1012_and_ends(
     tmp_path: Path, issuer: Path, nats_server: Nats
 ) -> None:
     async with web_node(tmp_path, issuer, nats_server.url) as node:
@@ -252,7 +254,7 @@ async def test_sigterm_says_goodbye_closes_with_1012_and_ends(
         assert time.monotonic() - begun < 5
 
 
-async def test_a_client_that_never_closes_does_not_hold_up_the_end(
+async def test_a_client_that_never_closes_does_not_delay_the_shutdown(
     tmp_path: Path, issuer: Path, nats_server: Nats
 ) -> None:
     async with web_node(tmp_path, issuer, nats_server.url) as node:
@@ -288,7 +290,7 @@ async def test_stale_within_three_seconds_fresh_within_two_on_the_same_socket(
             assert time.monotonic() - live.spoke_at < 3.2
             row = await reader.next(channel="token_stats")
             assert (row["data"]["stale"], row["seq"]) == (True, 1)
-            owner.trade(A)  # which nobody hears of
+            owner.trade(A)  # lost
             live.speaks = True
             begun = time.monotonic()
             await fresh(reader, seq=2)
@@ -308,7 +310,7 @@ async def test_stale_within_three_seconds_fresh_within_two_on_the_same_socket(
 
 
 async def fresh(reader: WsClient, seq: int) -> None:
-    """Wait for the row to be shown as fresh, with this seq."""
+    """Wait until the row is shown as fresh, with this seq."""
     while True:
         row = await reader.next(10, channel="token_stats")
         if not row["data"]["stale"] and row["seq"] == seq:

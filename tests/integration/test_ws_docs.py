@@ -1,4 +1,4 @@
-"""docs/websocket.md and docs/asyncapi.yaml against the service: every example, every message."""
+"""Compare docs/websocket.md and docs/asyncapi.yaml with the service: examples and messages."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def examples(side: str) -> list[Message]:
 
 @cache
 def document() -> dict[str, Any]:
-    """Parsed once: a pure Python parser takes a while for it. Copy it to change it."""
+    """Parse the document once, since a pure Python parser is slow. Copy it to change it."""
     loaded: dict[str, Any] = yaml.safe_load((DOCS / "asyncapi.yaml").read_text())
     return loaded
 
 
 def validator(schema: dict[str, Any]) -> jsonschema.Draft202012Validator:
-    """Of one schema of the document, with the components that it refers to."""
+    """Return a validator of one schema, with the components that it refers to."""
     whole = schema | {"components": document()["components"]}
     return jsonschema.Draft202012Validator(whole)
 
@@ -87,7 +87,7 @@ def test_the_document_is_asyncapi_3() -> None:
 
 
 def without_prose(schema: Any) -> Any:
-    """The schema without its descriptions, which may be told in other words."""
+    """Return the schema without its descriptions, whose wording may differ."""
     if isinstance(schema, dict):
         return {
             name: without_prose(each)
@@ -142,7 +142,7 @@ def engines(tmp_path: Path) -> Iterator[Stack]:
 
 
 def kinds_of_messages() -> set[tuple[str | None, str]]:
-    """(channel, type) of every message in the document."""
+    """Return (channel, type) of every message in the document."""
     found = set()
     for name, whole in document()["components"]["schemas"].items():
         for schema in whole.get("oneOf", [whole]) if name.startswith("Message_") else []:
@@ -194,7 +194,7 @@ async def test_every_documented_request_works_and_every_answer_is_documented(
                         failed = "error" in message
                         assert failed == (message.get("token") in refused), (request, message)
             while ("trades", "gap") not in map(as_kind, seen):
-                # The owner has been asked by then: what is published from now on is an update.
+                # By then the owner has been asked: what is published from now on is an update.
                 seen.append(await socket.next(20))
             await live.publish(owner.trade("ethereum:0xaa"))
             await market.publish(seller.sell(1))

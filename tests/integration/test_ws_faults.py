@@ -1,7 +1,7 @@
 """500 clients on two web nodes while an aggregator, NATS or a node is killed under a random stream.
 
-One service and one crowd for the whole file: each test breaks something, mends it, and ends with
-`settle`, which holds every client, both nodes' REST and the truth of the log against each other.
+One service and one crowd serve the whole file. Each test breaks something, repairs it, and ends
+with `settle`, which compares every client, both nodes' REST and the truth of the log.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.engines, pytest.mark.timeout(180)]
 RAW, READERS = 450, 50
 SUBJECT_SIZE = 5
 STALE_WITHIN_S, FRESH_WITHIN_S, CLOSED_WITHIN_S = 3.0, 2.0, 2.0
-# A machine that does other things too may be late by this much; a fault is late for ever.
+# A busy machine may be late by this much; a fault is late indefinitely.
 SLACK_S = 3.0
 STORM, STORM_S = 2_000, 10.0
 
@@ -41,7 +41,7 @@ def site(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two
 
 @pytest.fixture(scope="module")
 def crowd(site: TwoOfEach) -> Iterator[Crowd]:
-    """Half of the raw clients on each node, and the Python client's behind the balancer."""
+    """Put half of the raw clients on each node, and the Python clients on the balancer."""
     rng = random.Random(1)
     with Crowd(site.service.env["NATS_URL"], site.ports) as running:
         token = ""
@@ -68,21 +68,21 @@ def all_stale(crowd: Crowd) -> bool:
 
 
 def latest(crowd: Crowd) -> float:
-    """When the last client heard that numbers are stale, or fresh."""
+    """Return when the last client learned that numbers are stale, or fresh."""
     return crowd.look(lambda: max(each.stale_since for each in crowd.everybody()))
 
 
 def became(
     site: TwoOfEach, crowd: Crowd, state: Callable[[Crowd], bool], since: float, within_s: float
 ) -> float:
-    """Stream until every client is in the state; the seconds that the last one took."""
+    """Stream until every client is in the state; return how many seconds the last one took."""
     site.stream_until(lambda: crowd.look(lambda: state(crowd)), within_s + 30, state.__name__)
     took = latest(crowd) - since
     assert took < within_s + SLACK_S, f"{state.__name__}: {took:.1f} s"
     return took
 
 
-def test_all_clients_and_both_nodes_come_to_the_truth(site: TwoOfEach, crowd: Crowd) -> None:
+def test_all_clients_and_both_nodes_agree_with_the_log(site: TwoOfEach, crowd: Crowd) -> None:
     bursts = iter(range(20))
     site.stream_until(lambda: next(bursts, None) is None, 60, "the stream")
     findings = site.settle(crowd)
@@ -126,7 +126,7 @@ def test_kill_of_nats(site: TwoOfEach, crowd: Crowd) -> None:
     site.stream_until(lambda: crowd.look(lambda: all_rows_stale(crowd)), 40, "rows marked stale")
     rows_s = time.monotonic() - killed
     assert rows_s < STALE_WITHIN_S + SLACK_S
-    assert latest(crowd) - killed == stale_s, "nobody was told meanwhile that all is fresh"
+    assert latest(crowd) - killed == stale_s, "no client was informed meanwhile that all is fresh"
     site.nats.start()
     fresh_s = became(site, crowd, all_fresh, time.monotonic(), FRESH_WITHIN_S)
     print(f"NATS: stale {stale_s:.2f} s, every row {rows_s:.2f} s, fresh {fresh_s:.2f} s")
@@ -134,7 +134,7 @@ def test_kill_of_nats(site: TwoOfEach, crowd: Crowd) -> None:
 
 
 def test_kill_of_a_web_node_and_then_of_the_other(site: TwoOfEach, crowd: Crowd) -> None:
-    """The second time the clients come to a node that has just started and knows nothing yet."""
+    """The second time, the clients reconnect to a node that has just started and is empty."""
     first, second = site.ports
     site.nodes[first].kill()
     took = moved(site, crowd, second)
@@ -147,7 +147,7 @@ def test_kill_of_a_web_node_and_then_of_the_other(site: TwoOfEach, crowd: Crowd)
 
 
 def moved(site: TwoOfEach, crowd: Crowd, port: int) -> float:
-    """Stream until every raw client is on this node and all are fresh; the seconds it took."""
+    """Stream until all raw clients are on this node and fresh; return the seconds it took."""
     begun = time.monotonic()
 
     def over() -> bool:
@@ -158,7 +158,7 @@ def moved(site: TwoOfEach, crowd: Crowd, port: int) -> float:
 
 
 def test_a_node_that_hangs_is_left(site: TwoOfEach, crowd: Crowd) -> None:
-    """SIGSTOP: sockets that stay open and say nothing."""
+    """SIGSTOP leaves sockets open without any message."""
     port = crowd.look(lambda: crowd.members[0].port)
     (other,) = {*site.ports} - {port}
     os.kill(site.nodes[port].pid, signal.SIGSTOP)
@@ -189,7 +189,7 @@ def test_a_node_that_stops_sends_its_clients_away(site: TwoOfEach, crowd: Crowd)
 
 
 def test_tokens_that_end_close_open_sockets(site: TwoOfEach, crowd: Crowd) -> None:
-    """By `jti`, by `sub` and by their time, on both nodes."""
+    """Revoke by `jti` and by `sub`, and let a token expire, on both nodes."""
     leaked, hers, short = site.token("ann"), site.token("ann"), site.token("bob", ttl_ms=5_000)
     calm = site.token("calm")
     ends: dict[str, list[tuple[float, int | None]]] = {}
@@ -272,7 +272,7 @@ def test_a_storm_of_reconnects(site: TwoOfEach, crowd: Crowd) -> None:
 
 
 def timed(ask: Callable[[], httpx.Response]) -> float:
-    """Seconds that a good answer took."""
+    """Return how many seconds a good answer took."""
     begun = time.monotonic()
     assert ask().status_code == 200
     return time.monotonic() - begun

@@ -35,7 +35,7 @@ def nats_url(tmp_path: Path) -> Iterator[str]:
 
 
 def masked(request: dict[str, Any]) -> bytes:
-    """A text frame with a mask of zeros (RFC 6455, 5.2)."""
+    """Return a text frame with a mask of zeros (RFC 6455, section 5.2)."""
     payload = json.dumps(request).encode()
     if len(payload) < 65_536:
         return b"\x81\xfe" + len(payload).to_bytes(2, "big") + b"\0\0\0\0" + payload
@@ -43,7 +43,7 @@ def masked(request: dict[str, Any]) -> bytes:
 
 
 def deaf(port: int, token: str) -> socket.socket:
-    """A socket after its handshake that never reads."""
+    """Open a socket that never reads after its handshake."""
     opened = socket.socket()
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
     opened.settimeout(5)
@@ -61,7 +61,7 @@ def deaf(port: int, token: str) -> socket.socket:
 
 
 def send(opened: socket.socket, frame: bytes) -> None:
-    """As much of it as the node takes; it may have closed the connection."""
+    """Send as much as the node accepts; it may have closed the connection."""
     opened.settimeout(0.05)
     with contextlib.suppress(OSError):
         opened.sendall(frame)
@@ -85,7 +85,7 @@ async def test_a_flood_leaves_memory_bounded(tmp_path: Path, nats_url: str, floo
     owner, frame = Owner(), masked(FLOODS[flood])
     for token in KNOWN:
         owner.trade(token)
-    # Rates that hold nobody back: the bound must not depend on them.
+    # Rates that limit nothing: the bound must not depend on them.
     rates = {"RATE_LIMIT": "1000000", "RATE_BURST": "1000000", "WS_MESSAGES": "1000"}
     async with (
         web_node(tmp_path, issuer, nats_url, LOG_LEVEL="warning", **rates) as node,

@@ -1,4 +1,4 @@
-"""Sockets of real nodes under the operators' decisions: rates, limits of a subject, revocations."""
+"""Sockets of real nodes under the operators' decisions: rates, subject limits, revocations."""
 
 from __future__ import annotations
 
@@ -48,20 +48,20 @@ def opened(node: Node, token: str, address: str = ADDRESS) -> Iterator[ClientCon
 
 
 def messages(socket: ClientConnection) -> Iterator[dict[str, Any]]:
-    """Until the node closes."""
+    """Read until the node closes."""
     with contextlib.suppress(ConnectionClosed):
         while True:
             yield from json.loads(socket.recv(timeout=10))
 
 
 def ended(socket: ClientConnection) -> tuple[int | None, dict[str, Any]]:
-    """Read to the end; the close code, and the error before it."""
+    """Read to the end; return the close code, and the error before it."""
     *_, error = (each for each in messages(socket) if each["type"] == "error")
     return socket.close_code, error
 
 
 def first(node: Node, token: str, address: str = ADDRESS) -> dict[str, Any]:
-    """The first message on a new socket."""
+    """Return the first message on a new socket."""
     with opened(node, token, address) as socket:
         return next(messages(socket))
 
@@ -99,7 +99,7 @@ def test_an_address_has_a_rate_too(nodes: Nodes, pair: list[Node]) -> None:
     tokens = [nodes.token(f"user{number}", SCOPES) for number in range(12)]
     seen = [first(pair[number % 2], each, "198.51.100.1") for number, each in enumerate(tokens)]
     kinds = [each["type"] for each in seen]
-    # An attempt is 1, to be let in 5: of 40 there is enough for six or seven.
+    # An attempt costs 1 and an admission 5, so 40 are enough for six or seven.
     assert kinds[:6] == ["welcome"] * 6
     assert seen[-1]["code"] == "rate_limited"
     assert first(pair[0], tokens[-1], "198.51.100.2")["type"] == "welcome"

@@ -1,4 +1,4 @@
-"""A connection that is refused says why, to a socket and to both clients."""
+"""A refused connection states the reason, to a raw socket and to both clients."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def web(nodes: Nodes) -> Node:
 
 
 def opened(web: Node, token: str, origin: str | None = None) -> ClientConnection:
-    """As a browser connects: the token is offered behind the subprotocol."""
+    """Connect as a browser does: the token is offered after the subprotocol."""
     offered = [Subprotocol("bearer"), Subprotocol(token)]
     url = web.url.replace("http", "ws") + "/ws"
     given = None if origin is None else Origin(origin)
@@ -49,7 +49,7 @@ def opened(web: Node, token: str, origin: str | None = None) -> ClientConnection
 
 
 def all_of(socket: ClientConnection) -> tuple[int | None, list[dict[str, Any]]]:
-    """The close code, and every message before it."""
+    """Return the close code, and every message before it."""
     messages: list[dict[str, Any]] = []
     with contextlib.suppress(ConnectionClosed):
         while True:
@@ -58,7 +58,7 @@ def all_of(socket: ClientConnection) -> tuple[int | None, list[dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "https://app.example.evil"])
-def test_another_origin_is_given_the_reason_and_nothing_else(
+def test_another_origin_gets_the_reason_and_nothing_else(
     nodes: Nodes, web: Node, origin: str
 ) -> None:
     with opened(web, nodes.token("origin", SCOPES), origin) as socket:
@@ -73,7 +73,7 @@ def test_another_origin_is_given_the_reason_and_nothing_else(
     assert "data" not in messages[0]
 
 
-def test_refused_origins_take_no_place(nodes: Nodes, web: Node) -> None:
+def test_refused_origins_do_not_count_as_connections(nodes: Nodes, web: Node) -> None:
     for _ in range(5):
         with opened(web, nodes.token("origin", SCOPES), "https://evil.example") as socket:
             assert all_of(socket)[0] == 4403
@@ -92,7 +92,7 @@ def test_a_full_node_says_so(nodes: Nodes, web: Node) -> None:
 
 
 @pytest.mark.parametrize("language", ["python", "js"])
-def test_a_client_shows_why_it_is_refused_and_goes_on(
+def test_a_client_reports_why_it_is_refused_and_continues(
     nodes: Nodes, web: Node, tmp_path: Path, language: str
 ) -> None:
     if language == "js":
@@ -120,7 +120,7 @@ def test_a_client_shows_why_it_is_refused_and_goes_on(
 
 
 class Files(SimpleHTTPRequestHandler):
-    """The JavaScript client, on an origin of its own."""
+    """Serve the JavaScript client on another origin."""
 
     def log_message(self, *_: object) -> None:
         pass
@@ -136,9 +136,7 @@ REFUSED = """async ([url, token]) => {
 }"""
 
 
-def test_a_page_in_a_browser_is_told_that_its_origin_may_not_connect(
-    nodes: Nodes, web: Node
-) -> None:
+def test_a_page_in_a_browser_learns_that_its_origin_is_not_allowed(nodes: Nodes, web: Node) -> None:
     path = chromium()
     files = partial(Files, directory=str(ROOT / "clients" / "js"))
     with ThreadingHTTPServer(("127.0.0.1", 0), files) as server, sync_playwright() as driver:

@@ -1,4 +1,4 @@
-"""Clients that do not read: the server does not grow, the others do not notice."""
+"""Clients that do not read: the server's memory does not grow, other clients do not notice."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def nats_server(tmp_path: Path) -> Iterator[Nats]:
 
 
 async def publish_for_ever(live: LiveOwner, owner: Owner) -> None:
-    """Every token, every 100 ms."""
+    """Trade every token every 100 ms."""
     due = time.monotonic()
     while True:
         await live.publish(*(owner.trade(token) for token in TOKENS))
@@ -44,7 +44,7 @@ async def publish_for_ever(live: LiveOwner, owner: Owner) -> None:
 
 
 def stall(node: WebNode, token: str) -> socket.socket:
-    """A client with a small buffer that asks for every token and never reads."""
+    """Open a client with a small buffer that subscribes to every token and never reads."""
     opened = socket.socket()
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
     opened.connect(("127.0.0.1", node.port))
@@ -59,7 +59,7 @@ def stall(node: WebNode, token: str) -> socket.socket:
         answer += opened.recv(1)  # no more, so that nothing is read after the handshake
     request = {"method": "subscribe", "channel": "token_stats", "tokens": TOKENS}
     payload = json.dumps(request).encode()
-    # A masked text frame with a mask of zeros (RFC 6455, 5.2).
+    # A masked text frame with a mask of zeros (RFC 6455, section 5.2).
     opened.sendall(b"\x81\xfe" + len(payload).to_bytes(2, "big") + b"\0\0\0\0" + payload)
     return opened
 
@@ -86,7 +86,7 @@ class Reader:
         self._at = now
 
     def taken(self) -> list[float]:
-        """The gaps since the last call."""
+        """Return the gaps since the last call."""
         gaps, self.gaps = self.gaps, []
         return gaps
 
@@ -135,8 +135,8 @@ async def test_fifty_that_never_read(tmp_path: Path, nats_server: Nats, server: 
         print(f"{server}: RSS in MB, each second from the stall on: {[*map(round, series[::10])]}")
         print(f"{server}: +{grown:.1f} MB, p99 {p99(alone):.3f} s alone, {p99(beside):.3f}")
         assert grown < 20
-        # Who waited for one that stalls would wait seconds (WS_SLOW_AFTER). By how little the p99
-        # moves on a quiet machine is printed above; beside other tests it cannot be held to it.
+        # A client that waited for a stalled one would wait seconds (WS_SLOW_AFTER). How little the
+        # p99 moves on a quiet machine is printed above; beside other tests it cannot be asserted.
         assert p99(beside) < p99(alone) + 1
         fewest = 0.7 * BESIDE_S / ALONE_S * min(map(len, alone))
         assert all(len(each) > fewest > 0 for each in beside)
@@ -146,7 +146,7 @@ async def test_fifty_that_never_read(tmp_path: Path, nats_server: Nats, server: 
 
 
 async def cut_off(stalled: list[socket.socket]) -> bool:
-    """Whether the node has ended all of them: what is left to read comes to an end."""
+    """Return whether the node has closed all of them: reading what is left reaches an end."""
     for each in list(stalled):
         each.setblocking(False)
         with contextlib.suppress(BlockingIOError):

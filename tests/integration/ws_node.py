@@ -1,6 +1,6 @@
 """A web node under Daphne (or uvicorn) for the WebSocket tests, its NATS, and clients.
 
-The owner of the numbers is in the test: `LiveOwner` of test_web for the board, `LiveSeller` here
+The owner of the numbers runs in the test: `LiveOwner` of test_web for the board, `LiveSeller` here
 for trades.
 """
 
@@ -103,7 +103,7 @@ async def web_node(
         **env,
     }
     with log.open("wb") as file:
-        process = subprocess.Popen(  # noqa: ASYNC220 - returns at once
+        process = subprocess.Popen(  # noqa: ASYNC220 - returns immediately
             [sys.executable, "-m", *arguments],
             cwd=ROOT,
             stdout=file,
@@ -120,7 +120,7 @@ async def web_node(
 
 
 async def eventually_async(holds: Callable[[], Any], within_s: float, what: str) -> float:
-    """Wait for the condition; how long it took, in seconds."""
+    """Wait for the condition; return how long it took, in seconds."""
     begun = time.monotonic()
     while not await holds():
         assert time.monotonic() - begun < within_s, f"{what}: not within {within_s} s"
@@ -129,7 +129,7 @@ async def eventually_async(holds: Callable[[], Any], within_s: float, what: str)
 
 
 class WsClient:
-    """A socket whose messages are kept until they are asked for."""
+    """A socket whose messages are kept until the test takes them."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
@@ -140,7 +140,7 @@ class WsClient:
         await self.socket.send(json.dumps(request))
 
     async def next(self, within_s: float = 5, **fields: Any) -> Message:
-        """The next message with these fields; those before it are dropped."""
+        """Return the next message with these fields; drop those before it."""
         async with asyncio.timeout(within_s):
             while True:
                 while self.seen:
@@ -154,7 +154,7 @@ class WsClient:
                 self.seen += frame
 
     async def closed(self, within_s: float = 5) -> int:
-        """Read to the end; the close code."""
+        """Read to the end; return the close code."""
         async with asyncio.timeout(within_s):
             with contextlib.suppress(websockets.ConnectionClosed):
                 while True:

@@ -1,8 +1,8 @@
-"""Many WebSocket clients in one process: they reconnect with jitter and resume, as the docs say.
+"""Many WebSocket clients in one process: they reconnect with jitter and resume, as documented.
 
-Raw ones (`Member`) hold every message against the protocol's promises; those of the Python client
-(`Reader`) see what an application sees. All live on one event loop on a thread of its own, so that
-a test can kill things meanwhile.
+Raw clients (`Member`) check every message against the protocol's promises; those of the Python
+client (`Reader`) see what an application sees. All run on one event loop in a separate thread, so
+that a test can kill things meanwhile.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LONGEST_WAIT_S = 2.0
 
 
 class Member:
-    """One raw client. It tries the nodes in turn, and comes back however it was closed."""
+    """One raw client. It tries the nodes in turn, and reconnects however it was closed."""
 
     def __init__(
         self, ports: Sequence[int], token: str, tokens: list[str], trade_tokens: list[str]
@@ -47,7 +47,7 @@ class Member:
         self._wire: ws_wire.Wire | None = None
 
     async def run(self) -> None:
-        """Connect again and again."""
+        """Connect and reconnect until cancelled."""
         attempt = 0
         while True:
             try:
@@ -62,9 +62,9 @@ class Member:
             await asyncio.sleep(self._wait_s(attempt))
 
     def _wait_s(self, attempt: int) -> float:
-        told = self.client.retry_after_ms
-        if told is not None:
-            return told / 1_000
+        retry_ms = self.client.retry_after_ms
+        if retry_ms is not None:
+            return retry_ms / 1_000
         return random.uniform(0, min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0**attempt))
 
     async def _connection(self) -> int | None:
@@ -83,11 +83,11 @@ class Member:
         self.client.take(frame, time.monotonic())
 
     def check_silence(self, now: float) -> None:
-        """No frame for 3 s: the connection is dead."""
+        """Cut the connection after 3 s without a frame."""
         wire = self._wire
         if wire is None or not wire.opened.done() or wire.closed.done():
             return
-        if now - wire.heard_at > SILENCE_S:
+        if now - wire.received_at > SILENCE_S:
             self.silences += 1
             wire.abort()
 
@@ -98,7 +98,7 @@ class Member:
 
 
 class Reader:
-    """One application on the Python client, behind the balancer."""
+    """One application on the Python client, connected through the balancer."""
 
     def __init__(
         self, url: str, token: str, tokens: list[str], trade_tokens: list[str], nap_s: float
@@ -169,14 +169,14 @@ class Reader:
 
 
 class Crowd:
-    """The loop, everybody on it, and what the owners say on NATS."""
+    """The loop, every client on it, and the owners' heartbeats on NATS."""
 
     def __init__(self, nats_url: str, ports: Sequence[int]) -> None:
         self.members: list[Member] = []
         self.readers: list[Reader] = []
         self.balancer = Balancer(ports)
         self.beats: dict[int, tuple[float, Heartbeat]] = {}
-        """The first heartbeat of each partition in its present state and epoch, and when."""
+        """The first heartbeat of each partition in its present state and epoch, with its time."""
         self.failed: list[str] = []
         self._nats_url = nats_url
         self._loop = asyncio.new_event_loop()
@@ -197,11 +197,11 @@ class Crowd:
         self._loop.close()
 
     def call(self, work: Coroutine[Any, Any, T], within_s: float = 60) -> T:
-        """Run on the loop and wait for it."""
+        """Run a coroutine on the loop and wait for it."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(within_s)
 
     def look(self, at: Callable[[], T]) -> T:
-        """Evaluate between two steps of the loop, so that nothing changes meanwhile."""
+        """Evaluate between two steps of the loop, while nothing else changes."""
 
         async def seen() -> T:
             return at()
@@ -209,7 +209,7 @@ class Crowd:
         return self.call(seen())
 
     def begin(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Run on the loop, and note it where it fails."""
+        """Run a coroutine on the loop, and record its failure."""
 
         async def begin() -> None:
             self._spawn(work)
@@ -227,12 +227,12 @@ class Crowd:
             self.failed.append(repr(error))
 
     def enter(self, member: Member) -> None:
-        """Let a raw client in; from the loop only."""
+        """Add a raw client; call it from the loop only."""
         self.members.append(member)
         self._spawn(member.run())
 
     def join_reader(self, token: str, tokens: list[str], trade_tokens: list[str]) -> Reader:
-        """Let an application in."""
+        """Add an application."""
         url = f"ws://127.0.0.1:{self.balancer.port}/ws"
         reader = Reader(url, token, tokens, trade_tokens, random.uniform(0, 1))
         self.readers.append(reader)
@@ -240,18 +240,18 @@ class Crowd:
         return reader
 
     def everybody(self) -> list[Client | Reader]:
-        """What each of them holds."""
+        """Return what each application holds."""
         return [each.client for each in self.members] + list(self.readers)
 
     async def _listen(self) -> None:
         """Follow the owners' heartbeats, over any number of connections."""
         decode = msgspec.json.Decoder(Heartbeat).decode
 
-        async def heard(message: Any) -> None:
+        async def record(message: Any) -> None:
             beat = decode(message.data)
             before = self.beats.get(beat.partition)
-            told = (beat.epoch, beat.state)
-            if before is None or (before[1].epoch, before[1].state) != told:
+            state = (beat.epoch, beat.state)
+            if before is None or (before[1].epoch, before[1].state) != state:
                 self.beats[beat.partition] = (time.monotonic(), beat)
 
         async def ignore(_: Exception) -> None:
@@ -261,7 +261,7 @@ class Crowd:
             self._nats_url, max_reconnect_attempts=-1, reconnect_time_wait=0.05, error_cb=ignore
         )
         try:
-            await client.subscribe(ALL_HEARTBEATS_SUBJECT, cb=heard)
+            await client.subscribe(ALL_HEARTBEATS_SUBJECT, cb=record)
             await asyncio.Event().wait()
         finally:
             await client.close()

@@ -1,8 +1,8 @@
-"""What one client holds of the stream, and whether the node kept what docs/websocket.md promises.
+"""What one client holds of the stream, and whether the node kept docs/websocket.md's promises.
 
-Pure: messages and the time come in. Keeps the newest (epoch, seq) of each token, the trades with
-the gaps that were announced, and since when the numbers are said to be stale. `broken` is every
-promise that was not kept, a sentence each.
+Pure: messages and the time come in. It keeps the newest (epoch, seq) of each token, the trades with
+the announced gaps, and since when the numbers are reported as stale. `broken` lists every broken
+promise, one sentence each.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aggregator.contracts.stats import TokenStats
 
 
 class Message(msgspec.Struct):
-    """One element of a frame; what a client need not know is left out."""
+    """One element of a frame, with only the fields that a client needs."""
 
     type: str
     channel: str | None = None
@@ -70,14 +70,14 @@ class Trades:
         self.gaps = 0
 
     def resume(self) -> dict[str, int] | None:
-        """As a subscription is resumed."""
+        """Return the `resume` of a subscription."""
         if not self.held or self.next_n != self.held[-1][0] + 1:
             return None if self.next_n is None else {"n": self.next_n - 1}
         n, offset = self.held[-1]
         return {"n": n, "offset": offset}
 
     def take(self, kind: str, trades: Iterable[_Trade]) -> str | None:
-        """What is wrong with them. A snapshot may repeat what is held, an update may not."""
+        """Return what is wrong with the trades. Only a snapshot may repeat what is held."""
         for trade in trades:
             held = dict(self.held[-400:]) if kind == "snapshot" else {}
             if trade.n in held:
@@ -91,7 +91,7 @@ class Trades:
         return None
 
     def skip(self, gap: _Gap) -> str | None:
-        """A hole that the service announces."""
+        """Take a gap that the service announces."""
         self.gaps += 1
         if gap.restarted:
             self.held, self.next_n = [], None
@@ -103,7 +103,7 @@ class Trades:
 
 
 class Client:
-    """One client over all its connections. All times are of one monotonic clock, in seconds."""
+    """One client over all its connections. All times are seconds of one monotonic clock."""
 
     def __init__(self, tokens: list[str], trade_tokens: list[str]) -> None:
         self.tokens = tokens
@@ -112,7 +112,7 @@ class Client:
         self.broken: list[str] = []
         self.stale: bool | None = None
         self.stale_since = 0.0
-        """When `stale` became what it is."""
+        """When `stale` took its present value."""
         self.retry_after_ms: int | None = None
         self.errors: list[str] = []
         self.snapshots = 0
@@ -121,16 +121,16 @@ class Client:
         self._shown: dict[str, tuple[int, int]] = {}
 
     def connected(self) -> None:
-        """A new connection: another node may be a moment behind the last one."""
+        """Start a new connection: another node may lag the last one for a moment."""
         self._shown = {}
         self.retry_after_ms = None
 
     def lost(self, now: float) -> None:
-        """Without a connection everything may be old."""
+        """Mark everything as possibly old, since there is no connection."""
         self._freshness(True, now)
 
     def requests(self) -> list[dict[str, Any]]:
-        """The subscriptions, resumed where something is held."""
+        """Return the subscriptions, with `resume` for what is held."""
         stats: dict[str, Any] = {
             "method": "subscribe",
             "channel": "token_stats",
@@ -149,7 +149,7 @@ class Client:
         return requests
 
     def take(self, frame: bytes, now: float) -> None:
-        """A frame."""
+        """Take a frame."""
         messages = read_frame(frame)
         if not messages:
             self.broken.append("an empty frame")
@@ -208,9 +208,9 @@ class Client:
             self.broken.append(f"{message.token}: {fault} ({message.type})")
 
     def all_rows(self, stale: bool) -> bool:
-        """Whether every row that is held is marked so."""
+        """Return whether every held row is marked as stale."""
         return all(_read_freshness(row.data).stale is stale for row in self.rows.values())
 
     def row(self, token: str) -> TokenStats:
-        """The newest numbers of a token that is held."""
+        """Return the newest numbers of a held token."""
         return msgspec.json.decode(self.rows[token].data, type=TokenStats)

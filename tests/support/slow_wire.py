@@ -1,4 +1,4 @@
-"""A proxy of one TCP address that delivers what it passes on late: the network, or a queue."""
+"""A proxy of one TCP address that delivers late, like a slow network or a queue."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _LOOK_S = 0.01
 
 
 class SlowWire:
-    """Listens on any port; each byte towards the client arrives `delay_s` after it was sent.
+    """Listen on any port; each byte to the client arrives `delay_s` after it was sent.
 
-    `delay_s` may change at any moment, also for what is on the way. The other direction is fast.
+    `delay_s` may change at any moment, also for bytes in flight. The other direction is fast.
     """
 
     def __init__(self, host: str, port: int) -> None:

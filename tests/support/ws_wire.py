@@ -1,7 +1,7 @@
-"""A WebSocket client of a few lines, so that one process can hold thousands (RFC 6455).
+"""A minimal WebSocket client, so that one process can hold thousands (RFC 6455).
 
-Knows frames, nothing of what is in them. The service sends unfragmented text frames; anything else
-but pings and closes is a fault of the service and raises.
+It handles frames, not their content. The service sends unfragmented text frames, pings and closes;
+anything else is a fault of the service and raises.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ _MASK = b"\0\0\0\0"  # a mask of zeros leaves the payload as it is
 
 
 class Wire(asyncio.Protocol):
-    """One connection. `on_frame(payload)` for each text frame; the futures tell of the two ends.
+    """One connection. It calls `on_frame(payload)` for each text frame.
 
-    `opened` has the status of the handshake, `closed` the code of the close frame, None without.
+    The future `opened` gets the status of the handshake, `closed` the code of the close frame or
+    None without one.
     """
 
     def __init__(self, port: int, token: str, on_frame: Callable[[bytes], object]) -> None:
         loop = asyncio.get_running_loop()
         self.opened: asyncio.Future[int] = loop.create_future()
         self.closed: asyncio.Future[int | None] = loop.create_future()
-        self.heard_at = loop.time()
+        self.received_at = loop.time()
         self._loop = loop
         self._request = (
             f"GET /ws HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\n"
@@ -40,13 +41,13 @@ class Wire(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ask for the upgrade."""
+        """Request the upgrade."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         transport.write(self._request)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The end, orderly or not."""
+        """Handle the end of the connection, orderly or not."""
         if not self.opened.done():
             self.opened.set_result(0)
         if not self.closed.done():
@@ -54,7 +55,7 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take the handshake's answer, then frames."""
-        self.heard_at = self._loop.time()
+        self.received_at = self._loop.time()
         self._buffer += data
         if not self.opened.done():
             end = self._buffer.find(b"\r\n\r\n")
@@ -94,7 +95,7 @@ class Wire(asyncio.Protocol):
             self._transport.write(bytes((0x80 | opcode,)) + length + _MASK + payload)
 
     def stop_reading(self) -> None:
-        """Never read again."""
+        """Stop reading for good."""
         assert self._transport is not None
         self._transport.pause_reading()
 
@@ -105,7 +106,7 @@ class Wire(asyncio.Protocol):
 
 
 def _end_of_frame(buffer: bytearray, at: int) -> tuple[int, int] | None:
-    """Where the payload of the frame begins and ends; None while its head is not there."""
+    """Return the start and end of the frame's payload; None while its head is incomplete."""
     if len(buffer) < at + 2:
         return None
     size = buffer[at + 1]
@@ -119,7 +120,7 @@ def _end_of_frame(buffer: bytearray, at: int) -> tuple[int, int] | None:
 async def connect(
     port: int, token: str, on_frame: Callable[[bytes], object], receive_buffer: int = 0
 ) -> Wire:
-    """Connect and wait for the handshake's answer; raises OSError, TimeoutError.
+    """Connect and wait for the handshake's answer; raise OSError or TimeoutError.
 
     `receive_buffer` is the socket's, in bytes; 0 leaves it to the system.
     """

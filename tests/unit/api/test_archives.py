@@ -24,8 +24,8 @@ def status(partition: int, **fields: Any) -> ArchiveStatus:
 def test_nothing_is_wrong_while_nobody_was_heard_or_all_is_well() -> None:
     archives = Archives()
     assert archives.status(0) == []
-    archives.heard(status(1), 100)
-    archives.heard(status(0), 100)
+    archives.record(status(1), 100)
+    archives.record(status(0), 100)
     assert [each.partition for each in archives.status(1_000)] == [0, 1]
     assert archives.faults(1_000) == []
 
@@ -33,9 +33,9 @@ def test_nothing_is_wrong_while_nobody_was_heard_or_all_is_well() -> None:
 def test_one_fault_of_several_partitions_is_one_sentence() -> None:
     archives = Archives()
     for partition in range(3):
-        archives.heard(status(partition, state="stalled", fault="clickhouse: gone"), 0)
-    archives.heard(status(3, state="checking_in"), 0)
-    archives.heard(status(4, gaps=[[1, 4]]), 0)
+        archives.record(status(partition, state="stalled", fault="clickhouse: gone"), 0)
+    archives.record(status(3, state="checking_in"), 0)
+    archives.record(status(4, gaps=[[1, 4]]), 0)
     assert archives.faults(100) == [
         "archive: clickhouse: gone (partitions 0, 1, 2)",
         "archive: checking_in (partitions 3)",
@@ -45,8 +45,8 @@ def test_one_fault_of_several_partitions_is_one_sentence() -> None:
 
 def test_a_silent_archiver_is_said_to_be_silent() -> None:
     archives = Archives()
-    archives.heard(status(0), 0)
+    archives.record(status(0), 0)
     assert archives.status(5_001)[0].state == "silent"
     assert archives.faults(5_001) == ["archive: its archiver is silent (partitions 0)"]
-    archives.heard(status(0), 6_000)
+    archives.record(status(0), 6_000)
     assert archives.faults(6_001) == []

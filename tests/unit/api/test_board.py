@@ -1,4 +1,4 @@
-"""The board's races, each one named; the random ones are in test_board_model.py."""
+"""The board's races, one test each; test_board_model.py has the random ones."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import msgspec
 import pytest
 
 from aggregator.contracts.stats import TokenStats
-from api.board.board import Ask, Board
+from api.board.board import Board, ResyncQuestion
 from api.board.partition import (
     ANSWER_TIMEOUT_MS,
     FIRST_BACKOFF_MS,
-    KEPT_ASIDE,
     LONGEST_BACKOFF_MS,
+    MAX_BUFFERED,
     SETTLE_MS,
 )
 from tests.unit.api.samples import AS_OF, Owner, row, window
@@ -23,7 +23,7 @@ A, B, C = "ethereum:0xaa", "ethereum:0xbb", "cosmos:ibc/27394F"
 
 
 class Node:
-    """A board with a clock, and the owner's messages delivered by hand."""
+    """A board with a clock; the test delivers the owner's messages."""
 
     def __init__(self) -> None:
         self.board = Board(STALE_AFTER, jitter=lambda: 1.0)
@@ -36,11 +36,11 @@ class Node:
         for each in patches:
             self.board.patch(each, self.now)
 
-    def ask(self, after_ms: int = 0) -> list[Ask]:
+    def ask(self, after_ms: int = 0) -> list[ResyncQuestion]:
         self.now += after_ms
         return self.board.due(self.now)
 
-    def reply(self, ask: Ask, owner: Owner) -> None:
+    def reply(self, ask: ResyncQuestion, owner: Owner) -> None:
         for chunk in owner.answer(ask.request):
             self.board.answer(ask.request_id, chunk, self.now)
 
@@ -59,13 +59,13 @@ def node() -> Node:
     return Node()
 
 
-def test_nothing_is_asked_before_a_heartbeat_tells_the_partitions(node: Node) -> None:
+def test_nothing_is_asked_before_a_heartbeat_reports_the_partitions(node: Node) -> None:
     assert node.ask() == []
     node.beat(Owner(partition=2, partitions=4))
     assert sorted(ask.partition for ask in node.ask()) == [0, 1, 2, 3]
 
 
-def test_patches_before_the_state_are_kept_and_applied_on_top(node: Node) -> None:
+def test_patches_before_the_state_are_buffered_and_applied_after_it(node: Node) -> None:
     owner = Owner()
     for token_id in (A, B, C):
         owner.trade(token_id)
@@ -105,7 +105,7 @@ def test_a_repeated_patch_changes_nothing(node: Node) -> None:
     assert node.ask(after_ms=SETTLE_MS + 1) == []
 
 
-def test_a_hole_is_asked_for_and_what_came_after_it_is_replayed(node: Node) -> None:
+def test_a_hole_is_resynced_and_the_patches_after_it_are_applied(node: Node) -> None:
     owner = Owner()
     owner.trade(A)
     node.hydrate(owner)
@@ -131,7 +131,7 @@ def test_a_patch_that_was_only_late_closes_its_hole(node: Node) -> None:
     assert node.ask(after_ms=LONGEST_BACKOFF_MS) == []
 
 
-def test_a_heartbeat_ahead_waits_for_the_patches_behind_it(node: Node) -> None:
+def test_a_heartbeat_ahead_waits_for_the_patches_that_it_overtook(node: Node) -> None:
     owner = Owner()
     owner.trade(A)
     node.hydrate(owner)
@@ -153,7 +153,7 @@ def test_a_heartbeat_that_stays_ahead_is_a_hole(node: Node) -> None:
     assert node.shown() == {A: 1, B: 2}
 
 
-def test_an_older_epoch_is_dropped_on_sight(node: Node) -> None:
+def test_an_older_epoch_is_dropped(node: Node) -> None:
     zombie, owner = Owner(epoch=4), Owner(epoch=5)
     zombie.trade(A)
     owner.trade(A)
@@ -176,7 +176,7 @@ def test_a_zombie_is_dropped_while_its_successor_rebuilds(node: Node) -> None:
     assert node.shown() == {A: 1}
 
 
-def test_a_zombies_answer_is_not_taken_for_its_successors(node: Node) -> None:
+def test_a_zombies_answer_does_not_count_as_its_successors(node: Node) -> None:
     zombie = Owner(epoch=4)
     zombie.trade(A)
     node.hydrate(zombie)
@@ -208,7 +208,7 @@ def test_a_new_epoch_needs_a_full_state(node: Node) -> None:
     assert node.shown() == {B: 1}
 
 
-def test_a_new_epoch_behind_what_is_shown_waits_until_it_has_caught_up(node: Node) -> None:
+def test_a_new_epoch_that_lags_is_not_shown_until_it_has_caught_up(node: Node) -> None:
     old = Owner(epoch=1)
     for _ in range(5):
         old.trade(A)
@@ -219,7 +219,7 @@ def test_a_new_epoch_behind_what_is_shown_waits_until_it_has_caught_up(node: Nod
     (ask,) = node.ask(after_ms=SETTLE_MS)
     node.reply(ask, new)
     assert node.board.rows[A].epoch == 1
-    assert node.ask() == [], "it asks again at once"
+    assert node.ask() == [], "it asks again immediately"
     for _ in range(4):
         new.trade(A)
     (ask,) = node.ask(after_ms=LONGEST_BACKOFF_MS)
@@ -227,7 +227,7 @@ def test_a_new_epoch_behind_what_is_shown_waits_until_it_has_caught_up(node: Nod
     assert (node.board.rows[A].epoch, node.board.rows[A].next_offset) == (2, 5)
 
 
-def test_a_token_that_a_new_owner_does_not_have_goes(node: Node) -> None:
+def test_a_token_that_a_new_owner_does_not_have_is_removed(node: Node) -> None:
     changed: set[str] = set()
     node.board.listen(changed.add)
     old = Owner(epoch=1)
@@ -246,7 +246,7 @@ def test_a_token_that_a_new_owner_does_not_have_goes(node: Node) -> None:
     assert node.board.get(A, node.now) is None
 
 
-def test_a_rebuilding_owner_is_asked_again_with_backoff_then_at_once_when_live(node: Node) -> None:
+def test_a_rebuilding_owner_is_asked_with_backoff_and_immediately_when_live(node: Node) -> None:
     owner = Owner()
     owner.state = "rebuilding"
     node.beat(owner)
@@ -269,7 +269,7 @@ def test_a_rebuilding_owner_is_asked_again_with_backoff_then_at_once_when_live(n
     assert node.shown() == {A: 1}
 
 
-def test_no_owner_to_answer_is_tried_again_with_backoff(node: Node) -> None:
+def test_a_question_without_an_owner_is_repeated_with_backoff(node: Node) -> None:
     node.beat(Owner(partition=1, partitions=2))
     first = next(ask for ask in node.ask() if ask.partition == 0)
     node.board.refused(first.request_id, node.now)
@@ -290,7 +290,7 @@ def test_an_answer_with_a_lost_chunk_is_asked_for_again(node: Node) -> None:
     node.ask(after_ms=1)
     (again,) = node.ask(after_ms=LONGEST_BACKOFF_MS)
     node.board.answer(ask.request_id, lost, node.now)
-    assert node.shown() == {}, "a chunk of an answer that was given up counts for nothing"
+    assert node.shown() == {}, "a chunk of an answer that was given up is dropped"
     node.reply(again, owner)
     assert len(node.shown()) == 4
 
@@ -335,7 +335,7 @@ def test_a_heartbeat_does_not_cancel_the_question_after_a_reconnect(node: Node) 
     assert len(node.ask()) == 1
 
 
-def test_a_question_put_before_the_owner_was_back_is_put_again_at_once(node: Node) -> None:
+def test_a_question_sent_before_the_owner_was_back_is_repeated_immediately(node: Node) -> None:
     owner = Owner()
     owner.trade(A)
     node.hydrate(owner)
@@ -367,13 +367,13 @@ def test_two_owners_answering_one_question_are_not_mixed(node: Node) -> None:
     assert set(node.shown()) == {f"base:{number}" for number in range(4)}
 
 
-def test_what_is_kept_aside_is_bounded_and_the_rest_is_fetched(node: Node) -> None:
+def test_buffered_patches_are_bounded_and_the_rest_is_fetched(node: Node) -> None:
     owner = Owner()
     node.beat(owner)
     (ask,) = node.ask()
     early_answer = owner.answer(ask.request)
     owner.trade(A)  # lost
-    node.patch(*[owner.trade(B) for _ in range(KEPT_ASIDE + 10)])
+    node.patch(*[owner.trade(B) for _ in range(MAX_BUFFERED + 10)])
     for chunk in early_answer:
         node.board.answer(ask.request_id, chunk, node.now)
     (ask,) = node.ask(after_ms=200)
@@ -408,7 +408,7 @@ def test_patches_without_heartbeats_do_not_keep_a_partition_fresh(node: Node) ->
     assert node.board.stale_partitions(node.now) == {0}
 
 
-def test_a_partition_that_cannot_catch_up_is_stale_though_its_owner_speaks(node: Node) -> None:
+def test_a_partition_that_cannot_catch_up_is_stale_despite_heartbeats(node: Node) -> None:
     owner = Owner()
     owner.trade(A)
     node.hydrate(owner)
@@ -434,7 +434,7 @@ def test_a_busy_partition_whose_heartbeats_overtake_its_patches_stays_fresh(node
 
 
 @pytest.mark.parametrize("state", ["rebuilding", "stalled"])
-def test_an_owner_that_is_not_live_makes_its_rows_stale_at_once(node: Node, state: str) -> None:
+def test_an_owner_that_is_not_live_makes_its_rows_stale_immediately(node: Node, state: str) -> None:
     owner = Owner()
     owner.trade(A)
     node.hydrate(owner)
@@ -484,7 +484,7 @@ def test_as_of_is_the_oldest_partitions(node: Node) -> None:
     assert node.board.as_of() == AS_OF + 1
 
 
-def test_a_token_whose_owner_lets_it_go_is_let_go(node: Node) -> None:
+def test_a_token_that_its_owner_drops_is_removed(node: Node) -> None:
     changed: list[str] = []
     node.board.show(row(A, stats=window()))
     node.board.show(row(B, stats=window(buys=1)))

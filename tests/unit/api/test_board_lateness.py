@@ -1,4 +1,4 @@
-"""Numbers that waited in a queue are stale, whatever queued them, and fresh again after it."""
+"""Numbers that waited in a queue are stale, whichever queue it was, and fresh again after it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Route:
         return AS_OF + self.now
 
     def second(self) -> None:
-        """A heartbeat is made; what has waited long enough arrives, in order."""
+        """Make a heartbeat, and deliver in order what has waited long enough."""
         self.now += SECOND
         self._queue.append((self.now, self.owner.heartbeat(self.now + self.skew)))
         self.deliver()
@@ -64,7 +64,7 @@ class Route:
 
 @pytest.mark.parametrize("skew", [0, -9_000, 3_600_000])
 def test_a_queue_that_builds_up_makes_the_numbers_stale(skew: int) -> None:
-    """It grows by half a second a second, so a heartbeat comes every other second: not silence."""
+    """It grows by half a second per second, so heartbeats arrive every 2 s: that is not silence."""
     route = Route(skew)
     route.run(10)
     assert not route.stale
@@ -81,7 +81,7 @@ def test_a_queue_that_builds_up_makes_the_numbers_stale(skew: int) -> None:
     assert route.state == "live"
 
 
-def test_what_waits_as_long_as_before_stays_stale() -> None:
+def test_a_constant_wait_stays_stale() -> None:
     route = Route()
     route.run(10)
     for _ in range(10):
@@ -92,8 +92,8 @@ def test_what_waits_as_long_as_before_stays_stale() -> None:
     assert route.board.late_ms() == 5_000
 
 
-def test_a_loop_that_stood_still_shows_what_waited_for_it_as_stale() -> None:
-    """The node's own loop: nothing is read for five seconds, then all at the same instant."""
+def test_numbers_that_waited_for_a_blocked_loop_are_stale() -> None:
+    """The node's own loop reads nothing for five seconds, then everything at one instant."""
     route = Route()
     route.run(10)
     route.delay = 10**9
@@ -120,7 +120,7 @@ def test_an_answer_that_waited_does_not_make_the_numbers_fresh() -> None:
     assert route.stale
 
 
-def test_a_node_that_starts_during_a_backlog_goes_by_the_time_of_day() -> None:
+def test_a_node_that_starts_during_a_backlog_uses_the_time_of_day() -> None:
     route = Route()
     route.delay = 44_000
     route.run(60)
@@ -131,7 +131,7 @@ def test_a_node_that_starts_during_a_backlog_goes_by_the_time_of_day() -> None:
 
 
 def test_a_backlog_from_before_the_start_is_noticed_late_where_it_is_short() -> None:
-    """What the docstring of `Lateness` says is not detected."""
+    """Covers what the docstring of `Lateness` lists as not detected."""
     route = Route()
     route.delay = CLOCKS_AGREE_MS
     route.run(20)
@@ -150,14 +150,14 @@ def test_clocks_that_differ_make_nothing_stale(skew: int) -> None:
     assert route.board.late_ms() == 0
 
 
-def test_windows_that_end_by_a_clock_far_behind_are_old() -> None:
+def test_windows_that_end_by_a_clock_that_lags_are_old() -> None:
     route = Route(-90_000)
     route.run(10)
     assert route.stale
     assert route.state == "late"
 
 
-def test_an_owners_clock_that_is_set_back_is_learned_anew() -> None:
+def test_an_owners_clock_that_is_set_back_is_learned_again() -> None:
     route = Route()
     route.run(10)
     route.skew = -5_000
@@ -180,8 +180,8 @@ def test_a_new_owner_has_a_clock_of_its_own() -> None:
 def test_it_remembers_a_bounded_number_of_heartbeats() -> None:
     lateness = Lateness()
     for second in range(2_000):
-        # Each a little later than the one before, so that each may be the least one day.
-        lateness.heard(AS_OF + second * 1_000, second * 1_001, None)
+        # Each is a little later than the one before, so each may become the least delay.
+        lateness.observe(AS_OF + second * 1_000, second * 1_001, None)
     assert len(lateness._least) <= LEARNED_OVER_MS // SECOND + 1
 
 
@@ -190,7 +190,7 @@ async def test_late_numbers_are_stale_on_rest_and_not_ready(site: Site) -> None:
     for second in range(1, 6):
         site.now_ms += 1_000
         for owner in owners:
-            # Made when the last were: by now they have waited as long as the node has run.
+            # Made when the last ones were: by now they have waited as long as the node has run.
             site.board.heartbeat(owner.heartbeat(owner.seq + second), site.now_ms)
     overview = body(await site.get("/api/overview"))
     assert overview["stale"] is True

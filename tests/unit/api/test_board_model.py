@@ -43,11 +43,11 @@ class BoardFollowsOwner(RuleBasedStateMachine):
     def heartbeat(self) -> None:
         self.wire.append(self.owner.heartbeat(self.now))
 
-    @rule(behind=st.integers(0, 4), rebuilds=st.booleans(), forgets=st.booleans())
-    def new_owner(self, behind: int, rebuilds: bool, forgets: bool) -> None:
+    @rule(lag=st.integers(0, 4), rebuilds=st.booleans(), forgets=st.booleans())
+    def new_owner(self, lag: int, rebuilds: bool, forgets: bool) -> None:
         old = self.owner
         self.zombies.append(old)
-        self.owner = Owner(epoch=old.epoch + 1, next_offset=max(0, old.next_offset - behind))
+        self.owner = Owner(epoch=old.epoch + 1, next_offset=max(0, old.next_offset - lag))
         self.owner.state = "rebuilding" if rebuilds else "live"
         if self.owner.state == "live":
             for token in sorted(old.rows)[forgets:]:
@@ -88,7 +88,7 @@ class BoardFollowsOwner(RuleBasedStateMachine):
 
     @rule()
     def a_quiet_second(self) -> None:
-        """What mostly happens: all that is on the way arrives, a question is put and answered."""
+        """The usual case: all messages in flight arrive, a question is sent and answered."""
         self.wire.append(self.owner.heartbeat(self.now))
         for _ in range(4):
             self.deliver_all()
@@ -118,7 +118,7 @@ class BoardFollowsOwner(RuleBasedStateMachine):
                 assert row.next_offset <= status.next_offset
 
     def teardown(self) -> None:
-        """Nothing is lost from here on: within seconds the board shows what the owner has."""
+        """Lose nothing from here on: within seconds the board shows what the owner has."""
         self.rebuilt()
         shown = max((each.next_offset for each in [*self.zombies, self.owner]), default=0)
         self.owner.trade(TOKENS[0], offsets=max(1, shown - self.owner.next_offset))

@@ -1,4 +1,4 @@
-"""Pages of the overview, pure: every sort, against a plain sort of the same rows."""
+"""Pages of the overview: every sort, compared with a plain sort of the same rows."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from aggregator.contracts.stats import usd_micros, usd_text
 from api.board.board import Board
-from api.board.columns import Columns
+from api.board.columns import BoardColumns
 from api.board.listing import Listing
-from api.board.overview import ORDERS, SORTS, OverviewQuery, OverviewReader, Place
+from api.board.overview import ORDERS, SORTS, OverviewQuery, OverviewReader, RowPlace
 from api.board.row import TokenRow
 from tests.unit.api.samples import Owner, row, window
 
@@ -51,18 +51,18 @@ def number(listed: TokenRow, sort: str) -> float | None:
 
 @settings(max_examples=60, deadline=None)
 @given(_rows, st.sampled_from(SORTS), st.sampled_from(ORDERS), st.integers(1, 9))
-def test_pages_laid_together_are_the_sorted_list(
+def test_all_pages_together_are_the_sorted_list(
     rows: Rows, sort: str, order: str, limit: int
 ) -> None:
     board = board_of(rows)
     query = OverviewQuery(window="24h", sort=sort, order=order, limit=limit)  # type: ignore[arg-type]
     reader = OverviewReader(board)
     found: list[TokenRow] = []
-    after: Place | None = None
+    after: RowPlace | None = None
     while True:
         page, after = reader.page(query, 0, after)
         found += page.tokens
-        assert page.totals.tokens == len(rows), "totals are of all pages"
+        assert page.totals.tokens == len(rows), "the totals cover all pages"
         if after is None:
             break
         assert len(page.tokens) == limit
@@ -99,7 +99,7 @@ _steps = st.lists(
     _steps, st.sampled_from(SORTS), st.sampled_from(ORDERS), st.none() | st.sampled_from("ab"),
     _small, st.integers(0, 6), st.sampled_from(["", "AB", "a:3", "none"]),
 )  # fmt: skip
-def test_after_any_changes_it_is_what_a_plain_pass_over_the_rows_says(
+def test_after_any_changes_it_equals_a_plain_pass_over_the_rows(
     steps: list[Step], sort: str, order: str, chain: str | None, trades: int, usd: int, q: str
 ) -> None:
     board = board_of([])
@@ -142,7 +142,7 @@ def test_after_any_changes_it_is_what_a_plain_pass_over_the_rows_says(
     assert page.totals.trades == sum(each.windows["24h"].trades for each in matching)
 
 
-def test_a_number_beyond_64_bits_is_the_most_that_fits() -> None:
+def test_a_number_beyond_64_bits_is_clamped() -> None:
     board = board_of([(10**20, 0, 1, 0, None, None), (1, 0, 1, 0, None, 7)])
     reader = OverviewReader(board)
     page = reader.read(OverviewQuery("24h", sort="volume_usd"), 0)
@@ -158,9 +158,9 @@ def test_sums_are_exact_beyond_64_bits() -> None:
     assert usd_micros(totals.volume_usd) == 45 * 10**18
 
 
-def test_tokens_that_come_and_go_unasked_do_not_heap_up() -> None:
+def test_tokens_that_come_and_go_without_queries_do_not_accumulate() -> None:
     board = board_of([])
-    columns = Columns(board)
+    columns = BoardColumns(board)
     for number in range(10_000):
         made = row(f"c:{number}", seq=number + 1)
         board.show(made)
@@ -202,11 +202,11 @@ def test_a_search_shows_exact_symbols_first_then_what_begins_with_it(limit: int)
     reader = OverviewReader(named_board())
     query = OverviewQuery(window="24h", q="Eth", limit=limit)
     found: list[str] = []
-    after: Place | None = None
+    after: RowPlace | None = None
     while not found or after is not None:
         page, after = reader.page(query, 0, after)
         found += [each.token_id for each in page.tokens]
-        assert page.totals.tokens == 8, "no token is found by its chain"
+        assert page.totals.tokens == 8, "a search does not match the chain"
     assert found == [
         *("base:0xe1", "base:0xe2", "base:ETH"),
         *("ethereum:0xsteth", "solana:named"),

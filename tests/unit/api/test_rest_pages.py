@@ -14,10 +14,10 @@ from django.contrib.staticfiles import finders
 from django.core import signing
 from django.http import HttpResponse
 
+from aggregator.contracts.intervals import FLUSH_MS
 from aggregator.contracts.stats import Tallies
 from aggregator.runtime.version import VERSION
 from api.board.listing import Listing
-from api.board.overview_answers import FLUSH_MS
 from api.http.batch import ids_of
 from api.http.compression import takes_gzip
 from tests.unit.api.rest_site import IBC, Site, body, filled, ids, problem
@@ -494,7 +494,7 @@ async def test_status_tells_owners_snapshots_rates_and_versions(site: Site) -> N
         )
         site.now_ms += seconds * 1_000
         site.board.heartbeat(beat, site.now_ms)
-        site.parts.feed.rates.heard(beat, site.now_ms)
+        site.parts.feed.rates.record(beat, site.now_ms)
     answer = body(await site.get("/api/status"))
     first = answer["partitions"][0]
     assert (first["owner"], first["version"], first["snapshot_age_ms"]) == (

@@ -1,4 +1,4 @@
-"""A hub with real sources and a real board, clients whose socket is a list, and a clock by hand."""
+"""A hub with real sources and a real board, clients with a list as socket, and a manual clock."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from api.board.overview import OverviewReader
 from api.board.wire import Wire
 from api.sockets.connection import Connection
 from api.sockets.hub import SLOTS, Hub
-from api.sockets.limits import AUTH_WITHIN_MS, Limits
+from api.sockets.limits import AUTH_WITHIN_MS, SocketLimits
 from api.sockets.live_candles import CandlesSource
 from api.sockets.overview import OverviewSource
-from api.sockets.session import Session
+from api.sockets.session import SocketSession
 from api.sockets.status import StatusSource
 from api.sockets.token_stats import TokenStatsSource
 from api.sockets.trades import TradesSource
@@ -31,7 +31,7 @@ A, B = "ethereum:0xaa", "ethereum:0xbb"
 
 
 class Socket:
-    """An outlet that keeps what it is given; `blocked` is set by the test."""
+    """An outlet that keeps its frames; the test sets `blocked`."""
 
     def __init__(self) -> None:
         self.blocked = False
@@ -57,7 +57,7 @@ class Socket:
 
 
 class Client:
-    """One socket with its session; `messages` takes what came since the last call."""
+    """One socket with its session; `messages` returns what arrived since the last call."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
@@ -65,7 +65,7 @@ class Client:
         self.connection = Connection(self.socket, node.hub.limits, node.now)
         self.connection.deadline = node.now + AUTH_WITHIN_MS
         node.hub.add(self.connection)
-        self.session = Session(
+        self.session = SocketSession(
             self.connection,
             node.hub,
             verify=node.verify,
@@ -112,7 +112,7 @@ class Node:
         self.computed = 0
         self.owner = Owner()
         self.hub = Hub(
-            Limits(**limits),
+            SocketLimits(**limits),
             lambda: self.now,
             self.board.stale_partitions,
             self.board.as_of,
@@ -122,11 +122,11 @@ class Node:
         self.reader = OverviewReader(self.board)
         self.cost_s = 0.0
         self._clock = 0.0
-        self.hub.feed(TokenStatsSource(self.board, self.hub))
-        self.hub.feed(TradesSource(self.streams, self.hub))
-        self.hub.feed(CandlesSource(self.streams, self.hub))
-        self.hub.feed(OverviewSource(self.board, self.reader, self.hub, self._read_clock))
-        self.hub.feed(StatusSource(self.board, self.hub, lambda: self.connected))
+        self.hub.add_source(TokenStatsSource(self.board, self.hub))
+        self.hub.add_source(TradesSource(self.streams, self.hub))
+        self.hub.add_source(CandlesSource(self.streams, self.hub))
+        self.hub.add_source(OverviewSource(self.board, self.reader, self.hub, self._read_clock))
+        self.hub.add_source(StatusSource(self.board, self.hub, lambda: self.connected))
         self.expires: dict[str, float] = {}
         self.subjects: dict[str, SubjectLimits] = {}
         self.purse = 1_000_000
@@ -149,13 +149,13 @@ class Node:
         return Claims(subject=name, scopes=scopes, expires_at=expires_at, token_id=jti or None)
 
     async def charge(self, _subject: str | None, cost: int) -> Decision:
-        """Takes the cost from the node's purse, which nothing fills."""
+        """Take the cost from the node's purse, which is never refilled."""
         passed = cost <= self.purse
         self.purse -= cost if passed else 0
         return Decision(passed, 1, self.purse, 1, 0 if passed else 7, local=True)
 
     async def charge_subject(self, subject: str | None, cost: int) -> Decision:
-        """Takes the cost of subscriptions from the subject's bucket, by the real arithmetic."""
+        """Take the cost of subscriptions from the subject's bucket, by the real arithmetic."""
         assert subject is not None
         self.charged[subject] = self.charged.get(subject, 0) + cost
         rate = self.limits_of(subject)
@@ -171,18 +171,18 @@ class Node:
         self.run(max(10, int(seconds * 1_000)))
 
     def beat(self) -> None:
-        """A heartbeat of the owner, and the answers to what the board asks after it."""
+        """Deliver a heartbeat of the owner, and its answers to the board's questions."""
         self.board.heartbeat(self.owner.heartbeat(self.now), self.now)
         for ask in self.board.due(self.now):
             for chunk in self.owner.answer(ask.request):
                 self.board.answer(ask.request_id, chunk, self.now)
 
     def trade(self, token_id: str = A) -> None:
-        """A patch that arrives."""
+        """Deliver a patch."""
         self.board.patch(self.owner.trade(token_id), self.now)
 
     def run(self, ms: int = 100) -> None:
-        """Let time pass, a round every 10 ms."""
+        """Let time pass, with a round every 10 ms."""
         assert SLOTS == 10
         for _ in range(ms // 10):
             self.now += 10
@@ -193,12 +193,12 @@ class Node:
 
 
 def node(**limits: int) -> Node:
-    """A node whose board is hydrated and fresh."""
+    """Return a node whose board is hydrated and fresh."""
     made = Node(**limits)
     made.beat()
     return made
 
 
 def encoded(value: object) -> bytes:
-    """As it travels on NATS."""
+    """Return the value as it travels on NATS."""
     return msgspec.json.encode(value)

@@ -7,10 +7,10 @@ import tracemalloc
 import msgspec
 import pytest
 
+from aggregator.contracts.intervals import INTERVALS_MS
 from aggregator.contracts.trades import CandleRow
 from aggregator.contracts.units import MINUTE_MS
-from api.sockets.protocol import INTERVALS
-from api.trades.candles import HISTORY_MS, REPEATED_MS, Candles
+from api.trades.candles import HISTORY_MS, REPEATED_MS, LiveCandles
 from tests.unit.sockets.trading import START, rows_of, trade
 
 DAY = 86_400_000
@@ -29,15 +29,15 @@ MIDNIGHT = 1_700_006_400_000  # 2023-11-15T00:00:00Z
     ],
 )
 def test_candles_are_aligned_to_utc(interval: str, opened: int) -> None:
-    candles = Candles()
+    candles = LiveCandles()
     candles.load([], MIDNIGHT + DAY - HISTORY_MS)
     candles.fold(trade(1, MIDNIGHT + 3_600_000 + 61 * 60_000 + 5), 0)
-    (candle,) = candles.newest(INTERVALS[interval], 10)
-    assert (candle.open_time, candle.close_time) == (opened, opened + INTERVALS[interval])
+    (candle,) = candles.newest(INTERVALS_MS[interval], 10)
+    assert (candle.open_time, candle.close_time) == (opened, opened + INTERVALS_MS[interval])
 
 
-def test_an_hour_is_its_minutes_together() -> None:
-    candles = Candles()
+def test_an_hour_is_the_sum_of_its_minutes() -> None:
+    candles = LiveCandles()
     hour = MIDNIGHT
     rows = [
         CandleRow(hour, "5", "9", "4", "6", "10.000001", "2.5", 3),
@@ -53,7 +53,7 @@ def test_an_hour_is_its_minutes_together() -> None:
 
 
 def test_open_and_close_go_by_time_then_offset_not_by_arrival() -> None:
-    candles = Candles()
+    candles = LiveCandles()
     candles.load([], START - HISTORY_MS)
     for each in (
         trade(1, START + 20, "5", offset=100),
@@ -68,7 +68,7 @@ def test_open_and_close_go_by_time_then_offset_not_by_arrival() -> None:
 
 
 def test_prices_are_compared_as_numbers() -> None:
-    candles = Candles()
+    candles = LiveCandles()
     candles.load([], START - HISTORY_MS)
     for number, price in enumerate(["10", "9", "100"], 1):
         candles.fold(trade(number, START + number, price), 0)
@@ -77,7 +77,7 @@ def test_prices_are_compared_as_numbers() -> None:
 
 
 def test_an_interval_that_the_history_covers_in_part_is_not_shown() -> None:
-    candles = Candles()
+    candles = LiveCandles()
     as_of = MIDNIGHT + 12 * 3_600_000
     rows = [
         CandleRow(as_of - HISTORY_MS + 60_000, "1", "1", "1", "1", "1.000000", "1", 1),
@@ -90,7 +90,7 @@ def test_an_interval_that_the_history_covers_in_part_is_not_shown() -> None:
 
 
 def test_a_retraction_must_be_asked_for() -> None:
-    candles = Candles()
+    candles = LiveCandles()
     candles.load([], START - HISTORY_MS)
     candles.fold(trade(1), 0)
     assert not candles.wrong
@@ -101,11 +101,11 @@ def test_a_retraction_must_be_asked_for() -> None:
     assert candles.newest(60_000, 10) == []
 
 
-def test_trades_within_a_minute_of_which_no_trade_is_known_are_no_ends_of_it() -> None:
-    """As after a change of owners, whose new one tells the minutes but not their trades."""
+def test_a_trade_inside_a_loaded_minute_is_neither_its_open_nor_its_close() -> None:
+    """As after a takeover: the new owner sends the minutes but not their trades."""
     ends = ((START + 500, 4), (START + 900, 5))
     row = CandleRow(START, "5", "9", "4", "6", "10.000000", "2", 5, *ends)
-    candles = Candles()
+    candles = LiveCandles()
     candles.load([row], START - HISTORY_MS)
 
     def ends_behind(number: int, ms: int, price: str) -> tuple[str | None, str | None]:
@@ -120,15 +120,15 @@ def test_trades_within_a_minute_of_which_no_trade_is_known_are_no_ends_of_it() -
     assert not candles.wrong
 
 
-def test_a_minute_whose_ends_are_not_told_must_be_asked_for() -> None:
-    candles = Candles()
+def test_a_minute_without_the_positions_of_open_and_close_must_be_asked_for() -> None:
+    candles = LiveCandles()
     candles.load([CandleRow(START, "5", "9", "4", "6", "10.000000", "2", 5)], START - HISTORY_MS)
     candles.fold(trade(6, START + 950, "7"), 0)
     assert candles.wrong
 
 
 def test_an_update_repeats_what_changed_in_the_last_half_minute() -> None:
-    candles = Candles()
+    candles = LiveCandles()
     candles.load([], START - HISTORY_MS)
     candles.fold(trade(1, START), 0)
     candles.fold(trade(2, START + 60_000), 10_000)
@@ -138,8 +138,8 @@ def test_an_update_repeats_what_changed_in_the_last_half_minute() -> None:
     assert candles.changed(60_000, REPEATED_MS + 10_001) == []
 
 
-def test_minutes_older_than_the_history_are_let_go() -> None:
-    candles = Candles()
+def test_minutes_older_than_the_history_are_dropped() -> None:
+    candles = LiveCandles()
     candles.load([], START - HISTORY_MS)
     candles.fold(trade(1, START), 0)
     candles.fold(trade(2, START + 60_000), 0)
@@ -158,7 +158,7 @@ def test_two_days_of_minutes_take_little_more_than_a_megabyte() -> None:
     ]
     answer = msgspec.json.encode(rows)
     del rows
-    candles = Candles()
+    candles = LiveCandles()
     tracemalloc.start()
     candles.load(msgspec.json.decode(answer, type=list[CandleRow]), MIDNIGHT)
     held, _ = tracemalloc.get_traced_memory()

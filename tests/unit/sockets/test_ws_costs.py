@@ -48,7 +48,7 @@ async def test_a_request_for_many_tokens_waits_for_the_rate_and_is_not_refused()
     client = await hub.client().enter()
     begun = hub.now
     await client.subscribe("trades", *MANY)
-    # 1,000 at 100 a second, of which 200 at once.
+    # 1,000 at 100 a second, of which 200 immediately.
     assert 8_000 <= hub.now - begun <= 10_000
     hub.run(100)
     acks = client.messages("ack")
@@ -58,7 +58,7 @@ async def test_a_request_for_many_tokens_waits_for_the_rate_and_is_not_refused()
     assert client.socket.closed is None
 
 
-async def test_subscribing_and_leaving_again_and_again_is_held_to_the_rate() -> None:
+async def test_repeated_subscribing_and_leaving_is_rate_limited() -> None:
     hub = node()
     for token in MANY:
         hub.trade(token)
@@ -123,7 +123,7 @@ async def test_the_outbox_is_checked_at_every_push() -> None:
     assert client.connection.account.outbox_bytes == 0
 
 
-async def test_what_is_too_much_for_one_frame_goes_in_several_to_one_who_reads() -> None:
+async def test_a_reading_client_gets_more_than_its_limit_in_several_frames() -> None:
     hub = node(queue_bytes=65_536)
     client = await hub.client().enter()
     for number in range(20):

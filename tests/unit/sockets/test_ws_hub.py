@@ -75,7 +75,7 @@ async def test_the_work_is_spread_over_the_rounds() -> None:
     assert max(served) <= 200
 
 
-async def test_who_was_sent_nothing_lately_does_not_wait_for_its_slot() -> None:
+async def test_an_idle_connection_does_not_wait_for_its_slot() -> None:
     hub = node()
     clients = [await hub.client().enter(f"user{number}") for number in range(40)]
     for client in clients:
@@ -94,7 +94,7 @@ async def test_who_was_sent_nothing_lately_does_not_wait_for_its_slot() -> None:
     assert hub.hub._early == {}
 
 
-async def test_nobody_goes_early_while_the_beat_is_late() -> None:
+async def test_a_late_round_makes_no_early_flushes() -> None:
     hub = node()
     clients = [await hub.client().enter(f"user{number}") for number in range(40)]
     for client in clients:
@@ -130,7 +130,7 @@ async def test_a_token_that_changes_all_the_time_reaches_everybody_all_the_time(
         assert client.connection.sent_at >= hub.now - 60
 
 
-async def test_a_row_that_a_resync_gives_again_is_not_sent_again() -> None:
+async def test_a_row_that_a_resync_repeats_is_not_sent_again() -> None:
     hub = node()
     hub.trade(A)
     client = await hub.client().enter()
@@ -204,7 +204,7 @@ async def test_a_client_that_reads_again_in_time_gets_the_newest() -> None:
     assert seqs(client.messages())[-1] == 50
 
 
-async def test_what_must_arrive_in_order_is_bounded_by_bytes() -> None:
+async def test_the_outbox_is_bounded_by_bytes() -> None:
     hub = node(queue_bytes=65_536)
     client = await hub.client().enter()
     client.socket.blocked = True
@@ -315,7 +315,7 @@ async def test_a_client_without_a_token_may_only_show_one_and_has_ten_seconds() 
         pytest.param("old", 4003, "token_expired", id="expired"),
     ],
 )
-async def test_a_token_that_lets_nobody_in_closes(token: str, close: int, code: str) -> None:
+async def test_a_refused_token_closes(token: str, close: int, code: str) -> None:
     hub = node()
     hub.expires["old"] = 0
     client = await hub.client().enter(token)
@@ -324,7 +324,7 @@ async def test_a_token_that_lets_nobody_in_closes(token: str, close: int, code: 
     assert client.messages("error")[0]["code"] == code
 
 
-async def test_a_subject_has_ten_connections_at_once() -> None:
+async def test_a_subject_has_at_most_ten_connections() -> None:
     hub = node()
     clients = [await hub.client().enter("alice") for _ in range(11)]
     assert [each.socket.closed for each in clients[:10]] == [None] * 10
@@ -337,7 +337,7 @@ async def test_a_subject_has_ten_connections_at_once() -> None:
     assert again.socket.closed is other.socket.closed is None
 
 
-async def test_a_connection_has_200_subscriptions() -> None:
+async def test_a_connection_has_at_most_200_subscriptions() -> None:
     hub = node()
     client = await hub.client().enter()
     await client.subscribe("token_stats", *(f"e:{n}" for n in range(199)))
@@ -376,7 +376,7 @@ async def test_twenty_messages_a_second_for_a_minute_are_allowed() -> None:
     assert len(client.messages("pong")) == 1_200
 
 
-async def test_what_the_rates_refuse_is_told_when_to_come_back() -> None:
+async def test_a_client_refused_by_its_rate_learns_when_to_retry() -> None:
     hub = node()
     client = await hub.client().enter()
     hub.purse = 1
@@ -388,8 +388,8 @@ async def test_what_the_rates_refuse_is_told_when_to_come_back() -> None:
     late = hub.client()
     assert await late.session.attempt() is False
     hub.purse = 4
-    dear = await hub.client().enter()
-    for each in (late, dear):
+    refused = await hub.client().enter()
+    for each in (late, refused):
         (error,) = each.messages()
         assert (error["code"], error["data"]) == ("rate_limited", {"retry_after_ms": 7_000})
         assert each.connection.closing == 4029
@@ -432,7 +432,7 @@ async def test_close_where_closes_a_token_or_a_subject_and_says_how_many() -> No
     assert (four.socket.closed, five.socket.closed) == (None, None)
 
 
-async def test_a_notice_reaches_everybody_in_turn() -> None:
+async def test_a_notice_reaches_every_client() -> None:
     hub = node()
     clients = [await hub.client().enter(f"user{n}") for n in range(3)]
     hub.hub.notice("soon")
@@ -442,7 +442,7 @@ async def test_a_notice_reaches_everybody_in_turn() -> None:
     ] * 3
 
 
-async def test_what_becomes_stale_is_told_to_everybody_and_marked_in_its_rows() -> None:
+async def test_staleness_is_broadcast_and_marked_in_the_rows() -> None:
     hub = node()
     hub.trade(A)
     reader, other = await hub.client().enter("reader"), await hub.client().enter("other")
@@ -464,7 +464,7 @@ async def test_what_becomes_stale_is_told_to_everybody_and_marked_in_its_rows() 
     assert [(each["seq"], each["data"]["stale"]) for each in rows] == [(1, False)]
 
 
-async def test_the_loss_of_nats_is_told_at_once() -> None:
+async def test_the_loss_of_nats_is_broadcast_immediately() -> None:
     hub = node()
     client = await hub.client().enter()
     hub.run(100)
@@ -497,7 +497,7 @@ async def test_resume_sends_only_what_is_newer() -> None:
     assert [each["type"] for each in client.messages()] == ["ack", "snapshot"]
 
 
-async def test_what_a_client_has_beyond_the_node_is_answered_with_the_row() -> None:
+async def test_a_client_ahead_of_the_node_gets_the_row() -> None:
     hub = node()
     hub.trade(A)
     client = await hub.client().enter()
@@ -522,7 +522,7 @@ async def test_an_unknown_token_is_null_until_it_trades() -> None:
     assert update["data"]["token_id"] == "solana:Mint"
 
 
-async def test_a_node_that_has_not_loaded_the_numbers_does_not_say_that_there_are_none() -> None:
+async def test_an_unloaded_node_does_not_claim_that_a_token_has_no_numbers() -> None:
     hub = Node()
     hub.owner.trade(A)
     clients = [await hub.client().enter(f"user{number}") for number in range(3)]
@@ -536,8 +536,8 @@ async def test_a_node_that_has_not_loaded_the_numbers_does_not_say_that_there_ar
     hub.beat()
     hub.run(100)
     for client in clients[:2]:
-        told = {each["token"]: each for each in client.messages("snapshot")}
-        assert (told[A]["seq"], told["solana:Mint"]["data"]) == (1, None)
+        sent = {each["token"]: each for each in client.messages("snapshot")}
+        assert (sent[A]["seq"], sent["solana:Mint"]["data"]) == (1, None)
     hub.trade(A)
     hub.run(100)
     assert [each["seq"] for each in clients[0].messages("update")] == [2]
@@ -546,7 +546,7 @@ async def test_a_node_that_has_not_loaded_the_numbers_does_not_say_that_there_ar
     assert clients[0].messages("snapshot")[0]["data"] is None
 
 
-async def test_after_unsubscribing_nothing_comes_and_nothing_is_held() -> None:
+async def test_after_unsubscribing_nothing_is_sent_and_nothing_is_kept() -> None:
     hub = node()
     client = await hub.client().enter()
     await client.subscribe("token_stats", A)
@@ -568,7 +568,7 @@ async def test_after_unsubscribing_nothing_comes_and_nothing_is_held() -> None:
     hub.trade(A)
     hub.run(1_000)
     assert client.messages("update") == []
-    assert hub.hub._topics == {}
+    assert hub.hub._topics == hub.hub._subscribers == {}
     client.gone()
     assert list(hub.hub.connections) == []
     assert hub.hub._accounts == {}
@@ -600,13 +600,13 @@ async def test_shutdown_says_goodbye_and_waits_for_the_clients() -> None:
     await asyncio.wait_for(parting, 1)
 
 
-async def test_shutdown_does_not_wait_for_ever() -> None:
+async def test_shutdown_does_not_wait_indefinitely() -> None:
     hub = node()
     await hub.client().enter()
     await asyncio.wait_for(hub.hub.shutdown(0.05), 1)
 
 
-async def test_a_fault_in_a_round_does_not_end_the_beat(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_fault_in_a_round_does_not_end_the_rounds(caplog: pytest.LogCaptureFixture) -> None:
     hub = node()
     client: Client = await hub.client().enter()
     await client.subscribe("token_stats", A)
@@ -622,11 +622,11 @@ async def test_a_fault_in_a_round_does_not_end_the_beat(caplog: pytest.LogCaptur
     written = asyncio.Event()
     write = client.socket.write
 
-    def told(frame: bytes) -> None:
+    def noted(frame: bytes) -> None:
         write(frame)
         written.set()
 
-    client.socket.write = told  # type: ignore[method-assign]
+    client.socket.write = noted  # type: ignore[method-assign]
     hub.hub.start()
     await asyncio.wait_for(written.wait(), 5)
     await hub.hub.stop()

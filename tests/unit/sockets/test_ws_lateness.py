@@ -1,11 +1,11 @@
-"""Sockets are told of numbers that arrive late as of those that stand still."""
+"""Sockets learn of numbers that arrive late as they do of numbers that stop."""
 
 from __future__ import annotations
 
 from tests.unit.sockets.support import A, Node
 
 
-async def test_every_socket_hears_that_numbers_arrive_late_and_when_they_are_fresh_again() -> None:
+async def test_every_socket_learns_that_numbers_are_late_and_when_they_are_fresh_again() -> None:
     node = Node()
     node.beat()
     node.trade(A)
@@ -15,7 +15,7 @@ async def test_every_socket_hears_that_numbers_arrive_late_and_when_they_are_fre
     reader.messages(), other.messages()
     began = node.now
     for second in range(6):
-        # Each was made soon after the first, and has waited ever longer since.
+        # Each was made soon after the first, and has waited longer than the one before.
         node.board.heartbeat(node.owner.heartbeat(began + second), node.now)
         node.run(1_000)
     (status,) = other.messages("update")

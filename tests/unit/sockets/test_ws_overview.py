@@ -1,4 +1,4 @@
-"""The overview channel: one computation for all who asked for the same, and never too much."""
+"""The overview channel: one computation for equal subscriptions, and never too many."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def count_reads(made: Node) -> list[str]:
     return reads
 
 
-async def test_all_who_ask_for_the_same_share_one_computation_a_flush() -> None:
+async def test_equal_subscriptions_share_one_computation_a_flush() -> None:
     hub = node()
     reads = count_reads(hub)
     clients = [await hub.client().enter(f"user{number}") for number in range(20)]
@@ -56,7 +56,7 @@ async def test_nothing_is_computed_or_sent_while_nothing_changes() -> None:
     assert client.messages("update") == []
 
 
-async def test_it_is_what_rest_says() -> None:
+async def test_it_equals_the_answer_of_rest() -> None:
     hub = node()
     client = await hub.client().enter()
     await client.subscribe("overview", window="1h", sort="trades", limit=1, min_trades=1)
@@ -70,7 +70,7 @@ async def test_it_is_what_rest_says() -> None:
     assert update["as_of"] == overview.as_of
 
 
-async def test_many_different_ones_take_turns_and_leave_the_loop_its_time() -> None:
+async def test_different_overviews_take_turns_and_leave_time_to_the_loop() -> None:
     hub = node()
     client = await hub.client().enter()
     sorts = ["volume_usd", "trades", "traders", "buys", "sells"]
@@ -78,7 +78,7 @@ async def test_many_different_ones_take_turns_and_leave_the_loop_its_time() -> N
         await client.subscribe("overview", sort=sort)
     hub.run(200)
     reads = count_reads(hub)
-    hub.cost_s = 0.004  # of each look at the clock, so that each computation takes 4 ms
+    hub.cost_s = 0.004  # per reading of the clock, so that each computation takes 4 ms
     for _ in range(50):
         hub.trade(A)
         hub.run(10)
@@ -89,7 +89,7 @@ async def test_many_different_ones_take_turns_and_leave_the_loop_its_time() -> N
     assert min(turns.values()) >= 1
 
 
-async def test_staleness_is_in_it() -> None:
+async def test_the_overview_says_that_it_is_stale() -> None:
     hub = node()
     hub.trade(A)
     client = await hub.client().enter()

@@ -1,4 +1,4 @@
-"""The judge of the clients in test_ws_faults sees each promise that is not kept."""
+"""The checker of the clients in test_ws_faults detects each broken promise."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def gap(from_n: int, to_n: int | None, restarted: bool = False) -> Sent:
     return {"channel": "trades", "token": A, "type": "gap", "data": data}
 
 
-def told(*messages: Sent) -> Client:
+def client_of(*messages: Sent) -> Client:
     client = Client([A], [A])
     client.connected()
     for message in messages:
@@ -49,11 +49,11 @@ FIRST = trades(1, 2, kind="snapshot")
         pytest.param([FIRST, trades(2)], id="a trade twice"),
         pytest.param([FIRST, trades(2, 3, kind="snapshot", shift=1)], id="another trade"),
         pytest.param([FIRST, gap(4, 5)], id="a gap that leaves one out"),
-        pytest.param([FIRST, gap(3, 4), trades(6)], id="more than the gap said"),
+        pytest.param([FIRST, gap(3, 4), trades(6)], id="more than the gap announced"),
     ],
 )
-def test_a_broken_promise_is_seen(messages: list[Sent]) -> None:
-    assert len(told(*messages).broken) == 1
+def test_a_broken_promise_is_detected(messages: list[Sent]) -> None:
+    assert len(client_of(*messages).broken) == 1
 
 
 @pytest.mark.parametrize(
@@ -61,18 +61,20 @@ def test_a_broken_promise_is_seen(messages: list[Sent]) -> None:
     [
         pytest.param([NOTHING, row(1), row(1, stale=True), row(3)], id="numbers"),
         pytest.param([FIRST, trades(3), trades(2, 3, 4, kind="snapshot"), trades(5)], id="trades"),
-        pytest.param([FIRST, gap(3, 9), trades(10, 11)], id="a gap that is told"),
+        pytest.param([FIRST, gap(3, 9), trades(10, 11)], id="an announced gap"),
         pytest.param([FIRST, gap(3, None), trades(7)], id="a gap without an end"),
-        pytest.param([FIRST, gap(3, None, True), trades(1, kind="snapshot", shift=5)], id="anew"),
+        pytest.param(
+            [FIRST, gap(3, None, True), trades(1, kind="snapshot", shift=5)], id="a restart"
+        ),
     ],
 )
-def test_what_is_promised_is_no_fault(messages: list[Sent]) -> None:
-    assert told(*messages).broken == []
+def test_allowed_messages_are_no_fault(messages: list[Sent]) -> None:
+    assert client_of(*messages).broken == []
 
 
-def test_what_is_held_is_resumed_but_for_stale_rows() -> None:
-    client = told(row(2, "snapshot"), FIRST)
+def test_held_values_are_resumed_except_stale_rows() -> None:
+    client = client_of(row(2, "snapshot"), FIRST)
     stats, stream = client.requests()
     assert stats["resume"] == {A: {"epoch": 2, "seq": 2}}
     assert stream["resume"] == {A: {"n": 2, "offset": 20}}
-    assert "resume" not in told(row(2, "snapshot", stale=True)).requests()[0]
+    assert "resume" not in client_of(row(2, "snapshot", stale=True)).requests()[0]

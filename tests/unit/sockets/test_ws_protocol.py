@@ -1,4 +1,4 @@
-"""Requests that break a rule: each is answered by what is wrong, and the connection stays."""
+"""Invalid requests: each is answered with what is wrong, and the connection stays open."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SUBSCRIBE = {"method": "subscribe", "channel": "token_stats", "tokens": [A]}
         pytest.param('{"method":"subscribe"}', "request_invalid", "channel", id="no channel"),
     ],
 )
-async def test_what_is_no_request(text: str, code: str, said: str) -> None:
+async def test_a_text_that_is_not_a_request(text: str, code: str, said: str) -> None:
     hub = node()
     client = await hub.client().enter()
     await client.session.receive(text)
@@ -123,7 +123,7 @@ async def test_an_overview_that_breaks_a_rule(fields: dict[str, Any], said: str)
     "token",
     ["", "aa", "Ethereum:0xaa", "ethereum:", "ethereum:a b", "e:" + "x" * 129, "e:\n", "a.*:>"],
 )
-async def test_a_token_id_that_is_none_is_refused_in_its_ack(token: str) -> None:
+async def test_an_invalid_token_id_is_refused_in_its_ack(token: str) -> None:
     hub = node()
     client = await hub.client().enter()
     await client.subscribe("trades", token, "cosmos:ibc/27394F")
@@ -191,7 +191,7 @@ async def test_a_resume_is_found_under_the_id_that_was_asked_for() -> None:
     assert ack["resumed"] is True
 
 
-async def test_an_upper_case_chain_is_said() -> None:
+async def test_an_upper_case_chain_is_reported() -> None:
     hub = node()
     client = await hub.client().enter()
     await client.subscribe("trades", "Ethereum:WETH")
@@ -201,7 +201,7 @@ async def test_an_upper_case_chain_is_said() -> None:
     assert "lower case: ethereum" in ack["error"]["message"]
 
 
-async def test_a_hidden_token_is_none_in_any_spelling() -> None:
+async def test_a_hidden_token_does_not_exist_in_any_spelling() -> None:
     hub = node()
     hub.hidden.add(WETH)
     client = await hub.client().enter()
@@ -211,7 +211,7 @@ async def test_a_hidden_token_is_none_in_any_spelling() -> None:
     assert ack["error"]["code"] == "token_not_found"
 
 
-async def test_a_token_that_the_operators_hide_is_none() -> None:
+async def test_a_token_that_the_operators_hide_does_not_exist() -> None:
     hub = node()
     hub.hidden.add(A)
     client = await hub.client().enter()

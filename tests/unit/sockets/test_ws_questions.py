@@ -1,4 +1,4 @@
-"""How many questions a node has out, whose are next, and which streams ask at all."""
+"""How many questions a node has in flight, whose are next, and which streams ask at all."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from api.trades.questions import (
     MOST_OF_A_SUBJECT,
     PATIENCE_MS,
     WINDOW,
-    Backoff,
     Candidate,
-    Question,
+    OpenQuestion,
+    QuestionBackoff,
     Questions,
 )
 from api.trades.streams import IDLE_MS
@@ -26,7 +26,7 @@ from tests.unit.sockets.trading import Seller, rows_of, trade
 
 
 class Market(Node):
-    """A node whose clients may subscribe as fast as they like."""
+    """A node whose clients may subscribe without a rate limit."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Market(Node):
 
 
 def asked(made: Market) -> dict[str, HistoryRequest]:
-    """The questions that were sent since the last call, by token."""
+    """Return the questions that were sent since the last call, by token."""
     made.streams.tick(made.now)
     sent, made.wire._to_ask = made.wire._to_ask, []
     requests = [msgspec.json.decode(question, type=HistoryRequest) for _, _, question in sent]
@@ -46,7 +46,7 @@ def asked(made: Market) -> dict[str, HistoryRequest]:
 
 
 def answer(made: Market, token_id: str, minutes: int = 1) -> None:
-    """The owner's answer to the question that was sent last."""
+    """Deliver the owner's answer to the question that was sent last."""
     question_id: int = made.sent[token_id]
     rows = rows_of([trade(n, 1_700_000_040_000 + n * 60_000) for n in range(minutes)])
     history = TokenHistory(token_id, 0, 1, 0, rows, [], from_ms=0)
@@ -62,7 +62,7 @@ def market(tokens: int) -> tuple[Market, list[str]]:
     return made, names
 
 
-async def test_a_node_has_a_window_of_questions_out() -> None:
+async def test_a_node_has_a_window_of_questions_in_flight() -> None:
     made, names = market(50)
     client = await made.client().enter()
     await client.subscribe("trades", *names)
@@ -100,7 +100,7 @@ async def test_a_client_with_many_tokens_does_not_hold_up_one_with_a_few() -> No
     assert set(names[58:]) < set(asked(made))
 
 
-def test_no_subject_has_all_windows() -> None:
+def test_no_subject_takes_all_windows() -> None:
     questions = Questions()
     waiting = [Candidate(f"t{n}", n % 10, "one") for n in range(200)]
     assert len(questions.choose(waiting)) == MOST_OF_A_SUBJECT
@@ -108,12 +108,12 @@ def test_no_subject_has_all_windows() -> None:
     assert sum(each.subject == "two" for each in questions.choose(waiting)) == 3
 
 
-def test_the_window_shrinks_when_answers_are_late_and_grows_again() -> None:
+def test_the_window_shrinks_with_timeouts_and_grows_with_answers() -> None:
     questions = Questions()
 
-    def ask() -> list[Question]:
+    def ask() -> list[OpenQuestion]:
         chosen = questions.choose([Candidate(f"t{n}", 0, f"s{n}") for n in range(100)])
-        out = [Question(each.token_id, 0, each.subject, 0, 100) for each in chosen]
+        out = [OpenQuestion(each.token_id, 0, each.subject, 0, 100) for each in chosen]
         for each in out:
             questions.add(each)
         return out
@@ -133,7 +133,7 @@ def test_the_window_shrinks_when_answers_are_late_and_grows_again() -> None:
 
 def test_pauses_grow_with_each_question_that_times_out_and_differ() -> None:
     factors = iter([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.5])
-    backoff = Backoff(lambda: next(factors))
+    backoff = QuestionBackoff(lambda: next(factors))
     pauses = []
     for _ in range(7):
         backoff.timed_out(0)
@@ -143,7 +143,7 @@ def test_pauses_grow_with_each_question_that_times_out_and_differ() -> None:
     assert backoff.not_before == FIRST_PAUSE_MS
 
 
-async def test_nobody_is_asked_for_a_stream_that_nobody_watches() -> None:
+async def test_no_question_is_sent_for_a_stream_without_users() -> None:
     made, names = market(40)
     client = await made.client().enter()
     await client.subscribe("trades", *names)
@@ -156,7 +156,7 @@ async def test_nobody_is_asked_for_a_stream_that_nobody_watches() -> None:
     assert len(first) == WINDOW
 
 
-async def test_a_question_of_a_stream_that_was_dropped_keeps_its_place() -> None:
+async def test_a_question_of_a_dropped_stream_still_counts_in_the_window() -> None:
     made, names = market(700)
     client = await made.client().enter()
     for begin in range(0, 600, 200):

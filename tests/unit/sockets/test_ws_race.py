@@ -1,4 +1,4 @@
-"""Hydrating, changing, subscribing and reading in any order: no client ends wrong or goes back.
+"""Hydrate, change, subscribe and read in any order: no client ends wrong or goes back.
 
 hypothesis drives the order: patches that arrive, are lost or repeated, resyncs whose chunks come
 late, owners that change, clients that subscribe, resume, leave or stop reading.
@@ -22,7 +22,7 @@ TOKENS = [f"ethereum:0x{number}" for number in range(4)]
 
 
 class Watcher:
-    """A client that keeps, as docs/websocket.md says, the newest (epoch, seq) of each token."""
+    """A client that keeps the newest (epoch, seq) of each token, as docs/websocket.md requires."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -73,7 +73,7 @@ class Watcher:
 
 
 class Play:
-    """One schedule."""
+    """Run one schedule."""
 
     def __init__(self, seed: int) -> None:
         self.draw = random.Random(seed)
@@ -179,7 +179,7 @@ def test_every_client_ends_with_the_owners_numbers(seed: int, steps: int) -> Non
             assert shown["stale"] is False
 
 
-def test_a_change_between_the_snapshot_and_the_flush_is_an_update_behind_it() -> None:
+def test_a_change_between_the_snapshot_and_the_flush_is_an_update_after_it() -> None:
     async def play() -> list[dict[str, Any]]:
         node = Node()
         node.beat()

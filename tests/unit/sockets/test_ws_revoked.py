@@ -1,4 +1,4 @@
-"""A token that is revoked, or replaced by one that may do less, at the worst moment."""
+"""A JWT that is revoked, or replaced by one with fewer scopes, at the worst moment."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.unit.sockets.support import A, Node
 
 
 class Revoking(Node):
-    """A node whose operators revoke `revoke_at_charge` while a handshake's rates are asked."""
+    """A node whose operators revoke `revoke_at_charge` while a handshake's rates are checked."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Revoking(Node):
         return await super().charge(subject, cost)
 
 
-async def test_a_revocation_between_check_and_admission_lets_nobody_in() -> None:
+async def test_a_token_revoked_between_check_and_admission_is_refused() -> None:
     node = Revoking()
     node.revoke_at_charge = "alice"
     client = node.client()

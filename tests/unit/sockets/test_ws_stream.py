@@ -1,4 +1,4 @@
-"""One token's stream: contiguous n, whatever NATS does with batches and histories."""
+"""One token's stream: contiguous `n`, whatever NATS does with batches and histories."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregator.contracts.batch import TRADES_A_MINUTE
+from aggregator.contracts.intervals import INTERVALS_MS
 from aggregator.contracts.trades import TokenHistory, TradeBatch
-from api.sockets.protocol import INTERVALS
 from api.trades.stream import KEPT, Gap, Step, TokenStream
 from tests.unit.sockets.trading import START, Seller, rows_of, trade
 
@@ -19,7 +19,7 @@ AS_OF = START + 3_600_000
 
 
 class Reader:
-    """A client of the stream: fails where a trade is repeated or missing without a word."""
+    """A client of the stream: fails if a trade is repeated, or is missing without a gap."""
 
     def __init__(self) -> None:
         self.n: int | None = None
@@ -54,7 +54,7 @@ def live(seller: Seller) -> TokenStream:
     return stream
 
 
-def test_what_arrives_before_the_history_is_applied_behind_it() -> None:
+def test_batches_before_the_history_are_applied_after_it() -> None:
     seller = Seller()
     seller.sell(3)
     stream = TokenStream("e:t")
@@ -86,7 +86,7 @@ def test_a_hole_is_filled_from_the_history() -> None:
     assert (step.gap, [each.n for each in step.trades]) == (None, [1, 2, 3])
 
 
-def test_a_hole_that_is_longer_than_what_is_kept_is_told() -> None:
+def test_a_hole_longer_than_the_history_is_a_gap() -> None:
     seller = Seller()
     seller.sell(5)
     stream = live(seller)
@@ -98,7 +98,7 @@ def test_a_hole_that_is_longer_than_what_is_kept_is_told() -> None:
     assert len(stream.trades) == KEPT
 
 
-def test_a_new_owner_that_counts_on_leaves_no_trace() -> None:
+def test_a_new_owner_that_continues_the_numbering_leaves_no_trace() -> None:
     seller = Seller()
     seller.sell(5)
     stream = live(seller)
@@ -111,7 +111,7 @@ def test_a_new_owner_that_counts_on_leaves_no_trace() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 4, 5, 6, 250])
-def test_a_count_that_began_again_is_told(count: int) -> None:
+def test_a_restarted_numbering_is_reported(count: int) -> None:
     seller = Seller()
     seller.sell(5)
     stream = live(seller)
@@ -125,17 +125,17 @@ def test_a_count_that_began_again_is_told(count: int) -> None:
     assert [each.offset for each in stream.trades] == [each.offset for each in seller.trades[-200:]]
 
 
-def test_an_answer_that_its_trades_overtook_is_no_new_count() -> None:
+def test_an_overtaken_answer_is_not_a_restarted_numbering() -> None:
     seller = Seller()
     seller.sell(3)
     stream = live(seller)
-    behind = TokenHistory("e:t", 0, 1, 3, rows_of(seller.trades), [])
+    overtaken = TokenHistory("e:t", 0, 1, 3, rows_of(seller.trades), [])
     stream.batch(seller.sell(2), 0)
-    step = stream.history(behind, AS_OF, 0)
+    step = stream.history(overtaken, AS_OF, 0)
     assert (step.gap, stream.n) == (None, 5)
 
 
-def test_an_older_owner_is_not_heard() -> None:
+def test_messages_of_an_older_owner_are_dropped() -> None:
     seller = Seller()
     seller.sell(3)
     old = seller.batch([trade(4)])
@@ -147,7 +147,7 @@ def test_an_older_owner_is_not_heard() -> None:
     assert stream.history(old_history, AS_OF, 0) == Step()
 
 
-def test_a_token_that_nobody_knew_starts_with_its_first_trade() -> None:
+def test_an_unknown_token_starts_with_its_first_trade() -> None:
     seller = Seller()
     stream = TokenStream("e:t")
     stream.begin_empty()
@@ -157,7 +157,7 @@ def test_a_token_that_nobody_knew_starts_with_its_first_trade() -> None:
     assert (step.gap, [each.n for each in step.trades]) == (None, [1, 2])
 
 
-def test_the_first_trades_of_a_token_are_new_though_nats_was_away_meanwhile() -> None:
+def test_first_trades_during_an_outage_of_nats_are_new() -> None:
     seller = Seller()
     stream = TokenStream("e:t")
     stream.begin_empty()
@@ -167,7 +167,7 @@ def test_the_first_trades_of_a_token_are_new_though_nats_was_away_meanwhile() ->
     assert (step.gap, [each.n for each in step.trades]) == (None, [1, 2, 3, 4, 5, 6, 7])
 
 
-def test_first_trades_that_nobody_kept_are_a_gap() -> None:
+def test_first_trades_missing_from_the_history_are_a_gap() -> None:
     stream = TokenStream("e:t")
     stream.begin_empty()
     first = 5 * TRADES_A_MINUTE + 1
@@ -210,7 +210,7 @@ def test_resume(
 
 
 def arrivals(draw: random.Random, seller: Seller, steps: int) -> list[TradeBatch | TokenHistory]:
-    """What NATS may deliver: some lost, repeated or late, owners that change."""
+    """What NATS may deliver: lost, repeated and late messages, and changing owners."""
     delivered: list[TradeBatch | TokenHistory] = []
     for _ in range(steps):
         kind = draw.random()
@@ -233,9 +233,7 @@ def arrivals(draw: random.Random, seller: Seller, steps: int) -> list[TradeBatch
 
 @settings(max_examples=200, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 60), st.booleans())
-def test_a_client_sees_each_trade_once_or_hears_of_the_gap(
-    seed: int, steps: int, unknown: bool
-) -> None:
+def test_a_client_sees_each_trade_once_or_gets_a_gap(seed: int, steps: int, unknown: bool) -> None:
     seller, stream, reader = Seller(), TokenStream("e:t"), Reader()
     if unknown:
         stream.begin_empty()
@@ -254,7 +252,7 @@ def test_a_client_sees_each_trade_once_or_hears_of_the_gap(
         assert reader.offsets.get(each.n, each.offset) == each.offset
     fresh = TokenStream("e:t")
     fresh.history(seller.history(), AS_OF, 0)
-    for interval in INTERVALS.values():
+    for interval in INTERVALS_MS.values():
         assert stream.candles.newest(interval, 500) == fresh.candles.newest(interval, 500)
 
 
@@ -274,7 +272,7 @@ def test_a_client_sees_each_trade_once_or_hears_of_the_gap(
 def test_folded_candles_are_those_of_the_owner(
     trades: list[tuple[int, str | None, bool]], loaded: int
 ) -> None:
-    """Whatever was loaded and whatever was folded; where it cannot be, `wrong` says so."""
+    """Whatever was loaded and folded; if folding is impossible, `wrong` is set."""
     seller = Seller()
     stream = TokenStream("e:t")
     for number, (at, price, valued) in enumerate(trades):
@@ -289,5 +287,5 @@ def test_folded_candles_are_those_of_the_owner(
         return
     fresh = TokenStream("e:t")
     fresh.history(seller.history(), AS_OF, 0)
-    for interval in INTERVALS.values():
+    for interval in INTERVALS_MS.values():
         assert stream.candles.newest(interval, 500) == fresh.candles.newest(interval, 500)

@@ -1,4 +1,4 @@
-"""Trades and candles from NATS to clients, with a wire whose other end is the test."""
+"""Trades and candles from NATS to clients; the test is the other end of the wire."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def market(**limits: int) -> tuple[Node, Seller]:
 
 
 def deliver(made: Node, message: Any) -> None:
-    """A message on the token's subject, where anybody follows it."""
+    """Deliver a message on the token's subject if the node is subscribed to it."""
     handler = made.wire._watched.get(trades_subject(A))
     if handler is not None:
         handler(encoded(message))
 
 
 def asked(made: Node) -> list[int]:
-    """The questions that are out now."""
+    """Return the questions in flight."""
     made.streams.tick(made.now)
     ids = []
     for question_id, subject, question in made.wire._to_ask:
@@ -40,7 +40,7 @@ def asked(made: Node) -> list[int]:
 
 
 def answer(made: Node, seller: Seller | None) -> None:
-    """Answer what is asked; None is that nobody is there."""
+    """Answer every question; None means that the subject has no subscriber."""
     for question_id in asked(made):
         made.wire._asked.pop(question_id)(encoded(seller.history()) if seller else None)
 
@@ -96,7 +96,7 @@ def asked_and_refused(made: Node) -> list[int]:
     return ids
 
 
-async def test_a_question_without_an_answer_is_put_again() -> None:
+async def test_a_question_without_an_answer_is_sent_again() -> None:
     hub, _ = market()
     client = await hub.client().enter()
     await client.subscribe("trades", A)
@@ -110,7 +110,7 @@ async def test_a_question_without_an_answer_is_put_again() -> None:
     assert len(hub.wire._asked) == 1
 
 
-async def test_resume_replays_and_says_what_it_cannot() -> None:
+async def test_resume_replays_and_reports_what_is_missing() -> None:
     hub, seller = market()
     seller.sell(300)
     client = await hub.client().enter()
@@ -127,7 +127,7 @@ async def test_resume_replays_and_says_what_it_cannot() -> None:
     assert [each["n"] for each in update["data"]["trades"]] == list(range(101, 301))
 
 
-async def test_a_client_that_comes_from_a_faster_node_is_told_nothing_false() -> None:
+async def test_a_client_from_a_node_that_is_ahead_gets_no_wrong_trades() -> None:
     hub, seller = market()
     seller.sell(5)
     first = await hub.client().enter()
@@ -135,7 +135,7 @@ async def test_a_client_that_comes_from_a_faster_node_is_told_nothing_false() ->
     answer(hub, seller)
     hub.run(200)
     ahead = await hub.client().enter("ahead")
-    late = seller.sell(2)  # which the other node has told already
+    late = seller.sell(2)  # the other node has sent them already
     await ahead.subscribe("trades", A, resume={"n": 7, "offset": 70})
     hub.run(100)
     assert [each["type"] for each in ahead.messages()] == ["ack"]
@@ -146,7 +146,7 @@ async def test_a_client_that_comes_from_a_faster_node_is_told_nothing_false() ->
     assert (update["type"], [each["n"] for each in update["data"]["trades"]]) == ("update", [8])
 
 
-async def test_only_the_owner_can_say_that_the_count_began_again() -> None:
+async def test_only_the_owner_can_report_a_restarted_numbering() -> None:
     hub, seller = market()
     seller.sell(5)
     first = await hub.client().enter()
@@ -170,7 +170,7 @@ async def test_only_the_owner_can_say_that_the_count_began_again() -> None:
     assert snapshot["data"]["n"] == 6
 
 
-async def test_a_token_without_trades_is_resumed_from_nothing() -> None:
+async def test_a_token_without_trades_is_resumed_from_zero() -> None:
     hub, seller = market()
     client = await hub.client().enter()
     await client.subscribe("trades", A)
@@ -192,7 +192,7 @@ async def test_a_token_without_trades_is_resumed_from_nothing() -> None:
     assert [each["n"] for each in update["data"]["trades"]] == list(range(51, 251))
 
 
-async def test_a_count_that_began_again_is_a_gap_and_a_snapshot() -> None:
+async def test_a_restarted_numbering_is_a_gap_and_a_snapshot() -> None:
     hub, seller = market()
     seller.sell(5)
     client = await hub.client().enter()
@@ -211,7 +211,7 @@ async def test_a_count_that_began_again_is_a_gap_and_a_snapshot() -> None:
     assert [each["n"] for each in snapshot["data"]["trades"]] == [1, 2]
 
 
-async def test_the_loss_of_the_last_batch_is_seen_by_the_board() -> None:
+async def test_the_board_reveals_the_loss_of_the_last_batch() -> None:
     hub, seller = market()
     client = await hub.client().enter()
     await client.subscribe("trades", A)
@@ -271,7 +271,7 @@ async def test_candles_come_whole_then_folded_and_again_after_a_retraction() -> 
     assert (snapshot["type"], candle["high_usd"], candle["trades"]) == ("snapshot", "2", 2)
 
 
-async def test_candles_are_put_together_once_a_flush_however_many_trades_come() -> None:
+async def test_candles_are_made_once_a_flush_however_many_trades_arrive() -> None:
     hub, seller = market()
     seller.sell(1)
     client = await hub.client().enter()

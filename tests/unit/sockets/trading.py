@@ -1,4 +1,4 @@
-"""An owner's trades of one token: what it publishes and answers, and its candles recomputed."""
+"""An owner's trades of one token: what it publishes and answers, and its candles, recomputed."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def trade(
 
 
 class Seller:
-    """The owner of one token; `restart` is a new owner, `forget` one that lost the state.
+    """The owner of one token; `restart` makes a new owner, `forget` one that lost the state.
 
-    It sells at `start` (ms) where `sell` is not given another time.
+    It sells at `start` (ms) unless `sell` gets another time.
     """
 
     def __init__(self, token_id: str = "e:t", partition: int = 0, start: int = START) -> None:
@@ -101,7 +101,7 @@ class Seller:
 
 
 def rows_of(trades: list[Trade]) -> list[CandleRow]:
-    """The minutes, from the trades alone; the trades that were taken back leave no trace."""
+    """Return the minutes, from the trades alone; retracted trades leave no trace."""
     gone = {each.tx_hash for each in trades if each.removed}
     minutes: dict[int, list[Trade]] = {}
     for each in trades:
