@@ -7,7 +7,6 @@ revision, so it may run anywhere, twice, and late. It must not know what it publ
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,6 +18,7 @@ from django.conf import settings
 from django.db import DatabaseError, close_old_connections, transaction
 from django.db.models import F
 
+from aggregator.runtime.clock import wall_ms
 from aggregator.runtime.errors import Retry
 from api.auth.revision import NEWEST_REVISION, revision_of
 
@@ -57,7 +57,7 @@ class Published:
 
         Call it in the transaction of the change, once however many rows it changes.
         """
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = wall_ms()
         self.revisions.objects.get_or_create(pk=1)
         self.revisions.objects.filter(pk=1).update(revision=F("revision") + 1)
         self.revisions.objects.filter(pk=1, revision__lt=now_ms).update(revision=now_ms)

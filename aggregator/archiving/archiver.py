@@ -32,6 +32,7 @@ from aggregator.redis.checkins import Checkins
 from aggregator.redis.markers import RedisMarkers
 from aggregator.redis.session import NewIncarnation, RedisSession
 from aggregator.runtime import metrics
+from aggregator.runtime.clock import wall_ms
 from aggregator.runtime.config import Config
 from aggregator.runtime.errors import Fatal, Fenced, Retry
 from aggregator.runtime.health import Health
@@ -44,11 +45,6 @@ _POLL_LIMIT: Final = 5_000
 _POLL_S: Final = 0.05
 _TICK_S: Final = 1.0
 _DRAIN_S: Final = 5.0
-
-
-def wall_clock_ms() -> int:
-    """ms since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 def run_archiver(
@@ -89,7 +85,7 @@ class Archiver:
         publish: Publish,
         health: Health,
         stop: threading.Event,
-        now_ms: Callable[[], int] = wall_clock_ms,
+        now_ms: Callable[[], int] = wall_ms,
     ) -> None:
         self._config = config
         self._publish = publish

@@ -44,6 +44,7 @@ from aggregator.nats.renderer import Renderer
 from aggregator.nats.resync import Patch, PublishedPartition
 from aggregator.nats.trades import RecentTrades, trade_batches
 from aggregator.runtime import metrics
+from aggregator.runtime.clock import monotonic_ms
 from aggregator.runtime.errors import Fatal
 
 log = structlog.get_logger(__name__)
@@ -77,10 +78,6 @@ class _Folded:
         self.seq, self.next_offset = patches[-1].seq, next_offset
 
 
-def _monotonic_ms() -> int:
-    return time.monotonic_ns() // 1_000_000
-
-
 class Publisher:
     """Publishes for the partitions that this process owns.
 
@@ -106,7 +103,7 @@ class Publisher:
         self._lock = threading.Lock()
         self._waiting_bytes = 0
         self._folded: dict[int, _Folded] = {}
-        self._desk = HistoryDesk(_monotonic_ms)
+        self._desk = HistoryDesk(monotonic_ms)
         self._renderer = Renderer()
         self._answers_due: asyncio.Queue[tuple[HistoryQuestion, bytes]] = asyncio.Queue()
 
