@@ -20,6 +20,7 @@ from django.db.models import F
 
 from aggregator.runtime.clock import wall_ms
 from aggregator.runtime.errors import Retry
+from aggregator.runtime.redis_client import redis_client
 from api.auth.revision import NEWEST_REVISION, revision_of
 
 _TIMEOUT_S: Final = 2.0
@@ -98,9 +99,7 @@ class Published:
         return revision
 
     def _put(self, revision: int) -> bool:
-        with redis.Redis.from_url(
-            settings.SWAPS.redis_url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
-        ) as client:
+        with redis_client(settings.SWAPS.redis_url, timeout_s=_TIMEOUT_S) as client:
             held = client.get(self.revision_key)
             held = None if held is None else revision_of(held)
             if held is not None and held >= revision:

@@ -141,7 +141,7 @@ class Archiver:
             self._finish()
 
     def _join(self) -> bool:
-        if self._gates.kafka.closed_for_s:
+        if self._gates.kafka.open_for_s:
             self._health.beat([f"kafka: {self._gates.kafka.fault}"])
             return False
         try:
@@ -182,7 +182,7 @@ class Archiver:
 
     def _bind(self) -> bool:
         """Whether Redis may be asked now; connects to its run where none is bound."""
-        if self._gates.redis.closed_for_s:
+        if self._gates.redis.open_for_s:
             return False
         if not self._bound:
             try:
@@ -243,7 +243,7 @@ class Archiver:
                 gauge.remove(partition)
 
     def _acquire_pending(self) -> None:
-        if self._gates.kafka.closed_for_s or not self._pending:
+        if self._gates.kafka.open_for_s or not self._pending:
             return
         try:
             for partition in sorted(self._pending):
@@ -281,7 +281,7 @@ class Archiver:
         self._watch()
         for owner in self._owners.values():
             owner.settle_reading()
-        if not self._gates.kafka.closed_for_s:
+        if not self._gates.kafka.open_for_s:
             try:
                 self._commit(list(self._owners.values()))
             except Retry as error:
@@ -290,7 +290,7 @@ class Archiver:
 
     def _watch(self) -> None:
         """Notice a restart of Redis, and a Kafka that is gone, with nothing to do, too."""
-        if self._bound and not self._gates.redis.closed_for_s:
+        if self._bound and not self._gates.redis.open_for_s:
             try:
                 self._session.ping()
                 self._check_in_again()

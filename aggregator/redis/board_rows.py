@@ -11,15 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-import redis
 from redis.exceptions import ReadOnlyError, RedisError
 
 from aggregator.contracts.names import board_keys
 from aggregator.redis.session import leave_replica
 from aggregator.runtime.errors import Fenced, Retry
+from aggregator.runtime.lua import load_lua
+from aggregator.runtime.redis_client import redis_client
 
 _SCRIPT: Final = Path(__file__).parent / "lua" / "board_save.lua"
-_TIMEOUT_S: Final = 5.0
 # One call occupies Redis for a few milliseconds at most, and others claim in between.
 _CHUNK_BYTES: Final = 512 * 1024
 _FENCED: Final = 0
@@ -34,10 +34,8 @@ class RedisBoardRows:
     """The board rows of one topic. Not for use from two threads at once."""
 
     def __init__(self, url: str, topic: str) -> None:
-        self._redis = redis.Redis.from_url(
-            url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
-        )
-        self._script = self._redis.register_script(_SCRIPT.read_text())
+        self._redis = redis_client(url)
+        self._script = self._redis.register_script(load_lua(_SCRIPT).text)
         self._topic = topic
 
     def save(

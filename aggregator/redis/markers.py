@@ -17,8 +17,8 @@ from aggregator.redis.session import (
     NewIncarnation,
     NotCheckedIn,
     PendingCall,
+    RedisPort,
     RedisSession,
-    Session,
 )
 from aggregator.runtime.errors import Retry
 
@@ -35,7 +35,7 @@ MAX_CLAIMS: Final = 2_000
 _SCRIPT: Final = "claim.lua"
 
 
-class Markers(Session, Protocol):
+class Markers(RedisPort, Protocol):
     """Decides once, for every reader of the log, which occurrence of a swap counts.
 
     A batch is of one partition: an offset, a marker (16 bytes, given one by one or joined) and a
@@ -114,15 +114,15 @@ class RedisMarkers:
         self._pending: PendingCall | None = None
 
     def connect(self) -> None:
-        """See `Session`."""
+        """See `RedisPort`."""
         self._session.connect()
 
     def ping(self) -> None:
-        """See `Session`."""
+        """See `RedisPort`."""
         self._session.ping()
 
     def close(self) -> None:
-        """See `Session`."""
+        """See `RedisPort`."""
         self._drop()
         self._session.close()
 

@@ -18,7 +18,6 @@ from typing import Any, Final, Protocol
 
 import redis
 import structlog
-from redis.backoff import NoBackoff
 from redis.exceptions import (
     NoPermissionError,
     NoScriptError,
@@ -26,14 +25,14 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
-from redis.retry import Retry as RedisRetry
 
 from aggregator.contracts.names import RUN_TOKEN_KEY
 from aggregator.runtime.errors import Fatal, Retry
+from aggregator.runtime.lua import load_lua
+from aggregator.runtime.redis_client import redis_client
 
 _SCRIPTS: Final = Path(__file__).with_name("lua")
 _PREAMBLE: Final = "incarnation.lua"
-_TIMEOUT_S: Final = 5.0
 _CHANGED: Final = "redis restarted, was promoted or was flushed since it was connected"
 _REPLICA: Final = "the server is a replica: connecting again until its name leads to the master"
 UNCHECKED: Final = (
@@ -52,7 +51,7 @@ class NotCheckedIn(Retry):
     """Nothing is claimed until all archivers have checked in with this run of Redis."""
 
 
-class Session(Protocol):
+class RedisPort(Protocol):
     """One store behind several ports: a restart of it is a restart for all of them.
 
     After NewIncarnation, of any port, every call raises it until `connect`.
@@ -152,23 +151,18 @@ class Incarnation:
 
 
 class RedisSession:
-    """`Session` on one Redis or Valkey node. Every script is named before `connect`."""
+    """`RedisPort` on one Redis or Valkey node. Every script is named before `connect`."""
 
     def __init__(self, url: str) -> None:
         self._scripts: dict[str, str] = {}
-        self._redis = redis.Redis.from_url(
-            url,
-            socket_timeout=_TIMEOUT_S,
-            socket_connect_timeout=_TIMEOUT_S,
-            # A retried EVALSHA could reach a restarted server unnoticed; the caller retries.
-            retry=RedisRetry(NoBackoff(), 0),
-        )
+        # A repeated EVALSHA could reach a restarted server unnoticed, so the caller repeats.
+        self._redis = redis_client(url, retries=False)
         self.incarnation = Incarnation(self._redis, "", {})
 
     def use(self, *scripts: str) -> None:
         """Name the script files, beside this module, that `connect` is to load."""
         for script in scripts:
-            self._scripts[script] = (_SCRIPTS / script).read_text()
+            self._scripts[script] = load_lua(_SCRIPTS / script).text
 
     def connect(self) -> None:
         """Read the ids of the server's run and load the scripts with them in their text."""
@@ -181,7 +175,7 @@ class RedisSession:
                 raise Retry("redis: it was flushed while it was connected")
             ids = f'local REPLICATION_ID, TOKEN = "{history}", "{token}"\n'
             run_id = f"{process}:{history}:{token}"
-            preamble = f'local RUN_ID = "{run_id}"\n{ids}{(_SCRIPTS / _PREAMBLE).read_text()}'
+            preamble = f'local RUN_ID = "{run_id}"\n{ids}{load_lua(_SCRIPTS / _PREAMBLE).text}'
             shas = {
                 script: str(self._redis.script_load(preamble + text))
                 for script, text in self._scripts.items()
