@@ -58,7 +58,6 @@ def test_cpu_time_is_where_the_work_is_and_wall_time_everywhere() -> None:
     )
 
 
-LEAF = LEAF
 LEAF = StackFrame("leaf", "/a.py", 7, 5)
 SMALL = Profile(
     kinds=(Kind("samples", "count"), Kind("cpu", "nanoseconds")),
