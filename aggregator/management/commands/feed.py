@@ -1,6 +1,7 @@
-"""`manage.py feed`: publish recorded or synthetic swaps to Kafka, with progress.
+"""`manage.py feed`: publishes recorded or synthetic swaps to Kafka, with progress.
 
-Only wiring: reads the options, builds the stream of records, runs it through the producer.
+Wiring only: this module reads the options, builds the stream of records, and runs it through the
+producer.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from aggregator.runtime.errors import Fatal, SwapsError
 
 
 class _ExamplesKept(HelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Django's order of options, and the epilog as it is written."""
+    """Keeps Django's order of options, and the epilog unchanged."""
 
 
 class Command(BaseCommand):
-    """See the help text; the exit code is 0 only where every event was delivered."""
+    """See the help text; the exit status is 0 only if every event was delivered."""
 
     help = "Publish swaps to Kafka: recorded ones from files, or synthetic ones."
     requires_system_checks: list[str] = []  # noqa: RUF012  (Django's own spelling of the attribute)
@@ -47,7 +48,7 @@ class Command(BaseCommand):
         add_options(parser)
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        """Feed until the events end or a signal comes. Raises CommandError for what went wrong."""
+        """Feed until the events end or a signal comes. Raises CommandError on failure."""
         if faults := faults_of(options):
             raise CommandError("\n".join(faults))
         try:
@@ -167,7 +168,7 @@ def _share(options: dict[str, Any], recording: tape.Tape | None, fresh: int) -> 
 
 @contextmanager
 def _ended_by_signal(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGINT and SIGTERM call `stop`; a second one ends the process at once."""
+    """Call `stop` on SIGINT and SIGTERM; a second signal ends the process immediately."""
     watched = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in watched}
 

@@ -58,7 +58,7 @@ def test_one_wrong_reading_changes_nothing(host: Host, leap: int) -> None:
     host.run(SECOND)
     host.wall += leap
     assert host.now == SECOND
-    assert f"{abs(leap) // 1000} s {'ahead of' if leap > 0 else 'behind'}" in str(host.clock.fault)
+    assert f"{abs(leap) // 1000} s {'ahead of' if leap > 0 else 'back from'}" in str(host.clock.fault)
     host.wall -= leap
     assert host.run(SECOND)[-1] == 2 * SECOND
     assert host.clock.fault is None
