@@ -1,4 +1,4 @@
-"""Rate limits as they run: one bucket for all web nodes, in Redis; and without Redis."""
+"""Rate limits in operation: one bucket for all web nodes in Redis, and buckets without Redis."""
 
 from __future__ import annotations
 
@@ -69,8 +69,10 @@ async def test_both_buckets_must_let_a_cost_pass_and_a_refusal_charges_none(
     assert not any(each.local for each in first + second)
 
 
-async def test_a_demoted_redis_is_left_for_the_one_that_its_name_leads_to(tmp_path: Path) -> None:
-    """It answers READONLY on the open connection for as long as that is used."""
+async def test_the_link_to_a_demoted_redis_follows_its_name_to_the_master(
+    tmp_path: Path,
+) -> None:
+    """The demoted server answers READONLY on the open connection as long as that is used."""
     with redis_pair(tmp_path) as pair:
         await asyncio.to_thread(pair.demote, pair.second, pair.first)
         link = RedisLink(pair.url)
@@ -105,13 +107,13 @@ async def test_it_refills_at_its_rate(link: RedisLink) -> None:
 async def test_many_at_once_get_exactly_the_burst(
     link: RedisLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # On a busy machine a few of thousands at once are answered late, and decided without Redis.
+    # On a busy machine a few of thousands of calls get a late answer, and are decided locally.
     monkeypatch.setattr(redis_link, "ANSWER_WITHIN_S", 60)
     limiter = limiter_of(link, 1, 100)
     begun = time.monotonic()
     decisions = []
     for _ in range(10):
-        # no more at once than Redis answers in its time, however busy the machine is
+        # No more calls together than Redis answers in time, however busy the machine is.
         decisions += await asyncio.gather(*(limiter.take("a", HOME) for _ in range(300)))
     took = time.monotonic() - begun
     assert not any(each.local for each in decisions)
@@ -189,7 +191,7 @@ async def test_callers_that_give_up_do_not_mix_up_the_answers(link: RedisLink) -
 
 
 class Answer(NamedTuple):
-    """What a node said."""
+    """The response of a node."""
 
     status: int
     headers: dict[str, str]
@@ -254,14 +256,14 @@ def test_a_client_cannot_change_its_address_by_a_header(tmp_path: Path) -> None:
         ]
         assert 15 <= sum(each.status_code == 401 for each in forged) <= 25
         assert forged[-1].status_code == 429, "bad tokens are counted too"
-        behind = nodes.web("behind", TRUSTED_PROXIES="127.0.0.0/8")
+        proxied = nodes.web("proxied", TRUSTED_PROXIES="127.0.0.0/8")
         honest = [
-            behind.get("no-token", **{"X-Forwarded-For": f"9.9.9.9, 198.51.100.{number}"})
+            proxied.get("no-token", **{"X-Forwarded-For": f"9.9.9.9, 198.51.100.{number}"})
             for number in range(40)
         ]
         assert {each.status_code for each in honest} == {401}
         one = [
-            behind.get("no-token", **{"X-Forwarded-For": f"198.51.100.{number}, 203.0.113.1"})
+            proxied.get("no-token", **{"X-Forwarded-For": f"198.51.100.{number}, 203.0.113.1"})
             for number in range(40)
         ]
         assert one[-1].status_code == 429, "only the entry that the proxy wrote counts"
