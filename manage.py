@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Entry to every command of the service: `manage.py <command> --help`."""
+"""The entry point of every command of the service: `manage.py <command> --help`."""
 
 import os
 import sys
 
 
 def main() -> None:
-    """Run the command named on the command line with this project's settings."""
+    """Run the command that the command line names, with the settings of this project."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "swapsite.settings")
     from django.core.management import execute_from_command_line
 

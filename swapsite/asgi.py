@@ -1,7 +1,7 @@
 """The ASGI application that Daphne, or any ASGI server, serves.
 
-Importing connects nothing. The board's feed starts in the server's event loop: at lifespan startup
-where the server has one, else with the first scope (Daphne has no lifespan).
+Importing this module opens no connection. The board's feed starts in the event loop of the server:
+at lifespan startup if the server supports it, else with the first scope (Daphne has no lifespan).
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ SHUTDOWN_WITHIN_S: Final = 3.0
 
 _django = get_asgi_application()
 
-# Behind Django's settings, which its imports read.
+# After the application, because these modules read Django's settings when they are imported.
 from api.http.handler import DirectHandler  # noqa: E402
 from api.sockets.shutdown import on_sigterm  # noqa: E402
 from api.websocket import consumer  # noqa: E402
 from swapsite.daphne_limits import install  # noqa: E402
 
 _direct = DirectHandler()
-# A full collection looks at every row of the board, and every request waits for it: 70 ms with
-# 20,000 tokens. Rows die by their reference counts; what is left are few cycles, mostly young.
+# A full collection visits every row of the board, and every request waits for it: 70 ms with
+# 20,000 tokens. Reference counts free the rows; only a few cycles are left, mostly young ones.
 gc.set_threshold(100_000, 20, 100)
 install(settings.SWAPS.body_limit, settings.SWAPS.request_within_ms / 1000)
 
 
 async def application(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-    """Start what lives in the event loop, then hand the scope on."""
+    """Start the services of the event loop, then pass the scope to its handler."""
     services().start()
     on_sigterm(lambda: services().hub.shutdown(SHUTDOWN_WITHIN_S))
     if scope["type"] == "lifespan":

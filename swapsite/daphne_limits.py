@@ -1,16 +1,16 @@
-"""What one connection may cost Daphne: the size of a request, and the time that it takes to arrive.
+"""Limits for connections to Daphne: the size of a request, and the time that it takes to arrive.
 
-Daphne takes a body of any size and a request as slow as a byte a minute. Where Daphne runs (any
-other ASGI server is left alone) its connections get a limit of the body, told 413, and one of the
-time from a request's first byte to its last, told 408. A head has at most 64 KiB, which is what a
-hundred of the longest token ids take in an address, and 500 lines by Twisted; WebSocket handshakes
-have 5 s by Daphne.
+Daphne accepts a body of any size, and a request as slow as a byte per minute. If Daphne is the
+server (other ASGI servers do not change), its connections limit the body (status 413) and the time
+from the first byte of a request to the last one (408). A head has at most 64 KiB, the size of a
+hundred of the longest token ids in an address, and 500 lines (Twisted's limit). WebSocket
+handshakes have 5 s (Daphne's limit).
 
-Twisted names a status that is younger than its own list "Unknown Status", 429 among them; here each
-gets the words of the standard.
+Twisted calls a status that is newer than its list "Unknown Status", for example 429; this module
+adds the phrases of the standard.
 """
 
-# Twisted's interfaces are described without `self`, most of its methods without types.
+# Twisted declares its interfaces without `self`, and most of its methods without types.
 # mypy: disable-error-code="no-untyped-call, call-arg, misc, union-attr, attr-defined"
 
 from __future__ import annotations
@@ -36,31 +36,31 @@ _CODES: Final = {
 
 
 def install(body_limit: int, within_s: float) -> None:
-    """Have the Daphne that imports the application use the limits; it makes its factory later."""
+    """Set the limits if Daphne imports the application; Daphne creates its factory later."""
     server = sys.modules.get("daphne.server")
     if server is not None:
         for status in HTTPStatus:
             RESPONSES.setdefault(status.value, status.phrase.encode())
         limits = {"body_limit": body_limit, "within_s": within_s}
         server.HTTPFactory = type("LimitedFactory", (LimitedFactory,), limits)
-        # Else Twisted writes its own faults to stderr, as lines that no log reader takes.
+        # Without this, Twisted writes its errors to stderr, in lines that log readers cannot parse.
         observer: Any = STDLibLogObserver("twisted")
         globalLogBeginner.beginLoggingTo([observer], discardBuffer=True, redirectStandardIO=False)
 
 
 class LimitedRequest(WebRequest):
-    """A request whose body ends where the limit does."""
+    """A request whose body is limited."""
 
     _received = 0
 
     def gotLength(self, length: int | None) -> None:
-        """The head is there, with the body's length, or None where it comes in chunks."""
+        """Check the length that the head announces; None for a chunked body."""
         super().gotLength(length)
         if length is not None and length > self.channel.factory.body_limit:
             self.channel.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
 
     def handleContentChunk(self, data: bytes) -> None:
-        """A piece of the body."""
+        """Count a piece of the body against the limit."""
         self._received += len(data)
         if self._received > self.channel.factory.body_limit:
             self.channel.refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
@@ -69,9 +69,9 @@ class LimitedRequest(WebRequest):
 
 
 class LimitedChannel(HTTPChannel):
-    """A connection that is cut where a request does not arrive in time.
+    """A connection that is closed if a request does not arrive in time.
 
-    Twisted's own timeout begins again with every byte.
+    Twisted's timeout starts again with every byte, so it cannot stop a slow sender.
     """
 
     totalHeadersSize = HEAD_BYTES
@@ -80,7 +80,10 @@ class LimitedChannel(HTTPChannel):
     _due: IDelayedCall | None = None
 
     def dataReceived(self, data: bytes) -> None:
-        """Bytes of a request; none of one that is being answered, those wait in the buffer."""
+        """Start the clock with the first byte of a request.
+
+        Bytes that arrive while a request is being answered wait in Twisted's buffer and start none.
+        """
         if self.refused:
             return
         if self._due is None and not self._handlingRequest:
@@ -89,18 +92,18 @@ class LimitedChannel(HTTPChannel):
         super().dataReceived(data)
 
     def allContentReceived(self) -> None:
-        """The request is whole."""
+        """Stop the clock: the request is complete."""
         self._stop_clock()
         if not self.refused:
             super().allContentReceived()
 
     def connectionLost(self, reason: Failure = _DONE) -> None:
-        """The connection is gone."""
+        """Stop the clock: the connection is closed."""
         self._stop_clock()
         super().connectionLost(reason)
 
     def refuse(self, status: HTTPStatus) -> None:
-        """Answer with a problem document, and close; the rest of the request is not read."""
+        """Answer with a problem document and close; the rest of the request is not read."""
         if self.refused:
             return
         self.refused = True
@@ -122,14 +125,14 @@ class LimitedChannel(HTTPChannel):
 
 
 class LimitedFactory(HTTPFactory):
-    """Makes such connections; `install` sets the limits."""
+    """Creates limited connections; `install` sets the limits."""
 
     protocol = LimitedChannel  # type: ignore[assignment]
     body_limit: int
     within_s: float
 
     def buildProtocol(self, addr: Any) -> Any:
-        """A connection from `addr`."""
+        """Return the connection from `addr`."""
         channel = super().buildProtocol(addr)
         channel.requestFactory = LimitedRequest
         return channel

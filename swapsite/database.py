@@ -1,4 +1,4 @@
-"""Django's `DATABASES` from one address: SQLite by default, PostgreSQL by DATABASE_URL."""
+"""Django's `DATABASES` from one URL: SQLite by default, PostgreSQL with DATABASE_URL."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _CONNECT_S = "5"
 
 
 def databases(config: Config, default: Path) -> dict[str, dict[str, Any]]:
-    """The one database; `default` is the SQLite file where no setting names another."""
+    """Return the one database; `default` is the SQLite file unless a setting names another."""
     if config.database_url:
         return {"default": postgresql(config.database_url)}
     return {
         "default": {
             "ENGINE": "django.db.backends.sqlite3",
             "NAME": config.database_file or default,
-            # Writers wait for each other instead of failing; readers do not wait for them.
+            # Writers wait for each other instead of failing, and readers do not wait for writers.
             "OPTIONS": {
                 "timeout": 10,
                 "transaction_mode": "IMMEDIATE",
@@ -30,9 +30,10 @@ def databases(config: Config, default: Path) -> dict[str, dict[str, Any]]:
 
 
 def postgresql(url: str) -> dict[str, Any]:
-    """`postgresql://user:password@host:port/name?sslmode=require`; what is absent is libpq's.
+    """Parse `postgresql://user:password@host:port/name?sslmode=require`.
 
-    The query's parameters are libpq's own. Needs the package psycopg.
+    Absent parts get libpq's defaults, and the parameters of the query are those of libpq. Needs the
+    package psycopg.
     """
     parts = urlsplit(url)
     return {

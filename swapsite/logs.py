@@ -1,8 +1,8 @@
-"""Logs: one JSON object a line on stdout, or lines for a person where stdout is a terminal.
+"""Logs on stdout: one JSON object per line, or readable lines if stdout is a terminal.
 
-structlog renders what the program and its libraries log, so both look alike. The access log is
-rendered without structlog: a line for every request must cost little. A text that looks like a JSON
-Web Token is blanked before it is written: no token ever reaches a log.
+structlog renders the events of the program and of its libraries, so both look alike. The access log
+does not use structlog, because a line for every request must be cheap. Texts that look like a JSON
+Web Token are replaced before they are written, so that no JWT reaches a log.
 """
 
 from __future__ import annotations
@@ -46,22 +46,22 @@ _SHARED: list[Processor] = [
 
 
 class OnlyExceptions(logging.Filter):
-    """Lets through what has a traceback: an answer such as 503 is for its client, not the log."""
+    """Keeps only records with a traceback: a response such as 503 is not an event for the log."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record tells of an exception."""
+        """Return whether the record has an exception."""
         return record.exc_info is not None
 
 
 class AccessFormatter(logging.Formatter):
-    """Renders the records of `api.http.access_log`, as JSON or for a person."""
+    """Renders the records of `api.http.access_log`, as JSON or as readable lines."""
 
     def __init__(self, as_json: bool) -> None:
         super().__init__()
         self._as_json = as_json
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
+        """Return one line."""
         fields: dict[str, Any] = getattr(record, "access", {})
         event = record.getMessage()
         at = datetime.fromtimestamp(record.created, UTC)
@@ -74,7 +74,7 @@ class AccessFormatter(logging.Formatter):
 
 
 def _readable(at: datetime, event: str, fields: dict[str, Any]) -> str:
-    """`12:00:00 GET /api/overview 200 3.1 ms 5120 B 127.0.0.1 somebody`."""
+    """Return a line such as `12:00:00 GET /api/overview 200 3.1 ms 5120 B 127.0.0.1 alice`."""
     get = fields.get
     what = f"{get('method')} {get('route')}" if event == "request" else f"{event} {get('route')}"
     of_answer = [
@@ -88,7 +88,7 @@ def _readable(at: datetime, event: str, fields: dict[str, Any]) -> str:
 
 
 def configure_structlog() -> None:
-    """Make structlog's loggers hand their events to the standard library's handlers."""
+    """Make structlog's loggers pass their events to the handlers of the standard library."""
     logging.captureWarnings(True)
     structlog.configure(
         processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -99,7 +99,7 @@ def configure_structlog() -> None:
 
 
 def logging_config(log_format: str, level: str) -> dict[str, Any]:
-    """The `LOGGING` of Django; `log_format` is auto, json or console."""
+    """Return Django's `LOGGING`; `log_format` is auto, json or console."""
     as_json = log_format == "json" or (log_format == "auto" and not sys.stdout.isatty())
     rendering: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if as_json:
@@ -137,14 +137,14 @@ def logging_config(log_format: str, level: str) -> dict[str, Any]:
         "root": {"handlers": ["stdout"], "level": level.upper()},
         "loggers": {
             "access": {"handlers": ["access"], "propagate": False},
-            # A client's mistakes are answered, not logged: a line for each would fill the disk.
+            # Errors of clients are answered and not logged: a line for each would fill the disk.
             "django.request": {"level": "ERROR", "filters": ["only_exceptions"]},
             "django.security": {"level": "ERROR"},
-            # A traceback a second while Redis is away; `api.auth.control` says it once.
+            # It logs a traceback per second while Redis is down; `api.auth.control` logs it once.
             "channels_redis": {"level": "CRITICAL"},
-            # Its lines about each listener and factory say nothing that Daphne does not.
+            # Its lines about each listener and factory repeat what Daphne logs.
             "twisted": {"level": "WARNING"},
-            # Replaces the handlers that Django's defaults put here.
+            # Removes the handlers of Django's default configuration.
             "django": {"handlers": [], "propagate": True},
             "django.server": {"handlers": [], "propagate": True},
         },

@@ -1,8 +1,8 @@
-"""Django's settings, all derived from the one `aggregator.runtime.config.Config`: wiring only.
+"""Django's settings, all derived from `aggregator.runtime.config.Config`: wiring only.
 
-Importing this reads the environment and configures logging; it opens no file and no connection.
-Faults in the environment end the process here, with every fault named and exit status 2, whichever
-of manage.py and the ASGI server imported it.
+Importing this module reads the environment and configures logging; it opens no connection. Faulty
+settings end the process here with exit status 2 and a list of all faults, under manage.py and under
+an ASGI server.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 ISSUER_DIR = Path(os.environ.get("ISSUER_DIR") or BASE_DIR / "var" / "issuer")
 
 DEBUG = SWAPS.debug
-# The commands need no lasting secret, so they get a random one; `swapsite.asgi` refuses to serve
+# Commands need no persistent secret, so they get a random one; `swapsite.asgi` refuses to serve
 # with it.
 SECRET_KEY = SWAPS.django_secret_key or get_random_secret_key()
 ALLOWED_HOSTS = list(SWAPS.django_allowed_hosts)
 
 INSTALLED_APPS = [
-    # before the admin, whose look they change
+    # Before the admin, whose templates they override.
     "console",
     "aggregator",
     "api",
@@ -45,19 +45,20 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
-    # for the static files of its Swagger UI
+    # For the static files of its Swagger UI.
     "ninja",
     "django_prometheus",
 ]
-# The tables of the console keep the labels that they were made under.
+# The tables of the console keep their original app labels.
 MIGRATION_MODULES = {
     "aggregator": "console.migrations.aggregator",
     "api": "console.migrations.api",
 }
-# The operators' decisions for web nodes; named here because `api` must not import `console`.
+# The module of the operators' decisions; `api` imports it by name because it must not depend on
+# `console`.
 DECISIONS = "console.decisions"
-# `guard` answers everything but the admin itself: the others, which hop to a thread, are for the
-# admin's pages, those of django-prometheus among them.
+# `guard` answers everything except the admin. The other middleware switches to a thread, so it
+# runs for the pages of the admin only, that of django-prometheus included.
 MIDDLEWARE = [
     "api.http.middleware.guard",
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
@@ -89,7 +90,7 @@ STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "api.page.files.ReleaseStorage"},
 }
-# The JavaScript client: the dashboard is one of its users.
+# The JavaScript client, which the dashboard uses.
 STATICFILES_DIRS = [("clients", BASE_DIR / "clients" / "js")]
 ROOT_URLCONF = "swapsite.urls"
 ASGI_APPLICATION = "swapsite.asgi.application"
@@ -102,7 +103,7 @@ _REDIS = {"hosts": [SWAPS.redis_url], "prefix": "control:"}
 CHANNEL_LAYERS = {
     "default": {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer", "CONFIG": _REDIS}
 }
-# What counts the attempts to log in; sessions and pages are not cached.
+# Counts the login attempts; sessions and pages are not cached.
 CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
@@ -115,10 +116,10 @@ CACHES = {
 SECURE_SSL_REDIRECT = SWAPS.https_only
 SECURE_HSTS_SECONDS = 365 * 24 * 3600 if SWAPS.https_only else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = SWAPS.https_only
-# `guard` takes the header away where no trusted proxy sent it.
+# `guard` removes the header unless a trusted proxy sent it.
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if SWAPS.trusted_proxies else None
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SWAPS.https_only
-# A browser takes a cookie of this name over TLS only, from this host only.
+# Browsers accept a cookie with this prefix only over TLS and only from this host.
 SESSION_COOKIE_NAME = "__Host-session" if SWAPS.https_only else "session"
 CSRF_COOKIE_NAME = "__Host-csrf" if SWAPS.https_only else "csrf"
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Strict"
@@ -142,7 +143,7 @@ AUTH_PASSWORD_VALIDATORS = [
 LANGUAGE_CODE = "en-us"
 TIME_ZONE = "UTC"
 USE_I18N = False
-# what the admin shows; UTC
+# Formats of the admin; times are UTC.
 DATETIME_FORMAT = "Y-m-d H:i:s"
 DATE_FORMAT = "Y-m-d"
 USE_TZ = True

@@ -1,4 +1,4 @@
-"""The routes: the dashboard, probes and metrics at the root, then /api, /admin and /static."""
+"""The routes: dashboard, probes and metrics at the root, then /api, /admin and /static."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from aggregator.redis.checkins import Checkins, Seed
 from aggregator.redis.markers import MAX_CLAIMS, RedisMarkers, kinds_of
 from aggregator.redis.session import RedisSession
 from aggregator.runtime.backoff import Backoff
+from aggregator.runtime.clock import wall_ms
 from aggregator.runtime.config import Config
 from aggregator.runtime.errors import Fatal, Retry
 
@@ -58,7 +59,7 @@ class Backfill:
         self._checkins = Checkins(self._session, config.kafka_topic, config.marker_ttl_ms)
         self._clickhouse = ClickHouse(config.clickhouse_url, receive_s=90)
         self._writer = ArchiveWriter(self._clickhouse, config.kafka_topic)
-        self._run = time.time_ns() // 1_000_000
+        self._run = wall_ms()
         # Reads the archivers' commits, and never joins their group.
         self._consumer = Consumer(
             {
@@ -136,7 +137,7 @@ class Backfill:
         verdicts = self._decide(progress.partition, swaps)
         swaps.swaps["verdict"] = list(verdicts.encode())
         progress.repeats += verdicts.count("D")
-        for block in blocks_of([swaps], progress.partition, time.time_ns() // 1_000_000):
+        for block in blocks_of([swaps], progress.partition, wall_ms()):
             progress.archived += len(block.swaps)
             if not self._dry_run:
                 # A token of this run: an earlier block may have had the same offsets.

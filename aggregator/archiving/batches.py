@@ -104,7 +104,7 @@ class ArchiveBatches:
         Raises NewIncarnation.
         """
         for owner in self._owners.values():
-            if owner.stage != "archiving" or self._gates.redis.closed_for_s:
+            if owner.stage != "archiving" or self._gates.redis.open_for_s:
                 continue
             try:
                 while owner.waiting and self._look_up_old(owner):
@@ -146,7 +146,7 @@ class ArchiveBatches:
         kept_from = self._now_ms() - self._config.marker_ttl_ms + margin_ms
         old = [(part, np.flatnonzero(part.swaps["timestamp"] < kept_from)) for part in parts]
         if any(len(places) for _, places in old):
-            if self._gates.clickhouse.closed_for_s:
+            if self._gates.clickhouse.open_for_s:
                 return False
             rows = self._writers.ask(lambda archive: archive.rows_of(picked(old)))
             self._checkins.seed([Seed(*row) for row in rows])
@@ -162,7 +162,7 @@ class ArchiveBatches:
             if owner.flight is not None and not self._writers.busy(owner.partition)
         ]
         gates = self._gates
-        if not ready or gates.kafka.closed_for_s or gates.clickhouse.closed_for_s:
+        if not ready or gates.kafka.open_for_s or gates.clickhouse.open_for_s:
             return
         if gates.clickhouse.fault:
             del ready[1:]  # one is enough to find out

@@ -63,7 +63,7 @@ class ArchiveTakeover:
         if committed is None or not metadata:
             # The group is new, Kafka has forgotten it, or somebody else has set its offset, whereby
             # its intent was lost: the archive knows what it has.
-            if self._gates.clickhouse.closed_for_s:
+            if self._gates.clickhouse.open_for_s:
                 return None
             archived = self._writers.ask(lambda archive: archive.next_offset(partition))
             if committed is not None:
@@ -138,7 +138,7 @@ class ArchiveTakeover:
         if owner.redo is not None:
             return
         owner.stage = "checking_in"
-        if self._writers.busy(partition) or self._gates.kafka.closed_for_s:
+        if self._writers.busy(partition) or self._gates.kafka.open_for_s:
             return
         try:
             extent = self._log.extent(partition, self._markers_from())

@@ -17,7 +17,7 @@ from aggregator.clickhouse.connection import ClickHouse, Unavailable
 from aggregator.clickhouse.writer import ArchiveWriter
 from aggregator.redis.session import NewIncarnation
 from aggregator.runtime import metrics
-from aggregator.runtime.backoff import Gate
+from aggregator.runtime.backoff import CircuitBreaker
 from aggregator.runtime.config import Config
 from aggregator.runtime.errors import Retry
 
@@ -31,7 +31,9 @@ class Gates:
     """Whether the engines of an archiver may be asked now."""
 
     def __init__(self) -> None:
-        self.kafka, self.redis, self.clickhouse = Gate("kafka"), Gate("redis"), Gate("clickhouse")
+        self.kafka = CircuitBreaker("kafka")
+        self.redis = CircuitBreaker("redis")
+        self.clickhouse = CircuitBreaker("clickhouse")
 
     @property
     def faults(self) -> str:
@@ -83,7 +85,7 @@ class Writers:
         done: Callable[[Any], None],
     ) -> None:
         """Start a job of a partition, unless one is running or ClickHouse is left alone."""
-        if not self.busy(owner.partition) and not self._gates.clickhouse.closed_for_s:
+        if not self.busy(owner.partition) and not self._gates.clickhouse.open_for_s:
             writer = self._writers[self.thread_of(owner.partition)]
             future = writer.thread.submit(job, writer.jobs)
             self._running[owner.partition] = _Running(owner, future, done)

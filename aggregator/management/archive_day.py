@@ -1,4 +1,4 @@
-"""What commands about one UTC day of the archive share: the option, and the way to ClickHouse."""
+"""The `--day` option and the ClickHouse connection of commands about one UTC day of the archive."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from aggregator.management.times import utc_day
 from aggregator.runtime.config import Config
 from aggregator.runtime.errors import SwapsError
 
-# Longer than a query over a whole day may take there.
+# Longer than the server lets a query over a whole day run.
 _RECEIVE_S: Final = 1_900
 
 
 def add_day(parser: CommandParser) -> None:
-    """The option `--day`, a `date`."""
+    """Add the option `--day`, which holds a `date`."""
     parser.add_argument(
         "--day",
         required=True,
@@ -31,7 +31,7 @@ def add_day(parser: CommandParser) -> None:
 
 @contextmanager
 def archive() -> Iterator[ClickHouse]:
-    """A connection for long queries. Raises CommandError, also for what goes wrong meanwhile."""
+    """Open a connection for long queries. Raises every SwapsError of the body as CommandError."""
     config: Config = settings.SWAPS
     if not config.clickhouse_url:
         raise CommandError("CLICKHOUSE_URL is empty: this deployment has no archive")

@@ -1,8 +1,8 @@
-"""The port at which operators ask a process without a web server: probes, metrics, profiles.
+"""The monitoring port of aggregator and archiver: probes, metrics and profiles over HTTP.
 
-`/healthz` (its loop turns), `/readyz` (it does its work), `/metrics`, and where PROFILING is on
-`/debug/pprof/…` for callers of the same machine only. Answers from threads of its own, so a loop
-that stands still is told of.
+`/healthz` (the loop runs), `/readyz` (the process does its work), `/metrics`, and with PROFILING
+`/debug/pprof/…` for callers on the same machine only. The port has its own threads, so it also
+reports a loop that hangs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Start = Callable[..., Any]
 
 
 def serve(config: Config, health: Health) -> None:
-    """Answer on METRICS_HOST and METRICS_PORT from now on. Raises Fatal where that is taken."""
+    """Serve METRICS_HOST and METRICS_PORT on a thread. Raises Fatal if the port cannot be used."""
     try:
         family = socket.getaddrinfo(config.metrics_host, config.metrics_port)[0][0]
         server: WSGIServer = make_server(
@@ -51,7 +51,7 @@ def serve(config: Config, health: Health) -> None:
 
 
 def application(health: Health, *, profiling: bool) -> Callable[..., Iterable[bytes]]:
-    """The WSGI application of the port."""
+    """Return the WSGI application of the port."""
     metrics: Callable[..., Iterable[bytes]] = make_wsgi_app()
 
     def answer(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
@@ -91,7 +91,7 @@ def _profile(environ: dict[str, Any]) -> tuple[HTTPStatus, str, bytes]:
 
 
 def _is_local(environ: dict[str, Any]) -> bool:
-    """Whether the caller is on this machine; what a proxy passes on is not."""
+    """Return whether the caller is on this machine; a request through a proxy is not local."""
     if "HTTP_X_FORWARDED_FOR" in environ or "HTTP_FORWARDED" in environ:
         return False
     address = ipaddress.ip_address(environ["REMOTE_ADDR"].partition("%")[0])
@@ -101,16 +101,16 @@ def _is_local(environ: dict[str, Any]) -> bool:
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A thread a request, so that a profile of a minute keeps no probe waiting."""
+    """One thread per request, so that a profile of a minute does not delay a probe."""
 
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A caller that went away is no news."""
+        """Ignore callers that disconnect early."""
 
 
 class _Handler(WSGIRequestHandler):
     timeout = _TIMEOUT_S
 
     def log_message(self, format: str, *args: Any) -> None:
-        """A line for each probe would fill the log."""
+        """Log nothing: a line per probe would fill the log."""

@@ -1,7 +1,7 @@
-"""What the commands that run until they are told to stop have in common.
+"""The base class of commands that run until they are asked to stop.
 
-Signals, the port for probes and metrics, the one clear line at a fault. What a process does is its
-command's.
+It handles signals, the monitoring port, and the one clear line at a fault. A subclass implements
+the work.
 """
 
 from __future__ import annotations
@@ -26,22 +26,23 @@ log = structlog.get_logger(__name__)
 
 
 class ProcessCommand(BaseCommand):
-    """Runs until SIGTERM or Ctrl-C; a second one ends at once. Exit status 1 at a Fatal."""
+    """Runs until SIGTERM or Ctrl-C; a second one ends immediately. Exit status 1 at a Fatal."""
 
     requires_system_checks = ()
     service = ""
-    """The name under which its spans are sent."""
+    """The service name of the process's spans."""
 
     def run(self, config: Config, stop: threading.Event, health: Health, **_options: Any) -> None:
-        """Work until `stop` is set, and say how in `health`. Raises Fatal where it cannot go on."""
+        """Work until `stop` is set, and report to `health`. Raises Fatal if it cannot continue."""
         raise NotImplementedError
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        """Run until asked to stop; exit status 1 with one clear line where it cannot go on."""
+        """Run until asked to stop; exit with status 1 and one clear line at a Fatal."""
         config: Config = settings.SWAPS
         stop = threading.Event()
 
         def ask_to_stop(number: int, _frame: object) -> None:
+            # A second signal gets the default action, in case stopping hangs.
             signal.signal(number, signal.SIG_DFL)
             stop.set()
 

@@ -1,6 +1,6 @@
-"""Days and instants as an operator types them, for the commands' options.
+"""Days and instants as operators type them, for the options of commands.
 
-Raises `ArgumentTypeError`, which argparse tells in one line with the option's name.
+Faults raise `ArgumentTypeError`, which argparse shows in one line with the name of the option.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from argparse import ArgumentTypeError
 
 
 def utc_day(text: str) -> dt.date:
-    """YYYY-MM-DD, `today` or `yesterday`, in UTC."""
+    """Parse YYYY-MM-DD, `today` or `yesterday`, in UTC."""
     today = dt.datetime.now(dt.UTC).date()
     near = {"today": today, "yesterday": today - dt.timedelta(days=1)}
     try:
@@ -20,7 +20,7 @@ def utc_day(text: str) -> dt.date:
 
 
 def instant_ms(text: str) -> int:
-    """ISO 8601, UTC unless it has a zone, or ms since the epoch; in ms since the epoch."""
+    """Parse ISO 8601 (UTC unless it has a zone), or ms since the epoch; return the latter."""
     if text.isdigit():
         return int(text)
     try:

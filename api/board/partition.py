@@ -30,6 +30,7 @@ import msgspec
 
 from aggregator.contracts.stats import Heartbeat, ResyncChunk, ResyncRequest, TokenStats
 from aggregator.runtime import metrics
+from aggregator.runtime.backoff import Backoff
 from api.board.lateness import Lateness
 
 SETTLE_MS: Final = 200
@@ -108,7 +109,9 @@ class Partition:
         self.asked: ResyncAnswer | None = None
         self._rows = rows
         self._stale_after_ms = stale_after_ms
-        self._jitter = jitter
+        self._backoff = Backoff(
+            FIRST_BACKOFF_MS / 1_000, LONGEST_BACKOFF_MS / 1_000, spread=(0.5, 1.0), draw=jitter
+        )
         self._newest_epoch = 0
         self._target = 0
         self._buffered: dict[int, TokenStats] = {}
@@ -118,7 +121,6 @@ class Partition:
         self._fresh_at: int | None = None
         self._lateness = Lateness()
         self._due_at: int | None = None
-        self._failures = 0
         self._not_before = 0
 
     @property
@@ -188,7 +190,7 @@ class Partition:
             heartbeat.state,
         )
         if changed or self._awaits_heartbeat or self.silent(now_ms):
-            self._failures = 0
+            self._backoff.reset()
             self._not_before = now_ms
             if self.asked is not None and self.asked.head is None:
                 # The question was sent before this owner was there, so it may never be answered.
@@ -239,7 +241,7 @@ class Partition:
         whole = [row for number in sorted(answer.rows) for row in answer.rows[number]]
         # The state of a stalled owner is shown too, as stale. A rebuilding owner has none to give.
         if chunk.state != "rebuilding" and self._take(answer.request, chunk, whole):
-            self._failures = 0
+            self._backoff.reset()
             self._not_before = now_ms + FIRST_BACKOFF_MS
             self._reload = self._from_saved = False
             self._target = max(self._target, chunk.seq)
@@ -269,7 +271,7 @@ class Partition:
         self.asked = None
         self._awaits_heartbeat = self._reload = True
         self._due_at = now_ms
-        self._failures = 0
+        self._backoff.reset()
         self._not_before = now_ms
 
     def _of_newest_epoch(self, epoch: int, now_ms: int) -> bool:
@@ -345,6 +347,4 @@ class Partition:
             self._fresh_at = made_at
 
     def _back_off(self, now_ms: int) -> None:
-        pause = min(LONGEST_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** min(self._failures, 10))
-        self._failures += 1
-        self._not_before = now_ms + round(pause * (0.5 + self._jitter() / 2))
+        self._not_before = now_ms + round(1_000 * self._backoff.pause_s())

@@ -1,4 +1,4 @@
-"""What every marker store promises, on the one in memory and on the real Redis."""
+"""The contract of every marker store, on the in-memory store and on a real Redis."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def send(store: Markers, claims: Sequence[Claim]) -> None:
 
 
 def ask(store: Markers, claims: Sequence[Claim]) -> str:
-    """The verdicts; a call for each run of claims of one partition."""
+    """Return the verdicts; consecutive claims of one partition share a call."""
     verdicts = ""
     for _, run in groupby(claims, key=lambda claim: claim[1]):
         send(store, list(run))
@@ -120,7 +120,7 @@ SEQUENCES: list[tuple[str, Callable[[bytes], list[Claim]], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("at_once", [True, False], ids=["one call", "a call each"])
+@pytest.mark.parametrize("together", [True, False], ids=["one call", "a call each"])
 @pytest.mark.parametrize(("name", "claims", "verdicts"), SEQUENCES, ids=[s[0] for s in SEQUENCES])
 def test_sequences(
     markers: Markers,
@@ -128,18 +128,18 @@ def test_sequences(
     name: str,
     claims: Callable[[bytes], list[Claim]],
     verdicts: str,
-    at_once: bool,
+    together: bool,
 ) -> None:
     asked = claims(swap)
-    answered = ask(markers, asked) if at_once else "".join([ask(markers, [c]) for c in asked])
+    answered = ask(markers, asked) if together else "".join([ask(markers, [c]) for c in asked])
     assert answered == verdicts
 
 
-def test_an_empty_batch_asks_nothing(markers: Markers) -> None:
+def test_an_empty_batch_has_no_verdicts(markers: Markers) -> None:
     assert markers.claim(0, [], [], "") == ""
 
 
-def test_a_batch_of_the_greatest_size_keeps_its_order(markers: Markers) -> None:
+def test_a_batch_of_the_largest_size_keeps_its_order(markers: Markers) -> None:
     half = MAX_CLAIMS // 2
     swaps = [secrets.token_bytes(16) for _ in range(half)]
     batch = [add(m, 2, n) for n, m in enumerate(swaps)]
@@ -177,7 +177,7 @@ claims_of_few_swaps = st.lists(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(drawn=claims_of_few_swaps, one_partition=st.booleans(), cut=st.integers(0, 30))
-def test_redis_decides_as_the_model(
+def test_redis_decides_like_the_in_memory_store(
     stack: Stack, drawn: list[tuple[int, int, int, str]], one_partition: bool, cut: int
 ) -> None:
     names = [secrets.token_bytes(16) for _ in range(4)]
@@ -207,7 +207,7 @@ def test_markers_expire(stack: Stack, swap: bytes) -> None:
 
 
 def test_a_server_without_msetex_does_the_same(stack: Stack, swap: bytes) -> None:
-    """As Redis before 8.4 and Valkey before 9.1: here a user who may not call it."""
+    """Redis before 8.4 and Valkey before 9.1 have no MSETEX; here a user may not call it."""
     admin = redis.Redis.from_url(stack.redis.url)
     user = f"u{secrets.token_hex(4)}"
     admin.execute_command("ACL", "SETUSER", user, "on", ">secret", "~*", "+@all", "-msetex")
@@ -221,7 +221,7 @@ def test_a_server_without_msetex_does_the_same(stack: Stack, swap: bytes) -> Non
     admin.close()
 
 
-def test_an_answer_that_was_lost_is_asked_for_again(own_redis: Stack, swap: bytes) -> None:
+def test_a_batch_whose_answer_was_lost_is_sent_again(own_redis: Stack, swap: bytes) -> None:
     admin = redis.Redis.from_url(own_redis.redis.url)
     others = {client["id"] for client in admin.client_list()}
     store = redis_markers(own_redis.redis.url)
@@ -268,7 +268,7 @@ def test_a_restarted_redis_is_noticed_before_it_answers_a_claim(
     store.close()
 
 
-def test_the_model_notices_too(swap: bytes) -> None:
+def test_the_in_memory_store_notices_a_restart_too(swap: bytes) -> None:
     store = MemoryMarkers()
     assert ask(store, [add(swap, 0, 1)]) == C
     store.restart(keep=0)
@@ -281,7 +281,7 @@ def test_the_model_notices_too(swap: bytes) -> None:
     assert ask(store, [add(swap, 0, 2)]) == C
 
 
-def test_markers_outlive_a_kill_of_redis(own_redis: Stack, swap: bytes) -> None:
+def test_markers_survive_a_kill_of_redis(own_redis: Stack, swap: bytes) -> None:
     store = redis_markers(own_redis.redis.url)
     store.connect()
     assert ask(store, [add(swap, 0, 1)]) == C
@@ -332,7 +332,7 @@ def test_claims_that_were_sent_to_the_last_run_are_not_answered_in_the_next(
     store.close()
 
 
-def test_nothing_is_raised_before_the_answer_is_wanted(own_redis: Stack, swap: bytes) -> None:
+def test_send_raises_nothing_and_receive_does(own_redis: Stack, swap: bytes) -> None:
     store = redis_markers(own_redis.redis.url)
     store.connect()
     own_redis.redis.kill()

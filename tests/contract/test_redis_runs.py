@@ -1,4 +1,4 @@
-"""A flush and a failover begin another run of Redis: no claim passes from one run to the next."""
+"""A flush and a failover begin a new run of Redis: no claim passes from one run to the next."""
 
 from __future__ import annotations
 
@@ -87,10 +87,10 @@ def test_two_clients_of_one_run_share_it(own_redis: Stack, swap: bytes) -> None:
 
 
 def test_a_failover_and_back_counts_a_swap_once(pair: Pair, swap: bytes) -> None:
-    """The second server lacks the first one's last write, and the first keeps its process."""
+    """The second server lacks the last write of the first, and the first process keeps running."""
     store = markers_of(pair.url)
     pair.demote(pair.second, pair.first)
-    # A master's first replica gives it a new replication id.
+    # A master gets a new replication id with its first replica.
     store.connect()
     pair.promote(pair.second)
     assert store.claim(0, [1], [swap], "A") == "C"
@@ -101,12 +101,12 @@ def test_a_failover_and_back_counts_a_swap_once(pair: Pair, swap: bytes) -> None
     with pytest.raises(NewIncarnation):
         store.ping()
     store.connect()
-    # As the owner replays its log: first its own position, then the repeat.
+    # The owner replays its log: first the original position, then the repeat.
     assert store.claim(0, [1, 2], [swap, swap], "AA") == "CD"
     store.close()
 
 
-def test_a_demoted_master_is_left_for_the_one_that_its_name_leads_to(
+def test_clients_of_a_demoted_master_follow_the_name_to_the_new_master(
     pair: Pair, swap: bytes
 ) -> None:
     pair.demote(pair.second, pair.first)
@@ -116,7 +116,7 @@ def test_a_demoted_master_is_left_for_the_one_that_its_name_leads_to(
     save_row(rows, 1)
     pair.promote(pair.second)
     pair.demote(pair.first, pair.second)
-    # The name still leads to the old master, then to the new one.
+    # First the name still resolves to the old master, later to the new one.
     for call in (lambda: store.claim(0, [2], [swap], "A"), store.ping, store.connect):
         with pytest.raises(Retry, match="replica") as caught:
             call()
@@ -141,14 +141,17 @@ def save_row(rows: RedisBoardRows, seq: int) -> None:
 
 
 class WithoutConfig(Redis):
-    """A server on which nobody may use CONFIG, as managed ones are."""
+    """A server without CONFIG, like managed servers."""
 
     def command(self) -> list[str | Path]:
         return [*super().command(), "--rename-command", "CONFIG", ""]
 
 
 def forbid_config(client: redis.Redis, strictly: bool) -> tuple[str, str]:
-    """A user without CONFIG; strictly: with no more than docs/operations.md asks for."""
+    """Create a user without CONFIG; `strictly`: only with the rights that docs/operations.md asks.
+
+    Returns its name and password.
+    """
     user = f"u{secrets.token_hex(4)}"
     client.acl_setuser(
         user,
@@ -183,7 +186,9 @@ def test_a_server_that_forbids_config_is_used_with_a_warning(
         assert "noeviction" in warned.fix
 
 
-def test_a_user_without_rights_is_told_apart_from_a_redis_that_is_down(own_redis: Stack) -> None:
+def test_a_user_without_rights_is_not_reported_as_a_redis_that_is_down(
+    own_redis: Stack,
+) -> None:
     with redis.Redis.from_url(own_redis.redis.url) as client:
         client.acl_setuser("weak", enabled=True, passwords=["+secret"], commands=["+ping"])
     url = own_redis.redis.url.replace("://", "://weak:secret@")

@@ -1,4 +1,4 @@
-"""`manage.py doctor` on an installation that is well, and on one with a fault of each kind."""
+"""`manage.py doctor` on a healthy installation, and on one with a fault of each kind."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Installation(NamedTuple):
     archive: Archive
 
     def findings(self, **env: str) -> tuple[int, dict[str, tuple[str, str, str]]]:
-        """The exit status, and (level, said, fix) by what was looked at."""
+        """Return the exit status, and (level, said, fix) by the name of the check."""
         done = self.service.manage("doctor", "--json", **env)
         report = json.loads(done.stdout)
         assert report["healthy"] is (done.returncode == 0), done.stderr
@@ -55,7 +55,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory, stack: Stack) -> Iterato
             yield Installation(service, kept)
 
 
-def test_an_installation_that_is_well(installed: Installation) -> None:
+def test_a_healthy_installation(installed: Installation) -> None:
     installed.service.produce([swap(1)])
     done = installed.service.manage("doctor")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -86,8 +86,8 @@ def test_a_producer_whose_clock_is_too_far_ahead_is_refused(installed: Installat
     assert fix == "set it to 60000"
 
 
-def test_many_faults_are_all_told_with_what_to_do(installed: Installation) -> None:
-    """Each of another kind; one does not hide the others."""
+def test_many_faults_are_all_reported_with_their_fixes(installed: Installation) -> None:
+    """Faults of different kinds do not hide each other."""
     redis = Redis.from_url(installed.service.env["REDIS_URL"])
     redis.config_set("maxmemory-policy", "allkeys-lru")
     redis.config_set("appendonly", "no")

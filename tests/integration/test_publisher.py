@@ -44,7 +44,7 @@ def publisher(engines: Stack) -> Iterator[Publisher]:
 
 
 async def ask(engines: Stack, partition: int) -> ResyncChunk:
-    """The owner's answer; asked again until there is one."""
+    """Ask until the owner answers; return the answer."""
     client = await nats.connect(f"nats://{engines.nats.address}")
     try:
         async with asyncio.timeout(10):
@@ -60,7 +60,7 @@ async def ask(engines: Stack, partition: int) -> ResyncChunk:
         await client.close()
 
 
-async def test_partitions_taken_while_nats_is_down_are_answered_for_after(
+async def test_partitions_taken_while_nats_is_down_answer_later(
     engines: Stack, publisher: Publisher
 ) -> None:
     publisher.take(0, 1)
@@ -95,13 +95,13 @@ async def test_a_publisher_that_starts_before_nats_connects_later(tmp_path: Path
         publisher.stop()
 
 
-async def test_the_last_heartbeat_is_said_again_on_a_new_connection(
+async def test_the_last_heartbeat_is_sent_again_on_a_new_connection(
     engines: Stack, publisher: Publisher
 ) -> None:
-    heard: asyncio.Queue[int] = asyncio.Queue()
+    received: asyncio.Queue[int] = asyncio.Queue()
 
     async def hear(message: Msg) -> None:
-        heard.put_nowait(msgspec.json.decode(message.data, type=Heartbeat).seq)
+        received.put_nowait(msgspec.json.decode(message.data, type=Heartbeat).seq)
 
     async def ignore(_: Exception) -> None:
         pass
@@ -118,13 +118,13 @@ async def test_the_last_heartbeat_is_said_again_on_a_new_connection(
         publisher.take(0, 1)
         publisher.heartbeat(Heartbeat(0, 1, 1, 7, 10, 10, "live", 0, None, 0, []))
         async with asyncio.timeout(20):
-            assert await heard.get() == 7
-            while heard.empty():  # a listener that is back too late does not hear it
+            assert await received.get() == 7
+            while received.empty():  # a subscriber that reconnects too late misses it
                 engines.nats.kill()
                 await asyncio.to_thread(engines.nats.start)
                 wait_until(lambda: publisher.connected, 10, "the connection")
                 await asyncio.sleep(0.5)
-            assert await heard.get() == 7
+            assert await received.get() == 7
     finally:
         await client.close()
 
@@ -133,7 +133,7 @@ def counted(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
-async def test_what_the_thread_cannot_keep_up_with_is_folded_and_counted(engines: Stack) -> None:
+async def test_patches_beyond_the_backlog_are_folded_and_counted(engines: Stack) -> None:
     publisher = Publisher(f"nats://{engines.nats.address}", backlog_bytes=10_000)
     publisher.start()
     wait_until(lambda: publisher.connected, 10, "the connection")
@@ -213,7 +213,7 @@ async def test_an_answer_larger_than_nats_takes_is_shortened_and_arrives(
         await client.close()
 
 
-async def test_who_asks_an_owner_that_cannot_answer_yet_is_told_at_once(
+async def test_a_question_that_an_owner_cannot_answer_yet_is_refused_immediately(
     engines: Stack, publisher: Publisher
 ) -> None:
     publisher.take(0, 1)

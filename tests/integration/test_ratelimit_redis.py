@@ -1,4 +1,4 @@
-"""Rate limits as they run: one bucket for all web nodes, in Redis; and without Redis."""
+"""Rate limits in operation: one bucket for all web nodes in Redis, and buckets without Redis."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from aggregator.runtime.errors import Retry
+from aggregator.runtime.lua import load_lua
 from api.auth import redis_link
 from api.auth.access import Access, Limits
 from api.auth.ratelimit import Rate, RateLimiter
-from api.auth.redis_link import ANSWER_WITHIN_S, RedisLink, Script
+from api.auth.redis_link import ANSWER_WITHIN_S, RedisLink
 from infra.embedded.redis import Redis
 from infra.embedded.stack import Stack
 from tests.support.redis_faults import redis_pair
@@ -68,8 +69,10 @@ async def test_both_buckets_must_let_a_cost_pass_and_a_refusal_charges_none(
     assert not any(each.local for each in first + second)
 
 
-async def test_a_demoted_redis_is_left_for_the_one_that_its_name_leads_to(tmp_path: Path) -> None:
-    """It answers READONLY on the open connection for as long as that is used."""
+async def test_the_link_to_a_demoted_redis_follows_its_name_to_the_master(
+    tmp_path: Path,
+) -> None:
+    """The demoted server answers READONLY on the open connection as long as that is used."""
     with redis_pair(tmp_path) as pair:
         await asyncio.to_thread(pair.demote, pair.second, pair.first)
         link = RedisLink(pair.url)
@@ -104,13 +107,13 @@ async def test_it_refills_at_its_rate(link: RedisLink) -> None:
 async def test_many_at_once_get_exactly_the_burst(
     link: RedisLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # On a busy machine a few of thousands at once are answered late, and decided without Redis.
+    # On a busy machine a few of thousands of calls get a late answer, and are decided locally.
     monkeypatch.setattr(redis_link, "ANSWER_WITHIN_S", 60)
     limiter = limiter_of(link, 1, 100)
     begun = time.monotonic()
     decisions = []
     for _ in range(10):
-        # no more at once than Redis answers in its time, however busy the machine is
+        # No more calls together than Redis answers in time, however busy the machine is.
         decisions += await asyncio.gather(*(limiter.take("a", HOME) for _ in range(300)))
     took = time.monotonic() - begun
     assert not any(each.local for each in decisions)
@@ -160,14 +163,17 @@ async def test_a_redis_that_hangs_does_not_hold_a_request_up(redis: Redis, link:
 
 
 async def test_a_script_that_redis_forgot_is_sent_again_and_a_broken_one_is_a_retry(
-    link: RedisLink,
+    link: RedisLink, tmp_path: Path
 ) -> None:
-    script = Script(b"return {KEYS[1], ARGV[1]}")
+    path = tmp_path / "script.lua"
+    path.write_text("return {KEYS[1], ARGV[1]}")
+    script = load_lua(path)
     assert await link.run(script, ["k"], [7]) == [b"k", b"7"]
     await link.call("SCRIPT", "FLUSH")
     assert await link.run(script, ["k"], [8]) == [b"k", b"8"]
+    path.write_text("return redis.call('NOPE')")
     with pytest.raises(Retry, match="refused a script"):
-        await link.run(Script(b"return redis.call('NOPE')"), [], [])
+        await link.run(load_lua(path), [], [])
     assert await link.call("PING") == b"PONG", "the connection is as good as before"
 
 
@@ -185,7 +191,7 @@ async def test_callers_that_give_up_do_not_mix_up_the_answers(link: RedisLink) -
 
 
 class Answer(NamedTuple):
-    """What a node said."""
+    """The response of a node."""
 
     status: int
     headers: dict[str, str]
@@ -250,14 +256,14 @@ def test_a_client_cannot_change_its_address_by_a_header(tmp_path: Path) -> None:
         ]
         assert 15 <= sum(each.status_code == 401 for each in forged) <= 25
         assert forged[-1].status_code == 429, "bad tokens are counted too"
-        behind = nodes.web("behind", TRUSTED_PROXIES="127.0.0.0/8")
+        proxied = nodes.web("proxied", TRUSTED_PROXIES="127.0.0.0/8")
         honest = [
-            behind.get("no-token", **{"X-Forwarded-For": f"9.9.9.9, 198.51.100.{number}"})
+            proxied.get("no-token", **{"X-Forwarded-For": f"9.9.9.9, 198.51.100.{number}"})
             for number in range(40)
         ]
         assert {each.status_code for each in honest} == {401}
         one = [
-            behind.get("no-token", **{"X-Forwarded-For": f"198.51.100.{number}, 203.0.113.1"})
+            proxied.get("no-token", **{"X-Forwarded-For": f"198.51.100.{number}, 203.0.113.1"})
             for number in range(40)
         ]
         assert one[-1].status_code == 429, "only the entry that the proxy wrote counts"

@@ -22,14 +22,14 @@ from tests.support.processes import wait_until
 from tests.support.redis_faults import redis_pair
 from tests.support.service import Service, swap
 
-# Engines and processes of several kinds start here, and a busy machine takes its time.
+# Several engines and processes start here, which takes a busy machine some time.
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
 
 _BATCH = 40
 
 
 class Load:
-    """Swaps that come without a pause, each tenth of them again; a token stays on a partition."""
+    """Swaps without a pause, every tenth one repeated; a token stays on its partition."""
 
     def __init__(self, service: Service) -> None:
         self.sent = 0
@@ -58,7 +58,7 @@ class Load:
             self.sent += _BATCH
 
     def wait(self, more: int) -> None:
-        """Wait until that many further swaps were sent."""
+        """Wait until that many more swaps were sent."""
         until = self.sent + more
         wait_until(lambda: self.sent >= until, 60, f"{more} more swaps")
 
@@ -68,7 +68,7 @@ def _partition(event: bytes) -> int:
 
 
 def oracle(service: Service) -> dict[str, TokenNumbers]:
-    """The windows of the log as it is in Kafka, computed by the slow oracle."""
+    """The windows of the present log in Kafka, computed by the slow oracle."""
     log = [
         Logged({"removed": False, **event}, partition, offset, event["timestamp"])
         for (partition, offset), value in messages(service.env["KAFKA_BOOTSTRAP"], service.topic)
@@ -84,7 +84,7 @@ def oracle(service: Service) -> dict[str, TokenNumbers]:
 
 
 def numbers(truth: dict[str, TokenNumbers]) -> dict[str, Any]:
-    """What is compared of each token."""
+    """The compared fields of each token."""
     return {
         token: (window.trades, window.buys, window.volume_usd)
         for token, each in truth.items()
@@ -150,10 +150,10 @@ def test_a_flush_within_one_run_is_noticed_and_the_log_replayed(
 
 
 @pytest.mark.parametrize("alone", [True, False], ids=["checkin alone", "with one partition's"])
-def test_a_check_in_that_is_deleted_is_made_again(
+def test_a_deleted_check_in_is_renewed(
     tmp_path: Path, stack: Stack, kept: Archive, alone: bool
 ) -> None:
-    """Also for an archiver that has nothing to claim: the windows may be behind it."""
+    """An archiver without new claims renews it too: the windows may lag."""
     with archiving(tmp_path, stack, kept) as service:
         service.aggregator()
         service.web()
@@ -174,7 +174,7 @@ def test_a_check_in_that_is_deleted_is_made_again(
 
 
 def test_a_failover_and_back_counts_every_swap_once(tmp_path: Path, stack: Stack) -> None:
-    """The old master stays up and answers READONLY on the connections that are open."""
+    """The old master stays up and answers READONLY on the open connections."""
     with redis_pair(tmp_path / "pair") as pair, Service(tmp_path, stack) as service:
         service.env["REDIS_URL"] = pair.url
         pair.demote(pair.second, pair.first)

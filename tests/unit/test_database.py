@@ -1,4 +1,4 @@
-"""Where the admin's tables are: SQLite by default, PostgreSQL by DATABASE_URL."""
+"""The database of the admin: SQLite by default, PostgreSQL with DATABASE_URL."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_postgresql_by_its_address(scheme: str, tmp_path: Path) -> None:
     assert found["OPTIONS"]["sslmode"] == "require"
 
 
-def test_what_is_absent_is_left_to_libpq(tmp_path: Path) -> None:
+def test_absent_parts_are_left_to_libpq(tmp_path: Path) -> None:
     found = databases(load({"DATABASE_URL": "postgresql://db/admin"}), tmp_path)["default"]
     assert (found["USER"], found["PASSWORD"], found["PORT"]) == ("", "", "")
 

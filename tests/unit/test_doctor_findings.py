@@ -1,4 +1,4 @@
-"""What the doctor finds without an engine: names, room, and owners that count otherwise."""
+"""Findings of the doctor without an engine: setting names, disk space, and owners' settings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_name_that_is_nearly_a_setting(name: str, meant: str) -> None:
     assert (found.level, found.what, found.fix) == ("WARN", name, f"did you mean {meant}?")
 
 
-def test_settings_and_what_others_read_are_no_mistakes() -> None:
+def test_settings_and_variables_of_other_programs_are_no_mistakes() -> None:
     others = [
         "PATH", "HOME", "HOSTNAME", "LANG", "LOGNAME", "PWD", "SHELL", "TERM", "USER", "TOKEN",
         "WEB_URL", "HTTP_PORT", "SWAPS_VERSION", "NUMBA_CACHE_DIR", "PYTHONUNBUFFERED",
@@ -67,7 +67,7 @@ def beat(partition: int, owner: str, **fields: object) -> Heartbeat:
     return msgspec.structs.replace(plain, **fields)
 
 
-def test_owners_that_count_as_this_environment_says() -> None:
+def test_owners_with_the_settings_of_this_environment_are_fine() -> None:
     [found] = of_owners(CONFIG, [beat(0, "a:1"), beat(1, "a:1"), beat(2, "b:1")])
     assert (found.level, found.said.split()[0]) == ("OK", "2")
     [none] = of_owners(CONFIG, [])
@@ -88,6 +88,6 @@ def test_owners_of_another_version_or_with_other_settings() -> None:
     }
 
 
-def test_an_owner_that_does_not_say_its_settings_yet_is_not_blamed() -> None:
+def test_an_owner_that_does_not_report_its_settings_yet_is_fine() -> None:
     [found] = of_owners(CONFIG, [beat(0, "a:1", settings={})])
     assert found.level == "OK"

@@ -1,4 +1,4 @@
-"""The wall around unit tests holds, and leaves alone what asyncio itself needs."""
+"""Unit tests cannot reach the network, and asyncio still works."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def test_a_day() -> None:
 
 @pytest.mark.parametrize(("reads", "fix"), [(utc_day, "YYYY-MM-DD"), (instant_ms, "ISO 8601")])
 @pytest.mark.parametrize("text", ["", "noon", "2023-13-01"])
-def test_what_is_none_is_told_with_the_fix(
+def test_a_wrong_text_is_refused_with_the_fix(
     reads: Callable[[str], object], fix: str, text: str
 ) -> None:
     with pytest.raises(ArgumentTypeError, match=f"'{text}' is no .*{fix}"):

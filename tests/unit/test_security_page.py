@@ -1,4 +1,4 @@
-"""SECURITY.md names a test for every attack, and each of them is there."""
+"""SECURITY.md names a test for every attack, and each named test exists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TEST = re.compile(r"`((?:unit|integration|contract|e2e)/[\w/]+\.py)`|`(test_\w+
 
 
 def attacks() -> list[tuple[str, str]]:
-    """Each row's attack, and the cell with its tests."""
+    """Return each row's attack, and the cell with its tests."""
     table = PAGE.read_text().partition("## Attacks")[2].partition("\n## ")[0]
     rows = [line.strip("| \n").split(" | ") for line in table.splitlines() if line.startswith("|")]
     return [(row[0], row[2]) for row in rows[2:]]
@@ -29,7 +29,7 @@ def functions(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(("attack", "tests"), attacks(), ids=[row[0][:60] for row in attacks()])
-def test_every_test_that_is_named_is_there(attack: str, tests: str) -> None:
+def test_every_named_test_exists(attack: str, tests: str) -> None:
     held: set[str] = set()
     named = 0
     for path, name in _TEST.findall(tests):

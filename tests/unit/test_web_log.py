@@ -1,4 +1,4 @@
-"""What a web node's libraries say by ways of their own is JSON like the rest of its log."""
+"""Messages that a web node's libraries log themselves are JSON like the rest of its log."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ def test_faults_of_twisted_and_warnings_are_lines_of_json() -> None:
         check=True,
     )  # fmt: skip
     assert done.stderr == ""
-    told = [json.loads(line)["event"] for line in done.stdout.splitlines()]
+    events = [json.loads(line)["event"] for line in done.stdout.splitlines()]
     for text in ("a fault of twisted", "a warning of a library", "a task failed"):
-        assert any(text in each for each in told), told
+        assert any(text in each for each in events), events

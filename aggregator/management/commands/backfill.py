@@ -1,4 +1,4 @@
-"""`manage.py backfill`: archives again what the archive lacks of a time range."""
+"""`manage.py backfill`: archives the swaps of a time range that the archive lacks."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from aggregator.runtime.errors import SwapsError
 
 
 class Command(BaseCommand):
-    """One run over a time range of the log."""
+    """Runs over one time range of the log."""
 
     help = (
-        "Reads the swaps whose Kafka timestamp lies in [--from, --to) again, and archives those "
-        "that are missing in ClickHouse. What is archived stays as it is, so it may be run again "
-        "at any time; offsets that the archivers have not reached are left to them. A swap of "
-        "which no marker is left in Redis is archived as late. Do not run two at once."
+        "Reads the swaps with a Kafka timestamp in [--from, --to) again, and archives those that "
+        "are missing in ClickHouse. Archived rows do not change, so the command may be repeated at "
+        "any time. It skips offsets that the archivers have not reached. A swap without a marker "
+        "in Redis is archived as late. Do not run two backfills at the same time."
     )
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """The range, and whether to change anything."""
+        """Add the range and `--dry-run`."""
         parser.add_argument(
             "--from",
             dest="since",
@@ -34,14 +34,14 @@ class Command(BaseCommand):
             help="begin: ISO 8601 (UTC unless it has a zone), or ms since the epoch",
         )
         parser.add_argument(
-            "--to", dest="until", required=True, type=instant_ms, help="end, itself not included"
+            "--to", dest="until", required=True, type=instant_ms, help="end, exclusive"
         )
         parser.add_argument(
-            "--dry-run", action="store_true", help="say what is missing, and change nothing"
+            "--dry-run", action="store_true", help="report what is missing, change nothing"
         )
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        """Run to the end. Raises CommandError where it cannot."""
+        """Run to the end of the range. Raises CommandError if it cannot."""
         config: Config = settings.SWAPS
         if not config.clickhouse_url:
             raise CommandError("CLICKHOUSE_URL is not set: this deployment has no archive")

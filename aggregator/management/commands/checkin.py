@@ -1,4 +1,4 @@
-"""`manage.py checkin`: which archivers Redis waits for, and going on without them."""
+"""`manage.py checkin`: shows which archivers Redis waits for, or counts without them."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ class Command(BaseCommand):
 
     help = (
         "After a restart of Redis nothing is counted until the archiver of each partition has "
-        "checked in: it makes the markers again that Redis lost. Without an option this shows "
-        "which partitions are missing (exit status 1 while one is). With --skip the swaps are "
-        "counted without waiting: repeats of swaps from before the restart may then count again, "
-        "in the windows and in the archive. It is logged, and shown as degraded until the "
+        "checked in: it restores the markers that Redis lost. Without an option this command shows "
+        "which partitions are missing (exit status 1 while one is). With --skip, swaps are counted "
+        "without waiting: repeats of swaps from before the restart may then count again, in the "
+        "windows and in the archive. The skip is logged, and the state is degraded until the "
         "archivers have checked in."
     )
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """The one option."""
+        """Add `--skip`."""
         parser.add_argument("--skip", action="store_true", help="do not wait for the archivers")
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        """Show or skip. Raises CommandError where an engine cannot be asked."""
+        """Show or skip. Raises CommandError if an engine does not answer."""
         config: Config = settings.SWAPS
         if not config.clickhouse_url:
             raise CommandError("CLICKHOUSE_URL is not set: without an archive nothing waits")

@@ -1,4 +1,4 @@
-"""`manage.py compile_engine`: compile the loops of decoder and windows before they are needed."""
+"""`manage.py compile_engine`: compiles the loops of decoder and windows ahead of time."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ class Command(BaseCommand):
     help = (
         "Compiles the loops of decoder, windows and archiver into numba's cache (beside the code, "
         "or in NUMBA_CACHE_DIR), so that the first start of run_aggregator or run_archiver does "
-        "not have to: some twenty seconds once, tenths of a second after. For image builds."
+        "not have to. Takes some twenty seconds once, tenths of a second after that. For image "
+        "builds."
     )
     requires_system_checks = ()
 
     def handle(self, *_args: Any, **_options: Any) -> None:
-        """Compile, and say how long it took."""
+        """Compile, and print how long it took."""
         began = time.perf_counter()
         warm_up()
         compile_decoder()

@@ -1,4 +1,4 @@
-"""`manage.py dead_letters list|show|replay`: what could not be counted, and sending it again."""
+"""`manage.py dead_letters list|show|replay`: shows dead letters, and sends them again."""
 
 from __future__ import annotations
 
@@ -24,41 +24,41 @@ _SHOWN_BYTES = 60
 
 
 class Command(BaseCommand):
-    """One subcommand each for the list, one letter, and replaying."""
+    """Has one subcommand each for the list, for one letter, and for the replay."""
 
     help = (
         "Messages that cannot be counted go to the dead-letter topic with their bytes and the "
-        "reason. After the cause is fixed (here: a rule was widened) they can be replayed: each "
-        "goes to the topic and partition that it came from, with the bytes that it came with, and "
-        "is decoded again. A letter stays in the dead-letter topic; replaying it twice counts it "
-        "once. A letter that would be refused again is skipped, because it would become a second "
-        "dead letter. One that was cut is read from the topic that it came from."
+        "reason. Once the cause is fixed (here: a rule is widened) they can be replayed: each is "
+        "sent, with its original bytes, to the topic and partition that it came from, and is "
+        "decoded again. A letter stays in the dead-letter topic; two replays count it once. A "
+        "letter that would be refused again is skipped, because it would become a second dead "
+        "letter. A letter that was cut is read from the topic that it came from."
     )
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
         """See `--help` of each subcommand."""
         commands = parser.add_subparsers(dest="command", required=True)
-        listing = commands.add_parser("list", help="the newest letters, a line each")
+        listing = commands.add_parser("list", help="show the newest letters, one per line")
         listing.add_argument("--limit", type=int, default=20, metavar="N", help="at most N (20)")
         listing.add_argument("--reason", help="only those of this reason")
-        listing.add_argument("--json", action="store_true", help="one JSON object a line")
-        showing = commands.add_parser("show", help="one letter whole")
+        listing.add_argument("--json", action="store_true", help="one JSON object per line")
+        showing = commands.add_parser("show", help="show one complete letter")
         showing.add_argument("position", help="offset, or partition:offset, as `list` shows it")
-        showing.add_argument("--raw", action="store_true", help="its bytes on stdout, nothing else")
+        showing.add_argument("--raw", action="store_true", help="only its bytes, on stdout")
         replaying = commands.add_parser("replay", help="send letters to the topic they came from")
         replaying.add_argument("position", nargs="*", help="letters, as `list` shows them")
-        replaying.add_argument("--all", action="store_true", help="every letter that is there")
+        replaying.add_argument("--all", action="store_true", help="every letter of the topic")
         replaying.add_argument("--reason", help="with --all: only those of this reason")
         replaying.add_argument(
-            "--dry-run", action="store_true", help="send nothing; say which would be counted now"
+            "--dry-run", action="store_true", help="send nothing; show which would be counted now"
         )
         replaying.add_argument(
-            "--force", action="store_true", help="also those that would be refused again"
+            "--force", action="store_true", help="also letters that would be refused again"
         )
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        """Run the subcommand. Raises CommandError where Kafka cannot be asked."""
+        """Run the subcommand. Raises CommandError if Kafka does not answer."""
         config: Config = settings.SWAPS
         run = {"list": self._list, "show": self._show, "replay": self._replay}
         try:
@@ -185,7 +185,7 @@ def _json(letter: Letter) -> str:
 
 
 def _text(data: bytes | None) -> str:
-    """As a person may read it, on one line: a terminal must not obey what a stranger sent."""
+    """Render bytes on one line, escaped: a terminal must not obey what a stranger sent."""
     if data is None:
         return "none"
     text = data.decode("utf-8", "backslashreplace")

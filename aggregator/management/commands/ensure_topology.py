@@ -1,4 +1,4 @@
-"""`manage.py ensure_topology`: makes the Kafka topics and the archive's tables."""
+"""`manage.py ensure_topology`: creates the Kafka topics and the tables of the archive."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from aggregator.runtime.errors import SwapsError
 
 
 class Command(BaseCommand):
-    """What run_aggregator and run_archiver do at start, as a step of its own."""
+    """Does as a separate step what run_aggregator and run_archiver do at their start."""
 
     help = (
-        "Makes the Kafka topics (KAFKA_BOOTSTRAP) and the tables in ClickHouse (CLICKHOUSE_URL; "
-        "skipped where that is empty), and sets the lifetimes ARCHIVE_HOT, ARCHIVE_KEEP and "
-        "ARCHIVE_DAILY_KEEP. What is in place is left as it is; running it again, or twice at "
-        "once, does no harm. Exit status 1 and one line where it cannot."
+        "Creates the Kafka topics (KAFKA_BOOTSTRAP) and the tables in ClickHouse (CLICKHOUSE_URL; "
+        "skipped if empty), and sets the lifetimes ARCHIVE_HOT, ARCHIVE_KEEP and "
+        "ARCHIVE_DAILY_KEEP. Existing topics and tables do not change. Repeated or concurrent runs "
+        "do no harm. Exit status 1 and one line if it fails."
     )
     requires_system_checks = ()
 
     def handle(self, *_args: Any, **_options: Any) -> None:
-        """Make what is missing, and say what that was."""
+        """Create what is missing, and print what was created."""
         config: Config = settings.SWAPS
         try:
             self._say("topics", ensure_topics(config))

@@ -1,4 +1,4 @@
-"""`manage.py rebuild_totals`: the candles and totals of a day, made again from its rows."""
+"""`manage.py rebuild_totals`: rebuilds the candles and totals of a day from its rows."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from aggregator.management.archive_day import add_day, archive
 
 
 class Command(BaseCommand):
-    """One UTC day."""
+    """Rebuilds one UTC day."""
 
     help = (
-        "Makes the rows of candles_1m and daily_token_agg of one UTC day again from raw_swaps, as "
-        "after a backfill of lost rows. Stop the archivers first. May be run again after any "
-        "failure; verify_archive says whether the three tables agree."
+        "Rebuilds the rows of candles_1m and daily_token_agg of one UTC day from raw_swaps, for "
+        "example after a backfill of lost rows. Stop the archivers first. The command may be "
+        "repeated after any failure; verify_archive checks whether the three tables agree."
     )
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """The day."""
+        """Add `--day`."""
         add_day(parser)
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        """Rebuild. Raises CommandError where it cannot."""
+        """Rebuild the day. Raises CommandError on failure."""
         with archive() as clickhouse:
             rows = rebuild_day(clickhouse, options["day"])
         self.stdout.write(f"{options['day']}: candles and totals made again of {rows:,} rows")

@@ -1,4 +1,4 @@
-"""`manage.py reference`: writes the pages of docs/ that are made from the code."""
+"""`manage.py reference`: generates the reference pages of docs/ from the code."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ _ROOT: Final = Path(__file__).parents[3]
 
 
 class Command(BaseCommand):
-    """Writes or checks them."""
+    """Writes or checks the pages."""
 
     help = (
         "Writes docs/configuration.md from the settings and docs/metrics.md from the metrics. With "
-        "--check nothing is written, and the exit status is 1 where a page is not up to date."
+        "--check nothing is written, and the exit status is 1 if a page is not up to date."
     )
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """The one option."""
+        """Add `--check`."""
         parser.add_argument("--check", action="store_true", help="compare, write nothing")
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        """Write what differs. Raises CommandError where --check finds a difference."""
+        """Write pages that differ. Raises CommandError if --check finds a difference."""
         for name, text_of in PAGES.items():
             page, text = _ROOT / name, text_of()
             if page.exists() and page.read_text(encoding="utf-8") == text:

@@ -19,13 +19,13 @@ class Command(ProcessCommand):
     service = "swaps-aggregator"
     help = (
         "Reads swaps from Kafka, counts each exactly once in the rolling windows and publishes "
-        "every change on NATS. One more process in the same KAFKA_GROUP takes over part of the "
+        "every change on NATS. Another process in the same KAFKA_GROUP takes over part of the "
         "partitions. Settings come from the environment. SIGTERM or Ctrl-C drains, commits and "
-        "ends; a second one ends at once."
+        "exits; a second one exits immediately."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """The one option."""
+        """Add `--no-archiver`."""
         parser.add_argument(
             "--no-archiver",
             action="store_true",

@@ -19,10 +19,10 @@ class Command(ProcessCommand):
     service = "swaps-archiver"
     help = (
         "Archives swaps from Kafka in ClickHouse (CLICKHOUSE_URL), each exactly once. "
-        "run_aggregator runs one already, unless it was told --no-archiver; one more process in "
+        "run_aggregator includes an archiver unless it runs with --no-archiver; another process in "
         "the same ARCHIVER_GROUP takes over part of the partitions. Settings come from the "
-        "environment. SIGTERM or Ctrl-C finishes what is on its way and ends; a second one ends "
-        "at once."
+        "environment. SIGTERM or Ctrl-C finishes the running inserts and exits; a second one exits "
+        "immediately."
     )
 
     def run(self, config: Config, stop: threading.Event, health: Health, **_options: Any) -> None:

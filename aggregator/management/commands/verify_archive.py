@@ -1,4 +1,4 @@
-"""`manage.py verify_archive`: do the archive's three tables say the same of one UTC day."""
+"""`manage.py verify_archive`: checks that the three tables of the archive agree on one UTC day."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from aggregator.management.archive_day import add_day, archive
 
 
 class Command(BaseCommand):
-    """Exit status 0 where they do, 1 where they do not or could not be compared."""
+    """Exits with status 0 if they agree, 1 if they differ or could not be compared."""
 
     help = (
         "Compares raw_swaps (each row once, by its sign) with daily_token_agg and candles_1m over "
         "one UTC day, token by token and minute by minute, and prints every number that differs. "
-        "Exit status 1 where one does. A day that is still written to may differ for a moment: "
-        "run it again before you act. docs/archive.md says how to mend one."
+        "Exit status 1 if there is a difference. A day that still receives writes may differ for a "
+        "moment: run the command again before you act. docs/archive.md says how to repair a day."
     )
     requires_system_checks = ()
 

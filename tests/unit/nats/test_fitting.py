@@ -1,4 +1,4 @@
-"""Messages above NATS's limit: split or shortened, never lost."""
+"""Messages above the size limit of NATS are split or shortened, never lost."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def shortened(kind: str) -> float:
     return REGISTRY.get_sample_value("swaps_pubsub_shortened_total", {"kind": kind}) or 0.0
 
 
-def test_what_fits_is_sent_as_it_is() -> None:
+def test_an_answer_that_fits_is_sent_unchanged() -> None:
     whole = history(100, 20)
     assert read(history_payload(whole, 1_000_000)) == whole
 
 
-def test_a_week_of_minutes_loses_the_oldest_and_says_from_when_it_is_complete() -> None:
+def test_a_week_of_minutes_loses_the_oldest_and_says_where_it_begins() -> None:
     before = shortened("history")
     whole = history(10_080, 200)
     payload = history_payload(whole, 1_000_000)
@@ -59,7 +59,7 @@ def test_long_labels_lose_the_oldest_trades_and_no_minutes() -> None:
     assert [each.n for each in answer.trades] == list(range(101, 201))
 
 
-def test_an_answer_fits_whatever_is_in_it() -> None:
+def test_any_answer_is_made_to_fit() -> None:
     assert len(history_payload(history(500, 50, "\x01" * 9_000), 1_000)) <= 1_000
 
 
@@ -73,7 +73,7 @@ def test_a_batch_of_trades_is_split_in_order() -> None:
     assert {(part.token_id, part.partition, part.epoch) for part in read_back} == {("e:t", 0, 3)}
 
 
-def test_a_single_trade_that_is_too_large_is_handed_on_alone() -> None:
+def test_a_single_trade_that_is_too_large_is_sent_alone() -> None:
     big = msgspec.structs.replace(trade(2), trader="x" * 5_000)
     batch = TradeBatch("e:t", 0, 3, [trade(1), big, trade(3)])
     assert [count for count, _ in trade_payloads(batch, 1_000)] == [1, 1, 1]

@@ -1,4 +1,4 @@
-"""The owner's desk: one question in flight per token, one answer for all, nothing for the late."""
+"""History questions: one in flight per token, one answer for all askers, none after a timeout."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aggregator.nats.histories import IN_FLIGHT, HistoryDesk, HistoryQuestion
 
 
 class Desk:
-    """A desk with a clock by hand."""
+    """A desk whose clock the test sets."""
 
     def __init__(self) -> None:
         self.now = 0
@@ -26,7 +26,7 @@ def outcome(name: str) -> float:
     return value or 0.0
 
 
-def test_all_who_ask_for_a_token_get_one_answer_with_what_the_neediest_wants() -> None:
+def test_all_askers_of_a_token_get_one_answer_with_the_most_minutes_asked_for() -> None:
     at = Desk()
     for number, minutes in enumerate((0, 300, 20)):
         at.ask("e:a", f"reply{number}", minutes)
@@ -36,7 +36,7 @@ def test_all_who_ask_for_a_token_get_one_answer_with_what_the_neediest_wants() -
     assert at.desk.close(question) == ["reply0", "reply1", "reply2"]
 
 
-def test_who_asks_after_the_copy_was_made_waits_for_the_next_one() -> None:
+def test_a_question_after_the_copy_was_made_waits_for_the_next_copy() -> None:
     at = Desk()
     at.ask("e:a", "first")
     (question,) = at.desk.take()
@@ -47,7 +47,7 @@ def test_who_asks_after_the_copy_was_made_waits_for_the_next_one() -> None:
     assert at.desk.close(again) == ["second"]
 
 
-def test_few_are_in_flight_however_many_wait() -> None:
+def test_few_questions_are_in_flight_however_many_wait() -> None:
     at = Desk()
     for number in range(50):
         at.ask(f"e:{number}", "reply")
@@ -58,7 +58,7 @@ def test_few_are_in_flight_however_many_wait() -> None:
     assert [each.token_id for each in at.desk.take()] == [f"e:{IN_FLIGHT}"]
 
 
-def test_what_is_older_than_its_askers_patience_is_dropped_and_counted() -> None:
+def test_a_question_older_than_its_askers_patience_is_dropped_and_counted() -> None:
     before = outcome("expired")
     at = Desk()
     at.ask("e:a", "short", patience_ms=500)
@@ -86,7 +86,7 @@ def test_askers_are_bounded_and_the_refused_are_counted(monkeypatch: pytest.Monk
     assert [each.token_id for each in at.desk.take()] == ["e:b"]
 
 
-def test_no_request_asks_for_more_than_there_may_be() -> None:
+def test_minutes_and_patience_of_a_request_are_bounded() -> None:
     at = Desk()
     at.ask("e:a", "reply", minutes=10**9, patience_ms=10**12)
     at.now = histories.LONGEST_PATIENCE_MS

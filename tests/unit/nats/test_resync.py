@@ -1,4 +1,4 @@
-"""What an owner answers to a web node, from what it has published."""
+"""The answers of an owner to resyncs of web nodes, made from what it has published."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rows(chunks: list[ResyncChunk]) -> dict[str, int]:
     return {row["token_id"]: row["seq"] for row in decoded}
 
 
-def test_since_0_is_everything_and_since_seq_is_what_is_newer() -> None:
+def test_since_0_returns_all_rows_and_since_seq_the_newer_ones() -> None:
     published = live()
     published.apply([patch("a", 1), patch("b", 1)], 1, 10)
     published.apply([patch("a", 2), patch("c", 3)], 3, 20)
@@ -65,7 +65,7 @@ def test_a_large_answer_is_cut_into_chunks_of_one_state() -> None:
     assert rows(chunks) == {f"t{n}": n for n in range(1, 8)}
 
 
-def test_a_forgotten_last_row_makes_older_questions_full() -> None:
+def test_after_a_final_row_is_forgotten_older_requests_get_a_full_answer() -> None:
     published = live()
     published.apply([patch("a", 1), patch("b", 2)], 2, 10)
     published.apply([patch("a", 3, last=True)], 3, 10)

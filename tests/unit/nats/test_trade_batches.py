@@ -1,4 +1,4 @@
-"""What web nodes are told of single trades, and how far back they can look."""
+"""The trades that are published to web nodes, and how many are kept for answers."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def trades(first: int, last: int) -> list[Trade]:
     return batch.trades
 
 
-def told(swap: Swap, n: int, offset: int) -> Trade:
+def published(swap: Swap, n: int, offset: int) -> Trade:
     batch = batch_of([swap], [offset])
     batch.swaps["n"] = n
     ((trade,),) = (each.trades for each in trade_batches(0, 1, [batch]))
     return trade
 
 
-def test_a_trade_is_told_with_its_decimals_as_text() -> None:
-    assert told(SWAP, 7, 100) == Trade(
+def test_a_trade_has_its_decimals_as_text() -> None:
+    assert published(SWAP, 7, 100) == Trade(
         n=7,
         timestamp=1_700_000_000_123,
         offset=100,
@@ -71,7 +71,7 @@ def test_a_trade_is_told_with_its_decimals_as_text() -> None:
         removed=False,
     )
     unpriced = msgspec.structs.replace(SWAP, usd_micros=None, price_usd=None, removed=True)
-    retraction = told(unpriced, 8, 101)
+    retraction = published(unpriced, 8, 101)
     assert (retraction.amount_usd, retraction.price_usd, retraction.removed) == (None, None, True)
     assert type(retraction.removed) is bool
 
@@ -94,17 +94,17 @@ def test_texts_of_many_trades_are_kept_once() -> None:
 @pytest.mark.parametrize("attos", [1, 10**18, 10**18 + 1, 10**36 + 5, 3 * 10**47, 10**48 - 1])
 def test_amounts_of_any_size_are_exact(attos: int) -> None:
     swap = msgspec.structs.replace(SWAP, amount_attos=attos)
-    assert told(swap, 1, 1).amount == token_text(attos)
+    assert published(swap, 1, 1).amount == token_text(attos)
 
 
-def test_the_trades_of_a_token_go_together_and_what_is_none_is_left_out() -> None:
-    told = trade_batches(2, 5, [numbered(1, 0, 8, 2, tokens="aabaa"[:4]), numbered(3)])
-    assert [(each.token_id, each.partition, each.epoch) for each in told] == [
+def test_trades_are_grouped_by_token_and_other_swaps_are_left_out() -> None:
+    batches = trade_batches(2, 5, [numbered(1, 0, 8, 2, tokens="aabaa"[:4]), numbered(3)])
+    assert [(each.token_id, each.partition, each.epoch) for each in batches] == [
         ("c:a", 2, 5),
         ("c:b", 2, 5),
         ("c:t", 2, 5),
     ]
-    assert [[(trade.n, trade.offset) for trade in each.trades] for each in told] == [
+    assert [[(trade.n, trade.offset) for trade in each.trades] for each in batches] == [
         [(1, 100), (2, 103)],
         [(8, 102)],
         [(3, 100)],
@@ -120,7 +120,7 @@ def test_the_last_trades_of_a_token_are_kept() -> None:
     assert recent.of("b", up_to=9) == []
 
 
-def test_numbers_that_begin_anew_replace_the_ones_before() -> None:
+def test_a_numbering_that_starts_over_replaces_the_earlier_trades() -> None:
     recent = RecentTrades(kept_a_token=3)
     recent.add("a", trades(1, 3))
     recent.add("a", trades(70, 71))

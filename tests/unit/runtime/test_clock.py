@@ -1,4 +1,4 @@
-"""The clock that windows end at: what of the host's clock it follows, and when."""
+"""The clock at which windows end: which steps of the host's clock it follows, and when."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECOND = 1_000
 
 
 class Host:
-    """A machine: time passes on both clocks, and somebody may set the host's clock."""
+    """A machine: time passes on both clocks, and a test may set the host's clock."""
 
     def __init__(self) -> None:
         self.wall, self.monotonic = T0, 5_000
@@ -31,15 +31,15 @@ class Host:
         """ms since T0."""
         return self.clock.now_ms() - T0
 
-    def run(self, ms: int, *, record_behind: int | None = None, step: int = 20) -> list[int]:
-        """Let time pass; a record of so many ms before the true time comes with each reading."""
+    def run(self, ms: int, *, record_age: int | None = None, step: int = 20) -> list[int]:
+        """Let time pass; each reading comes with a record `record_age` ms older than true time."""
         read = []
         for _ in range(ms // step):
             self.wall += step
             self.monotonic += step
             read.append(self.now)
-            if record_behind is not None:
-                self.clock.witness(T0 + self.elapsed - record_behind)
+            if record_age is not None:
+                self.clock.witness(T0 + self.elapsed - record_age)
         return read
 
 
@@ -58,7 +58,8 @@ def test_one_wrong_reading_changes_nothing(host: Host, leap: int) -> None:
     host.run(SECOND)
     host.wall += leap
     assert host.now == SECOND
-    assert f"{abs(leap) // 1000} s {'ahead of' if leap > 0 else 'behind'}" in str(host.clock.fault)
+    way = "ahead of" if leap > 0 else "back from"
+    assert f"{abs(leap) // 1000} s {way}" in str(host.clock.fault)
     host.wall -= leap
     assert host.run(SECOND)[-1] == 2 * SECOND
     assert host.clock.fault is None
@@ -70,16 +71,14 @@ def test_records_of_the_true_time_keep_a_wrong_step_from_being_followed(
     host: Host, leap: int
 ) -> None:
     host.wall += leap
-    read = host.run(HOUR, record_behind=200, step=SECOND)
+    read = host.run(HOUR, record_age=200, step=SECOND)
     assert read == list(range(SECOND, HOUR + 1, SECOND))
     assert host.clock.fault is not None
     assert not host.clock.take_step_back()
 
 
 @pytest.mark.parametrize("leap", [HOUR, -HOUR])
-def test_a_step_that_stays_is_followed_where_no_record_contradicts_it(
-    host: Host, leap: int
-) -> None:
+def test_a_lasting_step_is_followed_if_no_record_contradicts_it(host: Host, leap: int) -> None:
     host.wall += leap
     before = host.run(CONFIRM_MS)
     assert before[-1] == CONFIRM_MS
@@ -112,10 +111,10 @@ def test_a_record_ahead_of_the_host_moves_the_clock_no_further_than_the_host(hos
     assert host.now == HOUR
 
 
-def test_a_step_back_that_is_right_is_followed_though_records_go_on(host: Host) -> None:
-    """The host's clock was an hour ahead from the start; then it is put right."""
+def test_a_right_step_back_is_followed_while_records_arrive(host: Host) -> None:
+    """The host's clock is an hour ahead from the start; then it is corrected."""
     host.wall -= HOUR
-    read = host.run(CONFIRM_MS + SECOND, record_behind=HOUR + 200)
+    read = host.run(CONFIRM_MS + SECOND, record_age=HOUR + 200)
     assert read[-1] == CONFIRM_MS + SECOND - HOUR
     assert host.clock.take_step_back()
 
@@ -135,7 +134,7 @@ def test_a_small_step_back_never_makes_it_go_back(host: Host, step: int) -> None
     assert all(after > before for before, after in pairwise(read))
     assert read[-1] == HOUR + SECOND - step
     assert host.clock.fault is None
-    # A web node that compares it with its own clock must not take the numbers for late.
+    # A web node that compares it with its clock must not treat the numbers as late.
     five_minutes = 300
     lost = [now - place * SECOND for place, now in enumerate(read)]
     assert max(lost[i] - lost[i + five_minutes] for i in range(len(lost) - five_minutes)) < 3_000

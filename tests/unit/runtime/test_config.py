@@ -1,4 +1,4 @@
-"""Settings: defaults stand, every fault is named at once, contradictions too."""
+"""Settings: the defaults are usable, and all faults and contradictions are reported together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_defaults_are_usable() -> None:
     )
 
 
-def test_every_fault_is_named_at_once() -> None:
+def test_all_faults_are_reported_together() -> None:
     with pytest.raises(ConfigError) as caught:
         load(
             {
@@ -76,7 +76,7 @@ def test_durations(text: str, value: int) -> None:
     assert duration_ms(text) == value
 
 
-def test_each_setting_has_a_variable_of_its_own_and_a_meaning() -> None:
+def test_each_setting_has_a_unique_variable_and_a_meaning() -> None:
     variables = [field.metadata["env"] for field in fields(Config)]
     assert len(set(variables)) == len(variables)
     assert all(field.metadata["doc"] for field in fields(Config))

@@ -1,4 +1,4 @@
-"""Secrets from files, and secrets that no message repeats."""
+"""Secrets come from files, and no message repeats a secret."""
 
 from __future__ import annotations
 

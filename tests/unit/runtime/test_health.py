@@ -1,4 +1,4 @@
-"""What the probes of an aggregator or archiver answer, and to whom its profiles are given."""
+"""The probes of an aggregator or archiver, and the callers that may take profiles."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def ask(health: Health, path: str, *, profiling: bool = False, **environ: str) -
     return int(said[0].split()[0]), body
 
 
-def test_a_process_is_ready_when_its_loop_says_so() -> None:
+def test_a_process_is_ready_when_its_loop_reports_it() -> None:
     health = Health()
     assert ask(health, "/healthz") == (200, b'{"alive":true}')
     status, body = ask(health, "/readyz")
     assert (status, json.loads(body)["reasons"]) == (503, ["starting"])
 
-    health.beat([], ["archive: behind"])
+    health.beat([], ["archive: lags"])
     status, body = ask(health, "/readyz")
-    expected = {"ready": True, "reasons": [], "degraded": ["archive: behind"]}
+    expected = {"ready": True, "reasons": [], "degraded": ["archive: lags"]}
     assert (status, json.loads(body)) == (200, expected)
 
     health.beat(["redis: refused"])
@@ -50,7 +50,7 @@ def test_a_process_is_ready_when_its_loop_says_so() -> None:
     assert ask(health, "/healthz")[0] == 200
 
 
-def test_a_loop_that_stands_still_is_told_of() -> None:
+def test_a_loop_that_hangs_is_reported() -> None:
     clock = Clock()
     health = Health(clock)
     health.beat([])
@@ -58,7 +58,7 @@ def test_a_loop_that_stands_still_is_told_of() -> None:
     assert ask(health, "/healthz")[0] == ask(health, "/readyz")[0] == 200
     clock.now += 1
     assert ask(health, "/healthz")[0] == 503
-    assert b"stood still for 120 s" in ask(health, "/readyz")[1]
+    assert b"the loop has hung for 120 s" in ask(health, "/readyz")[1]
 
 
 @pytest.mark.parametrize(
