@@ -21,7 +21,7 @@ from aggregator.archiving.batches import ArchiveBatches
 from aggregator.archiving.intents import pack
 from aggregator.archiving.partition import ArchivePartition
 from aggregator.archiving.takeover import ArchiveTakeover
-from aggregator.archiving.writers import Gates, Writers
+from aggregator.archiving.writers import CircuitBreakers, Writers
 from aggregator.clickhouse.connection import Unavailable
 from aggregator.clickhouse.native import compile_encoders
 from aggregator.contracts.stats import ArchiveStatus
@@ -104,16 +104,16 @@ class Archiver:
         self._log = SwapLog(
             replace(config, kafka_group=config.archiver_group), self, queued_kb=8_192
         )
-        self._gates = Gates()
+        self._breakers = CircuitBreakers()
         self._owners: dict[int, ArchivePartition] = {}
         self._pending: set[int] = set()
-        self._writers = Writers(config, self._gates)
+        self._writers = Writers(config, self._breakers)
         self._takeover = ArchiveTakeover(
             config=config,
             swap_log=self._log,
             checkins=self._checkins,
             writers=self._writers,
-            gates=self._gates,
+            breakers=self._breakers,
             now_ms=now_ms,
         )
         self._batches = ArchiveBatches(
@@ -123,7 +123,7 @@ class Archiver:
             markers=markers,
             checkins=self._checkins,
             writers=self._writers,
-            gates=self._gates,
+            breakers=self._breakers,
             now_ms=now_ms,
         )
         self._next_tick = 0.0
@@ -145,16 +145,16 @@ class Archiver:
             self._finish()
 
     def _join(self) -> bool:
-        if self._gates.kafka.closed_for_s:
-            self._health.beat([f"kafka: {self._gates.kafka.fault}"])
+        if self._breakers.kafka.closed_for_s:
+            self._health.beat([f"kafka: {self._breakers.kafka.fault}"])
             return False
         try:
             ensure_topics(self._config)
             self._takeover.partitions = self._log.partition_count()
         except Retry as error:
-            self._gates.kafka.failed(str(error))
+            self._breakers.kafka.failed(str(error))
             return False
-        self._gates.kafka.worked()
+        self._breakers.kafka.worked()
         return True
 
     def _round(self) -> None:
@@ -162,7 +162,7 @@ class Archiver:
             self._writers.reap()
             if self._bind():
                 self._acquire_pending()
-                self._settle()
+                self._advance_takeovers()
                 self._batches.claim(self._takeover.partitions)
             self._batches.dispatch()
             self._batches.throttle()
@@ -175,7 +175,7 @@ class Archiver:
         except Fenced as error:
             # Whether they are ours still is for Kafka to say: acquiring commits first.
             log.warning("fenced", partitions=sorted(self._owners), error=str(error))
-            self._gates.kafka.failed(str(error))
+            self._breakers.kafka.failed(str(error))
             self._acquire_again(list(self._owners))
 
     def _poll(self) -> None:
@@ -186,16 +186,16 @@ class Archiver:
 
     def _bind(self) -> bool:
         """Whether Redis may be asked now; connects to its run where none is bound."""
-        if self._gates.redis.closed_for_s:
+        if self._breakers.redis.closed_for_s:
             return False
         if not self._bound:
             try:
                 self._session.connect()
             except Retry as error:
-                self._gates.redis.failed(str(error))
+                self._breakers.redis.failed(str(error))
                 return False
             self._bound = True
-            self._gates.redis.worked()
+            self._breakers.redis.worked()
         return True
 
     # --- partitions come and go ---
@@ -221,7 +221,7 @@ class Archiver:
 
         What has not arrived is found as an intent by the next owner.
         """
-        self._writers.wait(partitions, 0 if self._gates.clickhouse.fault else _DRAIN_S)
+        self._writers.wait(partitions, 0 if self._breakers.clickhouse.fault else _DRAIN_S)
         try:
             self._writers.reap()
             self._commit([self._owners[each] for each in partitions if each in self._owners])
@@ -247,7 +247,7 @@ class Archiver:
                 gauge.remove(partition)
 
     def _acquire_pending(self) -> None:
-        if self._gates.kafka.closed_for_s or not self._pending:
+        if self._breakers.kafka.closed_for_s or not self._pending:
             return
         try:
             for partition in sorted(self._pending):
@@ -255,25 +255,25 @@ class Archiver:
                     self._owners[partition] = owner
                     self._pending.discard(partition)
         except Unavailable as error:
-            self._gates.clickhouse.failed(str(error))
+            self._breakers.clickhouse.failed(str(error))
         except Retry as error:
             # The group may be settling still.
-            self._gates.kafka.failed(str(error))
+            self._breakers.kafka.failed(str(error))
         else:
-            self._gates.kafka.worked()
+            self._breakers.kafka.worked()
 
     # --- what comes before the first claim ---
 
-    def _settle(self) -> None:
+    def _advance_takeovers(self) -> None:
         for owner in self._owners.values():
             if owner.stage == "archiving":
                 continue
             try:
-                self._takeover.settle(owner)
+                self._takeover.advance(owner)
             except NewIncarnation:
                 raise
             except Retry as error:
-                self._gates.redis.failed(str(error))
+                self._breakers.redis.failed(str(error))
                 return
 
     # --- what happens by the clock ---
@@ -284,31 +284,31 @@ class Archiver:
         self._next_tick = time.monotonic() + _TICK_S
         self._watch()
         for owner in self._owners.values():
-            owner.settle_reading()
-        if not self._gates.kafka.closed_for_s:
+            owner.advance_when_idle()
+        if not self._breakers.kafka.closed_for_s:
             try:
                 self._commit(list(self._owners.values()))
             except Retry as error:
-                self._gates.kafka.failed(str(error))
+                self._breakers.kafka.failed(str(error))
         self._report()
 
     def _watch(self) -> None:
         """Notice a restart of Redis, and a Kafka that is gone, with nothing to do, too."""
-        if self._bound and not self._gates.redis.closed_for_s:
+        if self._bound and not self._breakers.redis.closed_for_s:
             try:
                 self._session.ping()
                 self._check_in_again()
             except NewIncarnation:
                 raise
             except Retry as error:
-                self._gates.redis.failed(str(error))
+                self._breakers.redis.failed(str(error))
             else:
                 if not self._batches.waiting():
-                    self._gates.redis.worked()
+                    self._breakers.redis.worked()
         if self._log.unreachable and not self._log.still_reachable():
-            self._gates.kafka.failed(self._log.unreachable)
-        elif self._gates.kafka.fault and not self._pending:
-            self._gates.kafka.worked()
+            self._breakers.kafka.failed(self._log.unreachable)
+        elif self._breakers.kafka.fault and not self._pending:
+            self._breakers.kafka.worked()
 
     def _check_in_again(self) -> None:
         """Redis may lose the check-ins within one run: claims then wait for this archiver."""
@@ -334,14 +334,14 @@ class Archiver:
             status = owner.status(
                 now_ms=self._now_ms(),
                 end=self._log.newest_end(partition),
-                fault=self._gates.faults or self._log.unreadable.get(partition, ""),
+                fault=self._breakers.faults or self._log.unreadable.get(partition, ""),
             )
             metrics.ARCHIVE_LAG.labels(partition).set(status.lag)
             if status.age_ms is not None:
                 metrics.ARCHIVE_AGE.labels(partition).set(status.age_ms / 1000)
             self._publish(status)
         self._health.beat(
-            [f"{engine}: {fault}" for engine, fault in self._gates.by_engine.items()]
+            [f"{engine}: {fault}" for engine, fault in self._breakers.by_engine.items()]
             + [
                 f"partition {partition} is {owner.stage.replace('_', ' ')}"
                 for partition, owner in self._owners.items()

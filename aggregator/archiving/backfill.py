@@ -16,11 +16,11 @@ import msgspec
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from aggregator.archiving.intents import blocks_of, span_of
-from aggregator.clickhouse.connection import ClickHouse
+from aggregator.clickhouse.connection import ClickHouseClient
 from aggregator.clickhouse.writer import ArchiveWriter
 from aggregator.contracts.archive_rows import SwapRows
 from aggregator.decoding.rows import RowDecoder
-from aggregator.redis.checkins import Checkins, Seed
+from aggregator.redis.checkins import Checkins
 from aggregator.redis.markers import MAX_CLAIMS, RedisMarkers, kinds_of
 from aggregator.redis.session import RedisSession
 from aggregator.runtime.backoff import Backoff
@@ -32,7 +32,7 @@ _CHUNK: Final = 20_000
 _TRIES: Final = 8
 
 
-class Progress(msgspec.Struct):
+class BackfillProgress(msgspec.Struct):
     """How far a partition is: records of [first, behind) seen, there already, repeats, archived."""
 
     partition: int
@@ -56,7 +56,7 @@ class Backfill:
         self._session = RedisSession(config.redis_url)
         self._markers = RedisMarkers(self._session, config.marker_ttl_ms)
         self._checkins = Checkins(self._session, config.kafka_topic, config.marker_ttl_ms)
-        self._clickhouse = ClickHouse(config.clickhouse_url, receive_s=90)
+        self._clickhouse = ClickHouseClient(config.clickhouse_url, receive_s=90)
         self._writer = ArchiveWriter(self._clickhouse, config.kafka_topic)
         self._run = time.time_ns() // 1_000_000
         # Reads the archivers' commits, and never joins their group.
@@ -76,7 +76,7 @@ class Backfill:
         self._clickhouse.close()
         self._session.close()
 
-    def run(self, since_ms: int, until_ms: int, report: Callable[[Progress], None]) -> None:
+    def run(self, since_ms: int, until_ms: int, report: Callable[[BackfillProgress], None]) -> None:
         """Archive what is missing; `report` is told after every step.
 
         Raises Retry where an engine stays unreachable, and Fatal.
@@ -89,7 +89,7 @@ class Backfill:
                 self._step(progress)
                 report(progress)
 
-    def _ranges(self, since_ms: int, until_ms: int) -> Iterator[Progress]:
+    def _ranges(self, since_ms: int, until_ms: int) -> Iterator[BackfillProgress]:
         topic = self._config.kafka_topic
         try:
             found = self._consumer.list_topics(topic, timeout=_TIMEOUT_S).topics[topic]
@@ -101,7 +101,7 @@ class Backfill:
                 behind = min(
                     max(0, archived.offset), self._offset_at(place.partition, until_ms, end)
                 )
-                yield Progress(place.partition, first, max(first, behind), first)
+                yield BackfillProgress(place.partition, first, max(first, behind), first)
         except KafkaException as error:
             raise Retry(f"kafka: {error.args[0].str()}") from error
 
@@ -110,7 +110,7 @@ class Backfill:
         (found,) = self._consumer.offsets_for_times(asked, timeout=_TIMEOUT_S)
         return int(found.offset) if found.offset >= 0 else end
 
-    def _step(self, progress: Progress) -> None:
+    def _step(self, progress: BackfillProgress) -> None:
         """One chunk of one partition."""
         first = progress.next_offset
         behind = min(progress.behind, first + _CHUNK)
@@ -132,7 +132,7 @@ class Backfill:
             self._archive(progress, swaps)
         progress.next_offset = behind
 
-    def _archive(self, progress: Progress, swaps: SwapRows) -> None:
+    def _archive(self, progress: BackfillProgress, swaps: SwapRows) -> None:
         verdicts = self._decide(progress.partition, swaps)
         swaps.swaps["verdict"] = list(verdicts.encode())
         progress.repeats += verdicts.count("D")
@@ -142,15 +142,15 @@ class Backfill:
                 # A token of this run: an earlier block may have had the same offsets.
                 span = span_of(block)
                 token = f"{self._writer.token(block.partition, span)}:backfill:{self._run}"
-                self._patiently(lambda: self._insert(block, token))  # noqa: B023
+                self._with_retries(lambda: self._insert(block, token))  # noqa: B023
 
     def _decide(self, partition: int, swaps: SwapRows) -> str:
-        rows = self._writer.rows_of(swaps)
+        rows = self._writer.markers_of(swaps)
         if self._dry_run:
             taken = {(row.marker, row.removed) for row in rows}
             asked = zip(swaps.rows["marker"].tolist(), swaps.rows["removed"].tolist(), strict=True)
             return "".join("D" if each in taken else "L" for each in asked)
-        self._checkins.seed([Seed(*row) for row in rows])
+        self._checkins.seed(rows)
         verdicts = ""
         for begin in range(0, len(swaps), MAX_CLAIMS):
             some = swaps.part(begin, min(begin + MAX_CLAIMS, len(swaps)))
@@ -168,7 +168,7 @@ class Backfill:
         self._writer.connect()
         self._writer.insert(block, token)
 
-    def _patiently(self, call: Callable[[], None]) -> None:
+    def _with_retries(self, call: Callable[[], None]) -> None:
         backoff = Backoff()
         for left in reversed(range(_TRIES)):
             try:

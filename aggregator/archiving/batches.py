@@ -16,13 +16,13 @@ import numpy as np
 
 from aggregator.archiving.intents import column, pack
 from aggregator.archiving.jobs import ArchiveJobs
-from aggregator.archiving.partition import ArchivePartition, Flight
-from aggregator.archiving.writers import Gates, Writers
+from aggregator.archiving.partition import ArchivePartition, InFlightInsert
+from aggregator.archiving.writers import CircuitBreakers, Writers
 from aggregator.clickhouse.connection import Unavailable
 from aggregator.contracts.units import HOUR_MS
 from aggregator.decoding.rows import NO_ROWS, RowDecoder, picked
 from aggregator.member.kafka import Batch, Records, SwapLog
-from aggregator.redis.checkins import Checkins, Seed
+from aggregator.redis.checkins import Checkins
 from aggregator.redis.markers import MAX_CLAIMS, RedisMarkers, kinds_of
 from aggregator.redis.session import NewIncarnation, NotCheckedIn
 from aggregator.runtime import metrics
@@ -48,7 +48,7 @@ class ArchiveBatches:
         markers: RedisMarkers,
         checkins: Checkins,
         writers: Writers,
-        gates: Gates,
+        breakers: CircuitBreakers,
         now_ms: Callable[[], int],
     ) -> None:
         self._config = config
@@ -57,7 +57,7 @@ class ArchiveBatches:
         self._markers = markers
         self._checkins = checkins
         self._writers = writers
-        self._gates = gates
+        self._breakers = breakers
         self._now_ms = now_ms
         self._decoder = RowDecoder(config.max_future_ms)
         self._paused: set[int] = set()
@@ -90,7 +90,7 @@ class ArchiveBatches:
         """What cannot be decoded is passed over: the aggregator puts it aside."""
         # The offsets ascend.
         first = bisect_left(records.offsets, owner.read_offset)
-        behind = bisect_left(records.offsets, owner.reads_to)
+        behind = bisect_left(records.offsets, owner.read_end)
         swaps = self._decoder.decode(
             records.values[first:behind],
             records.timestamps[first:behind],
@@ -104,22 +104,24 @@ class ArchiveBatches:
         Raises NewIncarnation.
         """
         for owner in self._owners.values():
-            if owner.stage != "archiving" or self._gates.redis.closed_for_s:
+            if owner.stage != "archiving" or self._breakers.redis.closed_for_s:
                 continue
             try:
                 while owner.waiting and self._look_up_old(owner):
                     self._claim(owner)
-                    self._gates.redis.worked()
+                    self._breakers.redis.worked()
             except NotCheckedIn as error:
                 self._checkins.renew(owner.partition, partitions, owner.position.claimed_to)
                 missing = self._checkins.missing(partitions)
-                self._gates.redis.waits(f"{error}: missing are those of the partitions {missing}")
+                self._breakers.redis.waits(
+                    f"{error}: missing are those of the partitions {missing}"
+                )
             except NewIncarnation:
                 raise
             except Unavailable as error:
-                self._gates.clickhouse.failed(str(error))
+                self._breakers.clickhouse.failed(str(error))
             except Retry as error:
-                self._gates.redis.failed(str(error))
+                self._breakers.redis.failed(str(error))
 
     def _claim(self, owner: ArchivePartition) -> None:
         parts = owner.waiting.first(min(owner.waiting.below(owner.looked_up_to), MAX_CLAIMS))
@@ -146,10 +148,10 @@ class ArchiveBatches:
         kept_from = self._now_ms() - self._config.marker_ttl_ms + margin_ms
         old = [(part, np.flatnonzero(part.swaps["timestamp"] < kept_from)) for part in parts]
         if any(len(places) for _, places in old):
-            if self._gates.clickhouse.closed_for_s:
+            if self._breakers.clickhouse.closed_for_s:
                 return False
-            rows = self._writers.ask(lambda archive: archive.rows_of(picked(old)))
-            self._checkins.seed([Seed(*row) for row in rows])
+            rows = self._writers.ask(lambda archive: archive.markers_of(picked(old)))
+            self._checkins.seed(rows)
         owner.looked_up_to = int(parts[-1].swaps["offset"][-1]) + 1
         return True
 
@@ -161,15 +163,15 @@ class ArchiveBatches:
             for owner in self._owners.values()
             if owner.flight is not None and not self._writers.busy(owner.partition)
         ]
-        gates = self._gates
-        if not ready or gates.kafka.closed_for_s or gates.clickhouse.closed_for_s:
+        breakers = self._breakers
+        if not ready or breakers.kafka.closed_for_s or breakers.clickhouse.closed_for_s:
             return
-        if gates.clickhouse.fault:
+        if breakers.clickhouse.fault:
             del ready[1:]  # one is enough to find out
         try:
             self._promise(ready)
         except Retry as error:
-            gates.kafka.failed(str(error))
+            breakers.kafka.failed(str(error))
             return
         for owner, flight in ready:
             flight.promised_at = time.monotonic()
@@ -179,7 +181,7 @@ class ArchiveBatches:
                 partial(self._inserted, owner, flight),
             )
 
-    def _promise(self, ready: list[tuple[ArchivePartition, Flight]]) -> None:
+    def _promise(self, ready: list[tuple[ArchivePartition, InFlightInsert]]) -> None:
         self._log.commit(
             {
                 owner.partition: (flight.batch.intent.first, pack(flight.batch.promised))
@@ -213,12 +215,12 @@ class ArchiveBatches:
                 return
             batch = owner.cut(self._now_ms())
             if batch.blocks:
-                owner.flight = Flight(batch, 0.0)
+                owner.flight = InFlightInsert(batch, 0.0)
             else:
-                owner.passed(batch)
+                owner.complete(batch)
 
-    def _inserted(self, owner: ArchivePartition, flight: Flight, seconds: float) -> None:
-        owner.passed(flight.batch)
+    def _inserted(self, owner: ArchivePartition, flight: InFlightInsert, seconds: float) -> None:
+        owner.complete(flight.batch)
         metrics.ARCHIVE_INSERT_SECONDS.observe(seconds)
         metrics.ARCHIVE_BATCHES.labels(owner.partition).inc()
         metrics.ARCHIVE_ROWS.labels(owner.partition).inc(flight.batch.rows)
@@ -226,7 +228,7 @@ class ArchiveBatches:
 
     def throttle(self) -> None:
         """Stop reading where enough is held; go on where there is room again."""
-        most = _MAX_BYTES_DOWN if self._gates.clickhouse.fault else _MAX_BYTES
+        most = _MAX_BYTES_DOWN if self._breakers.clickhouse.fault else _MAX_BYTES
         room = self.size <= most
         for partition, owner in self._owners.items():
             if owner.stage != "archiving":

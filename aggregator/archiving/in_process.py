@@ -10,7 +10,7 @@ import structlog
 from aggregator.archiving.archiver import Publish, compile_archiver, run_archiver
 from aggregator.contracts.stats import ArchiveStatus
 from aggregator.runtime import metrics
-from aggregator.runtime.backoff import Gate
+from aggregator.runtime.backoff import CircuitBreaker
 from aggregator.runtime.config import Config
 
 log = structlog.get_logger(__name__)
@@ -39,7 +39,7 @@ class ArchiverThread:
         self._thread.join(_JOIN_S)
 
     def _run(self) -> None:
-        gate = Gate("archiver")
+        breaker = CircuitBreaker("archiver")
         while not self._stop.is_set():
             try:
                 run_archiver(self._config, self._stop, self._note)
@@ -47,8 +47,8 @@ class ArchiverThread:
                 self.fault = str(error) or repr(error)
                 metrics.ARCHIVE_RESTARTS.inc()
                 log.exception("archiver_died", error=self.fault)
-                gate.failed(self.fault)
-                self._stop.wait(gate.closed_for_s)
+                breaker.failed(self.fault)
+                self._stop.wait(breaker.closed_for_s)
 
     def _note(self, status: ArchiveStatus) -> None:
         self.fault = ""

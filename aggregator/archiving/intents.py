@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from aggregator.clickhouse.writer import Block, Span, day_of
+from aggregator.clickhouse.writer import ArchiveBlock, Span, day_of
 from aggregator.contracts.archive_rows import ROW, SwapRows
 from aggregator.contracts.arrays import Array
 from aggregator.decoding.rows import picked
@@ -51,12 +51,12 @@ class Intent(msgspec.Struct, frozen=True, array_like=True):
         """A letter for each offset of [first, last]."""
         return zlib.decompress(base64.b85decode(self.verdicts)).decode()
 
-    def places(self) -> list[Span]:
+    def block_spans(self) -> list[Span]:
         """Where its blocks lie."""
         return [Span(*span) for span in self.spans]
 
 
-class Position(msgspec.Struct, frozen=True, array_like=True):
+class LogPosition(msgspec.Struct, frozen=True, array_like=True):
     """How far an archiver is in a partition, beside the committed offset.
 
     `watermark` and `claimed_to` (the offset behind the last claim) are those behind the intent's
@@ -70,15 +70,15 @@ class Position(msgspec.Struct, frozen=True, array_like=True):
     intent: Intent | None = None
 
 
-def pack(position: Position) -> str:
+def pack(position: LogPosition) -> str:
     """The commit metadata of a position: at most MAX_METADATA bytes if `cut` made its batch."""
     return _encode(position).decode()
 
 
-def unpack(metadata: str) -> Position:
+def unpack(metadata: str) -> LogPosition:
     """The inverse of `pack`; "" is the position of a group that has not begun."""
     if not metadata:
-        return Position()
+        return LogPosition()
     try:
         return _decode(metadata)
     except msgspec.DecodeError as error:
@@ -89,10 +89,10 @@ def unpack(metadata: str) -> Position:
 
 
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Position).decode
+_decode = msgspec.json.Decoder(LogPosition).decode
 
 
-class Held:
+class SwapQueue:
     """Swaps of one partition in log order, in the parts in which they came."""
 
     def __init__(self) -> None:
@@ -149,7 +149,7 @@ def column(parts: Sequence[SwapRows], name: str) -> Array:
     return np.concatenate([(part.rows if of_rows else part.swaps)[name] for part in parts])
 
 
-def blocks_of(parts: Sequence[SwapRows], partition: int, ingested_at: int) -> list[Block]:
+def blocks_of(parts: Sequence[SwapRows], partition: int, ingested_at: int) -> list[ArchiveBlock]:
     """What is to be archived, a block for each day in the order in which the days begin."""
     days: dict[int, list[tuple[SwapRows, Array]]] = {}
     for part in parts:
@@ -157,24 +157,24 @@ def blocks_of(parts: Sequence[SwapRows], partition: int, ingested_at: int) -> li
         for each in dict.fromkeys(day[archived].tolist()):
             places = np.flatnonzero(archived & (day == each))
             days.setdefault(each, []).append((part, places))
-    return [Block(partition, day, picked(those), ingested_at) for day, those in days.items()]
+    return [ArchiveBlock(partition, day, picked(those), ingested_at) for day, those in days.items()]
 
 
-class Batch(msgspec.Struct, frozen=True):
+class InsertBatch(msgspec.Struct, frozen=True):
     """What one intent covers; `after` is the position behind it.
 
     `size` is the bytes of its records' values, `oldest` the timestamp of its first record.
     """
 
     intent: Intent
-    after: Position
-    blocks: list[Block]
+    after: LogPosition
+    blocks: list[ArchiveBlock]
     rows: int
     size: int
     oldest: int
 
     @property
-    def promised(self) -> Position:
+    def promised(self) -> LogPosition:
         """The position to commit before the batch is inserted."""
         return msgspec.structs.replace(self.after, intent=self.intent)
 
@@ -185,10 +185,10 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 def batch_of(
-    intent: Intent, after: Position, parts: Sequence[SwapRows], blocks: list[Block]
-) -> Batch:
+    intent: Intent, after: LogPosition, parts: Sequence[SwapRows], blocks: list[ArchiveBlock]
+) -> InsertBatch:
     """The batch of these records."""
-    return Batch(
+    return InsertBatch(
         intent,
         after,
         blocks,
@@ -198,20 +198,20 @@ def batch_of(
     )
 
 
-def span_of(block: Block) -> Span:
+def span_of(block: ArchiveBlock) -> Span:
     """Where a block lies."""
     offsets = block.swaps.swaps["offset"]
     return Span(block.day, int(offsets[0]), int(offsets[-1]))
 
 
 def cut(
-    decided: Held,
+    decided: SwapQueue,
     partition: int,
     gaps: Sequence[tuple[int, int]],
     *,
     max_rows: int,
     now_ms: int,
-) -> Batch:
+) -> InsertBatch:
     """Take a batch off the front: as many swaps as an intent and a block can hold.
 
     `decided` must not be empty.
@@ -222,7 +222,7 @@ def cut(
     count = _within_days(offsets, days)
     while True:
         intent = _intent(offsets[:count], days[:count], verdicts[:count], now_ms)
-        after = Position(
+        after = LogPosition(
             int(watermarks[count - 1]), int(offsets[count - 1]) + 1, list(gaps)[-MAX_GAPS:]
         )
         promised = msgspec.structs.replace(after, intent=intent)
@@ -254,7 +254,7 @@ def _intent(offsets: Array, days: Array, verdicts: Array, now_ms: int) -> Intent
     return Intent(first, last, now_ms, spans, packed)
 
 
-def again(intent: Intent, partition: int, parts: Sequence[SwapRows]) -> list[Block]:
+def rebuild_blocks(intent: Intent, partition: int, parts: Sequence[SwapRows]) -> list[ArchiveBlock]:
     """The blocks of an intent, made again from the records of the log that it names.
 
     `parts` are the decodable records of [first, last]. Raises Fatal where the log does not hold
@@ -265,7 +265,9 @@ def again(intent: Intent, partition: int, parts: Sequence[SwapRows]) -> list[Blo
         part.swaps["verdict"] = letters[part.swaps["offset"] - intent.first]
     blocks = blocks_of(parts, partition, intent.decided_at)
     rows = sum(len(block.swaps) for block in blocks)
-    if [span_of(block) for block in blocks] != intent.places() or rows != _ARCHIVES[letters].sum():
+    if [span_of(block) for block in blocks] != intent.block_spans() or rows != _ARCHIVES[
+        letters
+    ].sum():
         raise Fatal(
             f"partition {partition}: the records {intent.first} to {intent.last} are not those "
             "that were to be archived: MAX_FUTURE was changed, or the topic was made anew"

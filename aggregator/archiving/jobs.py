@@ -14,11 +14,11 @@ from typing import Final
 import structlog
 
 from aggregator.archiving.intents import Intent, span_of
-from aggregator.archiving.partition import ArchivePartition, Flight
-from aggregator.clickhouse.connection import ClickHouse, Refused, Unavailable
+from aggregator.archiving.partition import ArchivePartition, InFlightInsert
+from aggregator.clickhouse.connection import ClickHouseClient, Refused, Unavailable
 from aggregator.clickhouse.schema import ensure_schema
-from aggregator.clickhouse.writer import ArchiveWriter, Block
-from aggregator.redis.checkins import Checkins, Seed
+from aggregator.clickhouse.writer import ArchiveBlock, ArchiveWriter
+from aggregator.redis.checkins import Checkins
 from aggregator.runtime import faults, metrics, tracing
 from aggregator.runtime.config import Config
 
@@ -38,7 +38,7 @@ class ArchiveJobs:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._clickhouse = ClickHouse(config.clickhouse_url, receive_s=90)
+        self._clickhouse = ClickHouseClient(config.clickhouse_url, receive_s=90)
         self._writer = ArchiveWriter(self._clickhouse, config.kafka_topic)
         self.prepared = False
         self._measure_at = 0.0
@@ -58,21 +58,21 @@ class ArchiveJobs:
         self.prepare()
         self._writer.connect()
 
-    def insert(self, owner: ArchivePartition, flight: Flight) -> float:
+    def insert(self, owner: ArchivePartition, flight: InFlightInsert) -> float:
         """Insert the blocks of a batch; those that are there stay as they are. Seconds taken."""
         rows = flight.batch.rows
         with tracing.span("archive batch", partition=owner.partition, rows=rows):
             return self._insert(owner, flight)
 
-    def _insert(self, owner: ArchivePartition, flight: Flight) -> float:
+    def _insert(self, owner: ArchivePartition, flight: InFlightInsert) -> float:
         began = time.monotonic()
         self._connect()
         faults.point("after_intent")
         for block in flight.batch.blocks:
             if not owner.active or time.monotonic() - flight.promised_at > LEASE_S:
                 raise Unavailable("too much time has passed since the group took the intent")
-            if flight.again:
-                self._insert_again(block, flight.batch.intent)
+            if flight.may_exist:
+                self._insert_unless_there(block, flight.batch.intent)
             else:
                 self._writer.insert(block, self._writer.token(block.partition, span_of(block)))
         faults.point("after_insert")
@@ -91,7 +91,7 @@ class ArchiveJobs:
         except (Unavailable, Refused) as error:
             log.warning("disks_not_measured", error=str(error))
 
-    def _insert_again(self, block: Block, intent: Intent) -> None:
+    def _insert_unless_there(self, block: ArchiveBlock, intent: Intent) -> None:
         """Insert a block that may be there, wholly or in some of the tables."""
         span = span_of(block)
         if self._writer.blocks_since(intent.decided_at) > _TOKENS_KEPT:
@@ -105,11 +105,13 @@ class ArchiveJobs:
             # A server that died between noting the token and keeping the rows.
             self._writer.insert(block, f"{token}:again")
 
-    def settle_lost(self, partition: int, intent: Intent, now_ms: int) -> list[tuple[int, int]]:
+    def resolve_lost_intent(
+        self, partition: int, intent: Intent, now_ms: int
+    ) -> list[tuple[int, int]]:
         """Settle an intent that the log no longer holds; the gaps (first, behind the last)."""
         self._connect()
         gaps = []
-        for span in intent.places():
+        for span in intent.block_spans():
             if self._writer.landed(partition, span):
                 continue
             self._writer.poison(partition, span, now_ms)
@@ -135,10 +137,10 @@ class ArchiveJobs:
         """
         self._connect()
         seeded = 0
-        for rows in self._writer.rows_from(partition, max(lost_from, needed_from)):
+        for rows in self._writer.markers_from(partition, max(lost_from, needed_from)):
             if not wanted():
                 raise Unavailable("the partition is no longer ours")
-            checkins.seed([Seed(*row) for row in rows])
+            checkins.seed(rows)
             seeded += len(rows)
         checkins.seeded(partition, partitions, frontier, lost_from)
         log.warning(

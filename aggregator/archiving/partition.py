@@ -17,14 +17,14 @@ import structlog
 
 from aggregator.archiving.intents import (
     MAX_GAPS,
-    Batch,
-    Held,
+    InsertBatch,
     Intent,
-    Position,
-    again,
+    LogPosition,
+    SwapQueue,
     batch_of,
     column,
     cut,
+    rebuild_blocks,
 )
 from aggregator.contracts.archive_rows import SwapRows
 from aggregator.contracts.arrays import Array
@@ -39,16 +39,16 @@ log = structlog.get_logger(__name__)
 _NO_WATERMARK: Final = -(2**62)
 
 
-class Flight(msgspec.Struct):
+class InFlightInsert(msgspec.Struct):
     """A batch on its way into ClickHouse.
 
     `again` tells that it, or part of it, may be there already; `promised_at` is the monotonic
     second at which the group took its intent last.
     """
 
-    batch: Batch
+    batch: InsertBatch
     promised_at: float
-    again: bool = False
+    may_exist: bool = False
 
 
 class ArchivePartition:
@@ -66,7 +66,7 @@ class ArchivePartition:
         config: Config,
         partition: int,
         next_offset: int,
-        position: Position,
+        position: LogPosition,
         extent: LogExtent,
     ) -> None:
         self.partition = partition
@@ -80,10 +80,10 @@ class ArchivePartition:
         self.redo_is_lost = self.redo is not None and self.redo.first < extent.start
         if self.redo is not None:
             self.read_offset = self.redo.first
-        self.flight: Flight | None = None
+        self.flight: InFlightInsert | None = None
         self.uncommitted = False
-        self.waiting = Held()
-        self.decided = Held()
+        self.waiting = SwapQueue()
+        self.decided = SwapQueue()
         self.filling_since = 0.0
         self.archived_to_ms: int | None = None
         self.size = 0
@@ -102,7 +102,7 @@ class ArchivePartition:
         return self.stage == "archiving" or (self.redo is not None and not self.redo_is_lost)
 
     @property
-    def reads_to(self) -> int:
+    def read_end(self) -> int:
         """The offset behind the last record that is wanted."""
         return sys.maxsize if self.redo is None else self.redo.last + 1
 
@@ -112,7 +112,7 @@ class ArchivePartition:
         self.read_offset = self.next_offset
         log.info("archiving", partition=self.partition, next_offset=self.next_offset)
 
-    def has_checked_in(self) -> None:
+    def mark_checked_in(self) -> None:
         """Redis holds every claim that the archive has."""
         self.checked_in = True
 
@@ -155,7 +155,7 @@ class ArchivePartition:
             first = behind
         self._watermark = int(watermarks[-1])
 
-    def cut(self, now_ms: int) -> Batch:
+    def cut(self, now_ms: int) -> InsertBatch:
         """Take a batch of what is decided."""
         return cut(
             self.decided,
@@ -165,7 +165,7 @@ class ArchivePartition:
             now_ms=now_ms,
         )
 
-    def cut_again(self) -> Batch:
+    def rebuild_batch(self) -> InsertBatch:
         """The batch of the intent that was found, made of the waiting records."""
         assert self.redo is not None
         intent = self.redo
@@ -174,10 +174,10 @@ class ArchivePartition:
             intent,
             msgspec.structs.replace(self.position, intent=None),
             taken,
-            again(intent, self.partition, taken),
+            rebuild_blocks(intent, self.partition, taken),
         )
 
-    def passed(self, batch: Batch) -> None:
+    def complete(self, batch: InsertBatch) -> None:
         """The batch is archived, or holds nothing to archive."""
         self.flight = self.redo = None
         self.size -= batch.size
@@ -186,7 +186,7 @@ class ArchivePartition:
         self.archived_to_ms = batch.oldest
         self.uncommitted = True
 
-    def settle_reading(self) -> None:
+    def advance_when_idle(self) -> None:
         """Nothing waits: what was read behind the last record is passed, too."""
         idle = self.stage == "archiving" and self.flight is None
         empty = idle and not self.waiting and not self.decided

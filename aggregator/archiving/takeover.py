@@ -13,8 +13,8 @@ import msgspec
 import structlog
 
 from aggregator.archiving.intents import Intent, pack, unpack
-from aggregator.archiving.partition import ArchivePartition, Flight
-from aggregator.archiving.writers import Gates, Writers
+from aggregator.archiving.partition import ArchivePartition, InFlightInsert
+from aggregator.archiving.writers import CircuitBreakers, Writers
 from aggregator.member.end_offset_check import LogEndCheck
 from aggregator.member.kafka import SwapLog
 from aggregator.redis.checkins import Checkins
@@ -35,7 +35,7 @@ class ArchiveTakeover:
         swap_log: SwapLog,
         checkins: Checkins,
         writers: Writers,
-        gates: Gates,
+        breakers: CircuitBreakers,
         now_ms: Callable[[], int],
     ) -> None:
         self.partitions = config.kafka_partitions
@@ -43,9 +43,9 @@ class ArchiveTakeover:
         self._log = swap_log
         self._checkins = checkins
         self._writers = writers
-        self._gates = gates
+        self._breakers = breakers
         self._now_ms = now_ms
-        self._log_end = LogEndCheck(
+        self._end_offset_check = LogEndCheck(
             config.kafka_topic,
             "archived",
             "Give CLICKHOUSE_URL another database and ARCHIVER_GROUP another name to begin a new "
@@ -63,7 +63,7 @@ class ArchiveTakeover:
         if committed is None or not metadata:
             # The group is new, Kafka has forgotten it, or somebody else has set its offset, whereby
             # its intent was lost: the archive knows what it has.
-            if self._gates.clickhouse.closed_for_s:
+            if self._breakers.clickhouse.closed_for_s:
                 return None
             archived = self._writers.ask(lambda archive: archive.next_offset(partition))
             if committed is not None:
@@ -76,7 +76,7 @@ class ArchiveTakeover:
                 )
             committed = max(extent.start, archived)
             position = msgspec.structs.replace(position, claimed_to=archived)
-        self._log_end.check(partition, committed, extent.end)
+        self._end_offset_check.check(partition, committed, extent.end)
         owner = ArchivePartition(self._config, partition, committed, position, extent)
         if owner.redo is None and committed < extent.start:
             _report_gap(partition, committed, extent.start)
@@ -93,29 +93,29 @@ class ArchiveTakeover:
             self._log.begin(partition, owner.redo.first)
         return owner
 
-    def settle(self, owner: ArchivePartition) -> None:
+    def advance(self, owner: ArchivePartition) -> None:
         """Bring the intent that was found to its end, and check in with this run of Redis.
 
         A step at a time: asked again until the partition archives. Raises Retry.
         """
         if owner.redo is not None:
-            self._settle_intent(owner, owner.redo)
+            self._redo_intent(owner, owner.redo)
         if not owner.checked_in:
             self._check_in(owner)
         if owner.redo is None and owner.checked_in:
             self._log.begin(owner.partition, owner.next_offset)
             owner.begin()
 
-    def _settle_intent(self, owner: ArchivePartition, intent: Intent) -> None:
+    def _redo_intent(self, owner: ArchivePartition, intent: Intent) -> None:
         if owner.redo_is_lost:
             self._writers.start(
                 owner,
-                lambda jobs: jobs.settle_lost(owner.partition, intent, self._now_ms()),
+                lambda jobs: jobs.resolve_lost_intent(owner.partition, intent, self._now_ms()),
                 lambda gaps: self._intent_lost(owner, intent, gaps),
             )
         elif owner.flight is None and owner.read_offset > intent.last:
             self._log.pause([owner.partition])
-            owner.flight = Flight(owner.cut_again(), 0.0, again=True)
+            owner.flight = InFlightInsert(owner.rebuild_batch(), 0.0, may_exist=True)
 
     def _intent_lost(
         self, owner: ArchivePartition, intent: Intent, gaps: list[tuple[int, int]]
@@ -138,12 +138,12 @@ class ArchiveTakeover:
         if owner.redo is not None:
             return
         owner.stage = "checking_in"
-        if self._writers.busy(partition) or self._gates.kafka.closed_for_s:
+        if self._writers.busy(partition) or self._breakers.kafka.closed_for_s:
             return
         try:
             extent = self._log.extent(partition, self._markers_from())
         except Retry as error:
-            self._gates.kafka.failed(str(error))
+            self._breakers.kafka.failed(str(error))
             return
         # The job must not check in with a later run of Redis, which may lack more.
         checkins = self._checkins.bound()
@@ -160,7 +160,7 @@ class ArchiveTakeover:
                 frontier=frontier,
                 wanted=lambda: owner.active,
             ),
-            lambda _: owner.has_checked_in(),
+            lambda _: owner.mark_checked_in(),
         )
 
     def _markers_from(self) -> int | None:

@@ -13,11 +13,11 @@ from typing import Any, Final, TypeVar
 
 from aggregator.archiving.jobs import ArchiveJobs
 from aggregator.archiving.partition import ArchivePartition
-from aggregator.clickhouse.connection import ClickHouse, Unavailable
+from aggregator.clickhouse.connection import Unavailable
 from aggregator.clickhouse.writer import ArchiveWriter
 from aggregator.redis.session import NewIncarnation
 from aggregator.runtime import metrics
-from aggregator.runtime.backoff import Gate
+from aggregator.runtime.backoff import CircuitBreaker
 from aggregator.runtime.config import Config
 from aggregator.runtime.errors import Retry
 
@@ -27,11 +27,15 @@ T = TypeVar("T")
 _WRITERS: Final = 2
 
 
-class Gates:
+class CircuitBreakers:
     """Whether the engines of an archiver may be asked now."""
 
     def __init__(self) -> None:
-        self.kafka, self.redis, self.clickhouse = Gate("kafka"), Gate("redis"), Gate("clickhouse")
+        self.kafka, self.redis, self.clickhouse = (
+            CircuitBreaker("kafka"),
+            CircuitBreaker("redis"),
+            CircuitBreaker("clickhouse"),
+        )
 
     @property
     def faults(self) -> str:
@@ -41,8 +45,8 @@ class Gates:
     @property
     def by_engine(self) -> dict[str, str]:
         """The same by the engine's name."""
-        gates = {"kafka": self.kafka, "redis": self.redis, "clickhouse": self.clickhouse}
-        return {engine: gate.fault for engine, gate in gates.items() if gate.fault}
+        breakers = {"kafka": self.kafka, "redis": self.redis, "clickhouse": self.clickhouse}
+        return {engine: breaker.fault for engine, breaker in breakers.items() if breaker.fault}
 
 
 class _Writer:
@@ -67,12 +71,12 @@ class _Running:
 class Writers:
     """At most one job a partition at a time."""
 
-    def __init__(self, config: Config, gates: Gates) -> None:
-        self._gates = gates
+    def __init__(self, config: Config, breakers: CircuitBreakers) -> None:
+        self._breakers = breakers
         self._writers = [_Writer(config) for _ in range(_WRITERS)]
         # Asked from the loop itself, about old swaps before they are claimed.
         self._archive = ArchiveWriter(
-            ClickHouse(config.clickhouse_url, receive_s=20), config.kafka_topic
+            ClickHouseClient(config.clickhouse_url, receive_s=20), config.kafka_topic
         )
         self._running: dict[int, _Running] = {}
 
@@ -83,7 +87,7 @@ class Writers:
         done: Callable[[Any], None],
     ) -> None:
         """Start a job of a partition, unless one is running or ClickHouse is left alone."""
-        if not self.busy(owner.partition) and not self._gates.clickhouse.closed_for_s:
+        if not self.busy(owner.partition) and not self._breakers.clickhouse.closed_for_s:
             writer = self._writers[self.thread_of(owner.partition)]
             future = writer.thread.submit(job, writer.jobs)
             self._running[owner.partition] = _Running(owner, future, done)
@@ -117,14 +121,14 @@ class Writers:
             except NewIncarnation:
                 raise
             except Unavailable as error:
-                self._gates.clickhouse.failed(str(error))
+                self._breakers.clickhouse.failed(str(error))
                 if running.owner.flight is not None:
-                    running.owner.flight.again = True
+                    running.owner.flight.may_exist = True
                     metrics.ARCHIVE_RETRIES.labels(partition).inc()
             except Retry as error:
-                self._gates.redis.failed(str(error))
+                self._breakers.redis.failed(str(error))
             else:
-                self._gates.clickhouse.worked()
+                self._breakers.clickhouse.worked()
                 running.done(result)
 
     def ask(self, question: Callable[[ArchiveWriter], T]) -> T:

@@ -34,7 +34,7 @@ logging.getLogger("clickhouse_driver").setLevel(logging.CRITICAL)
 
 # What a healthy server may answer to a good query; every other exception of the server is a fault
 # of the query, of the schema or of the settings, and comes again.
-_PASSING: Final = frozenset(
+_TRANSIENT: Final = frozenset(
     {
         ErrorCodes.CANNOT_WRITE_TO_FILE_DESCRIPTOR,
         ErrorCodes.TIMEOUT_EXCEEDED,
@@ -70,7 +70,7 @@ _UNREADABLE: Final = frozenset(
 )
 # <partition>_<first block>_<last block>_<level>
 _PART: Final = re.compile(r"\b\d{6,8}_\d+_\d+_\d+\b")
-CURE: Final = '"A part that cannot be read" in docs/operations.md'
+REPAIR_GUIDE: Final = '"A part that cannot be read" in docs/operations.md'
 
 
 class Unavailable(Retry):
@@ -100,7 +100,7 @@ class Refused(Fatal):
         self.code = code
 
 
-class ClickHouse:
+class ClickHouseClient:
     """One connection, made by the first call and made again by the first after a failure.
 
     For one thread at a time. Raises Unavailable and Refused. `receive_s` is how long the server may
@@ -214,10 +214,12 @@ class ClickHouse:
             text = f"clickhouse at {self.address}: {doing}: {_short(error.message)}"
             if part := unreadable_part(error.code or 0, error.message):
                 metrics.ARCHIVE_UNREADABLE.inc()
-                named = f"clickhouse at {self.address}: part {part} cannot be read, see {CURE}"
+                named = (
+                    f"clickhouse at {self.address}: part {part} cannot be read, see {REPAIR_GUIDE}"
+                )
                 text = f"{named}: {_short(error.message)}"
                 raise Unreadable(text, error.code or 0, part) from error
-            if error.code in _PASSING:
+            if error.code in _TRANSIENT:
                 raise Unavailable(text, error.code) from error
             raise Refused(text, error.code or 0) from error
         except (DriverError, OSError, EOFError) as error:

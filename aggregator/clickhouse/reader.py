@@ -14,7 +14,7 @@ from decimal import Context, Decimal
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from aggregator.clickhouse.connection import ClickHouse, Unavailable
+from aggregator.clickhouse.connection import ClickHouseClient, Unavailable
 from aggregator.contracts.history import Candle, Day, Trade
 from aggregator.contracts.stats import decimal_text, token_text, usd_text, vwap_text
 from aggregator.contracts.units import DAY_MS
@@ -151,7 +151,7 @@ class HistoryReader:
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._idle: list[ClickHouse] = []
+        self._idle: list[ClickHouseClient] = []
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -278,10 +278,10 @@ class HistoryReader:
         return rows
 
     @contextmanager
-    def _connection(self) -> Iterator[ClickHouse]:
+    def _connection(self) -> Iterator[ClickHouseClient]:
         with self._lock:
             connection = self._idle.pop() if self._idle else None
-        connection = connection or ClickHouse(self._url, receive_s=_RECEIVE_S)
+        connection = connection or ClickHouseClient(self._url, receive_s=_RECEIVE_S)
         try:
             yield connection
         except BaseException:

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from aggregator.clickhouse.connection import ClickHouse
+from aggregator.clickhouse.connection import ClickHouseClient
 from aggregator.clickhouse.tables import COLD, HOT, POLICY
 from aggregator.runtime.config import Config
 from aggregator.runtime.errors import Fatal
@@ -24,7 +24,7 @@ _MADE: Final = re.compile(r"^CREATE (?:TABLE|MATERIALIZED VIEW) IF NOT EXISTS (\
 _LONGEST_TTL_CHECK_S: Final = 14_400
 
 
-def ensure_schema(clickhouse: ClickHouse, config: Config) -> list[str]:
+def ensure_schema(clickhouse: ClickHouseClient, config: Config) -> list[str]:
     """Make or update the tables; the names of the files applied, none where all was in place.
 
     Raises Unavailable where the server cannot be asked, Refused where it refuses a statement, and
@@ -54,7 +54,7 @@ def ensure_schema(clickhouse: ClickHouse, config: Config) -> list[str]:
     return applied
 
 
-def outstanding(clickhouse: ClickHouse, config: Config) -> list[str]:
+def outstanding(clickhouse: ClickHouseClient, config: Config) -> list[str]:
     """The files that `ensure_schema` would apply; the table schema_files must be there."""
     known, settings = _known(clickhouse), _settings(config)
     return [
@@ -64,7 +64,7 @@ def outstanding(clickhouse: ClickHouse, config: Config) -> list[str]:
     ]
 
 
-def missing_tables(clickhouse: ClickHouse) -> list[str]:
+def missing_tables(clickhouse: ClickHouseClient) -> list[str]:
     """Tables and views of the schema files that are not in the database."""
     wanted = [
         name
@@ -80,7 +80,7 @@ def missing_tables(clickhouse: ClickHouse) -> list[str]:
     return [name for name in wanted if name not in there]
 
 
-def _known(clickhouse: ClickHouse) -> dict[str, str]:
+def _known(clickhouse: ClickHouseClient) -> dict[str, str]:
     return dict(
         clickhouse.execute(
             "SELECT file, argMax(digest, applied_at) FROM schema_files GROUP BY file"
@@ -104,7 +104,7 @@ def _settings(config: Config) -> dict[str, int]:
     }
 
 
-def require_policy(clickhouse: ClickHouse) -> None:
+def require_policy(clickhouse: ClickHouseClient) -> None:
     """Raise Fatal where the server lacks the storage policy that the tables lie on."""
     volumes = {
         name
@@ -122,7 +122,7 @@ def require_policy(clickhouse: ClickHouse) -> None:
         )
 
 
-def _apply(clickhouse: ClickHouse, text: str, settings: dict[str, int]) -> None:
+def _apply(clickhouse: ClickHouseClient, text: str, settings: dict[str, int]) -> None:
     for statement in _statements(_filled(text, settings)):
         clickhouse.execute(statement)
 

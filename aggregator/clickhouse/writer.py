@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import numpy as np
 
-from aggregator.clickhouse.connection import ClickHouse
+from aggregator.clickhouse.connection import ClickHouseClient
 from aggregator.clickhouse.native import (
     Choice,
     Column,
@@ -24,7 +24,7 @@ from aggregator.clickhouse.native import (
     encoder_of,
 )
 from aggregator.clickhouse.tables import RAW_SWAPS
-from aggregator.contracts.archive_rows import ABSENT, TEXTS, SwapRows, as_rows
+from aggregator.contracts.archive_rows import ABSENT, TEXTS, ArchivedMarker, SwapRows, as_rows
 from aggregator.contracts.arrays import Array
 from aggregator.contracts.batch import UNPRICED
 from aggregator.contracts.event import Swap
@@ -50,7 +50,7 @@ _VERDICT_PLACES[list(_VERDICTS.encode())] = range(len(_VERDICTS))
 _SIGNS[list(_VERDICTS.encode())] = [1, 1, -1, 0]
 
 
-class Block(msgspec.Struct, frozen=True):
+class ArchiveBlock(msgspec.Struct, frozen=True):
     """Canonical swaps and retractions of one partition and one day, in log order.
 
     Their verdicts are letters of C, L, U, V; `ingested_at` is in ms since the epoch.
@@ -70,20 +70,10 @@ class Span(NamedTuple):
     last: int
 
 
-class Archived(NamedTuple):
-    """What the archive knows of one row: enough to make its marker again."""
-
-    marker: bytes
-    partition: int
-    offset: int
-    removed: bool
-    verdict: str
-
-
 class ArchiveWriter:
     """The archive as its writers use it. Every call raises Unavailable or Refused."""
 
-    def __init__(self, clickhouse: ClickHouse, topic: str) -> None:
+    def __init__(self, clickhouse: ClickHouseClient, topic: str) -> None:
         self._clickhouse = clickhouse
         self._topic = topic
         self._encoders: list[tuple[str, str, Encode]] = []
@@ -103,7 +93,7 @@ class ArchiveWriter:
         """The token of the one block that may ever hold these offsets of that day."""
         return f"{self._topic}:{partition}:{span.first}-{span.last}"
 
-    def insert(self, block: Block, token: str) -> None:
+    def insert(self, block: ArchiveBlock, token: str) -> None:
         """Insert the block, over the connection that `connect` opened, unless its token is known.
 
         Returns after the table and the views have it.
@@ -133,7 +123,9 @@ class ArchiveWriter:
         rows = as_rows([swap, msgspec.structs.replace(swap, removed=True)])
         rows.swaps["offset"] = span.first
         rows.swaps["verdict"] = list(b"CU")
-        self.insert(Block(partition, span.day, rows, ingested_at), self.token(partition, span))
+        self.insert(
+            ArchiveBlock(partition, span.day, rows, ingested_at), self.token(partition, span)
+        )
 
     def landed(self, partition: int, span: Span) -> bool:
         """Whether rows of the block are in the table; a poison row is not."""
@@ -180,7 +172,7 @@ class ArchiveWriter:
         )
         return {offset for (offset,) in rows}
 
-    def rows_from(self, partition: int, first: int) -> Iterator[list[Archived]]:
+    def markers_from(self, partition: int, first: int) -> Iterator[list[ArchivedMarker]]:
         """Every row of a partition from an offset on, in log order, some at a time."""
         while True:
             rows = self._archived(
@@ -194,7 +186,7 @@ class ArchiveWriter:
                 return
             first = rows[-1].offset + 1
 
-    def rows_of(self, swaps: SwapRows) -> list[Archived]:
+    def markers_of(self, swaps: SwapRows) -> list[ArchivedMarker]:
         """The rows that hold one of these swaps or its retraction, found by the marker.
 
         A row's event time must lie within a day of one of theirs.
@@ -215,14 +207,14 @@ class ArchiveWriter:
             },
         )
 
-    def _archived(self, condition: str, params: dict[str, Any]) -> list[Archived]:
+    def _archived(self, condition: str, params: dict[str, Any]) -> list[ArchivedMarker]:
         rows = self._clickhouse.execute(
             "SELECT hex(marker), partition, offset, removed, toString(verdict) "  # noqa: S608
             f"FROM {RAW_SWAPS} WHERE {condition}",
             params,
         )
         return [
-            Archived(bytes.fromhex(marker), partition, offset, bool(removed), verdict)
+            ArchivedMarker(bytes.fromhex(marker), partition, offset, bool(removed), verdict)
             for marker, partition, offset, removed, verdict in rows
         ]
 
@@ -232,7 +224,7 @@ def day_of(timestamps: Array) -> Array:
     return timestamps // DAY_MS
 
 
-def _columns(block: Block) -> dict[str, Column]:
+def _columns(block: ArchiveBlock) -> dict[str, Column]:
     swaps, rows, count = block.swaps.swaps, block.swaps.rows, len(block.swaps)
     texts = {
         name: Texts(block.swaps.text, block.swaps.spans[:, place])
@@ -256,4 +248,4 @@ def _columns(block: Block) -> dict[str, Column]:
     }
 
 
-_COLUMNS: Final = tuple(_columns(Block(0, 0, as_rows(()), 0)))
+_COLUMNS: Final = tuple(_columns(ArchiveBlock(0, 0, as_rows(()), 0)))

@@ -34,7 +34,7 @@ class Backoff:
         self._next_s = _FIRST_S
 
 
-class Gate:
+class CircuitBreaker:
     """Says whether an engine may be asked now, for a loop that has other things to do meanwhile.
 
     `fault` is why it is left alone, "" while it works.

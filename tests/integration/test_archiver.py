@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from aggregator.archiving.intents import Position, pack
+from aggregator.archiving.intents import LogPosition, pack
+from aggregator.contracts.archive_rows import ArchivedMarker
 from aggregator.contracts.units import DAY_MS
-from aggregator.redis.checkins import Checkins, Seed
+from aggregator.redis.checkins import Checkins
 from aggregator.redis.session import NewIncarnation, RedisSession
 from infra.embedded.clickhouse import ClickHouse
 from infra.embedded.engine import Process
@@ -339,7 +340,7 @@ def test_a_job_of_one_run_of_redis_does_not_check_in_with_the_next(service: Serv
     redis.start()
     session.connect()
     with pytest.raises(NewIncarnation):
-        before.seed([Seed(bytes(16), 0, 7, False, "C")])
+        before.seed([ArchivedMarker(bytes(16), 0, 7, False, "C")])
     with pytest.raises(NewIncarnation):
         before.seeded(0, 1, 10, 5)
     assert checkins.missing(1) == [0]
@@ -409,7 +410,7 @@ def test_a_backfill_archives_what_is_missing_and_nothing_twice(
         }
     )
     service.produce([*missing, *behind], partition=1)
-    jumped = TopicPartition(service.topic, 1, len(archived + missing), pack(Position()))
+    jumped = TopicPartition(service.topic, 1, len(archived + missing), pack(LogPosition()))
     group.commit(offsets=[jumped], asynchronous=False)
     group.close()
     with Archiver(service.env) as archiver:

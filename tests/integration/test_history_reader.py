@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.clickhouse.connection import ClickHouse, Unavailable
+from aggregator.clickhouse.connection import ClickHouseClient, Unavailable
 from aggregator.clickhouse.reader import HistoryReader, TradePosition
 from aggregator.contracts.history import Candle, Trade
 from aggregator.contracts.units import DAY_MS, MINUTE_MS
@@ -25,7 +25,7 @@ TOKEN = ("ethereum", "0xaa")
 
 
 @pytest.fixture
-def made(stack: Stack) -> Iterator[tuple[ClickHouse, Config, HistoryReader]]:
+def made(stack: Stack) -> Iterator[tuple[ClickHouseClient, Config, HistoryReader]]:
     with archive(stack.clickhouse.url, ARCHIVE_KEEP="3650d", ARCHIVE_HOT="3000d") as (
         clickhouse,
         config,
@@ -50,7 +50,7 @@ def numbers(trades: list[Trade]) -> list[int]:
     return [int(trade.tx_hash, 16) for trade in trades]
 
 
-def test_a_trade_as_it_was_archived(made: tuple[ClickHouse, Config, HistoryReader]) -> None:
+def test_a_trade_as_it_was_archived(made: tuple[ClickHouseClient, Config, HistoryReader]) -> None:
     _, config, reader = made
     row = Row(
         number=1,
@@ -82,7 +82,7 @@ def test_a_trade_as_it_was_archived(made: tuple[ClickHouse, Config, HistoryReade
 
 
 def test_what_does_not_count_does_not_show(
-    made: tuple[ClickHouse, Config, HistoryReader],
+    made: tuple[ClickHouseClient, Config, HistoryReader],
 ) -> None:
     _, config, reader = made
     kept, gone = Row(number=1, timestamp=DAY), Row(number=2, timestamp=DAY)
@@ -100,7 +100,7 @@ def test_what_does_not_count_does_not_show(
 
 @pytest.mark.parametrize("limit", [1, 2, 50])
 def test_pages_are_filled_past_what_was_retracted(
-    made: tuple[ClickHouse, Config, HistoryReader], limit: int
+    made: tuple[ClickHouseClient, Config, HistoryReader], limit: int
 ) -> None:
     _, config, reader = made
     rows = [Row(number=n, timestamp=DAY + n // 3) for n in range(40)]
@@ -114,7 +114,7 @@ def test_pages_are_filled_past_what_was_retracted(
 
 @pytest.mark.parametrize("limit", [1, 7, 100])
 def test_pages_hold_each_trade_once_and_in_order(
-    made: tuple[ClickHouse, Config, HistoryReader], limit: int
+    made: tuple[ClickHouseClient, Config, HistoryReader], limit: int
 ) -> None:
     _, config, reader = made
     draw = random.Random(limit)
@@ -140,7 +140,7 @@ def test_pages_hold_each_trade_once_and_in_order(
 
 
 def test_a_page_stays_while_trades_arrive(
-    made: tuple[ClickHouse, Config, HistoryReader],
+    made: tuple[ClickHouseClient, Config, HistoryReader],
 ) -> None:
     _, config, reader = made
     insert(config, [Row(number=n, timestamp=DAY + n) for n in range(20)])
@@ -153,7 +153,7 @@ def test_a_page_stays_while_trades_arrive(
 
 
 def test_days_whose_swaps_are_deleted_end_the_walk(
-    made: tuple[ClickHouse, Config, HistoryReader],
+    made: tuple[ClickHouseClient, Config, HistoryReader],
 ) -> None:
     clickhouse, config, reader = made
     insert(config, [Row(number=n, timestamp=DAY - n * DAY_MS) for n in range(40)])
@@ -207,7 +207,7 @@ def oracle(rows: list[Row], length: int) -> list[Candle]:
 
 @pytest.mark.parametrize("minutes", [1, 5, 15, 60, 240, 1440])
 def test_candles_and_days_equal_the_oracle(
-    made: tuple[ClickHouse, Config, HistoryReader], minutes: int
+    made: tuple[ClickHouseClient, Config, HistoryReader], minutes: int
 ) -> None:
     _, config, reader = made
     draw = random.Random(5)
@@ -250,7 +250,7 @@ def test_candles_and_days_equal_the_oracle(
 
 
 def test_hostile_names_are_only_names(
-    made: tuple[ClickHouse, Config, HistoryReader],
+    made: tuple[ClickHouseClient, Config, HistoryReader],
 ) -> None:
     _, config, reader = made
     hostile = "'; DROP TABLE raw_swaps; --%(x)s\\"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.clickhouse.connection import ClickHouse
+from aggregator.clickhouse.connection import ClickHouseClient
 from aggregator.clickhouse.reader import HistoryReader
 from aggregator.clickhouse.schema import ensure_schema
 from aggregator.contracts.units import MINUTE_MS
@@ -34,7 +34,7 @@ def own(tmp_path: Path) -> Iterator[Stack]:
         yield stack
 
 
-def disks(clickhouse: ClickHouse, table: str) -> dict[str, int]:
+def disks(clickhouse: ClickHouseClient, table: str) -> dict[str, int]:
     """Rows in active parts, by disk."""
     return dict(
         clickhouse.execute(
@@ -45,7 +45,7 @@ def disks(clickhouse: ClickHouse, table: str) -> dict[str, int]:
     )
 
 
-def parts(clickhouse: ClickHouse, table: str) -> int:
+def parts(clickhouse: ClickHouseClient, table: str) -> int:
     """Active parts of a table."""
     ((count,),) = clickhouse.execute(
         "SELECT count() FROM system.parts WHERE active AND database = currentDatabase() "

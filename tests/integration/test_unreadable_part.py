@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.clickhouse.connection import CURE, ClickHouse
-from aggregator.clickhouse.health.report import Verdict, report
+from aggregator.clickhouse.connection import REPAIR_GUIDE, ClickHouseClient
+from aggregator.clickhouse.health.report import HealthVerdict, report
 from aggregator.clickhouse.repair.totals import rebuild_day
 from aggregator.clickhouse.repair.verify import verify_day
 from aggregator.contracts.units import DAY_MS
@@ -45,7 +45,7 @@ def manage(service: Service, *arguments: str) -> str:
 
 
 def differences(kept: Archive, day: dt.date) -> int:
-    clickhouse = ClickHouse(kept.url)
+    clickhouse = ClickHouseClient(kept.url)
     try:
         return verify_day(clickhouse, day, shown=0, progress=lambda *_: None).different
     finally:
@@ -74,7 +74,8 @@ def test_a_part_cut_short_is_waited_for_and_cured(service: Service, kept: Archiv
     with Archiver(service.env, ARCHIVER_GROUP=f"anew-{service.topic}") as archiver:
         wait_until(
             lambda: any(
-                torn in reason and CURE in reason for reason in archiver.health.readiness.reasons
+                torn in reason and REPAIR_GUIDE in reason
+                for reason in archiver.health.readiness.reasons
             ),
             30,
             "a reason that names the part and its cure",
@@ -82,8 +83,8 @@ def test_a_part_cut_short_is_waited_for_and_cured(service: Service, kept: Archiv
         assert not archiver.health.readiness.ready
         archiver.stop()
     page = {row.what: row for row in report(kept.url).attention}
-    assert page[f"Part {torn}"].verdict is Verdict.ACT
-    assert CURE in page[f"Part {torn}"].advice
+    assert page[f"Part {torn}"].verdict is HealthVerdict.ACT
+    assert REPAIR_GUIDE in page[f"Part {torn}"].advice
 
     kept.ask(f"ALTER TABLE raw_swaps DETACH PART '{torn}'")
     kept.ask(f"ALTER TABLE candles_1m DETACH PART '{torn_candles}'")
@@ -95,7 +96,7 @@ def test_a_part_cut_short_is_waited_for_and_cured(service: Service, kept: Archiv
     # The rows that came back were counted in their day's totals before.
     assert any(differences(kept, day) for day in days)
     manage(service, "rebuild_totals", "--day", str(days[0]))
-    clickhouse = ClickHouse(kept.url)
+    clickhouse = ClickHouseClient(kept.url)
     rebuild_day(clickhouse, days[1])
     clickhouse.close()
     assert not any(differences(kept, day) for day in days)

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from clickhouse_driver import Client
 
-from aggregator.clickhouse.connection import ClickHouse
+from aggregator.clickhouse.connection import ClickHouseClient
 from aggregator.clickhouse.schema import ensure_schema
 from aggregator.contracts.units import DAY_MS
 from aggregator.runtime.config import Config, load
@@ -90,13 +90,13 @@ def insert(config: Config, rows: Sequence[Row], first_offset: int = 0, token: st
 
 
 @contextmanager
-def archive(server_url: str, **settings: str) -> Iterator[tuple[ClickHouse, Config]]:
+def archive(server_url: str, **settings: str) -> Iterator[tuple[ClickHouseClient, Config]]:
     """A new database with the schema, and the settings that name it; dropped at the end."""
     name = f"archive_{uuid4().hex[:10]}"
     _once(server_url, f"CREATE DATABASE {name}")
     url = server_url.rpartition("/")[0] + f"/{name}"
     config = load({"CLICKHOUSE_URL": url, **settings})
-    clickhouse = ClickHouse(url)
+    clickhouse = ClickHouseClient(url)
     try:
         ensure_schema(clickhouse, config)
         yield clickhouse, config
@@ -107,6 +107,6 @@ def archive(server_url: str, **settings: str) -> Iterator[tuple[ClickHouse, Conf
 
 def _once(url: str, query: str) -> None:
     """Over a connection of its own: a test may have killed the server since."""
-    server = ClickHouse(url)
+    server = ClickHouseClient(url)
     server.execute(query)
     server.close()

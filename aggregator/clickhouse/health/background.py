@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from aggregator.clickhouse.health.rows import (
-    Ask,
     Check,
+    HealthQuery,
     Row,
     counted,
     has_table,
@@ -27,7 +27,7 @@ _RUNNING_S: Final = (10, 60)
 _FRESH_S: Final = 300
 
 
-def merges(ask: Ask) -> list[Row]:
+def merges(ask: HealthQuery) -> list[Row]:
     """Merges. Those under way."""
     ((running, longest, held),) = ask(
         "SELECT count(), max(elapsed), sum(total_size_bytes_compressed) FROM system.merges"
@@ -39,7 +39,7 @@ def merges(ask: Ask) -> list[Row]:
     return [judged("Merges running", value, longest, _MERGE_S, advice)]
 
 
-def moves(ask: Ask) -> list[Row]:
+def moves(ask: HealthQuery) -> list[Row]:
     """Moves to S3. Those under way, those that are overdue, those of the last day."""
     ((running, held),) = ask("SELECT count(), sum(part_size) FROM system.moves")
     ((overdue,),) = ask(
@@ -58,7 +58,7 @@ def moves(ask: Ask) -> list[Row]:
     ]
 
 
-def _moved_today(ask: Ask) -> str:
+def _moved_today(ask: HealthQuery) -> str:
     if not has_table(ask, "part_log"):
         return "a log of moves (system.part_log) is not kept here"
     ((count, held),) = ask(
@@ -69,7 +69,7 @@ def _moved_today(ask: Ask) -> str:
     return f"{moved} in the last day"
 
 
-def drops(ask: Ask) -> list[Row]:
+def drops(ask: HealthQuery) -> list[Row]:
     """Deletions overdue. Parts that are past their life."""
     ((overdue,),) = ask(
         "SELECT count() FROM system.parts WHERE active AND database = currentDatabase() "
@@ -81,7 +81,7 @@ def drops(ask: Ask) -> list[Row]:
     return [judged("Deletions overdue", counted(overdue, "part"), overdue, _OVERDUE_PARTS, advice)]
 
 
-def slow_queries(ask: Ask) -> list[Row]:
+def slow_queries(ask: HealthQuery) -> list[Row]:
     """Slow queries. Those of the last hour, the slowest first."""
     if not has_table(ask, "query_log"):
         return [ok("Slow queries", "not kept here (the server has no system.query_log)")]
@@ -105,7 +105,7 @@ def slow_queries(ask: Ask) -> list[Row]:
     ]
 
 
-def running(ask: Ask) -> list[Row]:
+def running(ask: HealthQuery) -> list[Row]:
     """Queries running. How many, and for how long."""
     ((count, longest),) = ask(
         "SELECT count(), max(elapsed) FROM system.processes WHERE query_id != queryID()"
@@ -117,7 +117,7 @@ def running(ask: Ask) -> list[Row]:
     return [judged("Queries running", value, longest, _RUNNING_S, advice)]
 
 
-def server(ask: Ask) -> list[Row]:
+def server(ask: HealthQuery) -> list[Row]:
     """Version. And how long it has been up."""
     ((version, uptime),) = ask("SELECT version(), uptime()")
     up = f"up {span(uptime)}"

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from aggregator.clickhouse.connection import ClickHouse, Refused, Unavailable, Unreadable
+from aggregator.clickhouse.connection import ClickHouseClient, Refused, Unavailable, Unreadable
 from aggregator.clickhouse.health import background as health_background
 from aggregator.clickhouse.health import storage as health_storage
 from aggregator.clickhouse.health import writing as health_writing
-from aggregator.clickhouse.health.rows import Check, Row, Verdict, unreadable, watch
+from aggregator.clickhouse.health.rows import Check, HealthVerdict, Row, unreadable, watch
 from aggregator.runtime.errors import SwapsError
 
-__all__ = ["Report", "Row", "Section", "Verdict", "report"]
+__all__ = ["HealthVerdict", "Report", "Row", "Section", "report"]
 
 # Connecting and one silent answer together stay within the 3 s that an operator waits.
 _CONNECT_S: Final = 1.4
@@ -48,16 +48,16 @@ class Report:
     def attention(self) -> list[Row]:
         """Rows to look at first: what needs an act, then what to watch."""
         rows = [row for section in self.sections for row in section.rows]
-        return [row for row in rows if row.verdict is Verdict.ACT] + [
-            row for row in rows if row.verdict is Verdict.WATCH
+        return [row for row in rows if row.verdict is HealthVerdict.ACT] + [
+            row for row in rows if row.verdict is HealthVerdict.WATCH
         ]
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> HealthVerdict:
         """The worst of all."""
         if self.down is not None:
-            return Verdict.ACT
-        return self.attention[0].verdict if self.attention else Verdict.OK
+            return HealthVerdict.ACT
+        return self.attention[0].verdict if self.attention else HealthVerdict.OK
 
 
 _SECTIONS: Final[tuple[tuple[str, tuple[Check, ...]], ...]] = (
@@ -71,10 +71,10 @@ _SECTIONS: Final[tuple[tuple[str, tuple[Check, ...]], ...]] = (
 
 
 def report(url: str) -> Report:
-    """Ask the server; within 3 s where it is down. Raises nothing: what fails is a row."""
+    """HealthQuery the server; within 3 s where it is down. Raises nothing: what fails is a row."""
     if not url:
         return Report("", "CLICKHOUSE_URL is empty: this deployment keeps no archive", ())
-    clickhouse = ClickHouse(url, connect_s=_CONNECT_S, receive_s=_RECEIVE_S, settings=_LIMITS)
+    clickhouse = ClickHouseClient(url, connect_s=_CONNECT_S, receive_s=_RECEIVE_S, settings=_LIMITS)
     try:
         clickhouse.connect()
         sections = tuple(
@@ -88,7 +88,7 @@ def report(url: str) -> Report:
         clickhouse.close()
 
 
-def _rows(check: Check, clickhouse: ClickHouse) -> Sequence[Row]:
+def _rows(check: Check, clickhouse: ClickHouseClient) -> Sequence[Row]:
     def ask(query: str, **params: Any) -> list[tuple[Any, ...]]:
         rows: list[tuple[Any, ...]] = clickhouse.execute(query, params)
         return rows

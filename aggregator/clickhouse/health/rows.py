@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Protocol
 
-from aggregator.clickhouse.connection import CURE
+from aggregator.clickhouse.connection import REPAIR_GUIDE
 
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 
 
-class Verdict(StrEnum):
+class HealthVerdict(StrEnum):
     """What an operator should do about a row."""
 
     OK = "ok"
@@ -30,12 +30,12 @@ class Row:
 
     what: str
     value: str
-    verdict: Verdict
+    verdict: HealthVerdict
     advice: str = ""
     share: float | None = None
 
 
-class Ask(Protocol):
+class HealthQuery(Protocol):
     """Runs a query with parameters and gives its rows."""
 
     def __call__(self, query: str, **params: Any) -> list[tuple[Any, ...]]: ...
@@ -46,27 +46,27 @@ class Check(Protocol):
 
     __name__: str
 
-    def __call__(self, ask: Ask, /) -> Sequence[Row]: ...
+    def __call__(self, ask: HealthQuery, /) -> Sequence[Row]: ...
 
 
 def ok(what: str, value: str, share: float | None = None) -> Row:
     """A row that is well."""
-    return Row(what, value, Verdict.OK, "", share)
+    return Row(what, value, HealthVerdict.OK, "", share)
 
 
 def watch(what: str, value: str, advice: str, share: float | None = None) -> Row:
     """A row to keep an eye on."""
-    return Row(what, value, Verdict.WATCH, advice, share)
+    return Row(what, value, HealthVerdict.WATCH, advice, share)
 
 
 def act(what: str, value: str, advice: str, share: float | None = None) -> Row:
     """A row that needs somebody now."""
-    return Row(what, value, Verdict.ACT, advice, share)
+    return Row(what, value, HealthVerdict.ACT, advice, share)
 
 
 def unreadable(part: str, how: str) -> Row:
     """A part of the archive that ClickHouse cannot read."""
-    advice = f"Rows are hidden, and the archiver may wait: {CURE} brings them back."
+    advice = f"Rows are hidden, and the archiver may wait: {REPAIR_GUIDE} brings them back."
     return act(f"Part {part}", f"cannot be read: {how}", advice)
 
 
@@ -113,7 +113,7 @@ def counted(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
-def has_table(ask: Ask, name: str) -> bool:
+def has_table(ask: HealthQuery, name: str) -> bool:
     """Whether this server keeps a log of its own in system.`name`."""
     query = "SELECT 1 FROM system.tables WHERE database = 'system' AND name = %(name)s"
     return bool(ask(query, name=name))

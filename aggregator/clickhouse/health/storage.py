@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from aggregator.clickhouse.connection import CURE
+from aggregator.clickhouse.connection import REPAIR_GUIDE
 from aggregator.clickhouse.health.rows import (
-    Ask,
     Check,
+    HealthQuery,
     Row,
     act,
     counted,
@@ -25,7 +25,7 @@ _PARTS: Final = (300, 1_000)
 _ENDLESS: Final = 2**60
 
 
-def disks(ask: Ask) -> list[Row]:
+def disks(ask: HealthQuery) -> list[Row]:
     """Disks of the policy. How full each volume is."""
     rows = ask(
         "SELECT volume_name, disk, type, is_broken, free_space, total_space, held, parts FROM ("
@@ -69,7 +69,7 @@ def _disk(row: tuple[Any, ...]) -> Row:
     return judged(what, value, used, _FULL, advice, share=used)
 
 
-def parts(ask: Ask) -> list[Row]:
+def parts(ask: HealthQuery) -> list[Row]:
     """Parts. By table and disk, with the oldest and newest partition."""
     rows = ask(
         "SELECT table, disk_name, countIf(active), countIf(NOT active), sumIf(rows, active), "
@@ -85,7 +85,7 @@ def parts(ask: Ask) -> list[Row]:
     return [*found, *(ok(table, "no rows") for table in empty)]
 
 
-def _fullest(ask: Ask) -> dict[str, int]:
+def _fullest(ask: HealthQuery) -> dict[str, int]:
     """Of each table, the active parts of the partition that has the most."""
     rows = ask(
         "SELECT table, max(parts) FROM (SELECT table, partition, count() AS parts "
@@ -111,19 +111,19 @@ def _parts_row(fullest: dict[str, int], table: str, disk: str, *numbers: Any) ->
     return judged(f"{table} on {disk}", value, fullest.get(table, 0), _PARTS, advice)
 
 
-def detached(ask: Ask) -> list[Row]:
+def detached(ask: HealthQuery) -> list[Row]:
     """Broken parts. What ClickHouse has put aside because it could not read it."""
     ((broken,),) = ask(
         "SELECT count() FROM system.detached_parts "
         "WHERE database = currentDatabase() AND reason LIKE 'broken%%'"
     )
     if broken:
-        advice = f"Rows are missing: {CURE} brings them back from Kafka."
+        advice = f"Rows are missing: {REPAIR_GUIDE} brings them back from Kafka."
         return [act("Broken parts", f"{broken:,} set aside", advice)]
     return [ok("Broken parts", "none")]
 
 
-def mutations(ask: Ask) -> list[Row]:
+def mutations(ask: HealthQuery) -> list[Row]:
     """Mutations. Changes of data that are not done."""
     rows = ask(
         "SELECT table, command, parts_to_do, latest_fail_reason FROM system.mutations "

@@ -7,10 +7,10 @@ from typing import Final
 
 from aggregator.clickhouse.connection import unreadable_part
 from aggregator.clickhouse.health.rows import (
-    Ask,
     Check,
+    HealthQuery,
+    HealthVerdict,
     Row,
-    Verdict,
     act,
     counted,
     judged,
@@ -27,7 +27,7 @@ _WINDOW_OF = re.compile(r"non_replicated_deduplication_window = (\d+)")
 _ERRORS_SHOWN: Final = 5
 
 # What an operator can do about the errors that have a cure; by ClickHouse's number.
-_CURES: Final = {
+_FIXES: Final = {
     210: "The network between ClickHouse and S3 or a client broke; look whether it lasts.",
     241: "Queries need more memory than there is: raise the server's limit or its memory.",
     243: "Free disk space, or shorten ARCHIVE_HOT so that parts move to S3 earlier.",
@@ -37,7 +37,7 @@ _CURES: Final = {
 _URGENT: Final = frozenset({243, 252, 499})
 
 
-def tables(ask: Ask) -> list[Row]:
+def tables(ask: HealthQuery) -> list[Row]:
     """Schema. The tables and views that the archiver needs."""
     wanted = {*TABLES, "daily_token_agg_view", "candles_1m_view"}
     rows = ask("SELECT name FROM system.tables WHERE database = currentDatabase()")
@@ -47,7 +47,7 @@ def tables(ask: Ask) -> list[Row]:
     return [ok("Schema", counted(len(wanted), "table and view", "tables and views"))]
 
 
-def insert_lag(ask: Ask) -> list[Row]:
+def insert_lag(ask: HealthQuery) -> list[Row]:
     """Newest insert. How long ago the archiver wrote its newest row."""
     # The newest part alone: a whole day's column would take seconds.
     rows = ask(
@@ -68,7 +68,7 @@ def insert_lag(ask: Ask) -> list[Row]:
     return [judged("Newest insert", f"{span(age)} ago", age, _LAG_S, advice)]
 
 
-def failed_inserts(ask: Ask) -> list[Row]:
+def failed_inserts(ask: HealthQuery) -> list[Row]:
     """Failed inserts. Since the server started."""
     events = dict(
         ask(
@@ -84,7 +84,7 @@ def failed_inserts(ask: Ask) -> list[Row]:
     return [ok("Failed inserts", value)]
 
 
-def recent_errors(ask: Ask) -> list[Row]:
+def recent_errors(ask: HealthQuery) -> list[Row]:
     """Errors of the last hour. The newest first, without those of clients' queries."""
     rows = ask(
         "SELECT name, code, sum(value), dateDiff('second', max(last_error_time), now()), "
@@ -105,12 +105,12 @@ def _error(name: str, code: int, count: int, age: int, message: str) -> Row:
     return Row(
         f"Error {name}",
         f"{when}: {_short(message)}",
-        Verdict.ACT if code in _URGENT else Verdict.WATCH,
-        _CURES.get(code, "Harmless where it stays rare; else look in the server's log."),
+        HealthVerdict.ACT if code in _URGENT else HealthVerdict.WATCH,
+        _FIXES.get(code, "Harmless where it stays rare; else look in the server's log."),
     )
 
 
-def deduplication(ask: Ask) -> list[Row]:
+def deduplication(ask: HealthQuery) -> list[Row]:
     """Insert tokens. The settings that make a repeated insert change nothing."""
     rows = ask(
         "SELECT name, engine_full FROM system.tables "

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from aggregator.clickhouse.connection import ClickHouse
+from aggregator.clickhouse.connection import ClickHouseClient
 from aggregator.clickhouse.tables import CANDLES_1M, DAILY_TOKEN_AGG, RAW_SWAPS
 from aggregator.runtime.errors import Fatal
 
@@ -29,7 +29,7 @@ class StillArchiving(Fatal):
     """Rows of the day came in meanwhile, and may count twice: stop the archivers, run it again."""
 
 
-def rebuild_day(clickhouse: ClickHouse, day: dt.date) -> int:
+def rebuild_day(clickhouse: ClickHouseClient, day: dt.date) -> int:
     """Rebuild a day's rows of candles_1m and daily_token_agg; gives the rows of raw_swaps.
 
     May be run again after any failure. Raises StillArchiving, Unavailable and Refused.
@@ -63,7 +63,7 @@ def _spans(day: dt.date, slices: int) -> Iterator[dict[str, int]]:
         yield {"since": since, "until": until}
 
 
-def _fill(clickhouse: ClickHouse, table: str, spans: Iterator[dict[str, int]]) -> None:
+def _fill(clickhouse: ClickHouseClient, table: str, spans: Iterator[dict[str, int]]) -> None:
     rows = clickhouse.execute(
         "SELECT as_select FROM system.tables "
         "WHERE database = currentDatabase() AND name = %(view)s",
@@ -79,7 +79,7 @@ def _fill(clickhouse: ClickHouse, table: str, spans: Iterator[dict[str, int]]) -
         clickhouse.execute(f"INSERT INTO {table} {select}", span, settings=settings)
 
 
-def _count(clickhouse: ClickHouse, day: dt.date) -> int:
+def _count(clickhouse: ClickHouseClient, day: dt.date) -> int:
     (span,) = _spans(day, 1)
     ((count,),) = clickhouse.execute(f"SELECT count() FROM {RAW_SWAPS} WHERE {_RANGE}", span)  # noqa: S608
     return int(count)

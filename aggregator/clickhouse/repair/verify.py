@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from aggregator.clickhouse.connection import ClickHouse
+from aggregator.clickhouse.connection import ClickHouseClient
 
 _SETTINGS: Final = {"readonly": 2, "max_execution_time": 1_800}
 _SUMS: Final = ("trades", "volume_usd", "buy_volume_usd", "volume_token")
@@ -98,7 +98,7 @@ class Compared(msgspec.Struct, frozen=True):
 
 
 def verify_day(
-    clickhouse: ClickHouse,
+    clickhouse: ClickHouseClient,
     day: dt.date,
     *,
     shown: int,
@@ -135,17 +135,17 @@ def verify_day(
     return Compared(day.isoformat(), rows, token_days, candles, different, differences)
 
 
-def _daily(clickhouse: ClickHouse, params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _daily(clickhouse: ClickHouseClient, params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     fields = (*_SUMS, *_PRICES, *_COUNTS)
     return _joined(clickhouse, _RAW_DAY, _KEPT_DAY, fields, params)
 
 
-def _minutes(clickhouse: ClickHouse, params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _minutes(clickhouse: ClickHouseClient, params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     return _joined(clickhouse, _RAW_MINUTES, _KEPT_MINUTES, (*_SUMS, *_PRICES), params)
 
 
 def _joined(
-    clickhouse: ClickHouse,
+    clickhouse: ClickHouseClient,
     raw: str,
     kept: str,
     fields: Sequence[str],

@@ -9,9 +9,9 @@ import sys
 import threading
 from pathlib import Path
 
-from infra.embedded.clickhouse_server.connection import Account
+from infra.embedded.clickhouse_server.connection import ServerAccount
 from infra.embedded.clickhouse_server.server import Server
-from infra.embedded.clickhouse_server.session import Engine
+from infra.embedded.clickhouse_server.session import ChdbEngine
 
 _STOP_WITHIN_S = 5
 _STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
@@ -27,8 +27,8 @@ def main() -> int:
     if given.config:
         place += f"?config-file={given.config}"
     # the password is not on the command line, which every user of the machine can list
-    account = Account(given.user, os.environ.get("CLICKHOUSE_PASSWORD", ""))
-    engine = Engine(place)
+    account = ServerAccount(given.user, os.environ.get("CLICKHOUSE_PASSWORD", ""))
+    engine = ChdbEngine(place)
     server = Server(engine, account, given.host, given.port, given.max_connections)
     thread = threading.Thread(target=server.serve, name="accept", daemon=True)
     thread.start()

@@ -49,15 +49,15 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class WireBlock:
     """Columns of `rows` values each."""
 
     rows: int
     columns: tuple[Column, ...]
 
-    def header(self) -> Block:
+    def header(self) -> WireBlock:
         """The same columns without rows: what a client gets first."""
-        return Block(0, tuple(Column(column.name, column.type, b"") for column in self.columns))
+        return WireBlock(0, tuple(Column(column.name, column.type, b"") for column in self.columns))
 
     def for_client(self) -> bytes:
         """As a DATA packet holds it."""
@@ -74,7 +74,7 @@ class Block:
         return b"".join(parts)
 
 
-def read_from_client(reader: SpanReader) -> Block:
+def read_from_client(reader: SpanReader) -> WireBlock:
     """The block of a DATA packet.
 
     Raises ServerError for a type that cannot be passed on, ProtocolError, EOFError.
@@ -86,12 +86,12 @@ def read_from_client(reader: SpanReader) -> Block:
     return _read(reader, from_client=True)
 
 
-def read_from_engine(reader: SpanReader) -> Block:
+def read_from_engine(reader: SpanReader) -> WireBlock:
     """The next block of what the engine wrote; raises ServerError, EOFError."""
     return _read(reader, from_client=False)
 
 
-def _read(reader: SpanReader, *, from_client: bool) -> Block:
+def _read(reader: SpanReader, *, from_client: bool) -> WireBlock:
     count, rows = reader.varint(), reader.varint()
     columns = []
     for _ in range(count):
@@ -104,7 +104,7 @@ def _read(reader: SpanReader, *, from_client: bool) -> Block:
             values.skip_prefix(reader)
             values.skip(reader, rows)
         columns.append(Column(name, kind, reader.span()))
-    return Block(rows, tuple(columns))
+    return WireBlock(rows, tuple(columns))
 
 
 class Values(ABC):

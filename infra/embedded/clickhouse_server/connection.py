@@ -16,7 +16,7 @@ from typing import Final
 from clickhouse_driver.protocol import ClientPacketTypes
 
 from infra.embedded.clickhouse_server import blocks, packets, sql
-from infra.embedded.clickhouse_server.blocks import Block
+from infra.embedded.clickhouse_server.blocks import WireBlock
 from infra.embedded.clickhouse_server.errors import (
     QUERY_WAS_CANCELLED,
     ProtocolError,
@@ -24,7 +24,7 @@ from infra.embedded.clickhouse_server.errors import (
     not_supported,
     server_error,
 )
-from infra.embedded.clickhouse_server.session import Engine, Session
+from infra.embedded.clickhouse_server.session import ChdbEngine, ClientSession
 from infra.embedded.clickhouse_server.watch import Watch
 from infra.embedded.clickhouse_server.wire import PacketWriter, SocketReader
 
@@ -32,7 +32,7 @@ _PROGRESS_EVERY_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class ServerAccount:
     """Who may connect."""
 
     user: str
@@ -84,8 +84,8 @@ class ClientConnection:
     def __init__(
         self,
         connection: socket.socket,
-        engine: Engine,
-        account: Account,
+        engine: ChdbEngine,
+        account: ServerAccount,
         shared: Shared,
         tag: str,
     ) -> None:
@@ -122,7 +122,7 @@ class ClientConnection:
         finally:
             session.close()
 
-    def _greet(self) -> Session:
+    def _greet(self) -> ClientSession:
         hello = packets.read_hello(self._reader)
         self._account.check(hello)
         session = self._engine.session(self._tag)
@@ -136,7 +136,7 @@ class ClientConnection:
             raise
         return session
 
-    def _answer(self, session: Session) -> bool:
+    def _answer(self, session: ClientSession) -> bool:
         """Read and answer one packet; False where the connection cannot go on."""
         try:
             kind = self._reader.varint()
@@ -164,7 +164,7 @@ class ClientConnection:
         if self._next_block() is not None:
             raise not_supported("external tables")
 
-    def _next_block(self) -> Block | None:
+    def _next_block(self) -> WireBlock | None:
         """The block of a DATA packet, None for the empty one that ends them."""
         kind = self._reader.varint()
         if kind == ClientPacketTypes.CANCEL:
@@ -175,12 +175,12 @@ class ClientConnection:
         block = blocks.read_from_client(self._reader)
         return block if block.columns else None
 
-    def _run(self, session: Session, query: packets.Query) -> bool:
+    def _run(self, session: ClientSession, query: packets.Query) -> bool:
         try:
             with self._queries.running(query.id):
                 statement = sql.parse(query.text)
                 session.name_query(query.id)
-                if isinstance(statement, sql.Command) and statement.word == "SET":
+                if isinstance(statement, sql.SqlCommand) and statement.word == "SET":
                     session.restore()
                 else:
                     session.apply(query.settings, query.important)
@@ -193,8 +193,8 @@ class ClientConnection:
 
     def _read(
         self,
-        session: Session,
-        statement: sql.Select | sql.Command,
+        session: ClientSession,
+        statement: sql.Select | sql.SqlCommand,
         parameters: Mapping[str, str],
     ) -> None:
         found = (
@@ -230,7 +230,7 @@ class ClientConnection:
             return False
         return waiting == bytes([ClientPacketTypes.CANCEL])
 
-    def _insert(self, session: Session, statement: sql.Insert) -> bool:
+    def _insert(self, session: ClientSession, statement: sql.Insert) -> bool:
         sample = session.sample(statement)
         inserter = session.insert(statement)
         try:

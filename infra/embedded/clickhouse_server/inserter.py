@@ -12,7 +12,7 @@ import os
 import threading
 from typing import Any, Final
 
-from infra.embedded.clickhouse_server.blocks import Block
+from infra.embedded.clickhouse_server.blocks import WireBlock
 from infra.embedded.clickhouse_server.errors import ServerError, from_engine
 from infra.embedded.clickhouse_server.sql import Insert
 
@@ -49,7 +49,7 @@ class Inserter:
         finally:
             os.close(self._read_end)  # a writer that waits gets a broken pipe
 
-    def append(self, block: Block) -> None:
+    def append(self, block: WireBlock) -> None:
         """Hand a block to the engine."""
         rest = memoryview(block.for_engine())
         try:

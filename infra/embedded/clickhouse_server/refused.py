@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Final
 
 from infra.embedded.clickhouse_server.errors import not_supported, server_error
-from infra.embedded.clickhouse_server.tokens import Token
+from infra.embedded.clickhouse_server.tokens import SqlToken
 
 # the values that change nothing, where any value but these would
 _HARMLESS: Final = {
@@ -19,7 +19,7 @@ _HARMLESS: Final = {
 _OWN_SETTING: Final = "log_comment"
 
 
-def check(parts: list[Token]) -> None:
+def check(parts: list[SqlToken]) -> None:
     """Raise ServerError for a statement that cannot be done; `parts`: its tokens, at least one."""
     first = parts[0].value
     pairs = set(pairwise(part.value for part in parts))
@@ -45,7 +45,7 @@ def check_setting(name: str, value: str) -> None:
         raise not_supported(f"the setting {name} = {value}")
 
 
-def _settings(parts: list[Token]) -> Iterator[tuple[str, str]]:
+def _settings(parts: list[SqlToken]) -> Iterator[tuple[str, str]]:
     """What SET and SETTINGS name, with values without quotes."""
     within = parts[0].value == "SET"
     for before, name, sign, value in zip(parts, parts[1:], parts[2:], parts[3:], strict=False):
@@ -54,7 +54,7 @@ def _settings(parts: list[Token]) -> Iterator[tuple[str, str]]:
             yield name.value.strip('`"').lower(), value.value.strip("'")
 
 
-def _ends_with_format(parts: list[Token]) -> bool:
+def _ends_with_format(parts: list[SqlToken]) -> bool:
     """... FORMAT name [SETTINGS ...] at the end, outside of parentheses."""
     depth = 0
     for place, part in enumerate(parts[:-1]):

@@ -8,9 +8,9 @@ import socket
 import threading
 from typing import Final
 
-from infra.embedded.clickhouse_server.connection import Account, ClientConnection, Shared
+from infra.embedded.clickhouse_server.connection import ClientConnection, ServerAccount, Shared
 from infra.embedded.clickhouse_server.errors import server_error
-from infra.embedded.clickhouse_server.session import Engine
+from infra.embedded.clickhouse_server.session import ChdbEngine
 from infra.embedded.clickhouse_server.wire import PacketWriter
 
 _PART_WITHIN_S: Final = 2
@@ -20,7 +20,7 @@ class Server:
     """The native protocol on one port."""
 
     def __init__(
-        self, engine: Engine, account: Account, host: str, port: int, max_connections: int
+        self, engine: ChdbEngine, account: ServerAccount, host: str, port: int, max_connections: int
     ) -> None:
         self._engine = engine
         self._account = account

@@ -12,11 +12,11 @@ from typing import Any, Final
 from chdb import _chdb
 
 from infra.embedded.clickhouse_server import blocks
-from infra.embedded.clickhouse_server.blocks import Block, Column
+from infra.embedded.clickhouse_server.blocks import Column, WireBlock
 from infra.embedded.clickhouse_server.errors import ServerError, from_engine, server_error
 from infra.embedded.clickhouse_server.inserter import Inserter
 from infra.embedded.clickhouse_server.refused import check_setting
-from infra.embedded.clickhouse_server.sql import Command, Insert, Select
+from infra.embedded.clickhouse_server.sql import Insert, Select, SqlCommand
 from infra.embedded.clickhouse_server.tokens import literal
 from infra.embedded.clickhouse_server.wire import MemoryReader
 
@@ -30,7 +30,7 @@ _UNKNOWN_SETTING: Final = 115
 _NOT_STREAMED: Final = "Streaming query is not supported"
 
 
-class Engine:
+class ChdbEngine:
     """The engine on its directory; one process may hold it."""
 
     def __init__(self, place: str) -> None:
@@ -42,9 +42,9 @@ class Engine:
         major, minor, patch = (int(number) for number in version.split(".")[:3])
         self.version = (major, minor, patch)
 
-    def session(self, tag: str) -> Session:
+    def session(self, tag: str) -> ClientSession:
         """A session of its own; `tag` names it among all that run."""
-        return Session(self, _connect(self._place), tag)
+        return ClientSession(self, _connect(self._place), tag)
 
     def kill(self, mark: str) -> bool:
         """End what runs with this mark; False where nothing does at this moment.
@@ -63,10 +63,10 @@ class Engine:
         self._control.close()
 
 
-class Session:
+class ClientSession:
     """Statements of one client, one at a time; each raises ServerError as ClickHouse would."""
 
-    def __init__(self, engine: Engine, connection: Any, tag: str) -> None:
+    def __init__(self, engine: ChdbEngine, connection: Any, tag: str) -> None:
         self._engine = engine
         self._connection = connection
         self._tag = self._mark = tag
@@ -140,7 +140,7 @@ class Session:
         found = list(self._blocks(self._query(query, {"name": name})))
         return MemoryReader(found[0].columns[0].data).text() if found else None
 
-    def select(self, statement: Select, parameters: Mapping[str, str]) -> Generator[Block]:
+    def select(self, statement: Select, parameters: Mapping[str, str]) -> Generator[WireBlock]:
         """The rows, block by block as they come; at least one block, for the columns' names.
 
         Close the iterator to end the query early.
@@ -151,7 +151,7 @@ class Session:
             )
         except RuntimeError as error:
             if _NOT_STREAMED in str(error):
-                yield from self.command(Command(statement.statement, ""), parameters)
+                yield from self.command(SqlCommand(statement.statement, ""), parameters)
                 return
             raise from_engine(error) from None
         empty, done = True, False
@@ -174,11 +174,11 @@ class Session:
         if empty:
             yield self._header(f"DESCRIBE TABLE ({statement.statement}\n)", parameters)
 
-    def command(self, statement: Command, parameters: Mapping[str, str]) -> Generator[Block]:
+    def command(self, statement: SqlCommand, parameters: Mapping[str, str]) -> Generator[WireBlock]:
         """Run a statement whose answer, if any, is small."""
         yield from self._blocks(self._query(statement.statement, parameters))
 
-    def sample(self, statement: Insert) -> Block:
+    def sample(self, statement: Insert) -> WireBlock:
         """The columns that the rows of an insert must have, without rows."""
         described = self._described(f"DESCRIBE TABLE {statement.table}")
         if statement.columns is None:
@@ -189,7 +189,7 @@ class Session:
             if name not in described:
                 raise server_error(16, f"No such column {name} in table {statement.table}")
             blocks.values_of(described[name][0])
-        return Block(0, tuple(Column(name, described[name][0], b"") for name in wanted))
+        return WireBlock(0, tuple(Column(name, described[name][0], b"") for name in wanted))
 
     def insert(self, statement: Insert) -> Inserter:
         """Begin an insert; nothing else may be asked of the session until it is ended."""
@@ -201,15 +201,15 @@ class Session:
         except RuntimeError as error:
             raise from_engine(error) from None
 
-    def _blocks(self, result: Any) -> Generator[Block]:
+    def _blocks(self, result: Any) -> Generator[WireBlock]:
         data = result.bytes() if result.size() else b""
         reader = MemoryReader(data)
         while not reader.at_end:
             yield blocks.read_from_engine(reader)
 
-    def _header(self, describe: str, parameters: Mapping[str, str]) -> Block:
+    def _header(self, describe: str, parameters: Mapping[str, str]) -> WireBlock:
         described = self._described(describe, parameters)
-        return Block(0, tuple(Column(name, kind, b"") for name, (kind, _) in described.items()))
+        return WireBlock(0, tuple(Column(name, kind, b"") for name, (kind, _) in described.items()))
 
     def _described(
         self, describe: str, parameters: Mapping[str, str] | None = None

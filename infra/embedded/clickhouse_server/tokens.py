@@ -18,7 +18,7 @@ _TOKEN = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class SqlToken:
     """A word (upper case), a quoted name, a text or a sign, and where it lies in the query."""
 
     kind: str
@@ -27,7 +27,7 @@ class Token:
     end: int
 
 
-def tokens(query: str) -> list[Token]:
+def tokens(query: str) -> list[SqlToken]:
     """The tokens of a query without space and comments."""
     found = []
     for match in _TOKEN.finditer(query):
@@ -35,7 +35,7 @@ def tokens(query: str) -> list[Token]:
         if kind is None or kind == "space":
             continue
         value = match.group().upper() if kind == "word" else match.group()
-        found.append(Token(kind, value, match.start(), match.end()))
+        found.append(SqlToken(kind, value, match.start(), match.end()))
     return found
 
 

@@ -180,7 +180,7 @@ class PacketWriter:
         self._send(ServerPacketTypes.PONG)
 
     def data(self, block: bytes) -> None:
-        """A block as of `blocks.Block.encode`."""
+        """A block as of `blocks.WireBlock.encode`."""
         self._send(ServerPacketTypes.DATA, text(""), block)
 
     def exception(self, error: ServerError) -> None:

@@ -7,16 +7,16 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.test_archive_native import read_back
 
-from aggregator.archiving.intents import Held, again, cut, span_of
+from aggregator.archiving.intents import SwapQueue, cut, rebuild_blocks, span_of
 from aggregator.clickhouse.native import encoder_of
-from aggregator.clickhouse.writer import _COLUMNS, Block, _columns
+from aggregator.clickhouse.writer import _COLUMNS, ArchiveBlock, _columns
 from aggregator.contracts.event import Swap
 from aggregator.contracts.units import DAY_MS
 from aggregator.decoding.rows import RowDecoder
 from aggregator.decoding.rules import decode_swap
 from aggregator.runtime.errors import DeadLetter
+from tests.unit.archiving.test_archive_native import read_back
 
 RECORD_AT = 1_700_000_000_000
 MAX_FUTURE = 2 * DAY_MS
@@ -86,7 +86,7 @@ def plainly(offset: int, swap: Swap, verdict: str) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def written(block: Block) -> list[tuple[Any, ...]]:
+def written(block: ArchiveBlock) -> list[tuple[Any, ...]]:
     """The rows of a block as they go to the server."""
     columns, count = _columns(block), len(block.swaps)
     assert tuple(columns) == _COLUMNS
@@ -106,7 +106,7 @@ def written(block: Block) -> list[tuple[Any, ...]]:
 def test_each_row_is_that_of_its_record(
     records: list[tuple[dict[str, Any], str, int]], poll: int, batch_rows: int
 ) -> None:
-    decoder, held, offset = RowDecoder(MAX_FUTURE), Held(), 100
+    decoder, held, offset = RowDecoder(MAX_FUTURE), SwapQueue(), 100
     values, letters, offsets = [], {}, []
     expected: dict[int, dict[int, tuple[Any, ...]]] = {}
     for event, letter, step in records:
@@ -143,6 +143,6 @@ def test_each_row_is_that_of_its_record(
         some = slice(read[0], read[-1] + 1)
         times = [RECORD_AT] * len(read)
         swaps = RowDecoder(MAX_FUTURE).decode(values[some], times, offsets[some])
-        blocks = again(batch.intent, PARTITION, [swaps])
+        blocks = rebuild_blocks(batch.intent, PARTITION, [swaps])
         assert [written(block) for block in blocks] == [written(block) for block in batch.blocks]
     assert not any(expected.values())
