@@ -1,10 +1,11 @@
-"""The archiver: Kafka to ClickHouse, every swap exactly once, assembled and run here alone.
+"""The archiver: copies swaps from Kafka to ClickHouse, each exactly once.
 
-A batch takes one way: decode, claim, cut, commit its intent, insert under its token, and only then
-does `next_offset` move; the next intent, or the next idle second, commits it. While ClickHouse
-inserts one batch the next is read and claimed (`archive_batches`). How partitions are taken stands
-in `archive_takeover`. An engine that fails is asked again with growing pauses; meanwhile the loop
-stays a member of its group, reads up to a bound and then pauses.
+This module assembles the parts and runs the poll loop. A batch is decoded, claimed and cut; its
+intent is committed, then it is inserted under its token, and only then does `next_offset` advance.
+The next intent, or the next idle second, commits the new offset. While ClickHouse inserts one
+batch, the next is read and claimed (`batches`). `takeover` describes how partitions are acquired. A
+failed engine is retried with growing pauses; meanwhile the loop stays a member of its group, reads
+up to a bound and then pauses.
 """
 
 from __future__ import annotations
@@ -47,16 +48,16 @@ _DRAIN_S: Final = 5.0
 
 
 def wall_clock_ms() -> int:
-    """ms since the epoch."""
+    """Return the wall-clock time in ms since the epoch."""
     return time.time_ns() // 1_000_000
 
 
 def run_archiver(
     config: Config, stop: threading.Event, publish: Publish, health: Health | None = None
 ) -> None:
-    """Archive until `stop` is set. Raises Fatal where going on would do harm.
+    """Archive until `stop` is set. Raises Fatal if continuing would do harm.
 
-    `health` is told every second how it goes.
+    `health` receives a heartbeat every second.
     """
     compile_archiver()
     session = RedisSession(config.redis_url)
@@ -73,13 +74,13 @@ def run_archiver(
 
 
 def compile_archiver() -> None:
-    """Compile what decodes and encodes, or read it from numba's cache."""
+    """Compile the decoders and encoders, or load them from numba's cache."""
     compile_rows()
     compile_encoders()
 
 
 class Archiver:
-    """The poll loop and the partitions that this archiver owns."""
+    """The poll loop, and the partitions that this archiver owns."""
 
     def __init__(
         self,
@@ -130,7 +131,7 @@ class Archiver:
         self._bound = False
 
     def run(self) -> None:
-        """Join the group and work until asked to stop; then finish what is on its way."""
+        """Join the group and work until `stop` is set; then finish what is in flight."""
         try:
             joined = False
             while not self._stop.is_set():
@@ -173,19 +174,20 @@ class Archiver:
             self._bound = False
             self._acquire_again(list(self._owners))
         except Fenced as error:
-            # Whether they are ours still is for Kafka to say: acquiring commits first.
+            # Kafka decides whether the partitions are still ours: acquiring one begins with a
+            # commit.
             log.warning("fenced", partitions=sorted(self._owners), error=str(error))
             self._breakers.kafka.failed(str(error))
             self._acquire_again(list(self._owners))
 
     def _poll(self) -> None:
-        # Not waiting for more while something can be done.
+        # Do not wait for more records while some are waiting to be claimed.
         polled = self._log.poll(_POLL_LIMIT, 0.0 if self._batches.waiting() else _POLL_S)
         self._batches.take(polled)
         self._acquire_again([each for each in polled.out_of_range if each in self._owners])
 
     def _bind(self) -> bool:
-        """Whether Redis may be asked now; connects to its run where none is bound."""
+        """Return whether Redis may be called now; bind to its current run first if needed."""
         if self._breakers.redis.closed_for_s:
             return False
         if not self._bound:
@@ -197,8 +199,6 @@ class Archiver:
             self._bound = True
             self._breakers.redis.worked()
         return True
-
-    # --- partitions come and go ---
 
     def on_assign(self, partitions: Sequence[int]) -> None:
         """See `Listener`."""
@@ -217,9 +217,9 @@ class Archiver:
             self._release(partition)
 
     def _give_up(self, partitions: Sequence[int]) -> None:
-        """Wait a little for what is on its way, commit what has arrived, and let go.
+        """Wait a little for inserts in flight, commit what is archived, and release the partitions.
 
-        What has not arrived is found as an intent by the next owner.
+        The next owner finds an unfinished insert as an intent.
         """
         self._writers.wait(partitions, 0 if self._breakers.clickhouse.fault else _DRAIN_S)
         try:
@@ -257,12 +257,10 @@ class Archiver:
         except Unavailable as error:
             self._breakers.clickhouse.failed(str(error))
         except Retry as error:
-            # The group may be settling still.
+            # A rebalance may still be under way.
             self._breakers.kafka.failed(str(error))
         else:
             self._breakers.kafka.worked()
-
-    # --- what comes before the first claim ---
 
     def _advance_takeovers(self) -> None:
         for owner in self._owners.values():
@@ -275,8 +273,6 @@ class Archiver:
             except Retry as error:
                 self._breakers.redis.failed(str(error))
                 return
-
-    # --- what happens by the clock ---
 
     def _tick(self) -> None:
         if time.monotonic() < self._next_tick:
@@ -293,7 +289,7 @@ class Archiver:
         self._report()
 
     def _watch(self) -> None:
-        """Notice a restart of Redis, and a Kafka that is gone, with nothing to do, too."""
+        """Notice a restart of Redis, and a Kafka that is away, even when there is nothing to do."""
         if self._bound and not self._breakers.redis.closed_for_s:
             try:
                 self._session.ping()
@@ -311,7 +307,7 @@ class Archiver:
             self._breakers.kafka.worked()
 
     def _check_in_again(self) -> None:
-        """Redis may lose the check-ins within one run: claims then wait for this archiver."""
+        """Restore check-ins that Redis lost within one run; until then no claim is made."""
         if not self._checkins.complete():
             for owner in self._owners.values():
                 if owner.stage == "archiving":
@@ -320,12 +316,12 @@ class Archiver:
                     )
 
     def _commit(self, owners: Sequence[ArchivePartition]) -> None:
-        """Commit what is archived, where no later intent has done so."""
-        behind = [owner for owner in owners if owner.uncommitted and owner.flight is None]
+        """Commit what is archived, unless a later intent has committed it."""
+        uncommitted = [owner for owner in owners if owner.uncommitted and owner.in_flight is None]
         self._log.commit(
-            {owner.partition: (owner.next_offset, pack(owner.position)) for owner in behind}
+            {owner.partition: (owner.next_offset, pack(owner.position)) for owner in uncommitted}
         )
-        for owner in behind:
+        for owner in uncommitted:
             owner.uncommitted = False
 
     def _report(self) -> None:

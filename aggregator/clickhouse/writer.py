@@ -1,8 +1,8 @@
-"""Writes blocks of swaps to raw_swaps, and reads back what a writer must know of them.
+"""Writes blocks of swaps to raw_swaps, and reads back what a writer must know about them.
 
-One block is of one partition of the log and one UTC day, and has a token: ClickHouse drops a block
-whose token it has seen, in the table and behind each view alike (DESIGN 4 rule 9). Knows nothing of
-Kafka and Redis.
+A block holds swaps of one partition of the log and one UTC day, and has a token: ClickHouse drops a
+block whose token it has seen, both in the table and in each view (DESIGN 4 rule 9). Knows nothing
+of Kafka and Redis.
 """
 
 from __future__ import annotations
@@ -35,15 +35,18 @@ _PAGE: Final = 50_000
 _SETTINGS: Final = {
     "async_insert": 0,
     "insert_deduplicate": 1,
+    # By default the views do not deduplicate: a repeated block would count twice in the totals.
     "deduplicate_blocks_in_dependent_materialized_views": 1,
-    # None of a dead writer may arrive after its successor's.
+    # An insert of a dead writer must not arrive after one of its successor, so the server ends it
+    # after this time. The successor's lease is shorter than that.
     "max_execution_time": _INSERT_S,
+    # A block that the server splits would need a token for each part.
     "max_insert_block_size": 1_000_000,
 }
-# A poison row takes a token and is no swap: no chain has this name.
+# The chain of a poison row, which takes a token and is no swap: no chain has this name.
 _NO_CHAIN: Final = ""
 _VERDICTS: Final = "CLUV"
-# By the letter of a verdict.
+# Indexed by the letter of a verdict: its place in _VERDICTS, and the sign of its row.
 _VERDICT_PLACES: Final = np.zeros(256, np.uint8)
 _SIGNS: Final = np.zeros(256, np.int8)
 _VERDICT_PLACES[list(_VERDICTS.encode())] = range(len(_VERDICTS))
@@ -79,7 +82,7 @@ class ArchiveWriter:
         self._encoders: list[tuple[str, str, Encode]] = []
 
     def connect(self) -> None:
-        """Open the connection that `insert` uses, and learn the table's columns."""
+        """Open the connection that `insert` uses, and look up the types of the table's columns."""
         self._clickhouse.connect()
         if not self._encoders:
             columns = self._clickhouse.columns_of(RAW_SWAPS, _COLUMNS)
@@ -90,11 +93,11 @@ class ArchiveWriter:
         self._clickhouse.close()
 
     def token(self, partition: int, span: Span) -> str:
-        """The token of the one block that may ever hold these offsets of that day."""
+        """Return the token of the only block that may ever hold these offsets of that day."""
         return f"{self._topic}:{partition}:{span.first}-{span.last}"
 
     def insert(self, block: ArchiveBlock, token: str) -> None:
-        """Insert the block, over the connection that `connect` opened, unless its token is known.
+        """Insert the block over the connection that `connect` opened, unless its token is known.
 
         Returns after the table and the views have it.
         """
@@ -104,7 +107,10 @@ class ArchiveWriter:
         self._clickhouse.insert(RAW_SWAPS, encoded, len(block.swaps), settings)
 
     def poison(self, partition: int, span: Span, ingested_at: int) -> None:
-        """Take the token of a block that can never be made again; the sums stay as they are."""
+        """Take the token of a block that can never be built again, without a change of any sum.
+
+        An insert under that token that is still on its way is then dropped.
+        """
         swap = Swap(
             token_id="",
             chain=_NO_CHAIN,
@@ -119,7 +125,8 @@ class ArchiveWriter:
             removed=False,
             marker=bytes(16),
         )
-        # Signs +1 and -1: a block of void rows would not reach the views.
+        # The signs +1 and -1 cancel out in the views. Void rows (sign 0) would not reach the views,
+        # and their tokens would stay free there.
         rows = as_rows([swap, msgspec.structs.replace(swap, removed=True)])
         rows.swaps["offset"] = span.first
         rows.swaps["verdict"] = list(b"CU")
@@ -128,7 +135,7 @@ class ArchiveWriter:
         )
 
     def landed(self, partition: int, span: Span) -> bool:
-        """Whether rows of the block are in the table; a poison row is not."""
+        """Return whether rows of the block are in the table; poison rows do not count."""
         ((count,),) = self._clickhouse.execute(
             f"SELECT count() FROM {RAW_SWAPS} WHERE partition = %(partition)s "  # noqa: S608
             "AND offset BETWEEN %(first)s AND %(last)s AND chain != '' "
@@ -138,7 +145,7 @@ class ArchiveWriter:
         return bool(count)
 
     def disk_bytes(self) -> list[tuple[str, int]]:
-        """How many compressed bytes of this database lie on which disk."""
+        """Return the compressed bytes of this database by disk."""
         rows: list[tuple[str, int]] = self._clickhouse.execute(
             "SELECT disk_name, sum(bytes_on_disk) FROM system.parts "
             "WHERE active AND database = currentDatabase() GROUP BY disk_name"
@@ -146,7 +153,10 @@ class ArchiveWriter:
         return rows
 
     def blocks_since(self, ingested_at: int) -> int:
-        """About how many blocks were inserted since then: tokens are forgotten in that order."""
+        """Return about how many blocks were inserted since `ingested_at` (ms).
+
+        ClickHouse forgets tokens in the order of the inserts, so this says which it still knows.
+        """
         ((count,),) = self._clickhouse.execute(
             "SELECT uniqExact(partition, ingested_at, toDate(timestamp, 'UTC')) "  # noqa: S608
             f"FROM {RAW_SWAPS} WHERE ingested_at >= fromUnixTimestamp64Milli(%(at)s)",
@@ -155,7 +165,7 @@ class ArchiveWriter:
         return int(count)
 
     def next_offset(self, partition: int) -> int:
-        """The offset behind the last row of a partition; 0 where there is none."""
+        """Return the offset after the last row of a partition; 0 if it has no row."""
         ((last, count),) = self._clickhouse.execute(
             f"SELECT max(offset), count() FROM {RAW_SWAPS} "  # noqa: S608
             "WHERE partition = %(partition)s",
@@ -163,18 +173,19 @@ class ArchiveWriter:
         )
         return int(last) + 1 if count else 0
 
-    def offsets_between(self, partition: int, first: int, behind: int) -> set[int]:
-        """The offsets of [first, behind) of a partition that are in the table."""
+    def offsets_between(self, partition: int, first: int, end: int) -> set[int]:
+        """Return the offsets of [first, end) of a partition that are in the table."""
         rows = self._clickhouse.execute(
             f"SELECT DISTINCT offset FROM {RAW_SWAPS} WHERE partition = %(partition)s "  # noqa: S608
-            "AND offset >= %(first)s AND offset < %(behind)s AND chain != ''",
-            {"partition": partition, "first": first, "behind": behind},
+            "AND offset >= %(first)s AND offset < %(end)s AND chain != ''",
+            {"partition": partition, "first": first, "end": end},
         )
         return {offset for (offset,) in rows}
 
     def markers_from(self, partition: int, first: int) -> Iterator[list[ArchivedMarker]]:
-        """Every row of a partition from an offset on, in log order, some at a time."""
+        """Yield the markers of a partition from an offset on, in log order, a page at a time."""
         while True:
+            # LIMIT 1 BY: a block that was inserted twice and is not merged yet counts once.
             rows = self._archived(
                 "partition = %(partition)s AND offset >= %(first)s AND chain != '' "
                 f"ORDER BY offset LIMIT 1 BY offset LIMIT {_PAGE}",
@@ -187,9 +198,9 @@ class ArchiveWriter:
             first = rows[-1].offset + 1
 
     def markers_of(self, swaps: SwapRows) -> list[ArchivedMarker]:
-        """The rows that hold one of these swaps or its retraction, found by the marker.
+        """Return the markers of the rows that hold one of these swaps or its retraction.
 
-        A row's event time must lie within a day of one of theirs.
+        Finds only rows whose event time lies within a day of one of the swaps.
         """
         if not len(swaps):
             return []
@@ -220,7 +231,7 @@ class ArchiveWriter:
 
 
 def day_of(timestamps: Array) -> Array:
-    """Days since the epoch of ms since the epoch: a UTC day is a partition of the table."""
+    """Convert ms since the epoch to days since the epoch; a UTC day is a partition of the table."""
     return timestamps // DAY_MS
 
 

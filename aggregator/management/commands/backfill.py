@@ -51,7 +51,7 @@ class Command(BaseCommand):
 
         def report(progress: BackfillProgress) -> None:
             last[progress.partition] = progress
-            length = progress.behind - progress.first
+            length = progress.end - progress.first
             done = 100 if not length else 100 * (progress.next_offset - progress.first) // length
             self.stderr.write(f"partition {progress.partition}: {done} %, {_counts(progress)}")
 

@@ -58,7 +58,7 @@ def test_an_offset_is_archived_only_when_all_before_it_are() -> None:
     held.advance_when_idle()
     assert (held.next_offset, held.size) == (0, 50)
     batch = held.cut(now_ms=0)
-    held.flight = InFlightInsert(batch, 0.0)
+    held.in_flight = InFlightInsert(batch, 0.0)
     held.advance_when_idle()
     assert held.next_offset == 0
     assert held.status(now_ms=51_000, end=9, fault="").age_ms == 1_000
