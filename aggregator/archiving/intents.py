@@ -83,7 +83,7 @@ class LogPosition(msgspec.Struct, frozen=True, array_like=True):
 
 
 def pack(position: LogPosition) -> str:
-    """Return the commit metadata of a position: at most MAX_METADATA bytes if `cut` made its batch."""
+    """Return the commit metadata of a position; at most MAX_METADATA bytes for one of `cut`."""
     return _encode(position).decode()
 
 
@@ -243,8 +243,8 @@ def cut(
     days, watermarks = day_of(column(parts, "timestamp")), column(parts, "watermark")
     count = _within_days(offsets, days)
     # How far the letters compress depends on the verdicts: equal ones take a few bytes for 50,000
-    # offsets, random ones fill 4 KB with some 5,000. So measure, and shorten until it fits; a
-    # single swap always does.
+    # offsets, random ones fill 4 KB after some thousands. So measure, and shorten until it fits;
+    # a single swap always does.
     while True:
         intent = _intent(offsets[:count], days[:count], verdicts[:count], now_ms)
         after = LogPosition(

@@ -81,7 +81,7 @@ class ArchiveJobs:
         return took_s
 
     def _measure_disks(self) -> None:
-        """Once a minute, measure the bytes on each disk; after a failure, try at the next measure."""
+        """Measure the bytes on each disk once a minute; log a failure."""
         if time.monotonic() < self._measure_at:
             return
         self._measure_at = time.monotonic() + _MEASURE_EVERY_S

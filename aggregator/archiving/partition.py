@@ -125,7 +125,7 @@ class ArchivePartition:
         self.uncommitted = True
 
     def read(self, swaps: SwapRows, read_to: int) -> None:
-        """Queue decoded records in log order; `read_to` is the first offset that is not read yet."""
+        """Queue decoded records in log order; `read_to` is the first offset not read yet."""
         self.waiting.add(swaps)
         self.size += int(swaps.rows["size"].sum())
         self.read_offset = max(self.read_offset, read_to)
@@ -197,7 +197,7 @@ class ArchivePartition:
             self.uncommitted = True
 
     def skip_to(self, offset: int) -> None:
-        """Advance to `offset`, where the log begins; what lay before it can no longer be archived."""
+        """Advance to the log's begin `offset`; what lay before it can no longer be archived."""
         self.add_gap(self.next_offset, offset)
         self.next_offset = self.read_offset = offset
 

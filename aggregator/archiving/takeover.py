@@ -81,8 +81,7 @@ class ArchiveTakeover:
         if owner.redo is None and committed < extent.start:
             _report_gap(partition, committed, extent.start)
             owner.skip_to(extent.start)
-        # The commit carries the same intent again. A group that has moved the partition elsewhere
-        # refuses it, so from here on no other archiver can have cut a batch after this intent.
+        # Commit what was read: the group refuses a member that no longer owns the partition.
         self._log.commit({partition: (owner.next_offset, pack(owner.position))})
         owner.uncommitted = False
         log.info(

@@ -21,7 +21,7 @@ from aggregator.runtime.errors import Fatal
 
 
 class Texts(NamedTuple):
-    """Texts in UTF-8 at `spans` [row, (begin, end)] of `text`; null where a span begins at ABSENT."""
+    """UTF-8 texts at `spans` [row, (begin, end)] of `text`; null where a span begins at ABSENT."""
 
     text: Array
     spans: Array
@@ -68,8 +68,8 @@ _NUMBERS: Final[dict[str, Any]] = {
 _KEYS_VERSION: Final = 1
 _HAS_ADDITIONAL_KEYS: Final = 1 << 9
 _NEEDS_NEW_DICTIONARY: Final = 1 << 10
-# (most distinct values, code of the keys' type, that type). The keys take the smallest type that
-# can count the dictionary, as ClickHouse's own writer chooses it.
+# (most distinct values, code of the keys' type, that type): the keys take the smallest type that
+# can count the dictionary.
 _KEY_SIZES: Final = ((1 << 8, 0, np.uint8), (1 << 16, 1, np.uint16), (1 << 32, 2, np.uint32))
 _OPTION: Final = re.compile(r"'([^']*)' = (-?\d+)")
 

@@ -26,8 +26,6 @@ def put_strings(text: Array, spans: Array, out: Array) -> int:
             rest >>= 7
             at += 1
         out[at] = rest
-        # A view from the text's first byte: the loop over it has no offsets to add, and numba
-        # makes a vector copy of it.
         target = out[at + 1 : at + 1 + len(source)]
         for place in range(len(source)):
             target[place] = source[place]
@@ -66,7 +64,7 @@ def number_texts(text: Array, spans: Array, slots: Array, keys: Array, firsts: A
 
 @compiled
 def _hash(source: Array) -> int:
-    """Return the FNV-1a hash, folded to 31 bits (http://www.isthe.com/chongo/tech/comp/fnv/)."""
+    """Return the FNV-1a hash with its higher half folded into the lower, as 31 bits."""
     mixed = np.uint64(0xCBF29CE484222325)
     for place in range(len(source)):
         mixed = (mixed ^ np.uint64(source[place])) * np.uint64(0x100000001B3)
@@ -77,7 +75,7 @@ def _hash(source: Array) -> int:
 def _equal(one: Array, other: Array) -> bool:
     if len(one) != len(other):
         return False
-    # Without an early exit the loop is vectorised.
+    # No early exit, so that the compiler may vectorise the loop.
     differ = 0
     for place in range(len(one)):
         differ += one[place] != other[place]

@@ -1,8 +1,8 @@
-"""The archive's tables, made from the numbered SQL files of infra/clickhouse/schema.
+"""The archive's tables, created from the numbered SQL files of infra/clickhouse/schema.
 
-Each file is applied once, in order; the table schema_files remembers which, by the digest of the
-text as it was sent. A file with a setting in it (`{hot_seconds}`) is applied again when the setting
-has changed. Every statement may run twice, so two processes at once do no harm.
+Each file is applied once, in order. The table schema_files records which, by the digest of the text
+as it was sent. A file that contains a setting (`{hot_seconds}`) is applied again when the setting
+changes. Every statement may run twice, so two processes may apply the files at the same time.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _LONGEST_TTL_CHECK_S: Final = 14_400
 
 
 def ensure_schema(clickhouse: ClickHouseClient, config: Config) -> list[str]:
-    """Make or update the tables; the names of the files applied, none where all was in place.
+    """Create or update the tables; return the names of the files applied, none if all was in place.
 
-    Raises Unavailable where the server cannot be asked, Refused where it refuses a statement, and
-    Fatal where it lacks the storage policy or where an applied file was edited afterwards.
+    Raises Unavailable if the server cannot be reached, Refused if it refuses a statement, and Fatal
+    if it lacks the storage policy or if an applied file was edited afterwards.
     """
     require_policy(clickhouse)
     _apply(clickhouse, (_FILES / _LOG).read_text(), {})
@@ -55,7 +55,7 @@ def ensure_schema(clickhouse: ClickHouseClient, config: Config) -> list[str]:
 
 
 def outstanding(clickhouse: ClickHouseClient, config: Config) -> list[str]:
-    """The files that `ensure_schema` would apply; the table schema_files must be there."""
+    """Return the files that `ensure_schema` would apply; the table schema_files must exist."""
     known, settings = _known(clickhouse), _settings(config)
     return [
         path.name
@@ -65,7 +65,7 @@ def outstanding(clickhouse: ClickHouseClient, config: Config) -> list[str]:
 
 
 def missing_tables(clickhouse: ClickHouseClient) -> list[str]:
-    """Tables and views of the schema files that are not in the database."""
+    """Return the tables and views of the schema files that are not in the database."""
     wanted = [
         name
         for path in sorted(_FILES.glob("[0-9]*.sql"))
@@ -98,14 +98,14 @@ def _settings(config: Config) -> dict[str, int]:
         "hot_seconds": max(1, config.hot_ttl_ms // 1000),
         "keep_seconds": keep_s,
         "daily_keep_seconds": max(1, config.daily_ttl_ms // 1000),
-        # How late a part may be dropped: a small share of its life, as ClickHouse's own default is
-        # of some weeks.
+        # How late a part may be dropped: a small share of its lifetime. ClickHouse's default is 4
+        # hours, which suits lifetimes of weeks.
         "ttl_check_seconds": min(max(1, keep_s // 200), _LONGEST_TTL_CHECK_S),
     }
 
 
 def require_policy(clickhouse: ClickHouseClient) -> None:
-    """Raise Fatal where the server lacks the storage policy that the tables lie on."""
+    """Raise Fatal if the server lacks the storage policy of the tables."""
     volumes = {
         name
         for (name,) in clickhouse.execute(
@@ -132,6 +132,6 @@ def _filled(text: str, settings: dict[str, int]) -> str:
 
 
 def _statements(text: str) -> list[str]:
-    """The statements between the semicolons, without comments: the files hold no such text."""
+    """Return the statements between the semicolons, without comments: no text contains either."""
     code = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("--"))
     return [statement.strip() for statement in code.split(";") if statement.strip()]

@@ -35,12 +35,13 @@ _PAGE: Final = 50_000
 _SETTINGS: Final = {
     "async_insert": 0,
     "insert_deduplicate": 1,
-    # By default the views do not deduplicate: a repeated block would count twice in the totals.
+    # Deduplicate in each view as well: after an insert that reached the table but not every view,
+    # the repeat must still reach the views that lack it.
     "deduplicate_blocks_in_dependent_materialized_views": 1,
-    # An insert of a dead writer must not arrive after one of its successor, so the server ends it
-    # after this time. The successor's lease is shorter than that.
+    # The server ends an insert after this time: one of a dead writer must not arrive after that of
+    # its successor.
     "max_execution_time": _INSERT_S,
-    # A block that the server splits would need a token for each part.
+    # Keep a block whole, because one token covers one block.
     "max_insert_block_size": 1_000_000,
 }
 # The chain of a poison row, which takes a token and is no swap: no chain has this name.

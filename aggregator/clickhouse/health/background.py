@@ -1,4 +1,4 @@
-"""What ClickHouse does by itself and for its readers: merges, TTL moves, queries, the server."""
+"""What ClickHouse does in the background and for its readers: merges, TTL moves, queries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from aggregator.clickhouse.health.rows import (
 
 _MERGE_S: Final = (1_800, 7_200)
 _OVERDUE_PARTS: Final = (1, 100)
-# Moves are looked for every few seconds, drops every four hours.
+# ClickHouse looks for moves every few seconds, for drops every four hours.
 _MOVE_OVERDUE_S: Final = 600
 _DROP_OVERDUE_S: Final = 43_200
 _SLOW_MS: Final = 1_000
@@ -35,7 +35,7 @@ def merges(ask: HealthQuery) -> list[Row]:
     if not running:
         return [ok("Merges running", "none")]
     value = f"{running:,} of {size(held)}, the longest for {span(longest)}"
-    advice = "A merge this long is stuck or starved: look at the disks' load."
+    advice = "A merge this long is stuck or starved: check the load of the disks."
     return [judged("Merges running", value, longest, _MERGE_S, advice)]
 
 
@@ -77,7 +77,7 @@ def drops(ask: HealthQuery) -> list[Row]:
         "AND delete_ttl_info_max < now() - %(seconds)s",
         seconds=_DROP_OVERDUE_S,
     )
-    advice = "They cost space alone; look for errors above, or run OPTIMIZE TABLE on the table."
+    advice = "They only cost space. Look for errors above, or run OPTIMIZE TABLE on the table."
     return [judged("Deletions overdue", counted(overdue, "part"), overdue, _OVERDUE_PARTS, advice)]
 
 
@@ -99,7 +99,7 @@ def slow_queries(ask: HealthQuery) -> list[Row]:
         watch(
             f"Slow query, {span(ms / 1000)}",
             f"{counted(read, 'row')} read, {size(memory)}: {' '.join(query.split())}",
-            "Once is nothing; often: ask for shorter ranges, or give ClickHouse more cores.",
+            "One is harmless. Many: ask for shorter ranges, or give ClickHouse more cores.",
         )
         for ms, read, memory, query in rows
     ]
@@ -122,7 +122,7 @@ def server(ask: HealthQuery) -> list[Row]:
     ((version, uptime),) = ask("SELECT version(), uptime()")
     up = f"up {span(uptime)}"
     if uptime < _FRESH_S:
-        advice = "It was started a moment ago; where nobody did that, its log says why."
+        advice = "It was started a moment ago. If that was not an operator, its log says why."
         started = watch("Uptime", up, advice)
     else:
         started = ok("Uptime", up)

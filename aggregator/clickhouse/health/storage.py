@@ -19,9 +19,9 @@ from aggregator.clickhouse.health.rows import (
 from aggregator.clickhouse.tables import POLICY, TABLES
 
 _FULL: Final = (0.8, 0.9)
-# ClickHouse slows inserts down at 1,000 parts in one partition, and refuses them at 3,000.
+# ClickHouse delays inserts at 1,000 parts in a partition and refuses them at 3,000.
 _PARTS: Final = (300, 1_000)
-# An object store reports its space as without end.
+# An object store reports practically unlimited space.
 _ENDLESS: Final = 2**60
 
 
@@ -86,7 +86,7 @@ def parts(ask: HealthQuery) -> list[Row]:
 
 
 def _fullest(ask: HealthQuery) -> dict[str, int]:
-    """Of each table, the active parts of the partition that has the most."""
+    """Return, for each table, the active parts of the partition that has most."""
     rows = ask(
         "SELECT table, max(parts) FROM (SELECT table, partition, count() AS parts "
         "FROM system.parts WHERE active AND database = currentDatabase() "
@@ -112,14 +112,14 @@ def _parts_row(fullest: dict[str, int], table: str, disk: str, *numbers: Any) ->
 
 
 def detached(ask: HealthQuery) -> list[Row]:
-    """Broken parts. What ClickHouse has put aside because it could not read it."""
+    """Broken parts. Those that ClickHouse has detached because it could not read them."""
     ((broken,),) = ask(
         "SELECT count() FROM system.detached_parts "
         "WHERE database = currentDatabase() AND reason LIKE 'broken%%'"
     )
     if broken:
         advice = f"Rows are missing: {REPAIR_GUIDE} brings them back from Kafka."
-        return [act("Broken parts", f"{broken:,} set aside", advice)]
+        return [act("Broken parts", f"{broken:,} detached", advice)]
     return [ok("Broken parts", "none")]
 
 
@@ -132,10 +132,10 @@ def mutations(ask: HealthQuery) -> list[Row]:
     if not rows:
         return [ok("Unfinished mutations", "none")]
     return [
-        act(f"Mutation of {table}", f"{command}: {why}", "It does not get on: see the reason.")
+        act(f"Mutation of {table}", f"{command}: {why}", "It makes no progress: see the reason.")
         if why
         else watch(
-            f"Mutation of {table}", f"{command}: {counted(todo, 'part')} to do", "It is under way."
+            f"Mutation of {table}", f"{command}: {counted(todo, 'part')} to do", "It is running."
         )
         for table, command, todo, why in rows
     ]

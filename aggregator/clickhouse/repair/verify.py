@@ -1,8 +1,8 @@
 """Compares the three tables of the archive over one UTC day, token by token.
 
-What raw_swaps holds, each row once and by its sign, is the truth; daily_token_agg and candles_1m
-must give the same sums and prices. Reads only; ClickHouse does the sums, an hour of the day at a
-time where that is how they are kept.
+The truth is what raw_swaps holds, each row once and by its sign; daily_token_agg and candles_1m
+must give the same sums and prices. Only reads. ClickHouse computes the sums, an hour of the day at
+a time for the candles, which are kept by the minute.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _PRICES: Final = ("open_usd", "high_usd", "low_usd", "close_usd")
 _COUNTS: Final = ("buys", "unpriced", "late", "retracted")
 HOURS: Final = 24
 
-# An equal key is the same row inserted twice; FINAL gives it once.
+# Rows with equal keys are one row that was inserted twice; FINAL returns it once.
 _RAW: Final = """
     sum(toInt64(sign)) AS trades,
     toString(sum(toDecimal128(ifNull(amount_usd, 0), 6) * sign)) AS volume_usd,
@@ -72,9 +72,10 @@ _KEPT_MINUTES: Final = f"""SELECT chain, token, toString(minute) AS at, {_KEPT}
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """One number that is not what raw_swaps says; `at` is the day, or the minute of a candle (UTC).
+    """A number that differs from raw_swaps; `at` is the day, or the minute of a candle (UTC).
 
-    `expected` is of raw_swaps, `found` of `table`; null is a row, or a price, that is not there.
+    `expected` comes from raw_swaps, `found` from `table`; null stands for a row or a price that
+    does not exist.
     """
 
     table: str
@@ -87,7 +88,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Compared(msgspec.Struct, frozen=True):
-    """What a comparison of one day saw. `differences` holds the first `shown` of them."""
+    """The result for one day; `differences` holds the first `shown` of them."""
 
     day: str
     rows: int
@@ -104,7 +105,7 @@ def verify_day(
     shown: int,
     progress: Callable[[int, int], None],
 ) -> Compared:
-    """Compare one UTC day; `progress` is told the steps done and the steps in all.
+    """Compare one UTC day; call `progress` with the steps done and the steps in all.
 
     Raises Unavailable and Refused. A day that is being written to may differ for a moment.
     """
@@ -151,7 +152,10 @@ def _joined(
     fields: Sequence[str],
     params: Mapping[str, Any],
 ) -> Iterator[dict[str, Any]]:
-    """Of each (chain, token, at) of either side: {field: (expected, found)}, None for no row."""
+    """Yield each (chain, token, at) of either side with {field: (expected, found)}.
+
+    The values of a side without a row are None.
+    """
     names = ", ".join(fields)
     query = f"""
         SELECT chain, token, at, groupArray((side, {names}))
