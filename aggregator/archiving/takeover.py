@@ -178,6 +178,6 @@ class ArchiveTakeover:
 
 
 def _report_gap(partition: int, first: int, end: int) -> None:
-    # `infra.embedded.proofs` reads the end offset as `behind`.
+    # `infra.embedded.proofs` reads these fields.
     log.error("archive_gap", partition=partition, first=first, behind=end)
     metrics.ARCHIVE_GAP_OFFSETS.labels(partition).inc(end - first)

@@ -18,15 +18,15 @@ _STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 
 
 def main() -> int:
-    """Serve until told to stop; returns the exit status."""
+    """Serve until a stop signal arrives; return the exit status."""
     given = _parser().parse_args()
-    # before there are other threads, which take the mask over
+    # before any other thread starts, because threads inherit the mask
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     given.data.mkdir(parents=True, exist_ok=True)
     place = str(given.data)
     if given.config:
         place += f"?config-file={given.config}"
-    # the password is not on the command line, which every user of the machine can list
+    # not an argument: every user of the machine can list command lines
     account = ServerAccount(given.user, os.environ.get("CLICKHOUSE_PASSWORD", ""))
     engine = ChdbEngine(place)
     server = Server(engine, account, given.host, given.port, given.max_connections)

@@ -1,4 +1,4 @@
-"""Listens, and gives each client a thread of its own; an orderly stop ends their queries."""
+"""Listens, and gives each client a thread; an orderly stop ends the clients' queries."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ class Server:
                 del self._clients[tag]
 
     def stop(self, within_s: float) -> None:
-        """Take no more clients, end what runs, and wait for the threads' end."""
+        """Accept no more clients, end what runs, and wait for the threads."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         with self._lock:
             clients = list(self._clients.items())
         for _, (connection, _) in clients:
-            # what it runs sees that its client is gone
+            # its query notices that the client is gone
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         for _, (_, thread) in clients:
@@ -79,7 +79,7 @@ class Server:
 
 
 def _part(connection: socket.socket) -> None:
-    """Let the client read the last packet: a close with bytes unread would take it away."""
+    """Let the client read the last packet: closing with unread bytes would discard it."""
     connection.shutdown(socket.SHUT_WR)
     connection.settimeout(_PART_WITHIN_S)
     while connection.recv(1 << 16):

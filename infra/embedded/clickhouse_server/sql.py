@@ -1,6 +1,6 @@
-"""What kind of statement a query is: enough of ClickHouse's syntax to send it the right way.
+"""The kind of a statement: just enough of ClickHouse's syntax to route it.
 
-The engine does the real parsing; what it would pass over in silence is refused here.
+The engine does the real parsing; what it would ignore without notice is refused here.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _SELECTS: Final = {"SELECT", "WITH", "FROM", "("}
 class Insert:
     """An INSERT whose rows the client sends as blocks.
 
-    `head`: up to the columns; `settings`: its SETTINGS clause or nothing; `table`: as written,
-    database included; `columns`: their names, None where the statement names none.
+    `head` is the text up to the columns, `settings` its SETTINGS clause or nothing, `table` as
+    written with its database, `columns` the names or None if the statement names none.
     """
 
     head: str
@@ -39,14 +39,14 @@ class Select:
 
 @dataclass(frozen=True, slots=True)
 class SqlCommand:
-    """Anything else; what it answers is small. `word`: its first."""
+    """Any other statement, whose answer is small; `word` is its first word."""
 
     statement: str
     word: str
 
 
 def parse(query: str) -> Insert | Select | SqlCommand:
-    """The kind of a query; raises ServerError for what cannot be done over this server."""
+    """Return the kind of a query; raises ServerError for what this server cannot do."""
     parts = tokens(query)
     while parts and parts[-1].value == ";":
         parts.pop()
@@ -63,13 +63,13 @@ def parse(query: str) -> Insert | Select | SqlCommand:
 
 
 def _inserts(parts: list[SqlToken]) -> bool:
-    """WITH ... INSERT INTO ... SELECT."""
+    """Return whether it is WITH ... INSERT INTO ... SELECT."""
     words = [part.value for part in parts]
     return any(pair == ("INSERT", "INTO") for pair in pairwise(words))
 
 
 def _insert(query: str, parts: list[SqlToken]) -> Insert | SqlCommand:
-    """INSERT INTO [TABLE] [db.]table [(columns)] [SETTINGS ...] {VALUES | FORMAT name | SELECT}."""
+    """Parse INSERT [INTO] [TABLE] [db.]table [(columns)] [SETTINGS ...] {VALUES|FORMAT|SELECT}."""
     begin = next(n for n in range(1, len(parts) + 1) if not _is(parts, n, {"INTO", "TABLE"}))
     if _is(parts, begin, {"FUNCTION"}):
         if any(part.value == "SELECT" for part in parts):
@@ -103,7 +103,7 @@ def _is(parts: list[SqlToken], place: int, values: set[str]) -> bool:
 
 
 def _after_name(parts: list[SqlToken], begin: int) -> int:
-    """The place after [db.]table."""
+    """Return the index after [db.]table."""
     place = begin
     while place < len(parts) and parts[place].kind in {"word", "name"}:
         place += 1
