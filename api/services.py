@@ -19,7 +19,7 @@ from django.conf import settings
 
 from aggregator.clickhouse.reader import HistoryReader
 from aggregator.runtime import tracing
-from aggregator.runtime.clock import TrustedClock
+from aggregator.runtime.clock import TrustedClock, monotonic_ms
 from aggregator.runtime.config import Config
 from api.archive.questions import History
 from api.auth.access import Access, AccessState, default_limits
@@ -114,11 +114,6 @@ class Services:
         await self.control.stop()
         await self.redis.stop()
         await self.feed.stop()
-
-
-def monotonic_ms() -> int:
-    """Milliseconds of a clock that never jumps."""
-    return time.monotonic_ns() // 1_000_000
 
 
 def build(

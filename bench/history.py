@@ -33,6 +33,7 @@ from aggregator.clickhouse.connection import ClickHouseClient
 from aggregator.clickhouse.schema import ensure_schema
 from aggregator.clickhouse.tables import TABLES
 from aggregator.contracts.units import DAY_MS
+from aggregator.runtime.clock import wall_ms
 from aggregator.runtime.config import load
 from api.auth.demo_issuer import ensure_keys, issue
 from bench import command
@@ -91,7 +92,7 @@ class Loaded(NamedTuple):
 
 def fill(clickhouse: ClickHouseClient, rows: int, days: int) -> Loaded:
     """Put `rows` swaps over the last whole days; wait until the merges are done."""
-    last = time.time_ns() // 1_000_000 // DAY_MS * DAY_MS
+    last = wall_ms() // DAY_MS * DAY_MS
     first, each = last - days * DAY_MS, rows // days
     began = time.perf_counter()
     for day in range(days):

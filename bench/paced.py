@@ -19,6 +19,7 @@ import msgspec
 from confluent_kafka import KafkaError, Message, Producer
 
 from aggregator.feed.synthetic import Shape, present, swaps
+from aggregator.runtime.clock import wall_ms
 from bench.service import WrongResult
 from bench.workload import usd_micros
 
@@ -69,7 +70,7 @@ def send(
         sent.partitions[index] = message.partition() or 0
         sent.offsets[index] = message.offset() or 0
 
-    times = present(events, lambda: time.time_ns() // 1_000_000)
+    times = present(events, wall_ms)
     salted = b'"tx_hash":"0x' + salt.encode()
     start = time.monotonic()
     for index, record in enumerate(islice(swaps(Shape(tokens=tokens, seed=seed), times), events)):

@@ -36,6 +36,7 @@ from aggregator.contracts.stats import (
 )
 from aggregator.nats.publisher import Publisher
 from aggregator.nats.resync import Patch
+from aggregator.runtime.clock import wall_ms
 from api.auth.demo_issuer import ensure_keys, issue
 from bench import command
 from bench.service import ROOT, WrongResult, say
@@ -98,12 +99,12 @@ class Owner:
                 self._publisher.heartbeat(self._heartbeat())
 
     def _heartbeat(self) -> Heartbeat:
-        now = time.time_ns() // 1_000_000
+        now = wall_ms()
         return Heartbeat(0, 1, 1, self._seq, self._seq, self._seq, "live", now, now, 0, [])
 
     def _patch(self, number: int) -> Patch:
         self._seq += 1
-        now = time.time_ns() // 1_000_000
+        now = wall_ms()
         token = f"0x{number:040x}"
         trades = number % 997 + 1
         volume = (number * 7_919 % 10**9 + self._seq) * 1_000

@@ -22,6 +22,7 @@ from redis import Redis
 
 from aggregator.contracts.names import snapshot_keys
 from aggregator.contracts.units import MINUTE_MS
+from aggregator.runtime.clock import wall_ms
 from bench import command
 from bench.command import percentile
 from bench.paced import Sent, send
@@ -94,7 +95,7 @@ class Day:
 
 
 def _minute() -> int:
-    return time.time_ns() // 1_000_000 // MINUTE_MS
+    return wall_ms() // MINUTE_MS
 
 
 def catch_up(day: Day) -> tuple[Aggregator, float]:

@@ -16,6 +16,7 @@ from aggregator.feed.progress import Progress
 from aggregator.feed.stream import Record, with_repeats
 from aggregator.feed.synthetic import Shape, spread, swaps
 from aggregator.member.topics import ensure_topics
+from aggregator.runtime.clock import wall_ms
 from aggregator.runtime.config import Config
 from bench.service import WrongResult
 
@@ -79,7 +80,7 @@ def usd_micros(value: bytes) -> int:
 
 def stream(events: int, tokens: int, seed: int, span_ms: int) -> Iterator[Record]:
     """Exactly `events` messages over the `span_ms` before now, 1% of them repeats."""
-    times = spread(events, time.time_ns() // 1_000_000, span_ms, JITTER_MS, seed)
+    times = spread(events, wall_ms(), span_ms, JITTER_MS, seed)
     # What is repeated pushes the last new events out, so the count is exact.
     records = with_repeats(swaps(Shape(tokens=tokens, seed=seed), times), REPEATED, seed)
     return islice(records, events)

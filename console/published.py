@@ -7,7 +7,6 @@ revision, so it may run anywhere, twice, and late. It must not know what it publ
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -19,7 +18,9 @@ from django.conf import settings
 from django.db import DatabaseError, close_old_connections, transaction
 from django.db.models import F
 
+from aggregator.runtime.clock import wall_ms
 from aggregator.runtime.errors import Retry
+from aggregator.runtime.redis_client import redis_client
 from api.auth.revision import NEWEST_REVISION, revision_of
 
 _TIMEOUT_S: Final = 2.0
@@ -57,7 +58,7 @@ class Published:
 
         Call it in the transaction of the change, once however many rows it changes.
         """
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = wall_ms()
         self.revisions.objects.get_or_create(pk=1)
         self.revisions.objects.filter(pk=1).update(revision=F("revision") + 1)
         self.revisions.objects.filter(pk=1, revision__lt=now_ms).update(revision=now_ms)
@@ -98,9 +99,7 @@ class Published:
         return revision
 
     def _put(self, revision: int) -> bool:
-        with redis.Redis.from_url(
-            settings.SWAPS.redis_url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
-        ) as client:
+        with redis_client(settings.SWAPS.redis_url, timeout_s=_TIMEOUT_S) as client:
             held = client.get(self.revision_key)
             held = None if held is None else revision_of(held)
             if held is not None and held >= revision:

@@ -33,6 +33,7 @@ from aggregator.redis.checkins import Checkins
 from aggregator.redis.markers import RedisMarkers
 from aggregator.redis.session import NewIncarnation, RedisSession
 from aggregator.runtime import metrics
+from aggregator.runtime.clock import wall_ms
 from aggregator.runtime.config import Config
 from aggregator.runtime.errors import Fatal, Fenced, Retry
 from aggregator.runtime.health import Health
@@ -45,11 +46,6 @@ _POLL_LIMIT: Final = 5_000
 _POLL_S: Final = 0.05
 _TICK_S: Final = 1.0
 _DRAIN_S: Final = 5.0
-
-
-def wall_clock_ms() -> int:
-    """Return the wall-clock time in ms since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 def run_archiver(
@@ -90,7 +86,7 @@ class Archiver:
         publish: Publish,
         health: Health,
         stop: threading.Event,
-        now_ms: Callable[[], int] = wall_clock_ms,
+        now_ms: Callable[[], int] = wall_ms,
     ) -> None:
         self._config = config
         self._publish = publish
@@ -146,7 +142,7 @@ class Archiver:
             self._finish()
 
     def _join(self) -> bool:
-        if self._breakers.kafka.closed_for_s:
+        if self._breakers.kafka.open_for_s:
             self._health.beat([f"kafka: {self._breakers.kafka.fault}"])
             return False
         try:
@@ -188,7 +184,7 @@ class Archiver:
 
     def _bind(self) -> bool:
         """Return whether Redis may be called now; bind to its current run first if needed."""
-        if self._breakers.redis.closed_for_s:
+        if self._breakers.redis.open_for_s:
             return False
         if not self._bound:
             try:
@@ -247,7 +243,7 @@ class Archiver:
                 gauge.remove(partition)
 
     def _acquire_pending(self) -> None:
-        if self._breakers.kafka.closed_for_s or not self._pending:
+        if self._breakers.kafka.open_for_s or not self._pending:
             return
         try:
             for partition in sorted(self._pending):
@@ -281,7 +277,7 @@ class Archiver:
         self._watch()
         for owner in self._owners.values():
             owner.advance_when_idle()
-        if not self._breakers.kafka.closed_for_s:
+        if not self._breakers.kafka.open_for_s:
             try:
                 self._commit(list(self._owners.values()))
             except Retry as error:
@@ -290,7 +286,7 @@ class Archiver:
 
     def _watch(self) -> None:
         """Notice a restart of Redis, and a Kafka that is away, even when there is nothing to do."""
-        if self._bound and not self._breakers.redis.closed_for_s:
+        if self._bound and not self._breakers.redis.open_for_s:
             try:
                 self._session.ping()
                 self._check_in_again()

@@ -24,6 +24,7 @@ from aggregator.redis.checkins import Checkins
 from aggregator.redis.markers import MAX_CLAIMS, RedisMarkers, kinds_of
 from aggregator.redis.session import RedisSession
 from aggregator.runtime.backoff import Backoff
+from aggregator.runtime.clock import wall_ms
 from aggregator.runtime.config import Config
 from aggregator.runtime.errors import Fatal, Retry
 
@@ -61,7 +62,7 @@ class Backfill:
         self._checkins = Checkins(self._session, config.kafka_topic, config.marker_ttl_ms)
         self._clickhouse = ClickHouseClient(config.clickhouse_url, receive_s=90)
         self._writer = ArchiveWriter(self._clickhouse, config.kafka_topic)
-        self._run = time.time_ns() // 1_000_000
+        self._run = wall_ms()
         # Assigned by hand, so it reads the archivers' commits without ever joining their group.
         self._consumer = Consumer(
             {
@@ -139,7 +140,7 @@ class Backfill:
         verdicts = self._decide(progress.partition, swaps)
         swaps.swaps["verdict"] = list(verdicts.encode())
         progress.repeats += verdicts.count("D")
-        for block in blocks_of([swaps], progress.partition, time.time_ns() // 1_000_000):
+        for block in blocks_of([swaps], progress.partition, wall_ms()):
             progress.archived += len(block.swaps)
             if not self._dry_run:
                 # The run is part of the token: an earlier block may have had the same offsets.

@@ -104,7 +104,7 @@ class ArchiveBatches:
         Raises NewIncarnation.
         """
         for owner in self._owners.values():
-            if owner.stage != "archiving" or self._breakers.redis.closed_for_s:
+            if owner.stage != "archiving" or self._breakers.redis.open_for_s:
                 continue
             try:
                 while owner.waiting and self._look_up_old(owner):
@@ -148,7 +148,7 @@ class ArchiveBatches:
         kept_from = self._now_ms() - self._config.marker_ttl_ms + margin_ms
         old = [(part, np.flatnonzero(part.swaps["timestamp"] < kept_from)) for part in parts]
         if any(len(places) for _, places in old):
-            if self._breakers.clickhouse.closed_for_s:
+            if self._breakers.clickhouse.open_for_s:
                 return False
             rows = self._writers.ask(lambda archive: archive.markers_of(picked(old)))
             self._checkins.seed(rows)
@@ -164,7 +164,7 @@ class ArchiveBatches:
             if owner.in_flight is not None and not self._writers.busy(owner.partition)
         ]
         breakers = self._breakers
-        if not ready or breakers.kafka.closed_for_s or breakers.clickhouse.closed_for_s:
+        if not ready or breakers.kafka.open_for_s or breakers.clickhouse.open_for_s:
             return
         if breakers.clickhouse.fault:
             del ready[1:]  # one insert is enough to find out whether it works

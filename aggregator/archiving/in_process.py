@@ -48,7 +48,7 @@ class ArchiverThread:
                 metrics.ARCHIVE_RESTARTS.inc()
                 log.exception("archiver_died", error=self.fault)
                 breaker.failed(self.fault)
-                self._stop.wait(breaker.closed_for_s)
+                self._stop.wait(breaker.open_for_s)
 
     def _note(self, status: ArchiveStatus) -> None:
         self.fault = ""

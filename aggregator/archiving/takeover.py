@@ -63,7 +63,7 @@ class ArchiveTakeover:
         if committed is None or not metadata:
             # The group is new, Kafka has deleted its commits, or another program set the offset and
             # thereby dropped the intent. Ask the archive itself how far it is.
-            if self._breakers.clickhouse.closed_for_s:
+            if self._breakers.clickhouse.open_for_s:
                 return None
             archived = self._writers.ask(lambda archive: archive.next_offset(partition))
             if committed is not None:
@@ -142,7 +142,7 @@ class ArchiveTakeover:
         if owner.redo is not None:
             return
         owner.stage = "checking_in"
-        if self._writers.busy(partition) or self._breakers.kafka.closed_for_s:
+        if self._writers.busy(partition) or self._breakers.kafka.open_for_s:
             return
         try:
             extent = self._log.extent(partition, self._markers_from())

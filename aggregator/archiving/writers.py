@@ -31,11 +31,9 @@ class CircuitBreakers:
     """The circuit breakers of the engines that an archiver uses."""
 
     def __init__(self) -> None:
-        self.kafka, self.redis, self.clickhouse = (
-            CircuitBreaker("kafka"),
-            CircuitBreaker("redis"),
-            CircuitBreaker("clickhouse"),
-        )
+        self.kafka = CircuitBreaker("kafka")
+        self.redis = CircuitBreaker("redis")
+        self.clickhouse = CircuitBreaker("clickhouse")
 
     @property
     def faults(self) -> str:
@@ -87,7 +85,7 @@ class Writers:
         done: Callable[[Any], None],
     ) -> None:
         """Start a job of a partition, unless one is running or ClickHouse's breaker is open."""
-        if not self.busy(owner.partition) and not self._breakers.clickhouse.closed_for_s:
+        if not self.busy(owner.partition) and not self._breakers.clickhouse.open_for_s:
             writer = self._writers[self.thread_of(owner.partition)]
             future = writer.thread.submit(job, writer.jobs)
             self._running[owner.partition] = _Running(owner, future, done)

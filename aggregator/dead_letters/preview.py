@@ -7,7 +7,6 @@ holds it. Sends nothing and commits nothing.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
@@ -17,6 +16,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from aggregator.dead_letters.reader import Letter
 from aggregator.decoding.rules import decode_swap
+from aggregator.runtime.clock import wall_ms
 from aggregator.runtime.config import Config
 from aggregator.runtime.errors import DeadLetter, Retry
 
@@ -48,7 +48,7 @@ def outlooks(letters: Sequence[Letter], config: Config) -> list[Outlook]:
 
 def refusal_of(letter: Letter, max_future_ms: int) -> str:
     """Why a whole letter would be refused if it were replayed now; empty where it would not be."""
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = wall_ms()
     try:
         decode_swap(letter.value, now_ms, max_future_ms)
     except DeadLetter as error:

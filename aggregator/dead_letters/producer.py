@@ -8,7 +8,6 @@ size; every other failure is a Retry, and a repetition sends only what the broke
 from __future__ import annotations
 
 import hashlib
-import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -19,6 +18,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from aggregator.contracts.records import LogRecord
 from aggregator.runtime import metrics
+from aggregator.runtime.clock import wall_ms
 from aggregator.runtime.errors import DeadLetter, Retry
 
 BAD_RUN_WINDOW: Final = 1_000
@@ -224,7 +224,7 @@ def _headers(letter: Rejected, *, cut: bool) -> list[tuple[str, str | bytes | No
         "source-topic": letter.topic,
         "source-partition": record.partition,
         "source-offset": record.offset,
-        "at": int(time.time() * 1000),
+        "at": wall_ms(),
     }
     if cut:
         value = record.value or b""

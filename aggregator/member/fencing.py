@@ -10,11 +10,11 @@ Pure.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable
 from typing import Final
 
+from aggregator.runtime.backoff import Backoff
 from aggregator.runtime.errors import Fatal
 
 # Two processes of one name fence each other every few seconds; a broker that restarts again and
@@ -22,6 +22,7 @@ from aggregator.runtime.errors import Fatal
 _REJOINS: Final = 3
 _WITHIN_S: Final = 60.0
 _FIRST_PAUSE_S: Final = 0.5
+_LONGEST_PAUSE_S: Final = _FIRST_PAUSE_S * 2 ** (_REJOINS - 1)
 
 
 class Fences:
@@ -34,6 +35,7 @@ class Fences:
         self._instance_id = instance_id
         self._clock = clock
         self._at: list[float] = []
+        self._backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S, clock=clock)
 
     def pause_s(self) -> float:
         """The name was taken once more: the seconds to wait before joining anew.
@@ -48,4 +50,6 @@ class Fences:
                 f"of group {self._group} {len(self._at)} times within {_WITHIN_S:.0f} s: another "
                 "process has the same name; give each a name of its own, then start this one again"
             )
-        return _FIRST_PAUSE_S * 2.0 ** (len(self._at) - 1) * random.uniform(0.5, 1.5)  # noqa: S311
+        if len(self._at) == 1:
+            self._backoff.reset()
+        return self._backoff.pause_s()

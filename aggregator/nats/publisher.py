@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -44,11 +43,14 @@ from aggregator.nats.renderer import Renderer
 from aggregator.nats.resync import Patch, PublishedPartition
 from aggregator.nats.trades import RecentTrades, trade_batches
 from aggregator.runtime import metrics
+from aggregator.runtime.backoff import Backoff
+from aggregator.runtime.clock import monotonic_ms
 from aggregator.runtime.errors import Fatal
 
 log = structlog.get_logger(__name__)
 
-_RECONNECT_S: Final = (0.1, 2.0)
+_FIRST_PAUSE_S: Final = 0.1
+_LONGEST_PAUSE_S: Final = 2.0
 _PENDING_BYTES: Final = 8 * 1024 * 1024
 _GONE_KEPT_S: Final = 60.0
 _DRAIN_S: Final = 1.5
@@ -77,10 +79,6 @@ class _Folded:
         self.seq, self.next_offset = patches[-1].seq, next_offset
 
 
-def _monotonic_ms() -> int:
-    return time.monotonic_ns() // 1_000_000
-
-
 class Publisher:
     """Publishes for the partitions that this process owns.
 
@@ -106,7 +104,7 @@ class Publisher:
         self._lock = threading.Lock()
         self._waiting_bytes = 0
         self._folded: dict[int, _Folded] = {}
-        self._desk = HistoryDesk(_monotonic_ms)
+        self._desk = HistoryDesk(monotonic_ms)
         self._renderer = Renderer()
         self._answers_due: asyncio.Queue[tuple[HistoryQuestion, bytes]] = asyncio.Queue()
 
@@ -248,8 +246,7 @@ class Publisher:
                 log.warning("nats_drain_failed", error=repr(error))
 
     async def _connect(self) -> None:
-        low, high = _RECONNECT_S
-        pause = low
+        backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         while not self._nats.is_connected:
             try:
                 await self._nats.connect(
@@ -268,8 +265,7 @@ class Publisher:
                 metrics.DEPENDENCY_RETRIES.labels("nats").inc()
                 metrics.DEPENDENCY_UP.labels("nats").set(0)
                 log.warning("nats_unreachable", error=repr(error))
-                await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
-                pause = min(high, pause * 2)
+                await asyncio.sleep(backoff.pause_s())
         # One subscription for all partitions, and an answer for our own: it outlives reconnects,
         # whichever partitions come and go meanwhile.
         if self._answers:

@@ -1,1 +1,1 @@
-"""Redis: the markers that make each swap count once."""
+"""Redis: markers that count each swap once, snapshots, check-ins and saved board rows."""

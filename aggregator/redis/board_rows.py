@@ -1,8 +1,8 @@
-"""The board rows: what an owner last published of each token, kept in Redis for web nodes.
+"""The board rows: the last published row of each token, kept in Redis for web nodes.
 
-A web node that starts while a partition has no owner reads them, and shows them as stale (DESIGN 6,
-`api/board/saved.py`). They are a convenience and no state: nothing is counted from them, so a Redis
-that lost some is no new incarnation here; the owner saves them whole again.
+A web node that starts while a partition has no owner reads these rows and shows them as stale
+(DESIGN 6, `api/board/saved.py`). Nothing is counted from them. So a Redis that lost some of them is
+not a new incarnation to this module: the owner saves all rows again.
 """
 
 from __future__ import annotations
@@ -11,33 +11,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-import redis
 from redis.exceptions import ReadOnlyError, RedisError
 
 from aggregator.contracts.names import board_keys
 from aggregator.redis.session import leave_replica
 from aggregator.runtime.errors import Fenced, Retry
+from aggregator.runtime.lua import load_lua
+from aggregator.runtime.redis_client import redis_client
 
 _SCRIPT: Final = Path(__file__).parent / "lua" / "board_save.lua"
-_TIMEOUT_S: Final = 5.0
-# One call occupies Redis for a few milliseconds at most, and others claim in between.
+# Keeps each call below a few milliseconds of Redis, so that claims get through in between.
 _CHUNK_BYTES: Final = 512 * 1024
 _FENCED: Final = 0
 _LOST: Final = -1
 
 
 class RowsLost(Retry):
-    """The rows saved before are not there: save all of them."""
+    """The rows of the earlier save are gone: save all rows."""
 
 
 class RedisBoardRows:
-    """The board rows of one topic. Not for use from two threads at once."""
+    """The board rows of one topic. Only one thread at a time may use it."""
 
     def __init__(self, url: str, topic: str) -> None:
-        self._redis = redis.Redis.from_url(
-            url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
-        )
-        self._script = self._redis.register_script(_SCRIPT.read_text())
+        self._redis = redis_client(url)
+        self._script = self._redis.register_script(load_lua(_SCRIPT).text)
         self._topic = topic
 
     def save(
@@ -52,10 +50,11 @@ class RedisBoardRows:
         changed: Mapping[str, bytes],
         gone: Sequence[str],
     ) -> None:
-        """Make the rows saved at `since` those of `seq`; None: these are all that there are.
+        """Bring the saved rows from the seq `since` to `seq`.
 
-        Raises RowsLost where those of `since` are not there, Fenced where an owner of a higher
-        epoch saves, Retry where Redis cannot be reached: some may have been saved.
+        With `since` None, `changed` holds all rows and replaces what was saved. Raises RowsLost if
+        the rows of `since` are gone, Fenced if an owner of a higher epoch saves, and Retry if Redis
+        cannot be reached: some rows may have been saved then.
         """
         keys = list(board_keys(self._topic, partition))
         before = "" if since is None else since
@@ -86,7 +85,7 @@ class RedisBoardRows:
 
 
 def _chunks(changed: Mapping[str, bytes]) -> Iterator[list[str | bytes]]:
-    """Token id, row, token id, row, ... of at most _CHUNK_BYTES; one list at least."""
+    """Yield lists of token id, row, token id, row, ... of at most _CHUNK_BYTES; at least one."""
     rows: list[str | bytes] = []
     size = 0
     for token_id, row in changed.items():

@@ -1,8 +1,9 @@
-"""What archivers and Redis tell each other: the check-in after a restart, and markers made again.
+"""The check-in of archivers after a restart of Redis, and the restoring of lost markers.
 
-A restarted Redis may have lost claims that the archive has kept. So nothing is claimed in a new run
-until each partition's archiver has compared the two, and has made lost markers again from the
-archive's rows (DESIGN 4 rule 7; checkin.lua, seed.lua). Knows nothing of ClickHouse.
+A restarted Redis may have lost claims that the archive still has. So nothing is claimed in a new
+run of Redis until the archiver of each partition has compared the two and has restored lost markers
+from the rows of the archive (DESIGN 4 rule 7; checkin.lua, seed.lua). This module does not know
+ClickHouse.
 """
 
 from __future__ import annotations
@@ -36,35 +37,36 @@ class Checkins:
         return self._bound or self._session.incarnation
 
     def bound(self) -> Checkins:
-        """The same in the run of Redis that is bound now, and in none after it.
+        """Return a copy whose calls reach only the run of Redis that is bound now.
 
-        For a job on another thread: what it was told to make again is not what a later run lacks.
+        It serves a job on another thread: the markers that this run lacks are not those that a
+        later run lacks.
         """
         bound = copy(self)
         bound._bound = self._run
         return bound
 
     def look(self, partition: int, partitions: int, frontier: int) -> int | None:
-        """Check a partition in, unless claims below `frontier` may be lost.
+        """Check a partition in, unless claims below the offset `frontier` may be lost.
 
-        Then nothing is changed, and the first offset whose claim may be lost is the answer.
+        If they may be, change nothing and return the first offset whose claim may be lost.
         """
         lost_from = int(self._check_in(partition, partitions, frontier, "look", 0))
         return None if lost_from < 0 else lost_from
 
     def seeded(self, partition: int, partitions: int, frontier: int, lost_from: int) -> None:
-        """Check a partition in: what the archive has of [lost_from, frontier) is seeded."""
+        """Check a partition in after the archive's rows of [lost_from, frontier) were seeded."""
         self._check_in(partition, partitions, frontier, "seeded", lost_from)
 
     def complete(self) -> bool:
-        """Whether every partition is checked in, or somebody did `skip`."""
+        """Return whether every partition is checked in, or an operator called `skip`."""
         run = self._run
         return bool(run.read(checkin_key(self._topic)) == run.run_id.encode())
 
     def renew(self, partition: int, partitions: int, frontier: int) -> None:
-        """Check in again a partition that is checked in, where Redis lost the key that says so.
+        """Check in again a partition whose check-in key Redis lost.
 
-        Raises NewIncarnation where Redis lost more than that key: claims may be lost too.
+        Raises NewIncarnation if Redis lost more than that key: claims may be lost too.
         """
         if partition in self.missing(partitions):
             raise NewIncarnation(f"redis lost the check-in of partition {partition}")
@@ -72,7 +74,7 @@ class Checkins:
             raise NewIncarnation(f"redis lost claims of partition {partition}")
 
     def seed(self, rows: Sequence[ArchivedMarker]) -> None:
-        """Make the markers of rows of the archive."""
+        """Write the markers of these archive rows, in calls of at most MAX_SEEDS."""
         for begin in range(0, len(rows), MAX_SEEDS):
             some = rows[begin : begin + MAX_SEEDS]
             kinds = "".join(["R" if row.removed else "S" for row in some])
@@ -82,7 +84,7 @@ class Checkins:
             self._run.call(_SEED, (), (self._ttl, kinds, verdicts, markers, positions))
 
     def missing(self, partitions: int) -> list[int]:
-        """The partitions whose archiver has not checked in with this run of Redis."""
+        """Return the partitions whose archiver has not checked in with this run of Redis."""
         incarnation = self._run
         run = incarnation.run_id.encode()
         return [
@@ -92,11 +94,11 @@ class Checkins:
         ]
 
     def skip(self) -> bool:
-        """Let claims go on without the archivers; false where they have all checked in."""
+        """Allow claims without the archivers; return false if all of them have checked in."""
         return bool(self._run.call(_SKIP, self._keys(), ()))
 
     def skipped(self) -> bool:
-        """Whether somebody did `skip` in this run of Redis, and an archiver is missing still."""
+        """Return whether `skip` was called in this run of Redis while an archiver is missing."""
         incarnation = self._run
         run = incarnation.run_id.encode()
         return bool(incarnation.read_fields(self._keys()[1], [b"skipped"]) == [run])

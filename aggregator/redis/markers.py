@@ -1,9 +1,9 @@
-"""The markers: one Redis string a swap, that names the log position at which it counts.
+"""The markers: one Redis string per swap that names the log position at which the swap counts.
 
-Plain "have I seen this id" loses a swap when the process dies between the marker and the apply. A
-position does not: whoever replays the log comes to the same position and is let through
-(DESIGN 4 rules 1, 2, 6). Asking and being answered are two calls, so that the caller can decode its
-next batch while Redis decides this one.
+A plain "seen" flag loses a swap when the process dies between writing the flag and applying the
+swap. A position does not: a replay of the log reaches the same position and gets the same verdict
+(DESIGN 4 rules 1, 2, 6). Sending a claim and receiving its verdicts are two calls, so the caller
+can decode the next batch while Redis decides this one.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from aggregator.redis.session import (
     NewIncarnation,
     NotCheckedIn,
     PendingCall,
+    RedisPort,
     RedisSession,
-    Session,
 )
 from aggregator.runtime.errors import Retry
 
@@ -35,13 +35,13 @@ MAX_CLAIMS: Final = 2_000
 _SCRIPT: Final = "claim.lua"
 
 
-class Markers(Session, Protocol):
+class Markers(RedisPort, Protocol):
     """Decides once, for every reader of the log, which occurrence of a swap counts.
 
-    A batch is of one partition: an offset, a marker (16 bytes, given one by one or joined) and a
-    kind a record, at most MAX_CLAIMS of them. Its answer is one letter of `Verdict` a record, in
-    the order asked. Asked again with the same position it answers the same, whoever asks; any other
-    position of the same swap is a duplicate.
+    A batch belongs to one partition. It has an offset, a marker (16 bytes, in a sequence or joined)
+    and a kind for each record, and at most MAX_CLAIMS records. Its answer is one letter of
+    `Verdict` per record, in the same order. A repeated claim of the same position gets the same
+    answer, from any process; any other position of the same swap is a duplicate.
     """
 
     def send(
@@ -51,17 +51,17 @@ class Markers(Session, Protocol):
         markers: Sequence[bytes] | bytes,
         kinds: str,
     ) -> None:
-        """Ask, and do not wait; `kinds` as of `kinds_of`. Raises nothing: `receive` does.
+        """Send a batch without waiting; `kinds` comes from `kinds_of`. Errors appear in `receive`.
 
-        A batch asked before and not received is dropped; it may have been decided.
+        A batch that was sent and not received is abandoned; the store may have decided it.
         """
 
     def receive(self) -> str:
-        """The verdicts on the batch sent last.
+        """Return the verdicts on the batch that was sent last.
 
-        Raises Retry when the store cannot be reached: nothing is known of the outcome, and
-        `receive` again asks again, which is safe. Raises NewIncarnation when the store may have
-        forgotten claims.
+        Raises Retry if the store cannot be reached. The outcome is unknown then; call `receive`
+        again, which sends the batch again and is safe. Raises NewIncarnation if the store may have
+        lost claims.
         """
 
     def claim(
@@ -71,13 +71,14 @@ class Markers(Session, Protocol):
         markers: Sequence[bytes] | bytes,
         kinds: str,
     ) -> str:
-        """`send` and `receive`."""
+        """Call `send`, then `receive`."""
 
 
 def kinds_of(removed: Sequence[bool], late: Sequence[bool], retraction: str = "R") -> str:
-    """A letter a record: R a retraction, L a swap whose bucket was closed, A any other swap.
+    """Return one letter per record: R for a retraction, L for a late swap, A for any other swap.
 
-    An archiver asks with the `retraction` "r": also the retraction of a late swap is undone there.
+    An archiver passes "r" for `retraction`: in the archive the retraction of a late swap is undone
+    too, because the late swap was archived.
     """
     if True not in removed and True not in late:
         return "A" * len(removed)
@@ -90,11 +91,11 @@ def kinds_of(removed: Sequence[bool], late: Sequence[bool], retraction: str = "R
 
 
 class RedisMarkers:
-    """`Markers` on one Redis or Valkey node. A marker is forgotten `ttl_ms` after it was made.
+    """`Markers` on one Redis or Valkey node. A marker expires `ttl_ms` after it was written.
 
     `archive_topic` is the topic whose archivers must check in before anything is claimed in a new
-    run of Redis, "" where there is no archive; until then `receive` raises NotCheckedIn. `archives`
-    tells that it is an archiver who asks.
+    run of Redis, "" without an archive; until then `receive` raises NotCheckedIn. `archives` is
+    true in an archiver.
     """
 
     def __init__(
@@ -114,15 +115,15 @@ class RedisMarkers:
         self._pending: PendingCall | None = None
 
     def connect(self) -> None:
-        """See `Session`."""
+        """See `RedisPort`."""
         self._session.connect()
 
     def ping(self) -> None:
-        """See `Session`."""
+        """See `RedisPort`."""
         self._session.ping()
 
     def close(self) -> None:
-        """See `Session`."""
+        """See `RedisPort`."""
         self._drop()
         self._session.close()
 
@@ -147,14 +148,14 @@ class RedisMarkers:
         try:
             self._pending = self._start()
         except Retry:
-            # `receive` asks again.
+            # `receive` sends the batch again.
             self._pending = None
 
     def receive(self) -> str:
         """See `Markers`."""
         assert self._asked is not None
         if self._asked[0].run_id != self._session.incarnation.run_id:
-            # Verdicts of the last run may lie in the socket still; its markers may be lost.
+            # The socket may still hold verdicts of the last run, whose markers may be lost.
             self._drop()
             raise NewIncarnation("redis is another run than the claims were sent to")
         pending, self._pending = self._pending or self._start(), None
@@ -176,7 +177,7 @@ class RedisMarkers:
         return self.receive()
 
     def _start(self) -> PendingCall | None:
-        """Ask the run of Redis that was bound at `send`; None where there is nothing to ask."""
+        """Send the batch to the run of Redis that was bound at `send`; None for an empty batch."""
         assert self._asked is not None
         incarnation, keys, question = self._asked
         return incarnation.start(_SCRIPT, keys, question) if question else None

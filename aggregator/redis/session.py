@@ -1,11 +1,17 @@
 """The connection to Redis that markers and snapshots share, bound to one run of the server.
 
-A Redis that restarted, was promoted after a failover, or was flushed may have lost what it
-answered, so no call may pass from one such run to the next unnoticed. A run is named by three ids:
-the server's run id (a restart changes it), its replication id (a promotion changes it) and a random
-token kept in Redis (a flush deletes it). The ids stand in the text of every script and only EVALSHA
-is used, so another process answers NOSCRIPT; `incarnation.lua`, which precedes every script,
-compares the other two. Both raise NewIncarnation. Knows the way to Redis, not what is kept there.
+A Redis that restarted, was promoted after a failover, or was flushed may have lost writes that it
+acknowledged. So every call must notice that it reached another run than the one before. Three ids
+name a run:
+
+- the server's run id, which a restart changes;
+- its replication id, which a promotion changes;
+- a random token that is stored in Redis, which a flush deletes.
+
+The text of every script contains the ids, and scripts are called by EVALSHA only. A restarted
+server has no scripts and answers NOSCRIPT. `incarnation.lua`, which precedes every script, compares
+the replication id and the token. Both raise NewIncarnation. This module knows the connection, not
+what is stored.
 """
 
 from __future__ import annotations
@@ -18,7 +24,6 @@ from typing import Any, Final, Protocol
 
 import redis
 import structlog
-from redis.backoff import NoBackoff
 from redis.exceptions import (
     NoPermissionError,
     NoScriptError,
@@ -26,14 +31,14 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
-from redis.retry import Retry as RedisRetry
 
 from aggregator.contracts.names import RUN_TOKEN_KEY
 from aggregator.runtime.errors import Fatal, Retry
+from aggregator.runtime.lua import load_lua
+from aggregator.runtime.redis_client import redis_client
 
 _SCRIPTS: Final = Path(__file__).with_name("lua")
 _PREAMBLE: Final = "incarnation.lua"
-_TIMEOUT_S: Final = 5.0
 _CHANGED: Final = "redis restarted, was promoted or was flushed since it was connected"
 _REPLICA: Final = "the server is a replica: connecting again until its name leads to the master"
 UNCHECKED: Final = (
@@ -45,42 +50,43 @@ log = structlog.get_logger(__name__)
 
 
 class NewIncarnation(Retry):
-    """Redis is another run than before: discard memory, `connect`, and replay the log."""
+    """This is another run of Redis: discard the state in memory, `connect`, and replay the log."""
 
 
 class NotCheckedIn(Retry):
-    """Nothing is claimed until all archivers have checked in with this run of Redis."""
+    """No claim is accepted until all archivers have checked in with this run of Redis."""
 
 
-class Session(Protocol):
-    """One store behind several ports: a restart of it is a restart for all of them.
+class RedisPort(Protocol):
+    """What every port to the one store offers: a restart of the store is a restart for all ports.
 
-    After NewIncarnation, of any port, every call raises it until `connect`.
+    After one port raises NewIncarnation, every call of every port raises it until `connect`.
     """
 
     def connect(self) -> None:
-        """Bind to the store as it is now. Raises Retry, or Fatal where its settings lose data."""
+        """Bind to the present run. Raises Retry, or Fatal if the store's settings lose data."""
 
     def ping(self) -> None:
-        """Notice a new incarnation without another call. Raises Retry or NewIncarnation."""
+        """Check for a new incarnation without another call. Raises Retry or NewIncarnation."""
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
 
 
 class PendingCall:
-    """A call that was sent; `wait` for its answer or `abandon` it, once."""
+    """A call that was sent. Call exactly one of `wait` and `abandon`, once."""
 
     def __init__(self, pool: redis.ConnectionPool, connection: Any) -> None:
         self._pool = pool
         self._connection = connection
 
     def wait(self) -> Any:
-        """The answer. Raises as `Incarnation.call`."""
+        """Return the answer. Raises the errors of `Incarnation.call`."""
         try:
             return self._connection.read_response()
         except RedisError as error:
             if isinstance(error, ReadOnlyError):
+                # `leave_replica` closes idle connections only, and this one is in use.
                 self._connection.disconnect()
                 self._pool.disconnect(inuse_connections=False)
             raise _named(error) from error
@@ -88,13 +94,14 @@ class PendingCall:
             self._pool.release(self._connection)
 
     def abandon(self) -> None:
-        """Nobody wants the answer; the call may have been carried out."""
+        """Give up the answer; the server may have carried out the call."""
+        # Without this the next user of the connection would read this call's answer as its own.
         self._connection.disconnect()
         self._pool.release(self._connection)
 
 
 class Incarnation:
-    """One run of the server; its calls never reach another run. May be used from any thread."""
+    """One run of the server. Its calls never take effect in another run. Thread-safe."""
 
     def __init__(self, client: redis.Redis, run_id: str, shas: dict[str, str]) -> None:
         self._client = client
@@ -102,11 +109,13 @@ class Incarnation:
         self.run_id = run_id
 
     def call(self, script: str, keys: Sequence[bytes], args: Sequence[bytes | str | int]) -> Any:
-        """The answer of the script file `script`.
+        """Run the script file `script` and return its answer.
 
-        Raises NewIncarnation, or Retry where nothing is known of the outcome.
+        Raises NewIncarnation, or Retry if the outcome is unknown.
         """
         try:
+            # Never EVAL: it would load this run's script into a restarted server, and the call
+            # would succeed there. A script that no `connect` loaded has the SHA "" and is refused.
             return self._client.evalsha(self._shas.get(script, ""), len(keys), *keys, *args)
         except RedisError as error:
             if isinstance(error, ReadOnlyError):
@@ -116,9 +125,9 @@ class Incarnation:
     def start(
         self, script: str, keys: Sequence[bytes], args: Sequence[bytes | str | int]
     ) -> PendingCall:
-        """`call`, sent and not waited for: the server works while the caller does.
+        """Send `call` without waiting, so that the server works while the caller does.
 
-        Raises Retry where it could not be sent.
+        Raises Retry if the call could not be sent.
         """
         pool = self._client.connection_pool
         try:
@@ -134,16 +143,18 @@ class Incarnation:
         return PendingCall(pool, connection)
 
     def read(self, key: bytes) -> Any:
-        """A string's bytes, or None, of whichever run is there; good as `read_fields` is."""
+        """Return the bytes of a string key, or None. Any run may answer, as in `read_fields`."""
         try:
             return self._client.get(key)
         except RedisError as error:
             raise _named(error) from error
 
     def read_fields(self, key: bytes, fields: Sequence[bytes]) -> Any:
-        """Fields of a hash (bytes, or None), of whichever run is there; no copies made by a script.
+        """Return fields of a hash, bytes or None each. Any run may answer.
 
-        Good only once a `call` after it has succeeded: then it was of this run.
+        A script would copy the values in the server, so this is a plain command, which checks no
+        ids. Use the result only after a later `call` succeeded: runs do not come back, so this run
+        answered the read as well.
         """
         try:
             return self._client.hmget(key, fields)
@@ -152,36 +163,34 @@ class Incarnation:
 
 
 class RedisSession:
-    """`Session` on one Redis or Valkey node. Every script is named before `connect`."""
+    """`RedisPort` on one Redis or Valkey node. Name every script with `use` before `connect`."""
 
     def __init__(self, url: str) -> None:
         self._scripts: dict[str, str] = {}
-        self._redis = redis.Redis.from_url(
-            url,
-            socket_timeout=_TIMEOUT_S,
-            socket_connect_timeout=_TIMEOUT_S,
-            # A retried EVALSHA could reach a restarted server unnoticed; the caller retries.
-            retry=RedisRetry(NoBackoff(), 0),
-        )
+        # A repeated EVALSHA could reach a restarted server unnoticed, so the caller repeats.
+        self._redis = redis_client(url, retries=False)
         self.incarnation = Incarnation(self._redis, "", {})
 
     def use(self, *scripts: str) -> None:
-        """Name the script files, beside this module, that `connect` is to load."""
+        """Add script files of the folder `lua` to those that `connect` loads."""
         for script in scripts:
-            self._scripts[script] = (_SCRIPTS / script).read_text()
+            self._scripts[script] = load_lua(_SCRIPTS / script).text
 
     def connect(self) -> None:
-        """Read the ids of the server's run and load the scripts with them in their text."""
+        """Read the ids of the server's run and load the scripts with the ids in their text."""
         try:
             process, history = self._master_ids()
             _check_durability(self._redis)
+            # NX: all processes share the token of the first one, so that all are in one run.
             self._redis.set(RUN_TOKEN_KEY, secrets.token_hex(8), nx=True)
             token = self._token()
             if token is None:
                 raise Retry("redis: it was flushed while it was connected")
+            # The ids are constants of the text, not arguments: the SHA of a script then names the
+            # run, and a server that never saw this run has no script of that SHA.
             ids = f'local REPLICATION_ID, TOKEN = "{history}", "{token}"\n'
             run_id = f"{process}:{history}:{token}"
-            preamble = f'local RUN_ID = "{run_id}"\n{ids}{(_SCRIPTS / _PREAMBLE).read_text()}'
+            preamble = f'local RUN_ID = "{run_id}"\n{ids}{load_lua(_SCRIPTS / _PREAMBLE).text}'
             shas = {
                 script: str(self._redis.script_load(preamble + text))
                 for script, text in self._scripts.items()
@@ -191,11 +200,11 @@ class RedisSession:
         self.incarnation = Incarnation(self._redis, run_id, shas)
 
     def call(self, script: str, keys: Sequence[bytes], args: Sequence[bytes | str | int]) -> Any:
-        """`Incarnation.call` on the run that is bound now."""
+        """Call `Incarnation.call` on the run that is bound now."""
         return self.incarnation.call(script, keys, args)
 
     def ping(self) -> None:
-        """Compare the ids of the server's run with those that are bound."""
+        """Compare the ids of the server's run with the bound ones."""
         try:
             process, history = self._master_ids()
             run_id = f"{process}:{history}:{self._token()}"
@@ -209,7 +218,7 @@ class RedisSession:
         self._redis.close()
 
     def _master_ids(self) -> tuple[str, str]:
-        """(run id, replication id). Raises Retry where the server is a replica."""
+        """Return (run id, replication id). Raises Retry if the server is a replica."""
         info = self._redis.info("server", "replication")
         if info["role"] != "master":
             leave_replica(self._redis)
@@ -217,7 +226,11 @@ class RedisSession:
         return str(info["run_id"]), str(info["master_replid"])
 
     def _token(self) -> str | None:
-        """The token as its SHA-1, because it becomes part of a script and anybody may write it."""
+        """Return the SHA-1 of the token, or None if there is no token.
+
+        The value becomes part of a script. Any client of Redis may write the token, and a
+        hexadecimal digest cannot inject Lua.
+        """
         token = self._redis.get(RUN_TOKEN_KEY)
         if not isinstance(token, bytes):
             return None
@@ -225,12 +238,12 @@ class RedisSession:
 
 
 def leave_replica(client: redis.Redis) -> None:
-    """Close the connections to a server that was demoted: the next call looks its name up again."""
+    """Close the connections to a demoted server, so that the next call resolves its name again."""
     client.connection_pool.disconnect(inuse_connections=False)
 
 
 def _named(error: RedisError) -> Retry:
-    """The error by what the caller must do."""
+    """Return the error that says what the caller must do."""
     if isinstance(error, NoScriptError) or str(error).startswith("NEWRUN"):
         return NewIncarnation(_CHANGED)
     if isinstance(error, ReadOnlyError):
@@ -243,15 +256,15 @@ def _named(error: RedisError) -> Retry:
 
 
 def read_settings(client: Any) -> dict[str, str | None] | None:
-    """`maxmemory-policy` and `appendonly`; None where the server does not let this user read them.
+    """Return `maxmemory-policy` and `appendonly`; None if this user may not read them.
 
-    Managed servers forbid CONFIG to every user, rename it, or answer with nothing.
+    Managed servers forbid CONFIG to every user, rename it, or return nothing.
     """
     names = ("maxmemory-policy", "appendonly")
     try:
         found = {name: client.config_get(name).get(name) for name in names}
     except ResponseError as error:
-        # A server that is loading or busy is asked again.
+        # Other errors are temporary, such as LOADING and BUSY: the caller tries again.
         if isinstance(error, NoPermissionError) or "unknown command" in str(error).lower():
             return None
         raise
@@ -259,7 +272,7 @@ def read_settings(client: Any) -> dict[str, str | None] | None:
 
 
 def _check_durability(client: redis.Redis) -> None:
-    """Refuse a server that may evict what we keep, or that keeps no append-only file."""
+    """Refuse a server that may evict keys, or that keeps no append-only file. Raises Fatal."""
     settings = read_settings(client)
     if settings is None:
         log.warning("redis_settings_unchecked", reason=UNCHECKED)

@@ -1,9 +1,9 @@
-"""The snapshots: each partition's state in Redis, as named sections and one header, and its epoch.
+"""The snapshots: the state of each partition in Redis, and the epoch of the partition's owner.
 
-The header says which offsets the sections cover, so the two are only ever changed together, and
-only by the partition's present owner (DESIGN 4 rules 4 to 6). They live in the same append-only
-file as the markers: a snapshot that outlives a crash covers only swaps whose markers do too. Knows
-nothing of what is in a section.
+A snapshot has named sections and one header. The header says which offsets the sections cover, so
+both change together, and only the present owner of the partition changes them (DESIGN 4 rules 4 to
+6). They share the append-only file with the markers: if a snapshot survives a crash, so do the
+markers of all swaps that it covers. This module does not know what a section contains.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TAKE: Final = "snapshot_take.lua"
 _SAVE: Final = "snapshot_save.lua"
 _INDEX: Final = "snapshot_index.lua"
 
-# One call occupies Redis for some milliseconds at most, and others claim in between.
+# Keeps each call below some milliseconds of Redis, so that claims get through in between.
 _CHUNK_BYTES: Final = 4 * 2**20
 _CHUNK_SECTIONS: Final = 1_000
 _LOAD_ATTEMPTS: Final = 5
@@ -30,10 +30,10 @@ _OVERTAKEN: Final = -1
 
 
 class SnapshotHeader(msgspec.Struct, frozen=True):
-    """What the sections cover: exactly the offsets below `next_offset`. Times in ms.
+    """What the sections cover: exactly the offsets below `next_offset`. Times are ms.
 
-    `epoch` is the owner's that saved it, `seq` that owner's last patch, `watermark` the newest
-    event time, `history_from` the instant from which on the state is whole.
+    `epoch` is the epoch of the owner that saved it, `seq` the number of that owner's last patch,
+    `watermark` the newest event time, `history_from` the time from which the state is complete.
     """
 
     epoch: int
@@ -44,7 +44,7 @@ class SnapshotHeader(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """One save, whole: the header and every section by its name."""
+    """One complete save: the header and every section by its name."""
 
     header: SnapshotHeader
     sections: dict[bytes, bytes]
@@ -53,26 +53,26 @@ class Snapshot(msgspec.Struct, frozen=True):
 class Snapshots(Protocol):
     """The last saved state of every partition, and the epoch of its owner.
 
-    A partition's owner calls `take`, then `load`, then `save` again and again. Every method raises
-    Retry when the store cannot be reached, and NewIncarnation when the store has been restarted
-    since `connect`: what is in memory may then be ahead of the store and must be discarded.
+    The owner of a partition calls `take`, then `load`, then `save` repeatedly. Every method raises
+    Retry if the store cannot be reached, and NewIncarnation if the store restarted since `connect`:
+    the state in memory may then be ahead of the store and must be discarded.
     """
 
     def last_epoch(self, partition: int) -> int:
-        """The highest epoch that was taken; 0 where none was."""
+        """Return the highest epoch that was taken; 0 if none was."""
 
     def take(self, partition: int, epoch: int) -> None:
-        """Make `epoch` the one that may save; from then on no other owner changes the snapshot.
+        """Fence all lower epochs: from now on only the owner of `epoch` changes the snapshot.
 
-        Raises Fenced unless it is higher than every epoch before. After a Retry it may have been
-        taken: take a higher one.
+        Raises Fenced unless `epoch` is higher than every epoch before. After a Retry the epoch may
+        have been taken: take a higher one.
         """
 
     def load(self, partition: int) -> Snapshot | None:
-        """The last save, whole; None where there is none.
+        """Return the last complete save; None if there is none.
 
-        Raises Retry where an owner that is not fenced yet saves all the while, and Fatal where
-        the header is not one of ours.
+        Raises Retry if an owner that is not fenced yet keeps saving meanwhile, and Fatal if the
+        header cannot be decoded.
         """
 
     def save(
@@ -84,17 +84,17 @@ class Snapshots(Protocol):
         *,
         replace: bool = False,
     ) -> None:
-        """Put `header` in place with the sections that changed since the last save that returned.
+        """Save `header` and the sections that changed since the last save that returned.
 
-        Sections in neither `changed` nor `dropped` stay as they are; one in both is kept. With
-        `replace` the sections become exactly `changed`. All or nothing, whenever the store or the
-        caller dies. Raises Fenced where `header.epoch` is not the epoch in force, and changes
-        nothing then. After a Retry it may have been saved: save the same changes again, or more.
+        Sections in neither `changed` nor `dropped` stay; a section in both is kept. With `replace`
+        the sections become exactly `changed`. The save is atomic, even if the store or the caller
+        dies during it. Raises Fenced, without any change, if `header.epoch` is not the epoch in
+        force. After a Retry the save may have taken effect: save the same changes or more again.
         """
 
 
 class _Ownership(msgspec.Struct):
-    """An epoch that was taken here, the run of Redis it was taken in, and the calls made in it."""
+    """An epoch that this process took, the run of Redis it was taken in, and its call counter."""
 
     epoch: int
     incarnation: Incarnation
@@ -102,17 +102,17 @@ class _Ownership(msgspec.Struct):
 
 
 class RedisSnapshots:
-    """`Snapshots` on one Redis or Valkey node; `session` is the one of the markers.
+    """`Snapshots` on one Redis or Valkey node; `session` is shared with the markers.
 
-    Keys never expire: an operator deletes `snap:<topic>:*` of a topic that is no longer read, or
-    of the partitions that a topic made anew no longer has. Needs Redis 7.4 or Valkey 8.
+    Keys never expire. An operator deletes `snap:<topic>:*` of a topic that is no longer read, or
+    of the partitions that a recreated topic no longer has. Needs Redis 7.4 or Valkey 8. Only one
+    thread at a time may save a partition.
 
-    Measured on two shared cores, sections of 1 KB to 4 MB. `load` of 250 MB takes 0.2 to 1.2 s, in
-    calls that keep Redis busy for 2 ms, 20 ms at worst. A save that changes 1 MB takes 2 to 5 ms
-    and 1 ms of Redis, 8 MB 10 to 60 ms and 4 to 18 ms, 32 MB 160 to 420 ms and 30 to 180 ms: it is
-    one call, and claims wait meanwhile. `replace` stages calls of 4 MB (250 MB in 1.2 to 2.2 s),
-    and Redis holds both snapshots until the last of them. One thread at a time may save a
-    partition.
+    Measured on two shared cores, with sections of 1 KB to 4 MB: `load` of 250 MB takes 0.2 to
+    1.2 s, in calls that keep Redis busy for 2 ms, 20 ms at worst. A save is one call, and claims
+    wait for it: with 1 MB of changes it takes 2 to 5 ms, 1 ms of it in Redis; with 8 MB 10 to
+    60 ms, 4 to 18 ms in Redis; with 32 MB 160 to 420 ms, 30 to 180 ms in Redis. `replace` stages
+    calls of 4 MB (250 MB in 1.2 to 2.2 s), and Redis holds both snapshots until the last call.
     """
 
     def __init__(self, session: RedisSession, topic: str) -> None:
@@ -145,7 +145,9 @@ class RedisSnapshots:
             if head[2] is None:
                 return None
             sections = self._read(incarnation, keys.sections)
-            # The same head before and after: nobody saved in between, and Redis did not restart.
+            # The sections are read in many calls. They belong to one save only if no save came in
+            # between: every save changes the head (its call number). That this last call succeeds
+            # also proves that the reads before it reached the same run of Redis.
             before, head = head, incarnation.call(_HEAD, [keys.head], [])
             if head == before:
                 return Snapshot(_header(partition, head[2]), sections)
@@ -163,6 +165,9 @@ class RedisSnapshots:
         """See `Snapshots`."""
         text = msgspec.json.encode(header)
         if replace:
+            # One call with the whole state would block Redis for a second. So the new sections are
+            # staged under a second key, and the last call swaps the keys together with the header:
+            # a crash before it leaves the old snapshot untouched.
             self._save(partition, header.epoch, "begin")
             for some in _chunks(changed.items()):
                 self._save(partition, header.epoch, "stage", sections=_flat(some))
@@ -186,7 +191,8 @@ class RedisSnapshots:
         owned = self._owned.get(partition)
         if owned is None or owned.epoch != epoch:
             raise Fenced(f"partition {partition}: epoch {epoch} was not taken here")
-        # A call that timed out may still be on its way; its number tells Redis that it is late.
+        # A call that timed out may still arrive, after a newer one. The number lets the script
+        # refuse it: old sections under a new header would be a wrong state.
         owned.calls += 1
         in_force = owned.incarnation.call(
             _SAVE,
@@ -196,17 +202,18 @@ class RedisSnapshots:
         if in_force == _OVERTAKEN:
             raise Fenced(f"partition {partition}: a later save of epoch {epoch} came first")
         if in_force < epoch:
+            # An epoch in Redis only grows, so a lower one means that Redis lost writes.
             raise NewIncarnation(f"redis has forgotten epoch {epoch} of partition {partition}")
         if in_force > epoch:
             raise Fenced(f"partition {partition}: epoch {in_force} is in force, not {epoch}")
 
     def _read(self, incarnation: Incarnation, key: bytes) -> dict[bytes, bytes]:
-        """Every section, in calls of some MB. Not of one save, if somebody saves meanwhile."""
+        """Read every section, in calls of some MB. A save meanwhile mixes two saves."""
         sections: dict[bytes, bytes] = {}
         for some in _chunks(self._sizes(incarnation, key)):
             names = [name for name, _ in some]
             values = incarnation.read_fields(key, names)
-            # One that is gone was dropped meanwhile: what is read here will not be used.
+            # A missing value was dropped by a save meanwhile; `load` then discards this result.
             sections.update(
                 (name, value)
                 for name, value in zip(names, values, strict=True)
@@ -215,6 +222,7 @@ class RedisSnapshots:
         return sections
 
     def _sizes(self, incarnation: Incarnation, key: bytes) -> Iterator[tuple[bytes, int]]:
+        # Sizes first: a read of unknown size could block Redis for a second.
         cursor = b"0"
         while True:
             cursor, names, sizes = incarnation.call(_INDEX, [key], [cursor, _CHUNK_SECTIONS])
@@ -224,7 +232,7 @@ class RedisSnapshots:
 
 
 def _chunks(sections: Iterable[tuple[bytes, Any]]) -> Iterator[list[tuple[bytes, Any]]]:
-    """The (name, bytes or their number) in lists of some MB, taken from `sections` one by one."""
+    """Group `sections`, (name, bytes or their number), into lists of some MB. Reads them lazily."""
     chunk: list[tuple[bytes, Any]] = []
     size = 0
     for name, value in sections:

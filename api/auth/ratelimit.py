@@ -15,8 +15,9 @@ from typing import Final, NamedTuple
 
 from aggregator.contracts.names import RATE_PREFIX
 from aggregator.runtime.errors import Retry
+from aggregator.runtime.lua import load_lua
 from api.auth.access import Access
-from api.auth.redis_link import RedisLink, Script
+from api.auth.redis_link import RedisLink
 
 BUCKETS_KEPT: Final = 100_000
 
@@ -117,7 +118,7 @@ class RateLimiter:
         self._access = access
         self._ip_rate = ip_rate
         self._local = LocalBuckets(now_s)
-        self._script = Script(BUCKET_LUA.read_bytes())
+        self._script = load_lua(BUCKET_LUA)
 
     @property
     def fault(self) -> str | None:

@@ -10,22 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import math
-import random
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import structlog
-from redis.asyncio import ConnectionPool
 from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry as RetryPolicy
-from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
 
+from aggregator.runtime.backoff import Backoff
 from aggregator.runtime.errors import Retry
+from aggregator.runtime.lua import LuaScript
+from aggregator.runtime.redis_client import async_redis_client
 from api.auth.revision import revision_of
 
 ANSWER_WITHIN_S: Final = 0.25
@@ -37,14 +35,6 @@ _LOOK_EVERY_S: Final = 0.05
 log = structlog.get_logger(__name__)
 
 
-class Script:
-    """A Lua script and the hash by which Redis knows it."""
-
-    def __init__(self, text: bytes) -> None:
-        self.text = text
-        self.sha = hashlib.sha1(text, usedforsecurity=False).hexdigest()
-
-
 class _Call(NamedTuple):
     answer: asyncio.Future[Any]
     sent_s: float
@@ -54,14 +44,15 @@ class RedisLink:
     """The connection to the Redis at `url`; `start` it in the event loop that calls it."""
 
     def __init__(self, url: str) -> None:
-        self._pool = ConnectionPool.from_url(
+        # A lost answer is noticed here, after ANSWER_WITHIN_S, and not by a timeout of the socket.
+        self._pool = async_redis_client(
             url,
+            timeout_s=None,
+            connect_timeout_s=CONNECT_WITHIN_S,
+            retries=False,
             protocol=2,
-            socket_timeout=None,
-            socket_connect_timeout=CONNECT_WITHIN_S,
             health_check_interval=0,
-            retry=RetryPolicy(NoBackoff(), 0),
-        )
+        ).connection_pool
         self._address = urlsplit(url).netloc.rpartition("@")[2]
         self._task: asyncio.Task[None] | None = None
         self._connection: AbstractConnection | None = None
@@ -119,7 +110,7 @@ class RedisLink:
         return revision
 
     async def run(
-        self, script: Script, keys: Sequence[str], arguments: Sequence[str | bytes | float]
+        self, script: LuaScript, keys: Sequence[str], arguments: Sequence[str | bytes | float]
     ) -> Any:
         """The script's answer; it is loaded where Redis does not know it yet. Raises Retry."""
         words = (len(keys), *keys, *arguments)
@@ -132,16 +123,15 @@ class RedisLink:
             raise Retry(f"Redis at {self._address} refused a script: {error}") from error
 
     async def _run(self) -> None:
-        backoff_s = FIRST_BACKOFF_S
+        backoff = Backoff(FIRST_BACKOFF_S, LONGEST_BACKOFF_S, spread=(0.5, 1.0))
         try:
             while True:
                 logged = self._fault
                 if await self._session():
-                    backoff_s = FIRST_BACKOFF_S
+                    backoff.reset()
                 if self._fault != logged:
                     log.warning("redis_unreachable", address=self._address, fault=self._fault)
-                await asyncio.sleep(backoff_s * random.uniform(0.5, 1))  # noqa: S311 - jitter
-                backoff_s = min(backoff_s * 2, LONGEST_BACKOFF_S)
+                await asyncio.sleep(backoff.pause_s())
         finally:
             if self._connection is not None:
                 self._lose(self._connection, ConnectionError("stopped"))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 from collections.abc import Callable
 from typing import Final
 from urllib.parse import urlsplit
@@ -28,6 +27,7 @@ from aggregator.contracts.names import (
 )
 from aggregator.contracts.stats import ArchiveStatus, Heartbeat, ResyncChunk
 from aggregator.runtime import metrics
+from aggregator.runtime.backoff import Backoff
 from aggregator.runtime.clock import TrustedClock
 from api.board.archives import Archives
 from api.board.board import Board
@@ -72,7 +72,7 @@ class Feed:
         self._address = urlsplit(url).netloc.rpartition("@")[2]
         self._task: asyncio.Task[None] | None = None
         self._client: Client | None = None
-        self._backoff_s = FIRST_BACKOFF_S
+        self._backoff = Backoff(FIRST_BACKOFF_S, LONGEST_BACKOFF_S, spread=(0.5, 1.0))
         self._fault = "not tried yet"
         self._logged_fault = ""
         self._unreadable = 0
@@ -131,15 +131,14 @@ class Feed:
             if self._fault != self._logged_fault:
                 self._logged_fault = self._fault
                 log.warning("nats_unreachable", address=self._address, fault=self._fault)
-            await asyncio.sleep(self._backoff_s * random.uniform(0.5, 1))  # noqa: S311
-            self._backoff_s = min(self._backoff_s * 2, LONGEST_BACKOFF_S)
+            await asyncio.sleep(self._backoff.pause_s())
 
     async def _session(self) -> None:
         client = Client()
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S * 3):
                 await self._connect(client)
-            self._backoff_s = FIRST_BACKOFF_S
+            self._backoff.reset()
             await self._follow(client)
         finally:
             self._client = None

@@ -29,6 +29,7 @@ import msgspec
 
 from aggregator.contracts.stats import Heartbeat, ResyncChunk, ResyncRequest, TokenStats
 from aggregator.runtime import metrics
+from aggregator.runtime.backoff import Backoff
 from api.board.lateness import Lateness
 
 SETTLE_MS: Final = 200
@@ -104,7 +105,9 @@ class Partition:
         self.asked: Answer | None = None
         self._rows = rows
         self._stale_after_ms = stale_after_ms
-        self._jitter = jitter
+        self._backoff = Backoff(
+            FIRST_BACKOFF_MS / 1_000, LONGEST_BACKOFF_MS / 1_000, spread=(0.5, 1.0), draw=jitter
+        )
         self._newest_epoch = 0
         self._target = 0
         self._aside: dict[int, TokenStats] = {}
@@ -114,7 +117,6 @@ class Partition:
         self._fresh_at: int | None = None
         self._lateness = Lateness()
         self._due_at: int | None = None
-        self._failures = 0
         self._not_before = 0
 
     @property
@@ -181,7 +183,7 @@ class Partition:
             heartbeat.state,
         )
         if changed or self._unheard or self.silent(now_ms):
-            self._failures = 0
+            self._backoff.reset()
             self._not_before = now_ms
             if self.asked is not None and self.asked.head is None:
                 # Put before the owner was there, it went to others, who leave it unanswered.
@@ -230,7 +232,7 @@ class Partition:
         whole = [row for number in sorted(answer.rows) for row in answer.rows[number]]
         # A stalled owner answers too: what it has is worth showing, as stale.
         if chunk.state != "rebuilding" and self._take(answer.request, chunk, whole):
-            self._failures = 0
+            self._backoff.reset()
             self._not_before = now_ms + FIRST_BACKOFF_MS
             self._reload = self._from_saved = False
             self._target = max(self._target, chunk.seq)
@@ -260,7 +262,7 @@ class Partition:
         self.asked = None
         self._unheard = self._reload = True
         self._due_at = now_ms
-        self._failures = 0
+        self._backoff.reset()
         self._not_before = now_ms
 
     def _of_newest_epoch(self, epoch: int, now_ms: int) -> bool:
@@ -330,6 +332,4 @@ class Partition:
             self._fresh_at = said
 
     def _back_off(self, now_ms: int) -> None:
-        pause = min(LONGEST_BACKOFF_MS, FIRST_BACKOFF_MS * 2 ** min(self._failures, 10))
-        self._failures += 1
-        self._not_before = now_ms + round(pause * (0.5 + self._jitter() / 2))
+        self._not_before = now_ms + round(1_000 * self._backoff.pause_s())

@@ -8,16 +8,16 @@ own answer replaces them (DESIGN 6). Reads only; what is kept there is told in
 from __future__ import annotations
 
 import asyncio
-import random
 from typing import Any, Final
 
 import msgspec
-import redis.asyncio
 import structlog
 from redis.exceptions import RedisError
 
 from aggregator.contracts.names import BoardKeys, board_keys
 from aggregator.contracts.stats import TokenStats
+from aggregator.runtime.backoff import Backoff
+from aggregator.runtime.redis_client import async_redis_client
 from api.board.board import Board
 from api.board.partition import SavedRows
 from api.board.row import TokenRow
@@ -27,7 +27,6 @@ log = structlog.get_logger(__name__)
 # An owner that is there answers within this time, and then nothing need be read.
 _FIRST_S: Final = 1.5
 _LONGEST_S: Final = 30.0
-_TIMEOUT_S: Final = 5.0
 _ROWS_A_CALL: Final = 200
 
 _decode_row = msgspec.json.Decoder(TokenRow).decode
@@ -44,14 +43,13 @@ class SavedRowsReader:
 
     async def run(self) -> None:
         """Look now and then, for as long as the node lives."""
-        pause = _FIRST_S
+        backoff = Backoff(_FIRST_S, _LONGEST_S, spread=(0.8, 1.2))
         while True:
-            await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311 - jitter
+            await asyncio.sleep(backoff.pause_s())
             try:
                 await self.fill()
             except (RedisError, OSError, msgspec.MsgspecError, ValueError) as error:
                 log.warning("saved_rows_unread", error=str(error))
-            pause = min(2 * pause, _LONGEST_S)
 
     def _wanted(self) -> list[int]:
         if self._board.partitions_known():
@@ -66,10 +64,7 @@ class SavedRowsReader:
         partitions = self._wanted()
         if not partitions:
             return
-        client = redis.asyncio.Redis.from_url(
-            self._url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
-        )
-        async with client:
+        async with async_redis_client(self._url) as client:
             for partition in partitions:
                 saved = await read_saved(client, self._topic, partition)
                 if saved is not None:

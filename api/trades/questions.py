@@ -11,10 +11,11 @@ Pure; `api.trades.streams` sends the questions.
 
 from __future__ import annotations
 
-import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
+
+from aggregator.runtime.backoff import Backoff
 
 WINDOW: Final = 8
 """Most questions out to the owner of one partition."""
@@ -29,22 +30,21 @@ FIRST_TIMEOUT_PAUSE_MS: Final = 1_000
 LONGEST_TIMEOUT_PAUSE_MS: Final = 15_000
 
 
-class Backoff:
-    """When a token may be asked for again. `jitter()` is a factor around 1."""
+class QuestionPause:
+    """The time before which a token is not asked for again; `not_before` is in ms."""
 
-    def __init__(self, jitter: Callable[[], float] | None = None) -> None:
-        self._jitter = jitter or (lambda: random.uniform(0.5, 1.5))  # noqa: S311 - spreads load
+    def __init__(self, backoff: Backoff | None = None) -> None:
         self.not_before = 0
-        self._pause_ms = 0
+        self._backoff = backoff or Backoff()
 
     def reset(self, now_ms: int) -> None:
         """The last answer was used: the next question may follow soon."""
-        self._pause_ms = 0
+        self._backoff.reset()
         self.not_before = now_ms + FIRST_PAUSE_MS
 
     def allow(self) -> None:
         """Ask as soon as there is room, because something new is known."""
-        self._pause_ms = 0
+        self._backoff.reset()
         self.not_before = 0
 
     def unavailable(self, now_ms: int) -> None:
@@ -56,8 +56,8 @@ class Backoff:
         self._wait(now_ms, FIRST_TIMEOUT_PAUSE_MS, LONGEST_TIMEOUT_PAUSE_MS)
 
     def _wait(self, now_ms: int, first_ms: int, longest_ms: int) -> None:
-        self._pause_ms = min(max(self._pause_ms * 2, first_ms), longest_ms)
-        self.not_before = now_ms + int(self._pause_ms * self._jitter())
+        pause_s = self._backoff.pause_s(first_ms / 1_000, longest_ms / 1_000)
+        self.not_before = now_ms + round(1_000 * pause_s)
 
 
 class Question:

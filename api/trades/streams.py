@@ -23,9 +23,9 @@ from api.board.wire import Wire
 from api.trades.questions import (
     ANSWER_WITHIN_MS,
     PATIENCE_MS,
-    Backoff,
     Candidate,
     Question,
+    QuestionPause,
     Questions,
 )
 from api.trades.stream import Step, TokenStream
@@ -61,7 +61,7 @@ class _Held:
         self.users: Counter[int] = Counter()
         self.subject = ""
         self.question: Question | None = None
-        self.backoff = Backoff()
+        self.pause = QuestionPause()
         self.idle_since = now_ms
         self.looked_until = 0
         self.row_epoch = 0
@@ -206,7 +206,7 @@ class Streams:
             # Another owner: the one before answers no more, this one may be asked.
             if held.question is not None:
                 self._withdraw(held, held.question)
-            held.backoff.allow()
+            held.pause.allow()
         self._tell(held, held.stream.batch(batch, now_ms), now_ms)
 
     def _on_answer(self, question: Question, data: bytes | None) -> None:
@@ -221,13 +221,13 @@ class Streams:
             # The stream was dropped meanwhile. A later one may have missed trades in between.
             return
         held.question = None
-        held.backoff.unavailable(now_ms)
+        held.pause.unavailable(now_ms)
         step = Step()
         if data is not None:
             as_of = self._board.as_of() or 0
             step = held.stream.history(_decode_history(data), as_of, now_ms, question.minutes)
         if step.loaded:
-            held.backoff.reset(now_ms)
+            held.pause.reset(now_ms)
         self._tell(held, step, now_ms)
 
     def _tell(self, held: _Held, step: Step, now_ms: int) -> None:
@@ -249,7 +249,7 @@ class Streams:
         candidates = []
         for token_id in list(self._wanting):
             held = self._held[token_id]
-            if now_ms < held.backoff.not_before or token_id in self._questions.out:
+            if now_ms < held.pause.not_before or token_id in self._questions.out:
                 continue
             if not held.wants_history(now_ms):
                 del self._wanting[token_id]
@@ -286,7 +286,7 @@ class Streams:
         held = self._held.get(question.token_id)
         if held is not None and held.question is question:
             held.question = None
-            held.backoff.timed_out(now_ms)
+            held.pause.timed_out(now_ms)
 
     def _withdraw(self, held: _Held, question: Question) -> None:
         self._wire.forget(question.id)
@@ -318,7 +318,7 @@ class Streams:
             self._note_wanting(held, now_ms)
         if row is not None and row.epoch != held.row_epoch:
             held.row_epoch = row.epoch
-            held.backoff.allow()
+            held.pause.allow()
         if row is None or row.last_trade_at is None or not stream.live:
             return
         if row.last_trade_at <= stream.newest_timestamp:
@@ -331,7 +331,7 @@ class Streams:
 
     def _suspect(self, held: _Held, now_ms: int) -> None:
         held.stream.suspect()
-        held.backoff.allow()
+        held.pause.allow()
         self._note_wanting(held, now_ms)
 
     def _suspect_all(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any, Final
 
 from confluent_kafka import KafkaException, TopicPartition, libversion
@@ -13,6 +12,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from aggregator.member.topics import AHEAD_MS
+from aggregator.runtime.clock import wall_ms
 from aggregator.runtime.config import Config, duration_text
 from console.doctor.finding import (
     SKEW_WARN_MS,
@@ -136,7 +136,7 @@ def _clock(admin: Any, config: Config, partitions: list[int]) -> list[Finding]:
         ]
     if newest <= 0:
         return [Finding("OK", what, "no record yet")]
-    ahead_ms = newest - time.time_ns() // 1_000_000
+    ahead_ms = newest - wall_ms()
     if ahead_ms <= SKEW_WARN_MS:
         return [Finding("OK", what, f"the newest record is {max(0, -ahead_ms) / 1000:.1f} s old")]
     level: Level = "FAIL" if ahead_ms > config.max_future_ms else "WARN"

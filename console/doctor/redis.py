@@ -6,24 +6,17 @@ import time
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import redis
-from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
-from redis.retry import Retry
 
 from aggregator.redis.session import UNCHECKED, read_settings
 from aggregator.runtime.config import Config
+from aggregator.runtime.redis_client import redis_client
 from console.doctor.finding import TIMEOUT_S, Finding, of_clock
 
 
 def check(config: Config) -> list[Finding]:
     """The findings, one FAIL where it does not answer."""
-    client = redis.Redis.from_url(
-        config.redis_url,
-        socket_timeout=TIMEOUT_S,
-        socket_connect_timeout=TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),
-    )
+    client = redis_client(config.redis_url, timeout_s=TIMEOUT_S, retries=False)
     address = urlsplit(config.redis_url).netloc.rpartition("@")[2]
     try:
         return _check(client, address)

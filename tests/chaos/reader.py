@@ -17,9 +17,9 @@ from nats.errors import Error as NatsError
 
 from aggregator.contracts.names import resync_subject
 from aggregator.contracts.stats import ResyncChunk, ResyncRequest, TokenStats
+from aggregator.runtime.clock import monotonic_ms
 from api.board.board import Board, PartitionStatus
 from api.board.feed import Feed
-from api.services import monotonic_ms
 
 T = TypeVar("T")
 

@@ -9,7 +9,6 @@ import json
 import shutil
 import subprocess
 import time
-import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -211,14 +210,13 @@ def test_the_probes_of_aggregator_and_archiver(watched: Watched) -> None:
         assert watched.get(process, "/nothing").status_code == 404
 
 
-def test_pictures_of_where_the_time_goes(watched: Watched) -> None:
+def test_folded_lines_show_where_the_time_goes(watched: Watched) -> None:
     bearer = {"Authorization": f"Bearer {watched.service.token}"}
     for process, headers in [("aggregator", {}), ("archiver", {}), ("web", bearer)]:
-        path = "/debug/pprof/profile?seconds=0.5&format=flamegraph&value=wall"
+        path = "/debug/pprof/profile?seconds=0.5&format=folded&value=wall"
         answer = watched.get(process, path, **headers)
-        assert answer.headers["Content-Type"] == "image/svg+xml", answer.text
-        titles = [title.text or "" for title in ET.fromstring(answer.text).iter()]
-        assert any(title.startswith("MainThread") for title in titles)
+        assert answer.headers["Content-Type"] == "text/plain; charset=utf-8", answer.text
+        assert any(line.startswith("MainThread;") for line in answer.text.splitlines())
 
 
 def test_profiles_of_a_web_node_ask_for_an_operator(watched: Watched) -> None:

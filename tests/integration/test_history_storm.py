@@ -22,11 +22,11 @@ from nats.aio.msg import Msg
 
 from aggregator.contracts.names import ALL_HEARTBEATS_SUBJECT
 from aggregator.contracts.stats import Heartbeat
+from aggregator.runtime.clock import monotonic_ms
 from api.auth.jwt import Claims
 from api.board.board import Board
 from api.board.feed import Feed
 from api.board.overview import OverviewReader
-from api.services import monotonic_ms
 from api.sockets.build import build_hub
 from api.sockets.connection import Connection
 from api.sockets.hub import Hub

@@ -18,10 +18,10 @@ import pytest
 
 from aggregator.contracts.names import heartbeat_subject
 from aggregator.contracts.stats import Heartbeat
+from aggregator.runtime.clock import monotonic_ms
 from api.auth.demo_issuer import ensure_keys
 from api.board.board import Board
 from api.board.feed import Feed
-from api.services import monotonic_ms
 from infra.embedded.nats import Nats
 from infra.embedded.stack import Stack
 from tests.integration.test_web import LiveOwner, live_owner

@@ -15,10 +15,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from aggregator.runtime.errors import Retry
+from aggregator.runtime.lua import load_lua
 from api.auth import redis_link
 from api.auth.access import Access, Limits
 from api.auth.ratelimit import Rate, RateLimiter
-from api.auth.redis_link import ANSWER_WITHIN_S, RedisLink, Script
+from api.auth.redis_link import ANSWER_WITHIN_S, RedisLink
 from infra.embedded.redis import Redis
 from infra.embedded.stack import Stack
 from tests.support.redis_faults import redis_pair
@@ -160,14 +161,17 @@ async def test_a_redis_that_hangs_does_not_hold_a_request_up(redis: Redis, link:
 
 
 async def test_a_script_that_redis_forgot_is_sent_again_and_a_broken_one_is_a_retry(
-    link: RedisLink,
+    link: RedisLink, tmp_path: Path
 ) -> None:
-    script = Script(b"return {KEYS[1], ARGV[1]}")
+    path = tmp_path / "script.lua"
+    path.write_text("return {KEYS[1], ARGV[1]}")
+    script = load_lua(path)
     assert await link.run(script, ["k"], [7]) == [b"k", b"7"]
     await link.call("SCRIPT", "FLUSH")
     assert await link.run(script, ["k"], [8]) == [b"k", b"8"]
+    path.write_text("return redis.call('NOPE')")
     with pytest.raises(Retry, match="refused a script"):
-        await link.run(Script(b"return redis.call('NOPE')"), [], [])
+        await link.run(load_lua(path), [], [])
     assert await link.call("PING") == b"PONG", "the connection is as good as before"
 
 

@@ -22,6 +22,7 @@ import httpx
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from aggregator.runtime.clock import wall_ms
 from api.auth.demo_issuer import ensure_keys, issue
 from infra.embedded.engine import Process
 from infra.embedded.nats import Nats
@@ -228,7 +229,7 @@ def swap(number: int, **fields: Any) -> bytes:
         "chain": "ethereum",
         "tx_hash": f"0x{number:064x}",
         "log_index": 0,
-        "timestamp": time.time_ns() // 1_000_000,
+        "timestamp": wall_ms(),
         "token": f"T{number % 7}",
         "side": "buy" if number % 2 else "sell",
         "amount": "2",

@@ -20,6 +20,7 @@ from confluent_kafka import Producer
 from swapclient import TokenStats as ClientStats
 
 from aggregator.contracts.stats import TokenStats
+from aggregator.runtime.clock import wall_ms
 from api.auth.demo_issuer import ensure_keys, issue
 from infra.embedded.engine import Process
 from infra.embedded.nats import Nats
@@ -67,7 +68,7 @@ class TwoOfEach:
         self._started = 0
         self._ends = dict.fromkeys(range(PARTITIONS), 0)
         self._refused: list[str] = []
-        self._traffic = Traffic(7, time.time_ns() // 1_000_000, SPAN_MS, BURSTS, PARTITIONS)
+        self._traffic = Traffic(7, wall_ms(), SPAN_MS, BURSTS, PARTITIONS)
         self._producer = Producer(
             {"bootstrap.servers": kafka.kafka.address, "linger.ms": 5, "log_level": 0}
         )

@@ -25,6 +25,7 @@ from aggregator.feed.producer import Feeder, Publisher
 from aggregator.feed.progress import Progress
 from aggregator.feed.stream import Pacer, Record, at_rate, at_speed, with_repeats
 from aggregator.member.topics import ensure_topics
+from aggregator.runtime.clock import wall_ms
 from aggregator.runtime.config import Config
 from aggregator.runtime.errors import Fatal, SwapsError
 
@@ -107,11 +108,11 @@ def _recorded(options: dict[str, Any], recording: tape.Tape) -> Iterator[Record]
         run = secrets.token_hex(8)
 
         def play(lines: Any, turn: int) -> Iterator[Record]:
-            return tape.relived(lines, f"{run}:{turn}", _now_ms)
+            return tape.relived(lines, f"{run}:{turn}", wall_ms)
 
         records = tape.endless(recording, play) if options["loop"] else play(recording.lines(), 0)
     elif options["shift_to_now"]:
-        records = tape.shifted(recording.lines(), _now_ms() - recording.newest())
+        records = tape.shifted(recording.lines(), wall_ms() - recording.newest())
     else:
         records = tape.recorded(recording.lines())
     return islice(records, options["limit"])
@@ -120,18 +121,18 @@ def _recorded(options: dict[str, Any], recording: tape.Tape) -> Iterator[Record]
 def _continued(options: dict[str, Any], recording: tape.Tape) -> Iterator[Record]:
     since = options["since"]
     if since is None:
-        since = _now_ms() - DAY_MS
+        since = wall_ms() - DAY_MS
     return days.Days(recording.lines(), options["origin"]).events(since, options["until"])
 
 
 def _synthetic(options: dict[str, Any]) -> Iterator[Record]:
     shape = synthetic.Shape(tokens=options["tokens"], zipf=options["zipf"], seed=options["seed"])
     if options["span"] is None:
-        times = synthetic.present(options["events"], _now_ms)
+        times = synthetic.present(options["events"], wall_ms)
     else:
         times = synthetic.spread(
             options["events"],
-            _now_ms() if options["end"] is None else options["end"],
+            wall_ms() if options["end"] is None else options["end"],
             options["span"],
             options["jitter"],
             options["seed"],
@@ -148,7 +149,7 @@ def _paced(
     if options["duplicates"]:
         records = with_repeats(records, options["duplicates"], options["seed"])
     if options["continue"]:
-        return days.as_they_happen(records, pacer, _now_ms, caught_up)
+        return days.as_they_happen(records, pacer, wall_ms, caught_up)
     if options["rate"] is not None:
         return at_rate(records, options["rate"], pacer)
     if options["speed"] is not None:
@@ -181,7 +182,3 @@ def _ended_by_signal(stop: Callable[[], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

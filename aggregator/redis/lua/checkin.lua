@@ -1,11 +1,15 @@
--- One partition's archiver tells this run of Redis how far the archive is.
+-- The archiver of a partition reports to this run of Redis how far the archive is.
 --
 -- KEYS[1] checkin:<topic>, KEYS[2] archive:<topic>, KEYS[3] archive:<topic>:<partition>, then the
 -- archive:<topic>:<partition> of every partition
--- ARGV[1] the offset behind the last claim that the archive has, or will have
--- ARGV[2] "look", or "seeded": the claims of the offsets from ARGV[3] on were made again
+-- ARGV[1] frontier: end offset of the claims that the archive has, or will have
+-- ARGV[2] "look", or "seeded": the markers of the offsets from ARGV[3] on were restored
 -- ARGV[3] the first such offset; ARGV[4] marker TTL in ms
--- Returns -1 where the partition is checked in, else the offset from which claims may be lost.
+-- Returns -1 if the partition is checked in, else the offset from which claims may be lost.
+--
+-- The witness is the end offset of the archiver's claims that reached this Redis (claim.lua). It
+-- shares the append-only file with the markers. So where the witness is at the frontier, no claim
+-- below the frontier is lost; where it is lower, the claims from it on may be.
 
 local frontier, low = tonumber(ARGV[1]), tonumber(ARGV[3])
 local held = redis.call("HMGET", KEYS[3], "witness", "low", "frontier", "until")
@@ -16,7 +20,8 @@ if ARGV[2] == "look" then
 else
   local now = tonumber(redis.call("TIME")[1])
   if held[4] and now < tonumber(held[4]) and low <= tonumber(held[3]) then
-    -- Redis had lost claims before: what was rejected then still is.
+    -- Redis lost claims once before, and markers of that time are still alive: extend the range
+    -- in which an absent marker means "rejected", or records of the first loss would count.
     low = math.min(low, tonumber(held[2]))
     frontier = math.max(frontier, tonumber(held[3]))
   end
@@ -26,6 +31,8 @@ else
 end
 
 redis.call("HSET", KEYS[3], "run", RUN_ID)
+-- The last archiver to check in opens the topic for claims. RUN_ID is a constant of this run's
+-- script text, so a check-in of an earlier run never opens this one.
 for i = 4, #KEYS do
   if redis.call("HGET", KEYS[i], "run") ~= RUN_ID then return -1 end
 end

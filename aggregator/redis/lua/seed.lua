@@ -1,9 +1,10 @@
--- Makes markers as the archive knows them; where a marker names another position, the archive is right.
+-- Restores markers from rows of the archive. If a marker names another position, the archive wins:
+-- its row is the claim that was decided first.
 --
 -- ARGV[1] marker TTL in ms
--- ARGV[2] kinds, one letter a row: S swap, R retraction
--- ARGV[3] verdicts, one letter a row: C counted, L late, U undone, V void
--- ARGV[4] markers, 16 bytes a row
+-- ARGV[2] kinds, one letter per row: S swap, R retraction
+-- ARGV[3] verdicts, one letter per row: C counted, L late, U undone, V void
+-- ARGV[4] markers, 16 bytes per row
 -- ARGV[5] positions "<partition>:<offset>", joined by ","
 -- The format of a marker is that of claim.lua.
 
@@ -15,6 +16,8 @@ for position in string.gmatch(ARGV[5], "[^,]+") do
   i = i + 1
   local key = "dedupe:" .. sub(markers, i * 16 - 15, i * 16)
   local verdict = sub(verdicts, i, i)
+  -- A row replaces its own half of the marker only: a swap and its retraction are two rows, which
+  -- come in any order.
   local value = redis.call("GET", key) or ""
   local cut = string.find(value, ";", 1, true)
   local swap = cut and sub(value, 1, cut - 1) or value
@@ -26,7 +29,8 @@ for position in string.gmatch(ARGV[5], "[^,]+") do
   end
   if retraction then
     if swap ~= "" then
-      -- The windows undo what they have counted, the archive what is late, too.
+      -- The archive also undoes late swaps, so its letter may be U where the windows need V. A
+      -- marker holds the letter of the windows: U only if the swap was counted.
       local counted = string.match(swap, "%d$") ~= nil
       retraction = sub(retraction, 1, -2) .. (counted and "U" or "V")
     end

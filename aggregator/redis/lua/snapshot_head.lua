@@ -1,3 +1,3 @@
 -- KEYS[1] head
--- Returns {epoch, number of its owner's last call, header}, each nil where there is none.
+-- Returns {epoch, number of the owner's last call, header}, each nil if absent.
 return redis.call("HMGET", KEYS[1], "epoch", "call", "header")

@@ -1,1 +1,1 @@
-"""Profiles of a running process: where its time and its memory go, for pprof and as a picture."""
+"""Profiles of a running process: where its time and memory go, for pprof and as folded lines."""

@@ -1,7 +1,8 @@
-"""What was allocated while somebody looked, and is held still: by the lines that allocated it.
+"""A heap profile: memory that was allocated during the profile and is still held, by line.
 
-`tracemalloc` sees what Python's allocators gave, numpy's arrays among it, from the moment that it
-is on; it makes every allocation two to four times as dear, so it is on only for as long as asked.
+`tracemalloc` sees the allocations of Python's allocators, numpy arrays included, from the moment
+that it starts. It makes each allocation two to four times as expensive, so it runs only for the
+time of the profile.
 """
 
 from __future__ import annotations
@@ -9,16 +10,17 @@ from __future__ import annotations
 import time
 import tracemalloc
 from collections import defaultdict
+from pathlib import Path
 from typing import Final
 
-from aggregator.runtime.profiling.profile import Frame, Kind, Profile, Stack
+from aggregator.runtime.profiling.profile import Kind, Profile, Stack, StackFrame
 
 _DEPTH: Final = 24
 _KINDS: Final = (Kind("inuse_objects", "count"), Kind("inuse_space", "bytes"))
 
 
 def held(seconds: float) -> Profile:
-    """Trace for so long, and tell what is held of it. Blocks the caller, not the process."""
+    """Trace allocations for `seconds` and return those still held. Blocks the calling thread."""
     began_ns, began = time.time_ns(), time.monotonic_ns()
     traced_before = tracemalloc.is_tracing()
     if not traced_before:
@@ -31,9 +33,9 @@ def held(seconds: float) -> Profile:
             tracemalloc.stop()
     samples: defaultdict[tuple[str, Stack], list[int]] = defaultdict(lambda: [0, 0])
     for trace in snapshot.traces:
-        # tracemalloc has the innermost line last.
+        # tracemalloc puts the innermost line last, pprof first.
         stack = tuple(
-            Frame(f"{line.filename.rpartition('/')[2]}:{line.lineno}", line.filename, line.lineno)
+            StackFrame(f"{Path(line.filename).name}:{line.lineno}", line.filename, line.lineno)
             for line in reversed(trace.traceback)
             if line.filename != __file__
         )

@@ -1,21 +1,22 @@
 """A profile in pprof's format: the message `perftools.profiles.Profile`, gzipped.
 
-Source: https://github.com/google/pprof/blob/main/proto/profile.proto. Only varints and bytes are
-needed of protocol buffers (https://protobuf.dev/programming-guides/encoding/), so they are written
-here. What `go tool pprof` shows by default is the last kind of value.
+Source: https://github.com/google/pprof/blob/main/proto/profile.proto. The message
+needs only varints and bytes of protocol buffers (https://protobuf.dev/programming-guides/encoding/),
+so this module writes them without a library. `go tool pprof` shows the last kind of value by
+default.
 """
 
 from __future__ import annotations
 
 import gzip
 
-from aggregator.runtime.profiling.profile import Frame, Kind, Profile
+from aggregator.runtime.profiling.profile import Kind, Profile, StackFrame
 
 _BYTES = 2
 
 
 def encode(profile: Profile) -> bytes:
-    """The file that `go tool pprof` reads."""
+    """Return the file that `go tool pprof` reads."""
     tables = _Tables()
     body = bytearray()
     for kind in profile.kinds:
@@ -34,12 +35,15 @@ def encode(profile: Profile) -> bytes:
 
 
 class _Tables:
-    """What samples name by number. Numbers of locations and functions begin at 1."""
+    """The strings, functions and locations that samples refer to by number.
+
+    Numbers of locations and functions start at 1.
+    """
 
     def __init__(self) -> None:
         self.strings: dict[str, int] = {"": 0}
         self._functions: dict[tuple[str, str, int], int] = {}
-        self._locations: dict[Frame, int] = {}
+        self._locations: dict[StackFrame, int] = {}
 
     def string(self, text: str) -> int:
         return self.strings.setdefault(text, len(self.strings))
@@ -47,7 +51,7 @@ class _Tables:
     def kind(self, kind: Kind) -> bytes:
         return _number(1, self.string(kind.name)) + _number(2, self.string(kind.unit))
 
-    def location(self, frame: Frame) -> int:
+    def location(self, frame: StackFrame) -> int:
         function = (frame.function, frame.file, frame.first_line)
         self._functions.setdefault(function, len(self._functions) + 1)
         return self._locations.setdefault(frame, len(self._locations) + 1)
@@ -58,7 +62,7 @@ class _Tables:
             function = self._functions[frame.function, frame.file, frame.first_line]
             line = _number(1, function) + _number(2, frame.line)
             out += _message(4, _number(1, number) + _message(4, line))
-        # Without a system name: pprof takes one that equals the name for C++, and its <> away.
+        # No system name: where it equals the name, pprof takes it for C++ and strips what is in <>.
         for (name, file, first_line), number in self._functions.items():
             out += _message(
                 5,

@@ -1,4 +1,7 @@
-"""A profile as values: stacks, and what was measured at each. Knows no format, takes no sample."""
+"""A profile as values: stacks, and what was measured at each.
+
+This module knows no file format and takes no samples.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 
-class Frame(NamedTuple):
-    """A line of code in a stack; `first_line` is where its function begins."""
+class StackFrame(NamedTuple):
+    """A line of code in a stack; `first_line` is the first line of its function."""
 
     function: str
     file: str
@@ -17,21 +20,22 @@ class Frame(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """What one value of every sample counts, in which unit."""
+    """The name and the unit of one value of every sample."""
 
     name: str
     unit: str
 
 
-# The innermost frame first, as pprof has it.
-Stack = tuple[Frame, ...]
+# The innermost frame comes first, as in pprof.
+Stack = tuple[StackFrame, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """`samples` has a value of each of `kinds` for a thread's name ("" for none) and stack.
+    """What was measured, per thread and stack.
 
-    `period` is how much of `period_kind` stands between two samples.
+    `samples` maps a thread's name ("" for none) and a stack to one value for each of `kinds`.
+    `period` is the amount of `period_kind` between two samples.
     """
 
     kinds: tuple[Kind, ...]

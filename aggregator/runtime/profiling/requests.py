@@ -1,4 +1,4 @@
-"""What `/debug/pprof/…` answers, whichever server was asked. Knows nothing of who may ask."""
+"""The answers of `/debug/pprof/…`, for every server that offers it. Access is checked elsewhere."""
 
 from __future__ import annotations
 
@@ -8,47 +8,47 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from aggregator.runtime.errors import SwapsError
-from aggregator.runtime.profiling import flamegraph, heap, pprof, sampler
+from aggregator.runtime.profiling import folded, heap, pprof, sampler
 from aggregator.runtime.profiling.profile import Profile
 
 PREFIX: Final = "/debug/pprof/"
 LONGEST_S: Final = 120
 _DEFAULT_S: Final = 10
-_FORMATS: Final = ("pprof", "flamegraph", "folded")
+_FORMATS: Final = ("pprof", "folded")
 
 
-class Kind(NamedTuple):
-    """A profile that can be asked for, and the value that its picture shows unless told."""
+class ProfileKind(NamedTuple):
+    """How to take a profile, and its kinds of values; folded lines show the first by default."""
 
     take: Callable[[float], Profile]
     values: tuple[str, ...]
 
 
-KINDS: Final[Mapping[str, Kind]] = {
-    "profile": Kind(sampler.sample, ("cpu", "wall", "samples")),
-    "heap": Kind(heap.held, ("inuse_space", "inuse_objects")),
+KINDS: Final[Mapping[str, ProfileKind]] = {
+    "profile": ProfileKind(sampler.sample, ("cpu", "wall", "samples")),
+    "heap": ProfileKind(heap.held, ("inuse_space", "inuse_objects")),
 }
 _one_at_a_time = threading.Lock()
 
 
 class Unasked(SwapsError):
-    """This cannot be answered; `status` is HTTP's, the text says what to ask instead."""
+    """The request cannot be answered: `status` is of HTTP, the text says what to ask instead."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
         self.status = status
 
 
-class Answer(NamedTuple):
-    """A profile as it is sent."""
+class ProfileAnswer(NamedTuple):
+    """A profile in the form in which it is sent."""
 
     content_type: str
     file: str
     body: bytes
 
 
-def answer(name: str, query: Mapping[str, str]) -> Answer:
-    """Take the profile `name` ("profile" or "heap") as the query says; blocks for `seconds`.
+def answer(name: str, query: Mapping[str, str]) -> ProfileAnswer:
+    """Take the profile `name` ("profile" or "heap") as `query` asks; block for `seconds`.
 
     Raises Unasked.
     """
@@ -70,9 +70,7 @@ def answer(name: str, query: Mapping[str, str]) -> Answer:
         taken = kind.take(float(seconds))
     finally:
         _one_at_a_time.release()
-    if wanted == "flamegraph":
-        return Answer("image/svg+xml", f"{name}.svg", flamegraph.svg(taken, value).encode())
     if wanted == "folded":
-        text = flamegraph.folded(taken, value)
-        return Answer("text/plain; charset=utf-8", f"{name}.folded", text.encode())
-    return Answer("application/octet-stream", f"{name}.pb.gz", pprof.encode(taken))
+        text = folded.encode(taken, value)
+        return ProfileAnswer("text/plain; charset=utf-8", f"{name}.folded", text.encode())
+    return ProfileAnswer("application/octet-stream", f"{name}.pb.gz", pprof.encode(taken))

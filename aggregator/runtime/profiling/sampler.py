@@ -1,12 +1,12 @@
-"""Samples the Python stacks of every thread of this process, some times a second.
+"""A sampling profiler: the Python stacks of every thread of this process, RATE_HZ times a second.
 
-Of each thread both times are kept: wall time (the samples it was seen in) and the processor time
-that it used since the sample before. A sample needs the GIL, so a long call into C is seen at the
-line that made it, and compiled loops (numba) stand under the line that calls them.
+Each thread has two times: wall time (the samples in which it was seen) and the CPU time that it
+used since the previous sample. A sample needs the GIL, so a long call into C appears at the line
+that made it, and compiled loops (numba) appear at the line that calls them.
 
-No package in keeping does this in process and writes pprof: pypprof was left in 2019,
-google-cloud-profiler sends its profiles to Google, pyinstrument, yappi and memray write formats of
-their own, and py-spy needs a second process with rights over this one.
+No maintained package does this in process and writes pprof: pypprof was abandoned in 2019,
+google-cloud-profiler sends its profiles to Google, pyinstrument, yappi and memray write other
+formats, and py-spy needs a second process with rights over this one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections import defaultdict
 from types import CodeType, FrameType
 from typing import Final
 
-from aggregator.runtime.profiling.profile import Frame, Kind, Profile, Stack
+from aggregator.runtime.profiling.profile import Kind, Profile, Stack, StackFrame
 
 RATE_HZ: Final = 100
 _DEEPEST: Final = 256
@@ -28,7 +28,7 @@ _Lines = tuple[tuple[CodeType, int], ...]
 
 
 def sample(seconds: float, rate_hz: int = RATE_HZ) -> Profile:
-    """Sample every thread but the caller's, which is blocked for that long."""
+    """Sample every thread except the caller's, which blocks for `seconds`."""
     period_ns = 1_000_000_000 // rate_hz
     own = threading.get_ident()
     clocks = _CpuClocks()
@@ -73,23 +73,23 @@ def _lines(frame: FrameType | None) -> _Lines:
     return tuple(lines)
 
 
-def _frame(code: CodeType, line: int) -> Frame:
-    return Frame(code.co_qualname, code.co_filename, line, code.co_firstlineno)
+def _frame(code: CodeType, line: int) -> StackFrame:
+    return StackFrame(code.co_qualname, code.co_filename, line, code.co_firstlineno)
 
 
 class _CpuClocks:
-    """Processor time that threads used between two questions; 0 where the system cannot tell.
+    """The CPU time that each thread used since its previous reading; 0 where there is no clock.
 
-    Linux has a clock for each thread, its number made of the thread's id (`CPUCLOCK_PERTHREAD` of
-    the kernel's posix-timers). Python's own way to it asks for a live pthread, which another
-    thread's may no longer be.
+    Linux has a CPU clock for each thread; the clock's number is made from the thread's id
+    (`CPUCLOCK_PERTHREAD` of the kernel's posix-timers). `time.pthread_getcpuclockid` needs a live
+    pthread, and another thread may have ended meanwhile.
     """
 
     def __init__(self) -> None:
         self._seen: dict[int, int] = {}
 
     def used_ns(self, native_id: int | None) -> int:
-        """Nanoseconds since the last question about this thread, 0 at the first."""
+        """Return the nanoseconds used since the previous reading of this thread, 0 at the first."""
         if native_id is None or sys.platform != "linux":
             return 0
         try:

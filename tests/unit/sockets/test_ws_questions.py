@@ -7,6 +7,7 @@ import pytest
 
 from aggregator.contracts.names import trades_subject
 from aggregator.contracts.trades import HISTORY_MINUTES, HistoryRequest, TokenHistory
+from aggregator.runtime.backoff import Backoff
 from api.auth.access import Limits as SubjectLimits
 from api.trades import streams
 from api.trades.questions import (
@@ -15,9 +16,9 @@ from api.trades.questions import (
     MOST_OF_A_SUBJECT,
     PATIENCE_MS,
     WINDOW,
-    Backoff,
     Candidate,
     Question,
+    QuestionPause,
     Questions,
 )
 from api.trades.streams import IDLE_MS
@@ -132,15 +133,15 @@ def test_the_window_shrinks_when_answers_are_late_and_grows_again() -> None:
 
 
 def test_pauses_grow_with_each_question_that_times_out_and_differ() -> None:
-    factors = iter([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.5])
-    backoff = Backoff(lambda: next(factors))
+    draws = iter([0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.0])
+    pause = QuestionPause(Backoff(draw=lambda: next(draws)))
     pauses = []
     for _ in range(7):
-        backoff.timed_out(0)
-        pauses.append(backoff.not_before)
+        pause.timed_out(0)
+        pauses.append(pause.not_before)
     assert pauses == [1_000, 2_000, 4_000, 8_000, 15_000, 15_000, 7_500]
-    backoff.reset(0)
-    assert backoff.not_before == FIRST_PAUSE_MS
+    pause.reset(0)
+    assert pause.not_before == FIRST_PAUSE_MS
 
 
 async def test_nobody_is_asked_for_a_stream_that_nobody_watches() -> None:
