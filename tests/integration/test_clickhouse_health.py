@@ -1,4 +1,4 @@
-"""The health page: each verdict against a server that was made unwell, and who may see it."""
+"""The health page: each verdict against a server with that fault, and who may see the page."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_what_is_not_well_comes_first(made: tuple[ClickHouseClient, Config]) -> 
     assert verdicts.count(HealthVerdict.ACT) == 2
 
 
-def test_many_parts_are_told(made: tuple[ClickHouseClient, Config]) -> None:
+def test_many_parts_are_to_be_watched(made: tuple[ClickHouseClient, Config]) -> None:
     clickhouse, config = made
     clickhouse.execute("SYSTEM STOP MERGES raw_swaps")
     clickhouse.execute(
@@ -100,14 +100,14 @@ def test_many_parts_are_told(made: tuple[ClickHouseClient, Config]) -> None:
     assert "ARCHIVE_BATCH" in table.advice
 
 
-def test_nobody_listens() -> None:
+def test_a_server_that_is_down() -> None:
     found = report(f"clickhouse://default:@127.0.0.1:{free_port()}/default")
     assert found.verdict is HealthVerdict.ACT
     assert found.down is not None
     assert "Connection refused" in found.down
 
 
-def test_somebody_listens_and_says_nothing() -> None:
+def test_a_server_that_does_not_answer() -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         began = time.monotonic()
         found = report(f"clickhouse://default:@127.0.0.1:{mute.getsockname()[1]}/default")

@@ -1,4 +1,4 @@
-"""Reading the archive on a real server: trades by page, candles and days against plain Python."""
+"""Reads the archive on a real server: trades by page; candles and days against plain Python."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_what_does_not_count_does_not_show(
     moved = Row(number=5, timestamp=DAY, block="0x1")
     insert(config, [kept, gone, void, moved])
     insert(config, [gone.undone(), moved.undone(), Row(number=5, timestamp=DAY, block="0x2"), late])
-    insert(config, [kept])  # once more, under another token, and not merged yet
+    insert(config, [kept])  # again, under another token, and not merged yet
     (page,) = pages(reader, 10)
     assert numbers(page) == [5, 1, 3]
     assert page[2].amount_usd is None
@@ -119,7 +119,7 @@ def test_pages_hold_each_trade_once_and_in_order(
     _, config, reader = made
     draw = random.Random(limit)
     rows = [
-        # many in the same millisecond, over nine days with holes
+        # many in the same millisecond, over nine days with gaps
         Row(
             number=number,
             timestamp=DAY - draw.choice([0, 1, 4, 9]) * DAY_MS + draw.randrange(20),
@@ -165,7 +165,7 @@ def test_days_whose_swaps_are_deleted_end_the_walk(
 
 
 def oracle(rows: list[Row], length: int) -> list[Candle]:
-    """The candles of the rows by the rules of the docstrings, in the plainest way."""
+    """Compute the candles of the rows by the rules of the docstrings, in the plainest way."""
     candles = []
     for begin in sorted({row.timestamp // length * length for row in rows}):
         inside = [row for row in rows if row.timestamp // length * length == begin]
@@ -225,7 +225,7 @@ def test_candles_and_days_equal_the_oracle(
                 price=None if usd is None else usd / 2,
             )
         )
-    # Every seventh is taken back: mostly the only trade of its minute.
+    # Every seventh swap is retracted: it is mostly the only trade of its minute.
     rows += [row.undone() for row in rows[::7]]
     for start in range(0, len(rows), 50):
         insert(config, rows[start : start + 50], first_offset=start)
@@ -263,7 +263,7 @@ def test_hostile_names_are_only_names(
     assert not reader.knows("ethereum", "' OR 1=1 --")
 
 
-def test_a_server_that_was_started_again_is_asked_again(tmp_path: Path) -> None:
+def test_a_query_is_retried_after_a_restart_of_the_server(tmp_path: Path) -> None:
     with (
         Stack(tmp_path, only=(ClickHouseEngine,)) as own,
         archive(own.clickhouse.url) as (_, config),
@@ -278,11 +278,11 @@ def test_a_server_that_was_started_again_is_asked_again(tmp_path: Path) -> None:
         assert reader.knows(*TOKEN)
         own.clickhouse.kill()
         own.clickhouse.start()
-        assert reader.knows(*TOKEN)  # over a connection that had died unnoticed
+        assert reader.knows(*TOKEN)  # over a connection whose loss went unnoticed
         reader.close()
 
 
-def test_nobody_there() -> None:
+def test_a_server_that_is_down_is_unavailable() -> None:
     reader = HistoryReader(f"clickhouse://default:@127.0.0.1:{free_port()}/default")
     with pytest.raises(Unavailable):
         reader.knows(*TOKEN)

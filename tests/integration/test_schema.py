@@ -1,4 +1,4 @@
-"""The archive's tables on a real server: made once, from two processes at once, and their sums."""
+"""The archive's tables on a real server: created once, also by two processes, and their sums."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_second_run_changes_nothing(made: tuple[ClickHouseClient, Config]) -> 
     )
 
 
-def test_a_new_duration_changes_the_ttl_alone(made: tuple[ClickHouseClient, Config]) -> None:
+def test_a_new_duration_changes_only_the_ttl(made: tuple[ClickHouseClient, Config]) -> None:
     clickhouse, config = made
     shorter = load({"CLICKHOUSE_URL": config.clickhouse_url, "ARCHIVE_HOT": "90s"})
     assert ensure_schema(clickhouse, shorter) == ["006_ttl.sql"]
@@ -64,7 +64,7 @@ def test_a_new_duration_changes_the_ttl_alone(made: tuple[ClickHouseClient, Conf
     assert ensure_schema(clickhouse, shorter) == []
 
 
-def test_two_processes_at_once(stack: Stack) -> None:
+def test_two_processes_apply_it_at_the_same_time(stack: Stack) -> None:
     server = ClickHouseClient(stack.clickhouse.url)
     database = f"twice_{uuid4().hex[:8]}"
     server.execute(f"CREATE DATABASE {database}")
@@ -115,14 +115,14 @@ def test_without_an_archive_only_the_topics_are_made(stack: Stack) -> None:
 
 
 class WithoutStorage(ClickHouseEngine):
-    """A server that nobody gave storage.xml."""
+    """A server without storage.xml."""
 
     def prepare(self) -> None:
         super().prepare()
         (self.data / "config.d" / "storage.xml").unlink()
 
 
-def test_a_server_without_the_policy_is_told_of_storage_xml(tmp_path: Path) -> None:
+def test_a_server_without_the_policy_is_refused_and_storage_xml_is_named(tmp_path: Path) -> None:
     with Stack(tmp_path, only=(WithoutStorage,)) as bare:
         clickhouse = ClickHouseClient(bare.clickhouse.url)
         try:
@@ -163,7 +163,7 @@ def test_sums_are_exact_by_sign(made: tuple[ClickHouseClient, Config]) -> None:
     )
     volume = "4.000001"
     assert day[:8] == (3, 3, 1, 1, 1, volume, volume, "1.000000000000000001")
-    # Prices are of what was inserted: the retracted one is the day's high all the same.
+    # Prices come from what was inserted: the retracted swap still sets the day's high.
     assert day[8:] == (3.0, 4.0, 9.0, 3.0, 1)
     (minute,) = clickhouse.execute(
         "SELECT toUnixTimestamp(minute) * 1000, sum(trades), toString(sum(volume_usd)) "

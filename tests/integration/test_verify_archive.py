@@ -1,4 +1,4 @@
-"""`manage.py verify_archive` on a real archive: silent where all agree, exact where not."""
+"""`manage.py verify_archive` on a real archive: no output if all agrees, exact if it does not."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_row_that_is_gone_from_raw_swaps_is_found(made: tuple[ClickHouseClient
 
 def test_the_same_row_twice_in_raw_swaps_is_one(made: tuple[ClickHouseClient, Config]) -> None:
     clickhouse, config = made
-    # past the views, as an insert whose views failed would leave it
+    # bypasses the views, as an insert whose views failed would leave it
     clickhouse.execute("DROP TABLE daily_token_agg_view")
     clickhouse.execute("DROP TABLE candles_1m_view")
     clickhouse.execute("INSERT INTO raw_swaps SELECT * FROM raw_swaps WHERE `offset` < 10")
@@ -143,13 +143,13 @@ def test_the_same_row_twice_in_raw_swaps_is_one(made: tuple[ClickHouseClient, Co
 
 
 @pytest.mark.parametrize("day", ["2026-13-01", "yesterdays"])
-def test_a_day_that_is_none(made: tuple[ClickHouseClient, Config], day: str) -> None:
+def test_an_invalid_day_is_refused(made: tuple[ClickHouseClient, Config], day: str) -> None:
     done = verify(made[1], "--day", day)
     assert done.returncode == 2
     assert f"argument --day: '{day}' is no day; give YYYY-MM-DD (UTC)" in done.stderr
 
 
-def test_a_server_that_is_not_there(made: tuple[ClickHouseClient, Config]) -> None:
+def test_a_server_that_is_down(made: tuple[ClickHouseClient, Config]) -> None:
     nobody = f"clickhouse://default:@127.0.0.1:{free_port()}/default"
     command = [sys.executable, "manage.py", "verify_archive", "--day", "today"]
     done = subprocess.run(

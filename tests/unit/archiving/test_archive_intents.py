@@ -1,4 +1,4 @@
-"""Intents fit in the commit metadata, come back as they went, and name the batch exactly."""
+"""Intents fit in the commit metadata, survive packing, and name their batch exactly."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def decided(
     swaps.swaps["verdict"] = list(verdicts.encode())
     swaps.rows["watermark"] = range(count)
     held = SwapQueue()
-    # In parts, as they come.
+    # In parts, as polls deliver them.
     for begin in range(0, count, PART):
         held.add(swaps.part(begin, min(begin + PART, count)))
     return held
@@ -68,8 +68,8 @@ def some_rows(offsets: list[int], times: list[int], recorded: list[int]) -> Swap
     return swaps
 
 
-def told(blocks: list[ArchiveBlock]) -> list[tuple[Any, ...]]:
-    """All that is in these blocks."""
+def contents(blocks: list[ArchiveBlock]) -> list[tuple[Any, ...]]:
+    """Return everything in these blocks."""
     return [
         (
             block.partition,
@@ -83,7 +83,7 @@ def told(blocks: list[ArchiveBlock]) -> list[tuple[Any, ...]]:
     ]
 
 
-def test_what_is_packed_is_unpacked() -> None:
+def test_unpack_reverses_pack() -> None:
     batch = cut(decided("CCDLUV"), 3, [(1, 5)], max_rows=100, now_ms=77)
     text = pack(batch.promised)
     assert unpack(text) == batch.promised
@@ -147,9 +147,7 @@ def test_only_duplicates_make_no_block() -> None:
         ("anything", "CLUVD", 4_000),
     ],
 )
-def test_the_metadata_never_outgrows_what_a_broker_takes(
-    name: str, letters: str, least: int
-) -> None:
+def test_the_metadata_stays_within_the_brokers_limit(name: str, letters: str, least: int) -> None:
     draw = random.Random(name)
     held = decided("".join(draw.choices(letters, k=50_000)))
     gaps = [(2**62 + n, 2**62 + n + 1) for n in range(50)]
@@ -164,13 +162,13 @@ def test_the_metadata_never_outgrows_what_a_broker_takes(
     assert 50_000 / cuts >= least
 
 
-def test_an_intent_is_made_again_from_the_log() -> None:
+def test_the_blocks_of_an_intent_are_rebuilt_from_the_log() -> None:
     times = [DAY_MS - 1, DAY_MS, DAY_MS - 2, DAY_MS + 1, DAY_MS + 2]
     offsets = [5, 6, 8, 9, 11]
     batch = cut(decided("CCDCL", offsets, times), 2, [], max_rows=100, now_ms=9)
     swaps = some_rows(offsets, times, [0] * 5)
     blocks = rebuild_blocks(batch.intent, 2, [swaps.part(0, 2), swaps.part(2, 5)])
-    assert told(blocks) == told(batch.blocks)
+    assert contents(blocks) == contents(batch.blocks)
     assert [len(block.swaps) for block in blocks] == [1, 3]
     with pytest.raises(Fatal, match="not those that were to be archived"):
         rebuild_blocks(batch.intent, 2, [swaps.part(0, 4)])

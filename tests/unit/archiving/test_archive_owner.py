@@ -18,7 +18,7 @@ def owner(position: LogPosition | None = None, end: int = 1_000) -> ArchiveParti
     return ArchivePartition(CONFIG, 1, 0, position or LogPosition(), LogExtent(0, end, 0))
 
 
-def test_late_is_what_the_windows_call_late() -> None:
+def test_lateness_is_decided_as_in_the_windows() -> None:
     draw = random.Random(5)
     times = [max(0, 3_600_000 + n * 500 + draw.randint(-400_000, 400_000)) for n in range(3_000)]
     recorded = [3_600_000 + n * 500 for n in range(3_000)]
@@ -42,7 +42,7 @@ def test_late_is_what_the_windows_call_late() -> None:
     assert column(held.decided.first(3_000), "watermark")[-1] == windows.watermark
 
 
-def test_the_watermark_goes_on_from_the_commit_metadata() -> None:
+def test_the_watermark_continues_from_the_commit_metadata() -> None:
     held = owner(LogPosition(watermark=10_000_000))
     held.read(some_rows([0], [0], [0]), 1)
     late, watermarks = held.lateness(held.waiting.first(1))

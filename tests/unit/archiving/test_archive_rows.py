@@ -1,4 +1,4 @@
-"""What an archiver writes is what the records say one by one, whatever it is cut into."""
+"""The rows that an archiver writes equal its records one by one, however they are batched."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_FUTURE = 2 * DAY_MS
 INGESTED_AT = RECORD_AT + 5
 PARTITION = 3
 
-# Of the columns that a reader of the driver gives as they are; the others are read as integers.
+# Columns that a reader of the driver returns as they are; the others are read as integers.
 KINDS = {
     "chain": "LowCardinality(String)",
     "token": "String",
@@ -77,7 +77,7 @@ RECORDS = st.lists(
 
 
 def plainly(offset: int, swap: Swap, verdict: str) -> tuple[Any, ...]:
-    """The row of one swap."""
+    """Return the row of one swap."""
     return (
         swap.chain, swap.token, swap.timestamp, {"U": -1, "V": 0}.get(verdict, 1), swap.removed,
         swap.tx_hash, swap.log_index, swap.block_number, swap.block_hash, swap.symbol, swap.quote,
@@ -87,7 +87,7 @@ def plainly(offset: int, swap: Swap, verdict: str) -> tuple[Any, ...]:
 
 
 def written(block: ArchiveBlock) -> list[tuple[Any, ...]]:
-    """The rows of a block as they go to the server."""
+    """Return the rows of a block as they are sent to the server."""
     columns, count = _columns(block), len(block.swaps)
     assert tuple(columns) == _COLUMNS
     found = [
@@ -103,7 +103,7 @@ def written(block: ArchiveBlock) -> list[tuple[Any, ...]]:
 
 @settings(max_examples=150, deadline=None)
 @given(RECORDS, st.integers(1, 40), st.integers(1, 40))
-def test_each_row_is_that_of_its_record(
+def test_each_row_equals_its_record(
     records: list[tuple[dict[str, Any], str, int]], poll: int, batch_rows: int
 ) -> None:
     decoder, held, offset = RowDecoder(MAX_FUTURE), SwapQueue(), 100
@@ -137,7 +137,7 @@ def test_each_row_is_that_of_its_record(
                 if each in expected[block.day]
             ]
             assert written(block) == rows
-        # A successor, which reads the log anew, in one piece.
+        # A successor reads the log again, in one piece.
         first, last = batch.intent.first, batch.intent.last
         read = [n for n, each in enumerate(offsets) if first <= each <= last]
         some = slice(read[0], read[-1] + 1)
