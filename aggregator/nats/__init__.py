@@ -1,1 +1,1 @@
-"""From the aggregator to the web nodes, over NATS: patches, heartbeats, answers to resyncs."""
+"""What the aggregator sends to web nodes over NATS: patches, heartbeats, trades and answers."""

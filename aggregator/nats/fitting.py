@@ -1,4 +1,4 @@
-"""Messages that fit into what NATS takes: a larger one is split or shortened, never lost.
+"""Messages within the size limit of NATS: a larger one is split or shortened, never lost.
 
 NATS refuses a payload above the server's `max_payload` (1 MiB by default). Pure.
 """
@@ -16,10 +16,10 @@ _encode = msgspec.json.Encoder().encode
 
 
 def history_payload(history: TokenHistory, most_bytes: int) -> bytes:
-    """The answer in at most `most_bytes`; the oldest minutes and trades are left out if need be.
+    """Encode the answer in at most `most_bytes`, without its oldest minutes and trades if needed.
 
-    What is left counts up to the same `n`. The web node learns from `from_ms` where the candles
-    begin, and tells its clients of the missing trades as a gap.
+    A shortened answer counts up to the same `n`. The web node reads from `from_ms` where the
+    candles begin, and reports the missing trades to its clients as a gap.
     """
     payload = _encode(history)
     if len(payload) > most_bytes:
@@ -42,9 +42,9 @@ def history_payload(history: TokenHistory, most_bytes: int) -> bytes:
 
 
 def trade_payloads(batch: TradeBatch, most_bytes: int) -> Iterator[tuple[int, bytes]]:
-    """The batch in messages of at most `most_bytes`, in order, each with its number of trades.
+    """Yield (number of trades, payload) for messages of at most `most_bytes`, in order.
 
-    A single trade may exceed the limit alone; NATS then refuses it and the web nodes ask.
+    A single trade may exceed the limit. NATS then refuses it, and the web nodes ask for it.
     """
     payload = _encode(batch)
     if len(payload) <= most_bytes or len(batch.trades) == 1:

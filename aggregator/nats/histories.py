@@ -1,11 +1,11 @@
-"""Questions for tokens' histories: one in flight per token, one answer for all who ask.
+"""Questions for the histories of tokens: one in flight per token, one answer for all askers.
 
-An answer costs milliseconds of two threads and up to a megabyte, so the owner does not do the same
-work twice and does no work that nobody waits for. Questions wait here, by token, until the hot loop
-takes some. It gets no more than IN_FLIGHT at a time, so no more copies of a token's minutes exist
-than that. A question that is older than its asker's patience is dropped.
+An answer costs milliseconds of two threads and up to a megabyte. So the owner renders it once for
+all askers of a token, and not at all if no asker waits any more. Questions wait here, by token,
+until the hot loop takes some. It takes at most IN_FLIGHT at a time, which bounds the copies of
+minutes in memory. A question that is older than its asker's patience is dropped.
 
-Used by two threads, so every method locks. Pure apart from that: the clock is a parameter.
+Two threads use this module, so every method locks. Pure apart from that: the clock is a parameter.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from aggregator.contracts.trades import HISTORY_MINUTES, HistoryRequest
 from aggregator.runtime import metrics
 
 IN_FLIGHT: Final = 4
-"""Most answers between the hot loop's copy of the minutes and the end of their rendering."""
+"""Most answers between the hot loop's copy of the minutes and the end of the rendering."""
 MOST_ASKERS: Final = 4_096
 LONGEST_PATIENCE_MS: Final = 60_000
 
 
 class HistoryQuestion(msgspec.Struct, frozen=True):
-    """Somebody wants the last trades of a token and its newest `minutes`."""
+    """A question for the last trades of a token and its newest `minutes`."""
 
     partition: int
     token_id: str
@@ -39,7 +39,7 @@ class _Asker(NamedTuple):
 
 
 class _Waiting:
-    """The question of one token, and all who ask it."""
+    """The question for one token, with all its askers."""
 
     def __init__(self) -> None:
         self.minutes = 0
@@ -50,7 +50,7 @@ _Key = tuple[int, str]
 
 
 class HistoryDesk:
-    """The questions that wait and those in flight; `now_ms` is a monotonic clock."""
+    """The waiting questions and those in flight; `now_ms` is a monotonic clock."""
 
     def __init__(self, now_ms: Callable[[], int]) -> None:
         self._now_ms = now_ms
@@ -60,10 +60,11 @@ class HistoryDesk:
         self._askers = 0
 
     def ask(self, partition: int, request: HistoryRequest, reply: str) -> None:
-        """Note a question; `reply` is the subject to answer on.
+        """Add a question; `reply` is the NATS subject for the answer.
 
-        It joins a question of the same token that still waits. It does not join one in flight:
-        trades may have been published between that one's copy and this asker's subscription.
+        It joins a waiting question for the same token. It does not join one in flight: trades may
+        have been published between the copy for that one and this asker's subscription, and the
+        answer would not have them.
         """
         patience_ms = min(max(request.patience_ms, 0), LONGEST_PATIENCE_MS)
         minutes = min(max(request.minutes, 0), HISTORY_MINUTES)
@@ -79,7 +80,7 @@ class HistoryDesk:
             self._askers += 1
 
     def take(self) -> list[HistoryQuestion]:
-        """The questions to answer next; call `close` for each, answered or not."""
+        """Return the questions to answer next. Call `close` for each, answered or not."""
         if not self._waiting:
             return []
         taken = []
@@ -97,14 +98,14 @@ class HistoryDesk:
         return taken
 
     def expired(self, question: HistoryQuestion) -> bool:
-        """Whether nobody waits for the answer of a question in flight any more."""
+        """Return whether every asker of a question in flight has given up."""
         now_ms = self._now_ms()
         with self._lock:
             askers = self._in_flight.get((question.partition, question.token_id), [])
             return all(asker.deadline_ms <= now_ms for asker in askers)
 
     def close(self, question: HistoryQuestion) -> list[str]:
-        """The question is out of flight; the reply subjects of those who still wait."""
+        """End the flight of a question; return the reply subjects of the askers who still wait."""
         now_ms = self._now_ms()
         with self._lock:
             askers = self._in_flight.pop((question.partition, question.token_id), [])

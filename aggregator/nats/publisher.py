@@ -1,13 +1,13 @@
-"""The NATS side of an aggregator: its own thread and event loop, fed batches by the hot loop.
+"""The publisher: the NATS side of an aggregator, with a thread and an event loop for itself.
 
-NATS carries nothing that cannot be asked for again, so a publish never waits and never fails the
-caller: what NATS cannot take is counted as dropped, and the web nodes see the hole and resync. The
+Web nodes can ask again for everything that NATS carries, so a publish never waits and never fails
+the caller. What NATS cannot take is counted as dropped; the web nodes see the hole and resync. The
 answers to resyncs come from what was published (`resync.py`), which only this thread touches.
 
-Work waits in a queue that is bounded in bytes. Beyond the bound, patches are folded into the rows
-that answer resyncs, without being sent, and trades are dropped; both are counted. Answers to
-history questions are rendered on a thread of their own and are sent one at a time, while nothing
-else waits.
+Work waits in a queue that is bounded in bytes. Above the bound, patches go into the rows that
+answer resyncs without being sent, and trades are dropped; both are counted. Another thread renders
+the answers to history questions (`renderer.py`); they are sent one at a time while no other work
+waits.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _GONE_KEPT_S: Final = 60.0
 _DRAIN_S: Final = 1.5
 _BACKLOG_BYTES: Final = 64 * 1024 * 1024
 _TRADE_BYTES: Final = 600
-# What precedes an answer is sent first, unless it never ends.
+# An answer waits for other work, but no longer than this, or steady load would starve it.
 _ANSWER_WAITS_S: Final = 1.0
 _LOOK_AGAIN_S: Final = 0.005
 _FLUSH_S: Final = 2
@@ -64,6 +64,8 @@ _FLUSH_S: Final = 2
 
 class _Folded:
     """Patches of one partition that are not sent: the newest of each token, in order of seq."""
+
+    # Each patch is counted as dropped. Web nodes see the hole in seq and resync.
 
     def __init__(self) -> None:
         self.rows: dict[str, Patch] = {}
@@ -82,9 +84,9 @@ class _Folded:
 class Publisher:
     """Publishes for the partitions that this process owns.
 
-    `answers` is false for a process that owns none: it must not look like one that could answer.
-    Every method but `start` and `stop` returns at once; what they ask for happens in order on the
-    publisher's own thread.
+    `answers` is false for a process that owns no partitions: without a subscriber NATS reports
+    "no responders" to the asker, which is faster than a timeout. Every method except `start` and
+    `stop` returns immediately; the publisher's thread does the work in the order of the calls.
     """
 
     def __init__(
@@ -110,33 +112,33 @@ class Publisher:
 
     @property
     def connected(self) -> bool:
-        """Whether NATS can be reached at this moment."""
+        """Whether the connection to NATS is up."""
         return bool(self._nats.is_connected)
 
     def start(self) -> None:
-        """Start the threads; the publisher's connects, and reconnects indefinitely."""
+        """Start the threads. The publisher's thread connects, and reconnects indefinitely."""
         self._thread.start()
         self._renderer.start()
 
     def stop(self, timeout_s: float = 2.0) -> None:
-        """Send what is pending, as far as NATS takes it within `timeout_s`, and end the thread."""
+        """Send pending work, as far as NATS takes it within `timeout_s`, and end the threads."""
         self._renderer.stop()
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._work.put_nowait, None)
             self._thread.join(timeout_s)
 
     def check(self) -> None:
-        """Raise Fatal where the thread has died of a fault of its own."""
+        """Raise Fatal if the publisher's thread died of an exception."""
         if self._failure is not None:
             raise Fatal(f"publisher: {self._failure!r}") from self._failure
 
     def take(self, partition: int, epoch: int) -> None:
-        """This process owns `partition` under `epoch` from now on; it has published nothing yet."""
+        """Begin to publish for `partition` under a new `epoch`, with no rows yet."""
         self._forget_folded(partition)
         self._ask(lambda: self._take(partition, epoch))
 
     def drop(self, partition: int) -> None:
-        """This process no longer owns `partition`."""
+        """Stop publishing for `partition`: this process no longer owns it."""
         self._forget_folded(partition)
         self._ask(lambda: self._drop(partition))
 
@@ -152,18 +154,19 @@ class Publisher:
             if folded is None and self._reserve(size):
                 self._ask(lambda: self._publish(partition, patches, next_offset), size)
                 return
-            # What is newer joins what waits, or it would be published before it.
+            # While older patches wait to be folded, newer ones must join them: sent directly, they
+            # would overtake the older ones.
             if folded is None:
                 folded = self._folded[partition] = _Folded()
                 self._ask(partial(self._publish_folded, partition, folded))
             folded.add(patches, next_offset)
 
     def heartbeat(self, heartbeat: Heartbeat) -> None:
-        """Publish a partition's heartbeat, behind everything asked before."""
+        """Publish a partition's heartbeat after all work that was queued before."""
         self._ask(lambda: self._heartbeat(heartbeat))
 
     def trades(self, partition: int, epoch: int, applied: Sequence[SwapBatch]) -> None:
-        """Publish the trades among what the windows have taken in since the last call, in order."""
+        """Publish, in order, the trades among the swaps that were applied since the last call."""
         count = sum(map(len, applied))
         size = count * _TRADE_BYTES
         with self._lock:
@@ -173,7 +176,7 @@ class Publisher:
             self._ask(lambda: self._trades(partition, epoch, applied), size)
 
     def take_questions(self) -> list[HistoryQuestion]:
-        """The questions for a token's history to answer now; few, whatever the number that wait.
+        """Return the history questions to answer now: a few, however many wait.
 
         Call `answer_history` or `refuse_history` for each.
         """
@@ -187,18 +190,18 @@ class Publisher:
         from_ms: int,
         candles: Callable[[], list[CandleRow]],
     ) -> None:
-        """The token's minutes since `from_ms`, which count its trades up to `n`.
+        """Answer with the token's minutes since `from_ms`, which count its trades up to `n`.
 
-        Those trades were published before.
+        Call it after publishing those trades.
         """
         self._ask(lambda: self._answer_history(question, epoch, n, from_ms, candles))
 
     def refuse_history(self, question: HistoryQuestion) -> None:
-        """This process cannot answer the question now; the asker may try again later."""
+        """Refuse a question that this process cannot answer now; the asker may try again later."""
         self._ask(lambda: self._refuse_history(question))
 
     def archive_status(self, status: ArchiveStatus) -> None:
-        """Publish how far a partition's archiver is. May be called from any thread."""
+        """Publish how far a partition's archiver is. Thread-safe."""
         payload = msgspec.json.encode(status)
         self._ask(lambda: self._send(archive_subject(status.partition), payload))
 
@@ -207,18 +210,18 @@ class Publisher:
         self._loop.call_soon_threadsafe(self._work.put_nowait, done)
 
     def _reserve(self, size: int) -> bool:
-        """Whether `size` more bytes may wait, under the lock. One item always may."""
+        """Reserve `size` bytes of the backlog; call it under the lock. A lone item always fits."""
         if self._waiting_bytes and self._waiting_bytes + size > self._backlog_bytes:
             return False
         self._waiting_bytes += size
         return True
 
     def _forget_folded(self, partition: int) -> None:
-        """What is published from now on does not join what was folded before."""
+        """Keep later patches out of what was folded under the former epoch."""
         with self._lock:
             self._folded.pop(partition, None)
 
-    # Below runs on the publisher's thread.
+    # The methods below run on the publisher's thread.
 
     def _run(self) -> None:
         try:
@@ -266,8 +269,8 @@ class Publisher:
                 metrics.DEPENDENCY_UP.labels("nats").set(0)
                 log.warning("nats_unreachable", error=repr(error))
                 await asyncio.sleep(backoff.pause_s())
-        # One subscription for all partitions, and an answer for our own: it outlives reconnects,
-        # whichever partitions come and go meanwhile.
+        # One subscription for the questions of all partitions; handlers answer for the owned ones.
+        # So it stays the same across rebalances and reconnects.
         if self._answers:
             await self._nats.subscribe(ALL_RESYNCS_SUBJECT, cb=self._on_resync)
             await self._nats.subscribe(ALL_HISTORIES_SUBJECT, cb=self._on_history)
@@ -276,7 +279,7 @@ class Publisher:
     async def _on_connect(self) -> None:
         metrics.DEPENDENCY_UP.labels("nats").set(1)
         log.info("nats_connected")
-        # Web nodes count on the next one to show the numbers as fresh again: a second saved.
+        # Web nodes show numbers as fresh after the next heartbeat: this saves them a second.
         for partition, payload in list(self._beats.items()):
             await self._send(heartbeat_subject(partition), payload)
 
@@ -298,7 +301,7 @@ class Publisher:
         except msgspec.DecodeError as error:
             log.warning("resync_unreadable", error=str(error))
             return
-        # Cut whole before the first await, so that every chunk is of one (epoch, seq).
+        # All chunks are made before the first await, so that they share one (epoch, seq).
         for chunk in partition.answer(request):
             await self._send(message.reply, chunk)
 
@@ -338,7 +341,7 @@ class Publisher:
     async def _refuse_history(self, question: HistoryQuestion) -> None:
         for reply in self._desk.close(question):
             metrics.HISTORY_QUESTIONS.labels("refused").inc()
-            # As NATS's "no responders": nobody can say it at this moment.
+            # An empty payload means the same as NATS's "no responders": no answer now.
             await self._send(reply, b"")
 
     def _render(
@@ -347,7 +350,7 @@ class Publisher:
         history: TokenHistory,
         candles: Callable[[], list[CandleRow]],
     ) -> None:
-        """On the renderer's thread. The question stays in flight until its answer is sent."""
+        """Render on the renderer's thread. The question is in flight until its answer is sent."""
         payload = b""
         try:
             if not self._desk.expired(question):
@@ -358,7 +361,7 @@ class Publisher:
                 self._loop.call_soon_threadsafe(self._answers_due.put_nowait, (question, payload))
 
     async def _send_answers(self) -> None:
-        """One answer at a time, each taken by NATS before the next: heartbeats do not wait."""
+        """Send one answer at a time, flushed before the next, so that heartbeats do not wait."""
         while True:
             question, payload = await self._answers_due.get()
             await self._let_work_pass()
@@ -439,7 +442,7 @@ class Publisher:
         await self._send(heartbeat_subject(heartbeat.partition), payload)
 
     async def _send(self, subject: str, payload: bytes) -> bool:
-        """Hand one message to the connection; false where it could not take it."""
+        """Hand one message to the connection; return false if it could not take the message."""
         if not self._nats.is_connected:
             return False
         try:

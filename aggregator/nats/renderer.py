@@ -1,9 +1,9 @@
 """The thread that renders answers to history questions.
 
 Rendering two days of minutes takes tens of milliseconds of pure Python. On the publisher's thread
-that time would delay heartbeats and patches. Here it competes with them for the interpreter only,
-and after each answer the thread rests as long as the answer took, so that it never takes more than
-half of it.
+that time would delay heartbeats and patches. On this thread rendering competes with them for the
+interpreter only. After each answer the thread sleeps as long as the answer took, so rendering never
+uses more than half of the interpreter's time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ REST_FACTOR: Final = 1.0
 
 
 class Renderer:
-    """Runs jobs one after the other. `IN_FLIGHT` of the desk bounds how many wait."""
+    """Runs jobs one after the other. `histories.IN_FLIGHT` bounds how many wait."""
 
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -36,12 +36,12 @@ class Renderer:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after the job it is at; what waits is not done."""
+        """End the thread after the present job; waiting jobs are not run."""
         self._stopping.set()
         self._jobs.put(None)
 
     def submit(self, job: Callable[[], None]) -> None:
-        """Run `job` on the thread. An error in it is logged and ends nothing."""
+        """Run `job` on the thread. An exception in it is logged and does not end the thread."""
         self._jobs.put(job)
 
     def _run(self) -> None:

@@ -1,8 +1,8 @@
-"""What an owner last published of each token, and the answers to web nodes that missed some of it.
+"""The rows that an owner last published, and the answers to web nodes that missed some patches.
 
-An answer is cut from what was published, never from the engine: so it is of one (epoch, seq), costs
-no serialisation, and cannot run ahead of the patches. Pure; the publisher gives it a thread and a
-connection.
+An answer comes from what was published, never from the window engine. So it belongs to one
+(epoch, seq), costs no serialisation of rows, and cannot run ahead of the patches. Pure; the
+publisher gives it a thread and a connection.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CHUNK_BYTES: Final = 256 * 1024
 
 
 class Patch(msgspec.Struct, frozen=True, gc=False):
-    """One token's newest numbers, serialised once. `last`: its owner has let go of the token."""
+    """One token's newest row, serialised once. `last` marks the final row of an idle token."""
 
     token_id: str
     seq: int
@@ -41,9 +41,10 @@ class PublishedPartition:
         self._forgotten_seq = 0
 
     def apply(self, patches: Sequence[Patch], seq: int, next_offset: int) -> None:
-        """Take the patches up to `seq`, which cover the offsets < next_offset."""
+        """Apply the patches up to `seq`, which cover the offsets below `next_offset`."""
         for patch in patches:
-            # Order of insertion is order of seq: a partial answer reads from the end.
+            # Removing first keeps the insertion order equal to the order of seq, so that a partial
+            # answer reads from the end and stops early.
             self._rows.pop(patch.token_id, None)
             self._rows[patch.token_id] = patch
             if patch.last:
@@ -54,14 +55,18 @@ class PublishedPartition:
         self.next_offset = next_offset
 
     def forget_gone(self) -> None:
-        """Drop the last rows of tokens. Who has not seen them go is answered in full."""
+        """Drop the final rows of idle tokens.
+
+        A node that asks for changes since before these rows then gets a full answer, because a
+        partial one could no longer say that the tokens are gone.
+        """
         for token_id, seq in self._gone.items():
             self._forgotten_seq = max(self._forgotten_seq, seq)
             self._rows.pop(token_id, None)
         self._gone.clear()
 
     def answer(self, request: ResyncRequest) -> list[bytes]:
-        """The messages that answer `request`, in order."""
+        """Return the messages that answer `request`, in order."""
         since = request.since
         if request.epoch != self.epoch or since < self._forgotten_seq or since > self.seq:
             since = 0
@@ -93,7 +98,7 @@ class PublishedPartition:
 
 
 def _chunks(payloads: Iterable[bytes]) -> Iterable[list[bytes]]:
-    """Payloads in groups of at most CHUNK_BYTES; at least one group, which may be empty."""
+    """Group payloads to at most CHUNK_BYTES; yield at least one group, which may be empty."""
     rows: list[bytes] = []
     size = 0
     for payload in payloads:

@@ -1,7 +1,7 @@
-"""The trades that web nodes are told of, one by one, and the last of them to look back at.
+"""The trades for web nodes, one by one, and the last trades of each token.
 
-Pure; the publisher gives it a thread and a connection. A trade is rendered here and not in the hot
-loop, which only hands over what it has applied.
+Pure; the publisher gives it a thread and a connection. Trades are rendered here and not in the hot
+loop, which only hands over the swaps that it applied.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from aggregator.contracts.stats import decimal_text, usd_text
 from aggregator.contracts.trades import Trade, TradeBatch
 
 KEPT_A_TOKEN: Final = 200
-"""How far back a web node can be told the trades of a token."""
+"""Most trades of a token that an answer can contain."""
 KEPT: Final = 50_000
-"""Most trades kept of a partition; the tokens that traded longest ago go first."""
+"""Most trades kept for a partition; the tokens that traded longest ago are dropped first."""
 
 _COLUMNS: Final = (
     *("n", "timestamp", "offset", "buy", "usd"),
@@ -28,7 +28,7 @@ _COLUMNS: Final = (
 
 
 class RecentTrades:
-    """The last trades of a partition's tokens, in ascending `n` without a hole."""
+    """The last trades of each token of a partition, in ascending `n` without holes."""
 
     def __init__(self, kept_a_token: int = KEPT_A_TOKEN, kept: int = KEPT) -> None:
         self._kept_a_token = kept_a_token
@@ -40,7 +40,7 @@ class RecentTrades:
         """Keep the next trades of a token."""
         held = self._by_token.get(token_id)
         if held is None or (held and held[-1].n + 1 != trades[0].n):
-            # Counted anew: what came before has other numbers.
+            # The numbering started over, so the kept trades have numbers of another count.
             self._held -= len(held or ())
             held = self._by_token[token_id] = deque(maxlen=self._kept_a_token)
         before = len(held)
@@ -52,12 +52,12 @@ class RecentTrades:
             self._held -= len(dropped)
 
     def of(self, token_id: str, up_to: int) -> list[Trade]:
-        """The trades kept of a token, none of a higher `n` than `up_to`."""
+        """Return the kept trades of a token with an `n` of at most `up_to`."""
         return [trade for trade in self._by_token.get(token_id, ()) if trade.n <= up_to]
 
 
 def trade_batches(partition: int, epoch: int, applied: Iterable[SwapBatch]) -> list[TradeBatch]:
-    """What to publish of what was applied: the trades of each token together, in their order."""
+    """Return the trades among the applied swaps, grouped by token, in order."""
     by_token: dict[str, list[Trade]] = {}
     for each in applied:
         for name, trade in _trades(each):
@@ -69,10 +69,10 @@ def trade_batches(partition: int, epoch: int, applied: Iterable[SwapBatch]) -> l
 
 
 def _trades(batch: SwapBatch) -> Iterator[tuple[int, Trade]]:
-    """The swaps that count as trades, with the place of their token's name."""
+    """Yield the swaps that count as trades, each with the index of its token's name."""
     places = batch.swaps["n"].nonzero()[0]
     swaps = batch.swaps[places]
-    # As lists: an element of an array costs as much as the rest of a trade.
+    # Lists, because reading one element of an array costs as much as the rest of a trade.
     columns = [swaps[name].tolist() for name in _COLUMNS]
     names, removed = batch.names[places].tolist(), batch.removed[places].tolist()
     for place, name, is_removed, *numbers in zip(
@@ -80,10 +80,10 @@ def _trades(batch: SwapBatch) -> Iterator[tuple[int, Trade]]:
     ):
         n, timestamp, offset, buy, usd, low, mid, high, price = numbers
         tx_hash, log_index, trader, venue, pool, quote = batch.texts(place)
-        # Many thousand trades are kept, of few venues, pools and quotes: one text of each.
+        # Thousands of kept trades share few venues, pools and quotes: keep one text of each.
         venue, pool, quote = venue and intern(venue), pool and intern(pool), quote and intern(quote)
         whole = high * ATTOS_PER_TOKEN + mid if high else mid
-        # By position: names would cost a third of the making.
+        # Positional arguments: keywords would cost a third of the construction.
         yield (
             name,
             Trade(

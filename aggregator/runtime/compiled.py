@@ -1,6 +1,6 @@
-"""The one way in which loops over arrays are compiled.
+"""The decorator that compiles all loops over arrays.
 
-Pure: knows numba and nothing of what is compiled.
+Pure: it knows numba, and nothing of what it compiles.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from numba import njit
 
 
 def compiled(function: Any) -> Any:
-    """`function` in machine code, without the interpreter's lock, cached between starts.
+    """Compile `function` to machine code that runs without the GIL, cached between starts.
 
-    A helper (its name begins with `_`) is put into its callers: a call would hand over every
-    array and count its references.
+    A helper, whose name begins with `_`, is inlined into its callers: a call would pass every array
+    and count its references.
     """
     inside = function.__name__.startswith("_")
     return njit(cache=True, nogil=True, forceinline=inside)(function)

@@ -1,8 +1,7 @@
-"""The settings: read from the environment once, into one frozen object, all faults at once.
+"""The settings: read from the environment once, into one frozen object; all faults are reported.
 
-Nothing else reads the environment. Reading the settings opens nothing but the files that hold
-secrets (`DJANGO_SECRET_KEY_FILE` and the like); any other file named by a setting is opened by the
-part that uses it.
+No other module reads the environment. Reading the settings opens only the files that hold secrets
+(`DJANGO_SECRET_KEY_FILE` and the like); the part that uses any other file opens it.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ SECRETS = frozenset(
 
 
 def duration_ms(text: str) -> int:
-    """`"250ms"`, `"2s"`, `"5m"`, `"24h"`, `"7d"` as milliseconds; ValueError otherwise."""
+    """Return `"250ms"`, `"2s"`, `"5m"`, `"24h"`, `"7d"` as milliseconds; else raise ValueError."""
     match = _DURATION.match(text)
     if match is None:
         raise ValueError("give a duration such as 250ms, 2s, 5m, 24h or 7d")
@@ -37,7 +36,7 @@ def duration_ms(text: str) -> int:
 
 
 def duration_text(ms: int) -> str:
-    """As a setting would be written: in the largest unit that it is a whole number of."""
+    """Write a duration as a setting: a whole number of the largest unit that divides it."""
     for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)):
         if ms % size == 0:
             return f"{ms // size}{unit}"
@@ -84,12 +83,13 @@ def _text(text: str) -> str:
 def _attempts(text: str) -> tuple[int, int]:
     count, _, within = text.partition("/")
     if not re.fullmatch(r"[1-9]\d{0,5}", count) or not re.fullmatch(r"[1-9]\d{0,3}[smh]", within):
-        raise ValueError("give attempts and the time that they are counted in, such as 10/5m")
+        raise ValueError("give a number of attempts and a duration, such as 10/5m")
     return int(count), duration_ms(within) // 1000
 
 
 def _slow_after(text: str) -> int:
-    # An update of candles repeats 30 s of changes, and a subscription may ask for one in 10 s.
+    # A candle update repeats 30 s of changes and may come once in 10 s: a socket that was slow for
+    # longer than this could miss a change.
     value = _positive_duration(text)
     if value > 15_000:
         raise ValueError("give a duration up to 15s")
@@ -186,19 +186,19 @@ def _windows(text: str) -> tuple[tuple[str, int], ...]:
 
 
 def setting(env: str, default: str | None, parse: Callable[[str], Any], doc: str) -> Any:
-    """A field of `Config`: its variable, its default as a person would write it, its meaning."""
+    """Return a field of `Config`: its variable, its default in the written form, its meaning."""
     metadata = {"env": env, "default": default, "parse": parse, "doc": doc}
     return field(metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Every setting of every process. Durations are held in ms."""
+    """Every setting of every process. Durations are in ms."""
 
     kafka_bootstrap: str = setting(
         "KAFKA_BOOTSTRAP", "127.0.0.1:9092", _bootstrap, "Kafka brokers, host:port with commas"
     )
-    kafka_topic: str = setting("KAFKA_TOPIC", "raw-swaps", _name, "topic that the swaps arrive in")
+    kafka_topic: str = setting("KAFKA_TOPIC", "raw-swaps", _name, "topic of the swaps")
     kafka_dlq_topic: str = setting(
         "KAFKA_DLQ_TOPIC", "raw-swaps.dlq", _name, "topic for messages that cannot be counted"
     )
@@ -227,8 +227,9 @@ class Config:
         "KAFKA_INSTANCE_ID",
         "",
         _optional_name,
-        "this process's own name in the group, kept over restarts (static membership): it gets its "
-        "partitions back at once after a kill; empty: the group waits for its session timeout",
+        "unique name of this process in the group, kept over restarts (static membership): after a "
+        "kill it gets its partitions back immediately; empty: the group waits for its session "
+        "timeout",
     )
     redis_url: str = setting(
         "REDIS_URL", "redis://127.0.0.1:6379/0", _url("redis", "rediss"), "Redis, AOF on"
@@ -240,19 +241,19 @@ class Config:
         "WINDOWS", "5m,1h,24h", _windows, "rolling windows, whole minutes up to 7d"
     )
     grace_ms: int = setting(
-        "GRACE", "2m", _positive_duration, "how far behind the watermark a bucket stays open"
+        "GRACE", "2m", _positive_duration, "how far below the watermark a bucket stays open"
     )
     max_future_ms: int = setting(
-        "MAX_FUTURE", "5m", _positive_duration, "how far an event may lie ahead of its Kafka record"
+        "MAX_FUTURE", "5m", _positive_duration, "how far an event may be ahead of its Kafka record"
     )
     clock: str = setting(
         "CLOCK",
         "wall",
         _choice("wall", "event"),
-        "what windows end at: wall, or event (the watermark) for a replay of old data",
+        "the clock at which windows end: wall, or event (the watermark) for a replay of old data",
     )
     marker_ttl_ms: int = setting(
-        "MARKER_TTL", "26h", _positive_duration, "how long a swap's marker is kept in Redis"
+        "MARKER_TTL", "26h", _positive_duration, "how long Redis keeps the marker of a swap"
     )
     batch_size: int = setting(
         "BATCH_SIZE", "2000", _whole(1, 2_000), "most events in one claim (one call to Redis)"
@@ -261,19 +262,22 @@ class Config:
         "COALESCE",
         "100ms",
         _positive_duration,
-        "how long changes are gathered before a patch at most; less while there are few",
+        "longest time to gather changes before a patch; shorter while there are few",
     )
     snapshot_interval_ms: int = setting(
-        "SNAPSHOT_INTERVAL", "2s", _positive_duration, "how often what changed is saved to Redis"
+        "SNAPSHOT_INTERVAL", "2s", _positive_duration, "how often changes are saved to Redis"
     )
     stale_after_ms: int = setting(
-        "STALE_AFTER", "3s", _positive_duration, "a partition silent for longer is stale"
+        "STALE_AFTER",
+        "3s",
+        _positive_duration,
+        "a partition silent for longer is stale",
     )
     clickhouse_url: str = setting(
         "CLICKHOUSE_URL",
         "",
         _optional_url("clickhouse"),
-        "ClickHouse, clickhouse://user:password@host:9000/database; empty: there is no archive",
+        "ClickHouse, clickhouse://user:password@host:9000/database; empty: no archive",
     )
     archiver_group: str = setting(
         "ARCHIVER_GROUP", ARCHIVER_GROUP, _name, "consumer group of the archivers"
@@ -282,7 +286,7 @@ class Config:
         "ARCHIVE_BATCH", "50000", _whole(1, 100_000), "most rows in one insert into ClickHouse"
     )
     archive_linger_ms: int = setting(
-        "ARCHIVE_LINGER", "1s", _positive_duration, "how long an insert may wait to be filled"
+        "ARCHIVE_LINGER", "1s", _positive_duration, "longest wait for a full insert"
     )
     hot_ttl_ms: int = setting(
         "ARCHIVE_HOT", "7d", _positive_duration, "how long the archive stays on local disk"
@@ -303,7 +307,7 @@ class Config:
         "DEMO_TOKEN_FILE",
         "",
         _optional_path,
-        "file with a token that the dashboard gives to everybody who opens it: for demos alone",
+        "file with a token that the dashboard gives to every visitor: for demos only",
     )
     jwt_issuer: str = setting("JWT_ISSUER", "swaps-demo", _text, "the `iss` a token must carry")
     jwt_audience: str = setting("JWT_AUDIENCE", "swaps", _text, "the `aud` a token must carry")
@@ -311,37 +315,46 @@ class Config:
         "JWT_LEEWAY", "10s", duration_ms, "clock difference allowed at exp, nbf and iat, up to 30s"
     )
     rate_per_s: int = setting(
-        "RATE_LIMIT", "100", _whole(1, 1_000_000), "cost that a subject may spend a second"
+        "RATE_LIMIT", "100", _whole(1, 1_000_000), "cost that a subject may spend per second"
     )
     rate_burst: int = setting(
-        "RATE_BURST", "200", _whole(1, 1_000_000), "cost that a subject may spend at once"
+        "RATE_BURST", "200", _whole(1, 1_000_000), "cost that a subject may spend in one burst"
     )
     rate_ip_per_s: int = setting(
-        "RATE_LIMIT_IP", "500", _whole(1, 1_000_000), "cost that an IP address may spend a second"
+        "RATE_LIMIT_IP", "500", _whole(1, 1_000_000), "cost that an IP address may spend per second"
     )
     rate_ip_burst: int = setting(
-        "RATE_BURST_IP", "1000", _whole(1, 1_000_000), "cost that an IP address may spend at once"
+        "RATE_BURST_IP",
+        "1000",
+        _whole(1, 1_000_000),
+        "cost that an IP address may spend in one burst",
     )
     trusted_proxies: tuple[Network, ...] = setting(
         "TRUSTED_PROXIES",
         "",
         _networks,
-        "networks of proxies whose X-Forwarded-For is believed, such as 10.0.0.0/8",
+        "networks of proxies whose X-Forwarded-For is trusted, such as 10.0.0.0/8",
     )
     login_rate: tuple[int, int] = setting(
-        "LOGIN_RATE", "10/5m", _attempts, "attempts to log in to the admin, of one address"
+        "LOGIN_RATE", "10/5m", _attempts, "login attempts in the admin per address"
     )
     body_limit: int = setting(
         "BODY_LIMIT", "2621440", _whole(1_024, 2**30), "bytes of the largest request body"
     )
     request_within_ms: int = setting(
-        "REQUEST_WITHIN", "15s", _positive_duration, "how long a request may take to arrive whole"
+        "REQUEST_WITHIN",
+        "15s",
+        _positive_duration,
+        "longest time for a request to arrive",
     )
     https_only: bool = setting(
-        "HTTPS_ONLY", "0", _flag, "1 behind TLS: secure cookies, HSTS, http is sent to https"
+        "HTTPS_ONLY", "0", _flag, "1 if TLS is used: secure cookies, HSTS, redirects from http"
     )
     csrf_trusted_origins: tuple[str, ...] = setting(
-        "CSRF_TRUSTED_ORIGINS", "", _names, "origins of the admin behind a proxy, with their scheme"
+        "CSRF_TRUSTED_ORIGINS",
+        "",
+        _names,
+        "origins, with their scheme, of an admin served by a proxy",
     )
     cors_allowed_origins: tuple[str, ...] = setting(
         "CORS_ALLOWED_ORIGINS",
@@ -353,7 +366,7 @@ class Config:
         "WS_ALLOWED_ORIGINS",
         "",
         _names,
-        "origins, with their scheme, whose pages may open a WebSocket beside our own; * is any",
+        "further origins, with their scheme, whose pages may open a WebSocket; * is any",
     )
     ws_subscriptions: int = setting(
         "WS_SUBSCRIPTIONS", "200", _whole(1, 10_000), "most subscriptions of one WebSocket"
@@ -368,19 +381,22 @@ class Config:
         "most WebSockets of one subject in one process",
     )
     ws_messages_per_s: int = setting(
-        "WS_MESSAGES", "20", _whole(1, 10_000), "messages a second that a WebSocket may send"
+        "WS_MESSAGES", "20", _whole(1, 10_000), "messages per second that a WebSocket may send"
     )
     ws_message_bytes: int = setting(
-        "WS_MESSAGE_BYTES", "65536", _whole(256, 2**20), "bytes of the largest message taken in"
+        "WS_MESSAGE_BYTES", "65536", _whole(256, 2**20), "bytes of the largest accepted message"
     )
     ws_queue_bytes: int = setting(
-        "WS_QUEUE_BYTES", "1048576", _whole(2**16, 2**30), "most that may wait for a slow client"
+        "WS_QUEUE_BYTES",
+        "1048576",
+        _whole(2**16, 2**30),
+        "bytes that may wait for a slow client",
     )
     ws_slow_after_ms: int = setting(
         "WS_SLOW_AFTER",
         "10s",
         _slow_after,
-        "a WebSocket that takes nothing for longer is closed, up to 15s",
+        "a WebSocket that reads nothing for longer is closed; up to 15s",
     )
     django_secret_key: str = setting(
         "DJANGO_SECRET_KEY", "", str, "secret of sessions and CSRF; required when DEBUG is 0"
@@ -399,7 +415,7 @@ class Config:
     )
     debug: bool = setting("DEBUG", "0", _flag, "Django's debug mode; never in production")
     metrics_host: str = setting(
-        "METRICS_HOST", "127.0.0.1", _text, "address that the aggregator's metrics listen on"
+        "METRICS_HOST", "127.0.0.1", _text, "address of the aggregator's metrics"
     )
     metrics_port: int = setting(
         "METRICS_PORT", "0", _whole(0, 65_535), "port of the aggregator's metrics; 0 is off"
@@ -408,39 +424,42 @@ class Config:
         "METRICS_ALLOW",
         "127.0.0.0/8,::1/128",
         _networks,
-        "networks that may read a web node's /metrics without a token, and not through a proxy",
+        "networks that may read a web node's /metrics without a token, but not through a proxy",
     )
     profiling: bool = setting(
-        "PROFILING", "0", _flag, "1 has the processes answer /debug/pprof/profile and /heap"
+        "PROFILING", "0", _flag, "1: the processes answer /debug/pprof/profile and /heap"
     )
     otlp_endpoint: str = setting(
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         "",
         _optional_url("http", "https"),
-        "OpenTelemetry collector that spans are sent to (OTLP over HTTP); empty: no tracing",
+        "OpenTelemetry collector for spans (OTLP over HTTP); empty: no tracing",
     )
     trace_share: float = setting(
         "OTEL_TRACES_SAMPLER_ARG",
         "1",
         _share,
-        "share of the traces begun here that are kept, 0 to 1; a caller's traceparent decides its "
-        "own",
+        "share of the traces started here that are kept, 0 to 1; a caller's traceparent decides "
+        "for its trace",
     )
     log_format: str = setting(
         "LOG_FORMAT", "auto", _choice("auto", "json", "console"), "auto: console on a terminal"
     )
     log_level: str = setting(
-        "LOG_LEVEL", "info", _choice("debug", "info", "warning", "error"), "least level logged"
+        "LOG_LEVEL",
+        "info",
+        _choice("debug", "info", "warning", "error"),
+        "lowest level logged",
     )
 
     @property
     def longest_window_minutes(self) -> int:
-        """Minutes of the longest window: what the state must reach back to."""
+        """Minutes of the longest window: how far back the state must reach."""
         return max(minutes for _, minutes in self.windows)
 
     @property
     def counting(self) -> dict[str, str]:
-        """The settings that every process must have alike, as heartbeats carry them."""
+        """The settings that must be equal in every process, in the form of heartbeats."""
         return {
             "WINDOWS": ",".join(name for name, _ in self.windows),
             "GRACE": duration_text(self.grace_ms),
@@ -454,9 +473,9 @@ def _fault(spec: Field[Any], why: str) -> str:
 
 
 def load(environ: Mapping[str, str]) -> Config:
-    """The settings of `environ`, defaults for what is absent.
+    """Read the settings from `environ`, with defaults for absent ones.
 
-    Raises ConfigError that names every variable at fault, not only the first.
+    Raises a ConfigError that names every faulty variable, not only the first.
     """
     values: dict[str, Any] = {}
     faults: list[str] = []
@@ -470,7 +489,7 @@ def load(environ: Mapping[str, str]) -> Config:
         try:
             values[spec.name] = spec.metadata["parse"](text)
         except ValueError as error:
-            shown = "what is given" if spec.metadata["env"] in SECRETS else repr(text)
+            shown = "the value" if spec.metadata["env"] in SECRETS else repr(text)
             faults.append(_fault(spec, f"{shown} is not usable: {error}"))
     faults += _contradictions(values)
     if faults:
@@ -479,7 +498,7 @@ def load(environ: Mapping[str, str]) -> Config:
 
 
 def _given(environ: Mapping[str, str], env: str, default: str) -> str:
-    """The variable's text; a secret may stand in a file instead, which `<variable>_FILE` names."""
+    """Return the variable's text; a secret may come from the file that `<variable>_FILE` names."""
     named = environ.get(f"{env}_FILE", "") if env in SECRETS else ""
     if not named:
         return environ.get(env, default)
@@ -492,7 +511,7 @@ def _given(environ: Mapping[str, str], env: str, default: str) -> str:
 
 
 def _contradictions(values: Mapping[str, Any]) -> list[str]:
-    """Faults that lie between settings, each good alone; those that failed to parse are absent."""
+    """Find settings that contradict each other; settings that failed to parse are absent."""
     faults = []
     if values.get("jwt_leeway_ms", 0) > 30_000:
         faults.append("JWT_LEEWAY: at most 30s")

@@ -1,7 +1,7 @@
 """Errors named by what the caller must do with them.
 
-Every error that crosses a layer is one of these four, so a handler never has to guess: put the
-message aside, call again, let the partition go, or stop the process.
+Every error that crosses a layer is one of these four, so a handler never has to guess: send the
+message to the dead-letter topic, call again, release the partition, or stop the process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _SHOWN_END: Final = 200
 
 
 class SwapsError(Exception):
-    """Base of every error that this program raises on purpose."""
+    """Base class of every error that this program raises on purpose."""
 
 
 class DeadLetter(SwapsError):
@@ -35,7 +35,7 @@ class DeadLetter(SwapsError):
 
 
 class Retry(SwapsError):
-    """This call failed for a passing reason: call again after a pause; nothing was lost."""
+    """This call failed for a temporary reason: call again after a pause; nothing was lost."""
 
 
 class Fenced(SwapsError):
@@ -43,11 +43,11 @@ class Fenced(SwapsError):
 
 
 class Fatal(SwapsError):
-    """Going on would do harm: stop the process with this message."""
+    """Continuing would do harm: stop the process with this message."""
 
 
 class ConfigError(Fatal):
-    """The settings hold faults; `faults` names every one of them, a line each."""
+    """The settings have faults; `faults` names all of them, one line each."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__("settings:\n" + "\n".join(f"  - {fault}" for fault in faults))
@@ -55,7 +55,7 @@ class ConfigError(Fatal):
 
 
 def _bounded(text: str, longest: int, end: int) -> str:
-    """At most `longest` characters: the beginning and the last `end`."""
+    """Cut `text` in the middle to `longest` characters; keep the last `end`."""
     if len(text) <= longest:
         return text
     return f"{text[: longest - end - 1]}…{text[len(text) - end :]}"

@@ -1,8 +1,8 @@
-"""Named points at which a test ends this process as kill -9 does, or stops it as a long pause does.
+"""Named points at which a test kills this process (as kill -9) or stops it (as a long pause).
 
-The command that runs the aggregator arms one of them at its start, from SWAPS_FAULT; nothing else
-does. Disarmed, a point costs one look-up in an empty dict. Pass a point once a batch, not once an
-event. Knows nothing of what lies before and behind it.
+The command of the process arms one point at its start, from SWAPS_FAULT; nothing else does. A
+disarmed point costs one look-up in an empty dict. Put a point in the path of a batch, not of an
+event. This module knows nothing of the code around a point.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Final
 from aggregator.runtime.errors import ConfigError
 
 POINTS: Final = {
-    "after_claim": "the markers have decided a batch, the windows do not have it yet",
-    "after_apply": "the windows have the batch, nothing was published, saved or committed",
+    "after_claim": "the markers have decided a batch, the windows have not applied it",
+    "after_apply": "the windows have applied the batch; it is not published, saved or committed",
     "mid_snapshot": "the snapshot was taken from the windows and is not saved",
     "after_snapshot": "the snapshot is saved, the offsets are not committed",
-    "after_intent": "the group has the archiver's intent, ClickHouse has nothing of it",
-    "after_insert": "ClickHouse has the batch, the group does not know it",
+    "after_intent": "the group has the archiver's intent, ClickHouse has no row of the batch",
+    "after_insert": "ClickHouse has the batch, the group has not committed it",
 }
 _ACTIONS: Final = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 
@@ -41,8 +41,8 @@ _armed: dict[str, _Fault] = {}
 def install(spec: str) -> None:
     """Arm "<point>:<pass>" or "<point>:<pass>:<action>"; "" disarms.
 
-    The action, kill or stop (default kill), happens at the `pass`-th time that the point is passed,
-    counted from 1. Raises ConfigError.
+    The action, kill or stop (default kill), happens when the process reaches the point for the
+    `pass`-th time, counted from 1. Raises ConfigError.
     """
     _armed.clear()
     if not spec:
@@ -57,7 +57,7 @@ def install(spec: str) -> None:
 
 
 def point(name: str) -> None:
-    """The process has come to the point `name` of POINTS."""
+    """Mark that the process reached the point `name` of POINTS."""
     fault = _armed.get(name)
     if fault is not None:
         fault.passed()

@@ -1,7 +1,7 @@
-"""What a process's loop says of itself, for the thread that answers its probes.
+"""The health of a process's loop, for the thread that answers the probes.
 
-The loop beats once a second; whoever asks sees the last beat and how long ago it was. Knows nothing
-of HTTP, and nothing of what the loop does.
+The loop reports a beat once a second; a probe reads the last beat and its age. This module knows
+neither HTTP nor what the loop does.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Final
 
 import msgspec
 
-# Far above any call that the loop waits for, and above compiling the engine on a busy machine.
+# Far above any call in the loop, and above compiling the window engine on a busy machine.
 ALIVE_WITHIN_S: Final = 120.0
 
 
 class Readiness(msgspec.Struct, frozen=True):
     """The answer of `/readyz`.
 
-    `reasons` are why the process does not do its work now, empty where it does; `degraded` is what
-    is wrong beside that.
+    `reasons` says why the process does not work now; it is empty while the process works.
+    `degraded` names faults that do not stop the work.
     """
 
     ready: bool
@@ -29,7 +29,7 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 class Health:
-    """Written by one thread, read by any."""
+    """The last beat of a loop. One thread writes it, any thread may read it."""
 
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         """`now_s` is a clock that never jumps, in seconds."""
@@ -38,7 +38,7 @@ class Health:
         self._readiness = Readiness(False, ["starting"], [])
 
     def beat(self, reasons: Sequence[str], degraded: Sequence[str] = ()) -> None:
-        """The loop turns; `reasons` keep it from its work, `degraded` does not."""
+        """Report that the loop runs. `reasons` stop its work, `degraded` does not."""
         self._readiness = Readiness(not reasons, list(reasons), list(degraded))
         self._beat_at = self._now_s()
 
@@ -49,12 +49,12 @@ class Health:
 
     @property
     def alive(self) -> bool:
-        """Whether the loop turns; one that stands still will not come back by itself."""
+        """Whether the loop runs. One that was silent for ALIVE_WITHIN_S needs a restart."""
         return self.silent_for_s < ALIVE_WITHIN_S
 
     @property
     def readiness(self) -> Readiness:
-        """What the last beat said, or that the loop stands still."""
+        """The readiness of the last beat, or not ready if the loop hangs."""
         if self.alive:
             return self._readiness
-        return Readiness(False, [f"the loop has stood still for {self.silent_for_s:.0f} s"], [])
+        return Readiness(False, [f"the loop has hung for {self.silent_for_s:.0f} s"], [])

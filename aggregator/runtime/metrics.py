@@ -1,8 +1,9 @@
 """Every metric of the service, each with one sentence that says what a bad value means.
 
-Names are `swaps_<area>_<thing>_<unit|total>`; labels are bounded: partitions, engines, and codes,
-routes and names that stand in the source. docs/metrics.md is made from this file. The ages that an
-alert asks for are instants here: `time() - x` goes on growing where a process stands still.
+Names are `swaps_<area>_<thing>_<unit|total>`. Labels are bounded: partitions, engines, and codes,
+routes and names that the source lists. `manage.py reference` generates docs/metrics.md from this
+file. Where an alert needs an age, the metric is an instant: `time() - x` keeps growing while a
+process hangs.
 """
 
 from __future__ import annotations
@@ -11,154 +12,158 @@ from prometheus_client import Counter, Gauge, Histogram
 
 INGEST_EVENTS = Counter(
     "swaps_ingest_events_total",
-    "Kafka messages taken in, good or bad; flat while the topic grows means a stalled consumer.",
+    "Kafka messages read, good or bad; flat while the topic grows means a stalled consumer.",
     ["partition"],
 )
 INGEST_DEAD_LETTERS = Counter(
     "swaps_ingest_dead_letters_total",
-    "Messages sent to the dead-letter topic; a rise means that a producer sends what we refuse.",
+    "Messages sent to the dead-letter topic; a rise means that a producer sends bad messages.",
     ["reason"],
 )
 INGEST_DEAD_LETTERS_CUT = Counter(
     "swaps_ingest_dead_letters_cut_total",
-    "Dead letters too large for their topic, sent without all of their bytes; any means that the "
-    "originals are lost when the swap topic's retention ends.",
+    "Dead letters too large for their topic, sent with a part of their bytes; above 0 means that "
+    "the originals are lost when the retention of the swap topic ends.",
 )
 INGEST_BAD_RATIO = Gauge(
     "swaps_ingest_bad_ratio",
-    "Share of refused messages among the last 1,000 of a partition; above 0.5 its producer or the "
+    "Share of refused messages among the last 1,000 of a partition; above 0.5 the producer or the "
     "topic is wrong.",
     ["partition"],
 )
 INGEST_UNREADABLE = Gauge(
     "swaps_ingest_unreadable",
-    "1 while the Kafka client cannot read a partition's next batch, which /readyz names; the "
-    "partition stands still until that batch leaves the log.",
+    "1 while the Kafka client cannot read the next batch of a partition (/readyz names it); the "
+    "partition makes no progress until that batch leaves the log.",
     ["partition"],
 )
 INGEST_DUPLICATES = Counter(
     "swaps_ingest_duplicates_total",
-    "Repeats of a swap, not counted again; a jump means that a producer resends.",
+    "Repeats of a swap, which are not counted again; a jump means that a producer resends.",
     ["partition"],
 )
 INGEST_LATE = Counter(
     "swaps_ingest_late_total",
-    "Swaps too old for an open bucket, not in the windows; a rise means a slow producer.",
+    "Swaps too old for an open bucket, which no window counts; a rise means a slow producer.",
     ["partition"],
 )
 INGEST_LAG = Gauge(
     "swaps_ingest_lag_offsets",
-    "Offsets between what is counted and the log's end; growing means too few aggregators.",
+    "Offsets from the next one to count to the end of the log; growth means too few aggregators.",
     ["partition"],
 )
 INGEST_LAG_SECONDS = Gauge(
     "swaps_ingest_lag_seconds",
-    "Age of the newest record read while others wait behind it, else 0; above 1 numbers are old.",
+    "Age of the newest record read while later ones wait in the log, else 0; above 1 the numbers "
+    "are old.",
     ["partition"],
 )
 INGEST_JUMPS = Counter(
     "swaps_ingest_jumps_total",
-    "Jumps of the Kafka client past unread offsets, read again; many mean a log with holes.",
+    "Jumps of the Kafka client over unread offsets, which are read again; many mean a log with "
+    "holes.",
     ["partition"],
 )
 INGEST_REJOINS = Counter(
     "swaps_ingest_rejoins_total",
-    "Times that the broker fenced this process's KAFKA_INSTANCE_ID and it joined its group anew; "
-    "one after a restart of the broker is harmless, more mean two processes of one name.",
+    "Times that the broker fenced this process's KAFKA_INSTANCE_ID and the process joined its "
+    "group again; one after a restart of the broker is harmless, more mean two processes with one "
+    "name.",
     ["group"],
 )
 INGEST_WATERMARK = Gauge(
     "swaps_ingest_watermark_seconds",
-    "Newest event time of a partition, epoch seconds: its age is time() minus it; standing still "
+    "Newest event time of a partition, seconds since 1970 (its age is time() minus it); constant "
     "means no new swaps.",
     ["partition"],
 )
 INGEST_LOOP_LATE = Gauge(
     "swaps_ingest_loop_late_seconds",
-    "How much later than it was due the aggregator's last heartbeat was made; above 1 its loop is "
-    "overloaded and numbers come late.",
+    "Delay of the aggregator's last heartbeat; above 1 the loop is overloaded and numbers are "
+    "late.",
 )
 STORE_CLAIM_SECONDS = Histogram(
     "swaps_store_claim_seconds",
-    "Time waited for Redis to decide one batch of markers; above 0.05 Redis is the brake.",
+    "Wait for Redis to decide one batch of markers; above 0.05 Redis is the bottleneck.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
 )
 WINDOW_APPLY_SECONDS = Histogram(
     "swaps_window_apply_seconds",
-    "Time of applying one batch to the windows; above 0.05 the engine is the brake.",
+    "Time to apply one batch to the windows; above 0.05 the window engine is the bottleneck.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
 )
 WINDOW_TOKENS = Gauge(
     "swaps_window_tokens",
-    "Tokens held in the state of a partition; memory follows it.",
+    "Tokens in the state of a partition; memory grows with it.",
     ["partition"],
 )
 WINDOW_BUCKETS = Gauge(
     "swaps_window_buckets",
-    "Minute buckets held in the state of a partition; memory follows it.",
+    "Minute buckets in the state of a partition; memory grows with it.",
     ["partition"],
 )
 WINDOW_MEMORY = Gauge(
     "swaps_window_memory_bytes",
-    "Bytes of the state of a partition, names aside; growing without end means a leak.",
+    "Bytes of the state of a partition without names; unbounded growth means a leak.",
     ["partition"],
 )
 SNAPSHOT_SECONDS = Histogram(
     "swaps_snapshot_seconds",
-    "Time that the hot loop pauses for one snapshot and commit; above 0.02 it delays patches.",
+    "Pause of the hot loop for one snapshot and commit; above 0.02 it delays patches.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1, 5),
 )
 SNAPSHOT_SAVED = Gauge(
     "swaps_snapshot_saved_seconds",
-    "When a partition's snapshot was saved last, epoch seconds: its age is time() minus it; an age "
-    "of minutes means a long replay after a restart.",
+    "Time of a partition's last saved snapshot, seconds since 1970 (its age is time() minus it); "
+    "an age of minutes means a long replay after a restart.",
     ["partition"],
 )
 SNAPSHOT_BYTES = Counter(
     "swaps_snapshot_bytes_total",
-    "Bytes of sections written to Redis; far above what changes means that minutes are rewritten.",
+    "Bytes of sections written to Redis; far above the size of the changes means that unchanged "
+    "minutes are rewritten.",
     ["partition"],
 )
 PUBSUB_PATCHES = Counter(
     "swaps_pubsub_patches_total",
-    "Patches handed to NATS; flat while swaps come in means that publishing is muted or broken.",
+    "Patches handed to NATS; flat while swaps come in means that publishing is broken.",
     ["partition"],
 )
 PUBSUB_DROPPED = Counter(
     "swaps_pubsub_dropped_total",
-    "Patches that NATS could not take; web nodes notice the hole and ask again.",
+    "Patches that NATS could not take; web nodes notice the hole and resync.",
     ["partition"],
 )
 PUBSUB_TRADES_DROPPED = Counter(
     "swaps_pubsub_trades_dropped_total",
-    "Trades that were not sent to NATS; web nodes ask the owner for them, a steady rise means that "
+    "Trades that were not sent to NATS, which web nodes then ask for; a steady rise means that "
     "NATS or the publisher cannot keep up.",
     ["partition"],
 )
 PUBSUB_SHORTENED = Counter(
     "swaps_pubsub_shortened_total",
     "Messages above NATS's max_payload: a batch of trades is split, an answer loses its oldest "
-    "minutes or trades; a rise of `history` means candles that begin late.",
+    "minutes or trades; a rise of `history` means that candles begin late.",
     ["kind"],
 )
 PUBSUB_BACKLOG = Gauge(
     "swaps_pubsub_backlog_bytes",
-    "Bytes that wait for the publisher's thread; at its bound patches and trades are dropped.",
+    "Bytes that wait for the publisher's thread; at the bound, patches and trades are dropped.",
 )
 HISTORY_QUESTIONS = Counter(
     "swaps_pubsub_questions_total",
-    "Web nodes' questions for a token's history, by outcome; `expired` or `refused` that rise mean "
-    "more questions than this owner can answer in time.",
+    "Web nodes' questions for a token's history, by outcome; a rise of `expired` or `refused` "
+    "means more questions than this owner can answer in time.",
     ["outcome"],
 )
 HISTORY_SECONDS = Histogram(
     "swaps_pubsub_render_seconds",
-    "Time to render one answer; answers wait for each other, so far above 0.1 few are in time.",
+    "Time to render one answer; answers are rendered one by one, so far above 0.1 few are in time.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1),
 )
 ARCHIVE_ROWS = Counter(
     "swaps_archive_rows_total",
-    "Rows inserted into ClickHouse; flat while swaps come in means that the archive stands still.",
+    "Rows inserted into ClickHouse; flat while swaps come in means that nothing is archived.",
     ["partition"],
 )
 ARCHIVE_BATCHES = Counter(
@@ -168,109 +173,108 @@ ARCHIVE_BATCHES = Counter(
 )
 ARCHIVE_BATCH_ROWS = Histogram(
     "swaps_archive_batch_rows",
-    "Rows of one batch; far below ARCHIVE_BATCH under load means that ARCHIVE_LINGER is short.",
+    "Rows of one batch; far below ARCHIVE_BATCH under load means that ARCHIVE_LINGER is too short.",
     buckets=(100, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000),
 )
 ARCHIVE_RETRIES = Counter(
     "swaps_archive_retries_total",
-    "Batches that did not get through and are made again under the same token; a rise means that "
-    "ClickHouse is unwell.",
+    "Batches whose insert failed and is repeated under the same token; a rise means that "
+    "ClickHouse is unhealthy.",
     ["partition"],
 )
 ARCHIVE_DISK_BYTES = Gauge(
     "swaps_archive_disk_bytes",
     "Compressed bytes of the archive on a disk of ClickHouse (cold is S3), as of the last minute "
-    "with an insert; hot growing past its age limit means that parts do not move to S3.",
+    "with an insert; steady growth of hot means that parts do not move to S3.",
     ["disk"],
 )
 ARCHIVE_INSERT_SECONDS = Histogram(
     "swaps_archive_insert_seconds",
-    "Time of inserting one batch; growing means that ClickHouse cannot keep up.",
+    "Time to insert one batch; growth means that ClickHouse cannot keep up.",
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
 ARCHIVE_LAG = Gauge(
     "swaps_archive_lag_offsets",
-    "Offsets between what is archived and the log's end; growing means too few archivers.",
+    "Offsets from the next one to archive to the end of the log; growth means too few archivers.",
     ["partition"],
 )
 ARCHIVE_AGE = Gauge(
     "swaps_archive_age_seconds",
-    "How long the oldest record that is not archived has been in the log; near KAFKA_RETENTION "
-    "it will be lost to the archive.",
+    "Age of the oldest record that is not archived; near KAFKA_RETENTION the archive will lose it.",
     ["partition"],
 )
 ARCHIVE_BUFFERED_BYTES = Gauge(
     "swaps_archive_buffered_bytes",
-    "Bytes of records that the archiver holds; at its bound while ClickHouse is slow or down.",
+    "Bytes of records that the archiver holds; at the bound, ClickHouse is slow or down.",
 )
 ARCHIVE_GAP_OFFSETS = Counter(
     "swaps_archive_gap_offsets_total",
-    "Offsets that Kafka no longer held when they were to be archived; any rise is a loss.",
+    "Offsets that Kafka deleted before they were archived; any rise is a loss.",
     ["partition"],
 )
 ARCHIVE_UNREADABLE = Counter(
     "swaps_archive_unreadable_total",
-    "Answers of ClickHouse that it cannot read a part of the archive; any at all needs the cure in "
-    "docs/operations.md.",
+    "Errors of ClickHouse that it cannot read a part of the archive; above 0 the repair in "
+    "docs/operations.md is needed.",
 )
 ARCHIVE_RESTARTS = Counter(
     "swaps_archive_restarts_total",
-    "Times that the archiver stopped by a fault and was started again; a rise means a lasting one.",
+    "Restarts of the archiver after a fault; a rise means that the fault persists.",
 )
 DEPENDENCY_UP = Gauge(
     "swaps_dependency_up",
-    "1 while the last call to an engine worked; 0 means that it is being retried.",
+    "1 if the last call to an engine succeeded; 0 means that the call is being retried.",
     ["engine"],
 )
 DEPENDENCY_RETRIES = Counter(
     "swaps_dependency_retries_total",
-    "Calls to an engine that were tried again; a rise means that the engine is unwell.",
+    "Retried calls to an engine; a rise means that the engine is unhealthy.",
     ["engine"],
 )
-CLOCK_DOUBTED = Gauge(
+CLOCK_SUSPECT = Gauge(
     "swaps_clock_doubted_seconds",
-    "How far the host's clock is ahead of the time that has elapsed while that step is not "
-    "confirmed, negative where it is behind; not 0 means that somebody or something set the clock.",
+    "Size of an unconfirmed step of the host's clock against the elapsed time, negative for a step "
+    "back; not 0 means that the clock was set.",
 )
 CLOCK_STEPS = Counter(
     "swaps_clock_steps_total",
-    "Steps of the host's clock that were followed after they had been confirmed, by direction "
-    "(ahead, back); any means that the host's time is not kept by NTP alone.",
+    "Large steps of the host's clock that were confirmed and followed, by direction (ahead, back); "
+    "above 0 means that not only NTP sets the host's clock.",
     ["direction"],
 )
 BOARD_TOKENS = Gauge(
     "swaps_board_tokens",
-    "Tokens on this web node's board; fewer than on other nodes means that it has not caught up.",
+    "Tokens on this web node's board; fewer than on other nodes means that the node lags.",
 )
 BOARD_PATCHES = Counter(
     "swaps_board_patches_total",
-    "Patches that this web node took in; flat while others' rise means that NATS cut it off.",
+    "Patches that this web node received; flat while other nodes' rise means that NATS cut it off.",
 )
 BOARD_GAPS = Counter(
     "swaps_board_gaps_total",
-    "Holes in a partition's numbered patches; each is closed by a resync, many mean that NATS or "
-    "the node's loop drops.",
+    "Holes in the numbers of a partition's patches, each closed by a resync; many mean that NATS "
+    "or the node's loop drops messages.",
 )
 BOARD_RESYNCS = Counter(
     "swaps_board_resyncs_total",
-    "Questions to owners for what is missing, by cause (start, reconnect, new_owner, hole); a rise "
-    "of hole means lost patches.",
+    "Resync requests to owners, by cause (start, reconnect, new_owner, hole); a rise of hole means "
+    "lost patches.",
     ["cause"],
 )
 BOARD_STALE = Gauge(
     "swaps_board_stale_partitions",
-    "Partitions whose numbers may be old on this web node, silent owners among them; above 0 "
-    "clients are told that they are stale.",
+    "Partitions whose numbers may be old on this web node, such as those of silent owners; above 0 "
+    "clients see them marked as stale.",
 )
 BOARD_LATE = Gauge(
     "swaps_board_late_seconds",
-    "How late the owners' heartbeats arrive on this web node, the worst partition; above "
-    "STALE_AFTER its numbers are shown as stale.",
+    "Delay of the owners' heartbeats on this web node, of the worst partition; above STALE_AFTER "
+    "its numbers are shown as stale.",
 )
 BOARD_MISPLACED = Gauge(
     "swaps_board_misplaced_tokens",
-    "Tokens that arrive on two partitions; above 0 a producer's key is wrong, and the rows of the "
-    "second partition are not shown.",
+    "Tokens that arrive on two partitions; above 0 a producer uses a wrong key, and the rows of "
+    "the second partition are not shown.",
 )
 BOARD_AGE = Gauge(
     "swaps_board_age_seconds",
@@ -278,25 +282,26 @@ BOARD_AGE = Gauge(
 )
 HTTP_REQUESTS = Counter(
     "swaps_http_requests_total",
-    "Answers of the API, the probes and /metrics, by route and status; a share of 5xx is a fault.",
+    "Responses of the API, the probes and /metrics, by route and status; any share of 5xx is a "
+    "fault.",
     ["route", "method", "status"],
 )
 HTTP_SECONDS = Histogram(
     "swaps_http_request_seconds",
-    "Time to answer; a p99 above 0.1 of routes without history means a busy event loop.",
+    "Time to respond; a p99 above 0.1 on routes without history means a busy event loop.",
     ["route"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
 )
 AUTH_REFUSED = Counter(
     "swaps_auth_refused_total",
-    "Callers refused for their token, by the error's code and the way (http, ws); a jump means an "
-    "issuer with wrong keys, or somebody guessing.",
+    "Callers refused for their JWT, by error code and way (http, ws); a jump means an issuer with "
+    "wrong keys, or a guessing attacker.",
     ["way", "code"],
 )
 LIMITS_HIT = Counter(
     "swaps_limits_hit_total",
-    "Requests, sockets and messages refused by a limit, by its name; a rise means a client gone "
-    "wild, or limits that are too low.",
+    "Requests, sockets and messages refused by a limit, by the limit's name; a rise means a "
+    "misbehaving client, or limits that are too low.",
     ["limit"],
 )
 WS_CONNECTIONS = Gauge(
@@ -305,28 +310,28 @@ WS_CONNECTIONS = Gauge(
 )
 WS_SUBSCRIPTIONS = Gauge(
     "swaps_ws_subscriptions",
-    "Subscriptions of all open WebSockets; the cost of an update follows it.",
+    "Subscriptions of all open WebSockets; the cost of an update grows with it.",
 )
 WS_FRAMES = Counter(
     "swaps_ws_frames_total",
-    "Frames handed to clients' sockets; flat while swaps come in means that the hub stands still.",
+    "Frames handed to clients' sockets; flat while swaps come in means that the hub hangs.",
 )
 WS_BYTES = Counter(
     "swaps_ws_sent_bytes_total",
-    "Bytes of those frames; far above the usual means costly subscriptions.",
+    "Bytes of those frames; far above normal means expensive subscriptions.",
 )
 WS_MESSAGES = Counter(
     "swaps_ws_messages_total",
-    "Messages delivered in those frames; far above frames means that clients get them in bunches.",
+    "Messages delivered in those frames; far above the number of frames means bursts.",
 )
 WS_CONFLATED = Counter(
     "swaps_ws_conflated_total",
-    "Messages that a newer one of the same topic replaced before they were sent; a share that "
-    "rises means slow readers or long intervals.",
+    "Messages that a newer one of the same topic replaced before they were sent; a rising share "
+    "means slow readers or long intervals.",
 )
 WS_HELD = Counter(
     "swaps_ws_held_total",
-    "Flushes that waited because the client had not taken the last; a rise means slow readers.",
+    "Flushes that waited because the client had not read the last one; a rise means slow readers.",
 )
 WS_CLOSED = Counter(
     "swaps_ws_closed_total",
@@ -335,21 +340,21 @@ WS_CLOSED = Counter(
 )
 WS_TICK_SECONDS = Histogram(
     "swaps_ws_tick_seconds",
-    "Time of one round of the hub (100 a second); above 0.01 it falls behind.",
+    "Time of one round of the hub (100 per second); above 0.01 the hub cannot keep up.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1),
 )
 WS_QUESTIONS = Counter(
     "swaps_ws_questions_total",
-    "Questions to owners for a token's history, by outcome; `timeout` that rises means owners that "
-    "cannot keep up, `unavailable` partitions without an owner.",
+    "Questions to owners for a token's history, by outcome; a rise of `timeout` means owners that "
+    "cannot keep up, of `unavailable` partitions without an owner.",
     ["outcome"],
 )
 WS_STREAM_BYTES = Gauge(
     "swaps_ws_stream_bytes",
-    "Estimated memory of the trades and candles that this node holds; near the limits of the "
-    "process it takes fewer tokens for a node.",
+    "Estimated memory of the trades and candles on this node; near the memory limit of the process "
+    "the node needs fewer tokens.",
 )
 WS_FAULTS = Counter(
     "swaps_ws_faults_total",
-    "Rounds of the hub that failed by a fault of the program; any means a bug, see the log.",
+    "Rounds of the hub that failed with an exception; above 0 means a bug, see the log.",
 )

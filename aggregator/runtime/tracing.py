@@ -1,9 +1,9 @@
-"""Spans for OpenTelemetry, sent where OTEL_EXPORTER_OTLP_ENDPOINT names a collector.
+"""Spans for OpenTelemetry, sent if OTEL_EXPORTER_OTLP_ENDPOINT names a collector.
 
-Where it names none, no package of OpenTelemetry is imported and `span` gives back one object that
-does nothing. Spans are sent by a thread of their own; a collector that is away costs what waits to
-be sent, never the caller. Headers, certificates and resource attributes are taken from the
-environment's OTEL_* variables by OpenTelemetry's own packages.
+Without a collector no package of OpenTelemetry is imported, and `span` returns one object that does
+nothing. A background thread sends the spans; a collector that is down costs the spans that wait,
+and never delays the caller. OpenTelemetry's packages read headers, certificates and resource
+attributes from the OTEL_* variables of the environment.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _tracer: Any = None
 
 
 class NoSpan:
-    """What a span is while there is no tracing."""
+    """A span that does nothing: tracing is off."""
 
     recording: Final = False
 
@@ -31,7 +31,7 @@ class NoSpan:
         """Add attributes; two underscores of a name become a dot."""
 
     def rename(self, _name: str) -> None:
-        """Name the span by what became known of it."""
+        """Rename the span once more is known of it, such as the route of a request."""
 
 
 class _Span(NoSpan):
@@ -62,14 +62,15 @@ _NONE: Final = nullcontext(NoSpan())
 
 
 def start(config: Config, service: str) -> None:
-    """Send this process's spans from now on, as `service`; again, or without a collector, nothing.
+    """Send the spans of this process from now on, as `service`.
 
-    Opens no connection: the first span does.
+    A second call, or a call without a collector, does nothing. Opens no connection: the first span
+    does.
     """
     global _tracer  # noqa: PLW0603 - a process has one tracer
     if _tracer is not None or not config.otlp_endpoint:
         return
-    # here, because most processes never need them
+    # Imported here, because most processes never trace.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
         OTLPSpanExporter,
     )
@@ -94,7 +95,7 @@ def start(config: Config, service: str) -> None:
 
 
 def span(name: str, **attributes: Value) -> AbstractContextManager[NoSpan]:
-    """A span inside the one that is open in this context; two underscores become a dot."""
+    """Return a span inside the open span of this context; two underscores become a dot."""
     if _tracer is None:
         return _NONE
     return _Opened(_tracer.start_as_current_span(name, attributes=_dotted(attributes)))
@@ -103,7 +104,7 @@ def span(name: str, **attributes: Value) -> AbstractContextManager[NoSpan]:
 def server_span(
     name: str, headers: Mapping[str, str], **attributes: Value
 ) -> AbstractContextManager[NoSpan]:
-    """The span of a request, a child of its caller's where `headers` hold a `traceparent`."""
+    """Return the span of a request, a child of the caller's span if `headers` has `traceparent`."""
     if _tracer is None:
         return _NONE
     from opentelemetry.trace import SpanKind  # noqa: PLC0415
@@ -122,7 +123,7 @@ def server_span(
 
 
 def ids() -> dict[str, str]:
-    """`trace_id` and `span_id` of the span that is open in this context, as hexadecimal digits."""
+    """Return `trace_id` and `span_id` of this context's open span, in hexadecimal; else {}."""
     if _tracer is None:
         return {}
     from opentelemetry.trace import get_current_span  # noqa: PLC0415

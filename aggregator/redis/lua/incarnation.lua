@@ -1,10 +1,10 @@
 -- Precedes every script: refuses a call that was sent for another run of Redis.
 --
 -- session.py puts REPLICATION_ID and TOKEN (a SHA-1) of the bound run in front of this text. The
--- check is part of the script, which is atomic: no promotion or flush comes between it and the call.
--- A restart needs no check: a restarted server has no scripts and answers NOSCRIPT.
+-- check is part of the script, which is atomic: no promotion or flush comes between the check and
+-- the call. A restart needs no check: a restarted server has no scripts and answers NOSCRIPT.
 
--- A block, so that its locals do not count against the limit of 200 of the script that follows.
+-- The block keeps its local out of the script that follows.
 do
   local replication = redis.call("INFO", "replication")
   -- A replica would refuse writes only, and answer reads with data that may be old.

@@ -1,5 +1,5 @@
 -- Restores markers from rows of the archive. If a marker names another position, the archive wins:
--- its row is the claim that was decided first.
+-- readers of the archive have seen its row.
 --
 -- ARGV[1] marker TTL in ms
 -- ARGV[2] kinds, one letter per row: S swap, R retraction

@@ -58,7 +58,7 @@ def test_a_loop_that_stands_still_is_told_of() -> None:
     assert ask(health, "/healthz")[0] == ask(health, "/readyz")[0] == 200
     clock.now += 1
     assert ask(health, "/healthz")[0] == 503
-    assert b"stood still for 120 s" in ask(health, "/readyz")[1]
+    assert b"the loop has hung for 120 s" in ask(health, "/readyz")[1]
 
 
 @pytest.mark.parametrize(
