@@ -339,7 +339,7 @@ class Archiver:
                 for partition, owner in self._owners.items()
                 if owner.stage != "archiving"
             ]
-            + [f"partition {partition} is being taken" for partition in sorted(self._pending)]
+            + [f"partition {partition} is being acquired" for partition in sorted(self._pending)]
             + [f"partition {each}: {why}" for each, why in self._log.unreadable.items()]
         )
 

@@ -113,9 +113,7 @@ class ArchiveBatches:
             except NotCheckedIn as error:
                 self._checkins.renew(owner.partition, partitions, owner.position.claimed_to)
                 missing = self._checkins.missing(partitions)
-                self._breakers.redis.waits(
-                    f"{error}: missing are those of the partitions {missing}"
-                )
+                self._breakers.redis.waits(f"{error}; missing partitions: {missing}")
             except NewIncarnation:
                 raise
             except Unavailable as error:
