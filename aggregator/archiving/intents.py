@@ -76,8 +76,11 @@ class LogPosition(msgspec.Struct, frozen=True, array_like=True):
     [first, end) that the log no longer held when they were to be archived.
     """
 
+    # The next owner decides lateness from here, as the windows do.
     watermark: int | None = None
+    # The check-in compares it with the offsets that Redis has seen.
     claimed_to: int = 0
+    # Kept here so that /api/status still shows them after a takeover.
     gaps: list[tuple[int, int]] = []
     intent: Intent | None = None
 
@@ -293,10 +296,8 @@ def rebuild_blocks(intent: Intent, partition: int, parts: Sequence[SwapRows]) ->
     blocks = blocks_of(parts, partition, intent.decided_at)
     # ClickHouse drops a block by its token without a look at its rows. Other rows under a token
     # that is taken would be lost without notice, so stop here if the records changed.
-    rows = sum(len(block.swaps) for block in blocks)
-    if [span_of(block) for block in blocks] != intent.block_spans() or rows != _ARCHIVES[
-        letters
-    ].sum():
+    spans, rows = [span_of(block) for block in blocks], sum(len(block.swaps) for block in blocks)
+    if spans != intent.block_spans() or rows != _ARCHIVES[letters].sum():
         raise Fatal(
             f"partition {partition}: the records {intent.first} to {intent.last} are not those "
             "that were to be archived: MAX_FUTURE was changed, or the topic was created again"
