@@ -43,7 +43,7 @@ ENGINES: Final = (S3, Nats, Redis, Kafka, ClickHouse)
 _WARM_UP_S: Final = 5
 
 
-class Held:
+class ArchiveContents:
     """What the archive holds, asked over a connection of its own."""
 
     def __init__(self, url: str) -> None:
@@ -97,7 +97,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         work = fill(
             service.config, options.n, options.tokens, options.seed, options.span * 1_000, tally
         )
-        held, rows = Held(service.config.clickhouse_url), work.events - work.duplicates
+        held, rows = ArchiveContents(service.config.clickhouse_url), work.events - work.duplicates
         archiver = service.archiver()
         pids = {
             "archiver": archiver.pid,
@@ -173,7 +173,7 @@ def outage(options: argparse.Namespace) -> dict[str, Any]:
     with Service("outage", engines=ENGINES) as service:
         aggregator = service.aggregator()
         aggregator.wait_live()
-        held = Held(service.config.clickhouse_url)
+        held = ArchiveContents(service.config.clickhouse_url)
         file = service.directory / "sent"
         events = _events(options)
         feed = service.helper(

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from aggregator.clickhouse.connection import ClickHouse
+from aggregator.clickhouse.connection import ClickHouseClient
 from aggregator.clickhouse.schema import ensure_schema
 from aggregator.clickhouse.tables import TABLES
 from aggregator.contracts.units import DAY_MS
@@ -90,7 +90,7 @@ class Loaded(NamedTuple):
     report: dict[str, Any]
 
 
-def fill(clickhouse: ClickHouse, rows: int, days: int) -> Loaded:
+def fill(clickhouse: ClickHouseClient, rows: int, days: int) -> Loaded:
     """Put `rows` swaps over the last whole days; wait until the merges are done."""
     last = wall_ms() // DAY_MS * DAY_MS
     first, each = last - days * DAY_MS, rows // days
@@ -118,7 +118,7 @@ def fill(clickhouse: ClickHouse, rows: int, days: int) -> Loaded:
     return Loaded(first, days, report)
 
 
-def fill_day(clickhouse: ClickHouse, begin: int, rows: int, offset: int) -> None:
+def fill_day(clickhouse: ClickHouseClient, begin: int, rows: int, offset: int) -> None:
     """One day of swaps, in inserts that a small server has the memory for."""
     for skip in range(0, rows, _INSERT_ROWS):
         count = min(_INSERT_ROWS, rows - skip)
@@ -126,7 +126,7 @@ def fill_day(clickhouse: ClickHouse, begin: int, rows: int, offset: int) -> None
         clickhouse.execute(_SWAPS_OF_A_DAY, params)
 
 
-def _until_merged(clickhouse: ClickHouse) -> None:
+def _until_merged(clickhouse: ClickHouseClient) -> None:
     deadline, quiet = time.monotonic() + 600, 0
     while quiet < 10 and time.monotonic() < deadline:
         ((running,),) = clickhouse.execute("SELECT count() FROM system.merges")
@@ -134,7 +134,7 @@ def _until_merged(clickhouse: ClickHouse) -> None:
         time.sleep(0.2)
 
 
-def _disk_bytes(clickhouse: ClickHouse) -> dict[str, int]:
+def _disk_bytes(clickhouse: ClickHouseClient) -> dict[str, int]:
     rows = clickhouse.execute(
         "SELECT table, toInt64(sum(bytes_on_disk)) FROM system.parts WHERE active "
         "AND database = currentDatabase() AND table IN %(tables)s GROUP BY table",
@@ -180,7 +180,7 @@ def draw(loaded: Loaded, count: int, seed: int) -> Iterator[Question]:
         yield Question(int(2 ** (12 * source.random())), day)
 
 
-def check(clickhouse: ClickHouse, client: httpx.Client, questions: list[Question]) -> None:
+def check(clickhouse: ClickHouseClient, client: httpx.Client, questions: list[Question]) -> None:
     """Compare answers with the raw rows; raises WrongResult."""
     for question in questions:
         token = {"token": f"0x{question.token:040x}", "day": question.day // 1000}
@@ -275,7 +275,7 @@ def _place(kept: Path | None) -> Iterator[Path]:
         yield Path(name)
 
 
-def _loaded(clickhouse: ClickHouse, options: argparse.Namespace, directory: Path) -> Loaded:
+def _loaded(clickhouse: ClickHouseClient, options: argparse.Namespace, directory: Path) -> Loaded:
     """What is in the tables: put there now, or by an earlier run in the same directory."""
     told = directory / "loaded.json"
     if told.exists():
@@ -294,7 +294,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         stack = Stack(directory, only=engines, report=say, min_free_bytes=room)
         closing.enter_context(stack)
         config = load({**stack.env(), "ARCHIVE_HOT": "365d", "ARCHIVE_KEEP": "366d"})
-        clickhouse = ClickHouse(config.clickhouse_url, receive_s=900)
+        clickhouse = ClickHouseClient(config.clickhouse_url, receive_s=900)
         closing.callback(clickhouse.close)
         ensure_schema(clickhouse, config)
         loaded = _loaded(clickhouse, options, directory)

@@ -1,1 +1,1 @@
-"""The archiver: each swap into ClickHouse exactly once."""
+"""The archiver: writes every swap to ClickHouse exactly once."""

@@ -1,10 +1,11 @@
-"""The archiver: Kafka to ClickHouse, every swap exactly once, assembled and run here alone.
+"""The archiver: copies swaps from Kafka to ClickHouse, each exactly once.
 
-A batch takes one way: decode, claim, cut, commit its intent, insert under its token, and only then
-does `next_offset` move; the next intent, or the next idle second, commits it. While ClickHouse
-inserts one batch the next is read and claimed (`archive_batches`). How partitions are taken stands
-in `archive_takeover`. An engine that fails is asked again with growing pauses; meanwhile the loop
-stays a member of its group, reads up to a bound and then pauses.
+This module assembles the parts and runs the poll loop. A batch is decoded, claimed and cut; its
+intent is committed, then it is inserted under its token, and only then does `next_offset` advance.
+The next intent, or the next idle second, commits the new offset. While ClickHouse inserts one
+batch, the next is read and claimed (`batches`). `takeover` describes how partitions are acquired. A
+failed engine is retried with growing pauses; meanwhile the loop stays a member of its group, reads
+up to a bound and then pauses.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from aggregator.archiving.batches import ArchiveBatches
 from aggregator.archiving.intents import pack
 from aggregator.archiving.partition import ArchivePartition
 from aggregator.archiving.takeover import ArchiveTakeover
-from aggregator.archiving.writers import Gates, Writers
+from aggregator.archiving.writers import CircuitBreakers, Writers
 from aggregator.clickhouse.connection import Unavailable
 from aggregator.clickhouse.native import compile_encoders
 from aggregator.contracts.stats import ArchiveStatus
@@ -50,9 +51,9 @@ _DRAIN_S: Final = 5.0
 def run_archiver(
     config: Config, stop: threading.Event, publish: Publish, health: Health | None = None
 ) -> None:
-    """Archive until `stop` is set. Raises Fatal where going on would do harm.
+    """Archive until `stop` is set. Raises Fatal if continuing would do harm.
 
-    `health` is told every second how it goes.
+    `health` receives a heartbeat every second.
     """
     compile_archiver()
     session = RedisSession(config.redis_url)
@@ -69,13 +70,13 @@ def run_archiver(
 
 
 def compile_archiver() -> None:
-    """Compile what decodes and encodes, or read it from numba's cache."""
+    """Compile the decoders and encoders, or load them from numba's cache."""
     compile_rows()
     compile_encoders()
 
 
 class Archiver:
-    """The poll loop and the partitions that this archiver owns."""
+    """The poll loop, and the partitions that this archiver owns."""
 
     def __init__(
         self,
@@ -100,16 +101,16 @@ class Archiver:
         self._log = SwapLog(
             replace(config, kafka_group=config.archiver_group), self, queued_kb=8_192
         )
-        self._gates = Gates()
+        self._breakers = CircuitBreakers()
         self._owners: dict[int, ArchivePartition] = {}
         self._pending: set[int] = set()
-        self._writers = Writers(config, self._gates)
+        self._writers = Writers(config, self._breakers)
         self._takeover = ArchiveTakeover(
             config=config,
             swap_log=self._log,
             checkins=self._checkins,
             writers=self._writers,
-            gates=self._gates,
+            breakers=self._breakers,
             now_ms=now_ms,
         )
         self._batches = ArchiveBatches(
@@ -119,14 +120,14 @@ class Archiver:
             markers=markers,
             checkins=self._checkins,
             writers=self._writers,
-            gates=self._gates,
+            breakers=self._breakers,
             now_ms=now_ms,
         )
         self._next_tick = 0.0
         self._bound = False
 
     def run(self) -> None:
-        """Join the group and work until asked to stop; then finish what is on its way."""
+        """Join the group and work until `stop` is set; then finish what is in flight."""
         try:
             joined = False
             while not self._stop.is_set():
@@ -141,16 +142,16 @@ class Archiver:
             self._finish()
 
     def _join(self) -> bool:
-        if self._gates.kafka.open_for_s:
-            self._health.beat([f"kafka: {self._gates.kafka.fault}"])
+        if self._breakers.kafka.open_for_s:
+            self._health.beat([f"kafka: {self._breakers.kafka.fault}"])
             return False
         try:
             ensure_topics(self._config)
             self._takeover.partitions = self._log.partition_count()
         except Retry as error:
-            self._gates.kafka.failed(str(error))
+            self._breakers.kafka.failed(str(error))
             return False
-        self._gates.kafka.worked()
+        self._breakers.kafka.worked()
         return True
 
     def _round(self) -> None:
@@ -158,7 +159,7 @@ class Archiver:
             self._writers.reap()
             if self._bind():
                 self._acquire_pending()
-                self._settle()
+                self._advance_takeovers()
                 self._batches.claim(self._takeover.partitions)
             self._batches.dispatch()
             self._batches.throttle()
@@ -169,32 +170,31 @@ class Archiver:
             self._bound = False
             self._acquire_again(list(self._owners))
         except Fenced as error:
-            # Whether they are ours still is for Kafka to say: acquiring commits first.
+            # Kafka decides whether the partitions are still ours: acquiring one begins with a
+            # commit.
             log.warning("fenced", partitions=sorted(self._owners), error=str(error))
-            self._gates.kafka.failed(str(error))
+            self._breakers.kafka.failed(str(error))
             self._acquire_again(list(self._owners))
 
     def _poll(self) -> None:
-        # Not waiting for more while something can be done.
+        # Do not wait for more records while some are waiting to be claimed.
         polled = self._log.poll(_POLL_LIMIT, 0.0 if self._batches.waiting() else _POLL_S)
         self._batches.take(polled)
         self._acquire_again([each for each in polled.out_of_range if each in self._owners])
 
     def _bind(self) -> bool:
-        """Whether Redis may be asked now; connects to its run where none is bound."""
-        if self._gates.redis.open_for_s:
+        """Return whether Redis may be called now; bind to its current run first if needed."""
+        if self._breakers.redis.open_for_s:
             return False
         if not self._bound:
             try:
                 self._session.connect()
             except Retry as error:
-                self._gates.redis.failed(str(error))
+                self._breakers.redis.failed(str(error))
                 return False
             self._bound = True
-            self._gates.redis.worked()
+            self._breakers.redis.worked()
         return True
-
-    # --- partitions come and go ---
 
     def on_assign(self, partitions: Sequence[int]) -> None:
         """See `Listener`."""
@@ -213,11 +213,11 @@ class Archiver:
             self._release(partition)
 
     def _give_up(self, partitions: Sequence[int]) -> None:
-        """Wait a little for what is on its way, commit what has arrived, and let go.
+        """Wait a little for inserts in flight, commit what is archived, and release the partitions.
 
-        What has not arrived is found as an intent by the next owner.
+        The next owner finds an unfinished insert as an intent.
         """
-        self._writers.wait(partitions, 0 if self._gates.clickhouse.fault else _DRAIN_S)
+        self._writers.wait(partitions, 0 if self._breakers.clickhouse.fault else _DRAIN_S)
         try:
             self._writers.reap()
             self._commit([self._owners[each] for each in partitions if each in self._owners])
@@ -243,7 +243,7 @@ class Archiver:
                 gauge.remove(partition)
 
     def _acquire_pending(self) -> None:
-        if self._gates.kafka.open_for_s or not self._pending:
+        if self._breakers.kafka.open_for_s or not self._pending:
             return
         try:
             for partition in sorted(self._pending):
@@ -251,28 +251,24 @@ class Archiver:
                     self._owners[partition] = owner
                     self._pending.discard(partition)
         except Unavailable as error:
-            self._gates.clickhouse.failed(str(error))
+            self._breakers.clickhouse.failed(str(error))
         except Retry as error:
-            # The group may be settling still.
-            self._gates.kafka.failed(str(error))
+            # A rebalance may still be under way.
+            self._breakers.kafka.failed(str(error))
         else:
-            self._gates.kafka.worked()
+            self._breakers.kafka.worked()
 
-    # --- what comes before the first claim ---
-
-    def _settle(self) -> None:
+    def _advance_takeovers(self) -> None:
         for owner in self._owners.values():
             if owner.stage == "archiving":
                 continue
             try:
-                self._takeover.settle(owner)
+                self._takeover.advance(owner)
             except NewIncarnation:
                 raise
             except Retry as error:
-                self._gates.redis.failed(str(error))
+                self._breakers.redis.failed(str(error))
                 return
-
-    # --- what happens by the clock ---
 
     def _tick(self) -> None:
         if time.monotonic() < self._next_tick:
@@ -280,34 +276,34 @@ class Archiver:
         self._next_tick = time.monotonic() + _TICK_S
         self._watch()
         for owner in self._owners.values():
-            owner.settle_reading()
-        if not self._gates.kafka.open_for_s:
+            owner.advance_when_idle()
+        if not self._breakers.kafka.open_for_s:
             try:
                 self._commit(list(self._owners.values()))
             except Retry as error:
-                self._gates.kafka.failed(str(error))
+                self._breakers.kafka.failed(str(error))
         self._report()
 
     def _watch(self) -> None:
-        """Notice a restart of Redis, and a Kafka that is gone, with nothing to do, too."""
-        if self._bound and not self._gates.redis.open_for_s:
+        """Notice a restart of Redis, and a Kafka that is away, even when there is nothing to do."""
+        if self._bound and not self._breakers.redis.open_for_s:
             try:
                 self._session.ping()
                 self._check_in_again()
             except NewIncarnation:
                 raise
             except Retry as error:
-                self._gates.redis.failed(str(error))
+                self._breakers.redis.failed(str(error))
             else:
                 if not self._batches.waiting():
-                    self._gates.redis.worked()
+                    self._breakers.redis.worked()
         if self._log.unreachable and not self._log.still_reachable():
-            self._gates.kafka.failed(self._log.unreachable)
-        elif self._gates.kafka.fault and not self._pending:
-            self._gates.kafka.worked()
+            self._breakers.kafka.failed(self._log.unreachable)
+        elif self._breakers.kafka.fault and not self._pending:
+            self._breakers.kafka.worked()
 
     def _check_in_again(self) -> None:
-        """Redis may lose the check-ins within one run: claims then wait for this archiver."""
+        """Restore check-ins that Redis lost within one run; until then no claim is made."""
         if not self._checkins.complete():
             for owner in self._owners.values():
                 if owner.stage == "archiving":
@@ -316,12 +312,12 @@ class Archiver:
                     )
 
     def _commit(self, owners: Sequence[ArchivePartition]) -> None:
-        """Commit what is archived, where no later intent has done so."""
-        behind = [owner for owner in owners if owner.uncommitted and owner.flight is None]
+        """Commit what is archived, unless a later intent has committed it."""
+        uncommitted = [owner for owner in owners if owner.uncommitted and owner.in_flight is None]
         self._log.commit(
-            {owner.partition: (owner.next_offset, pack(owner.position)) for owner in behind}
+            {owner.partition: (owner.next_offset, pack(owner.position)) for owner in uncommitted}
         )
-        for owner in behind:
+        for owner in uncommitted:
             owner.uncommitted = False
 
     def _report(self) -> None:
@@ -330,20 +326,20 @@ class Archiver:
             status = owner.status(
                 now_ms=self._now_ms(),
                 end=self._log.newest_end(partition),
-                fault=self._gates.faults or self._log.unreadable.get(partition, ""),
+                fault=self._breakers.faults or self._log.unreadable.get(partition, ""),
             )
             metrics.ARCHIVE_LAG.labels(partition).set(status.lag)
             if status.age_ms is not None:
                 metrics.ARCHIVE_AGE.labels(partition).set(status.age_ms / 1000)
             self._publish(status)
         self._health.beat(
-            [f"{engine}: {fault}" for engine, fault in self._gates.by_engine.items()]
+            [f"{engine}: {fault}" for engine, fault in self._breakers.by_engine.items()]
             + [
                 f"partition {partition} is {owner.stage.replace('_', ' ')}"
                 for partition, owner in self._owners.items()
                 if owner.stage != "archiving"
             ]
-            + [f"partition {partition} is being taken" for partition in sorted(self._pending)]
+            + [f"partition {partition} is being acquired" for partition in sorted(self._pending)]
             + [f"partition {each}: {why}" for each, why in self._log.unreadable.items()]
         )
 

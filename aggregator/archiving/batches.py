@@ -1,7 +1,7 @@
-"""The way of an archiver's batch: decode, claim, cut, promise in the commit metadata, insert.
+"""The stages of an archiver's batch: decode, claim, cut, promise in the commit metadata, insert.
 
-Works on the partitions that it is given, as far as the engines may be asked now; what is not done
-stays where it is. `next_offset` moves when the rows are in the tables.
+Works on the partitions that it is given, as far as the circuit breakers allow; what cannot be done
+now stays queued. `next_offset` advances once the rows are in the tables.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ import numpy as np
 
 from aggregator.archiving.intents import column, pack
 from aggregator.archiving.jobs import ArchiveJobs
-from aggregator.archiving.partition import ArchivePartition, Flight
-from aggregator.archiving.writers import Gates, Writers
+from aggregator.archiving.partition import ArchivePartition, InFlightInsert
+from aggregator.archiving.writers import CircuitBreakers, Writers
 from aggregator.clickhouse.connection import Unavailable
 from aggregator.contracts.units import HOUR_MS
 from aggregator.decoding.rows import NO_ROWS, RowDecoder, picked
 from aggregator.member.kafka import Batch, Records, SwapLog
-from aggregator.redis.checkins import Checkins, Seed
+from aggregator.redis.checkins import Checkins
 from aggregator.redis.markers import MAX_CLAIMS, RedisMarkers, kinds_of
 from aggregator.redis.session import NewIncarnation, NotCheckedIn
 from aggregator.runtime import metrics
 from aggregator.runtime.config import Config
 from aggregator.runtime.errors import Retry
 
-# Bytes of records as they came; decoded they take about as much.
+# Bytes of records as received; decoded they take about as much again.
 _MAX_BYTES: Final = 32 * 1024 * 1024
-# While ClickHouse is down: to hold more would not bring it back sooner.
+# While ClickHouse is down, more records in memory would not bring it back sooner.
 _MAX_BYTES_DOWN: Final = 8 * 1024 * 1024
 _LOOK_UP_AT_ONCE: Final = 20_000
 
 
 class ArchiveBatches:
-    """The batches of the partitions in `owners`, which the archiver adds to and takes from."""
+    """The batches of the partitions in `owners`, a mapping that the archiver maintains."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class ArchiveBatches:
         markers: RedisMarkers,
         checkins: Checkins,
         writers: Writers,
-        gates: Gates,
+        breakers: CircuitBreakers,
         now_ms: Callable[[], int],
     ) -> None:
         self._config = config
@@ -57,26 +57,26 @@ class ArchiveBatches:
         self._markers = markers
         self._checkins = checkins
         self._writers = writers
-        self._gates = gates
+        self._breakers = breakers
         self._now_ms = now_ms
         self._decoder = RowDecoder(config.max_future_ms)
         self._paused: set[int] = set()
 
     @property
     def size(self) -> int:
-        """Bytes of the records in memory, as they came."""
+        """Bytes of the records in memory, as received."""
         return sum(owner.size for owner in self._owners.values())
 
     def waiting(self) -> bool:
-        """Whether records wait to be claimed."""
+        """Return whether records wait to be claimed."""
         return any(owner.waiting for owner in self._owners.values())
 
     def forget(self, partition: int) -> None:
-        """The partition is not ours any more, or is taken anew."""
+        """Forget a partition that is released or is acquired again."""
         self._paused.discard(partition)
 
     def take(self, polled: Batch) -> None:
-        """Decode what a poll has brought."""
+        """Decode what a poll returned."""
         for records in polled.records:
             owner = self._owners.get(records.partition)
             if owner is not None and owner.reading:
@@ -87,44 +87,44 @@ class ArchiveBatches:
                 owner.read(NO_ROWS, end)
 
     def _decode(self, owner: ArchivePartition, records: Records) -> None:
-        """What cannot be decoded is passed over: the aggregator puts it aside."""
-        # The offsets ascend.
+        """Decode records; skip what cannot be decoded, which the aggregator dead-letters."""
+        # Offsets ascend, so a binary search finds the wanted range.
         first = bisect_left(records.offsets, owner.read_offset)
-        behind = bisect_left(records.offsets, owner.reads_to)
+        end = bisect_left(records.offsets, owner.read_end)
         swaps = self._decoder.decode(
-            records.values[first:behind],
-            records.timestamps[first:behind],
-            records.offsets[first:behind],
+            records.values[first:end],
+            records.timestamps[first:end],
+            records.offsets[first:end],
         )
         owner.read(swaps, records.offsets[-1] + 1)
 
     def claim(self, partitions: int) -> None:
-        """Have the markers decide what waits. `partitions` are those of the topic.
+        """Have the markers decide the waiting records; `partitions` is the topic's partition count.
 
         Raises NewIncarnation.
         """
         for owner in self._owners.values():
-            if owner.stage != "archiving" or self._gates.redis.open_for_s:
+            if owner.stage != "archiving" or self._breakers.redis.open_for_s:
                 continue
             try:
                 while owner.waiting and self._look_up_old(owner):
                     self._claim(owner)
-                    self._gates.redis.worked()
+                    self._breakers.redis.worked()
             except NotCheckedIn as error:
                 self._checkins.renew(owner.partition, partitions, owner.position.claimed_to)
                 missing = self._checkins.missing(partitions)
-                self._gates.redis.waits(f"{error}: missing are those of the partitions {missing}")
+                self._breakers.redis.waits(f"{error}; missing partitions: {missing}")
             except NewIncarnation:
                 raise
             except Unavailable as error:
-                self._gates.clickhouse.failed(str(error))
+                self._breakers.clickhouse.failed(str(error))
             except Retry as error:
-                self._gates.redis.failed(str(error))
+                self._breakers.redis.failed(str(error))
 
     def _claim(self, owner: ArchivePartition) -> None:
         parts = owner.waiting.first(min(owner.waiting.below(owner.looked_up_to), MAX_CLAIMS))
         late, watermarks = owner.lateness(parts)
-        # "r": what is late is archived, so its retraction is, too.
+        # "r": a late swap is archived, so its retraction is archived too.
         kinds = kinds_of(column(parts, "removed").tolist(), late.tolist(), "r")
         verdicts = self._markers.claim(
             owner.partition,
@@ -135,9 +135,9 @@ class ArchiveBatches:
         owner.decide(verdicts, watermarks, time.monotonic())
 
     def _look_up_old(self, owner: ArchivePartition) -> bool:
-        """Make the markers of swaps so old that Redis may have forgotten them (MARKER_TTL).
+        """Restore the markers of swaps so old that Redis may have expired them (MARKER_TTL).
 
-        False where that needs ClickHouse, and it is left alone now.
+        Returns False if that needs ClickHouse and its circuit breaker is open.
         """
         if owner.waiting.first_offset < owner.looked_up_to:
             return True
@@ -146,87 +146,89 @@ class ArchiveBatches:
         kept_from = self._now_ms() - self._config.marker_ttl_ms + margin_ms
         old = [(part, np.flatnonzero(part.swaps["timestamp"] < kept_from)) for part in parts]
         if any(len(places) for _, places in old):
-            if self._gates.clickhouse.open_for_s:
+            if self._breakers.clickhouse.open_for_s:
                 return False
-            rows = self._writers.ask(lambda archive: archive.rows_of(picked(old)))
-            self._checkins.seed([Seed(*row) for row in rows])
+            rows = self._writers.ask(lambda archive: archive.markers_of(picked(old)))
+            self._checkins.seed(rows)
         owner.looked_up_to = int(parts[-1].swaps["offset"][-1]) + 1
         return True
 
     def dispatch(self) -> None:
-        """Promise and start the inserts that can be started now. Raises Fenced."""
-        self._fill_flights()
+        """Commit the intents of the inserts that can start now, and start them. Raises Fenced."""
+        self._cut_batches()
         ready = [
-            (owner, owner.flight)
+            (owner, owner.in_flight)
             for owner in self._owners.values()
-            if owner.flight is not None and not self._writers.busy(owner.partition)
+            if owner.in_flight is not None and not self._writers.busy(owner.partition)
         ]
-        gates = self._gates
-        if not ready or gates.kafka.open_for_s or gates.clickhouse.open_for_s:
+        breakers = self._breakers
+        if not ready or breakers.kafka.open_for_s or breakers.clickhouse.open_for_s:
             return
-        if gates.clickhouse.fault:
-            del ready[1:]  # one is enough to find out
+        if breakers.clickhouse.fault:
+            del ready[1:]  # one insert is enough to find out whether it works
         try:
             self._promise(ready)
         except Retry as error:
-            gates.kafka.failed(str(error))
+            breakers.kafka.failed(str(error))
             return
-        for owner, flight in ready:
-            flight.promised_at = time.monotonic()
+        for owner, in_flight in ready:
+            # After the commit: the lease starts when the group has taken the intent.
+            in_flight.promised_at = time.monotonic()
             self._writers.start(
                 owner,
-                partial(ArchiveJobs.insert, owner=owner, flight=flight),
-                partial(self._inserted, owner, flight),
+                partial(ArchiveJobs.insert, owner=owner, in_flight=in_flight),
+                partial(self._inserted, owner, in_flight),
             )
 
-    def _promise(self, ready: list[tuple[ArchivePartition, Flight]]) -> None:
+    def _promise(self, ready: list[tuple[ArchivePartition, InFlightInsert]]) -> None:
         self._log.commit(
             {
-                owner.partition: (flight.batch.intent.first, pack(flight.batch.promised))
-                for owner, flight in ready
+                owner.partition: (in_flight.batch.intent.first, pack(in_flight.batch.promised))
+                for owner, in_flight in ready
             }
         )
 
-    def _fill_flights(self) -> None:
-        """Cut a batch for each thread that has none, of the partition that has filled the longest.
+    def _cut_batches(self) -> None:
+        """Cut a batch for each idle thread, from the partition whose oldest records waited longest.
 
-        What waits for its thread grows meanwhile: rows of small blocks cost ClickHouse more.
+        Partitions that wait for their thread collect more rows meanwhile: larger blocks cost
+        ClickHouse less.
         """
         pressed = self.size > _MAX_BYTES // 2
         taken = {
             self._writers.thread_of(partition)
             for partition, owner in self._owners.items()
-            if owner.flight is not None
+            if owner.in_flight is not None
         }
         for owner in sorted(self._owners.values(), key=lambda owner: owner.filling_since):
             thread = self._writers.thread_of(owner.partition)
             if thread not in taken:
-                self._fill(owner, pressed)
-                if owner.flight is not None:
+                self._cut_batch(owner, pressed)
+                if owner.in_flight is not None:
                     taken.add(thread)
 
-    def _fill(self, owner: ArchivePartition, pressed: bool) -> None:
-        while owner.flight is None and owner.decided:
+    def _cut_batch(self, owner: ArchivePartition, pressed: bool) -> None:
+        while owner.in_flight is None and owner.decided:
             full = pressed or len(owner.decided) >= self._config.archive_batch_rows
             waited_ms = (time.monotonic() - owner.filling_since) * 1000
             if not full and waited_ms < self._config.archive_linger_ms:
                 return
             batch = owner.cut(self._now_ms())
             if batch.blocks:
-                owner.flight = Flight(batch, 0.0)
+                owner.in_flight = InFlightInsert(batch, 0.0)
             else:
-                owner.passed(batch)
+                owner.complete(batch)
 
-    def _inserted(self, owner: ArchivePartition, flight: Flight, seconds: float) -> None:
-        owner.passed(flight.batch)
+    def _inserted(self, owner: ArchivePartition, in_flight: InFlightInsert, seconds: float) -> None:
+        owner.complete(in_flight.batch)
         metrics.ARCHIVE_INSERT_SECONDS.observe(seconds)
         metrics.ARCHIVE_BATCHES.labels(owner.partition).inc()
-        metrics.ARCHIVE_ROWS.labels(owner.partition).inc(flight.batch.rows)
-        metrics.ARCHIVE_BATCH_ROWS.observe(flight.batch.rows)
+        metrics.ARCHIVE_ROWS.labels(owner.partition).inc(in_flight.batch.rows)
+        metrics.ARCHIVE_BATCH_ROWS.observe(in_flight.batch.rows)
 
     def throttle(self) -> None:
-        """Stop reading where enough is held; go on where there is room again."""
-        most = _MAX_BYTES_DOWN if self._gates.clickhouse.fault else _MAX_BYTES
+        """Pause partitions that hold enough, and resume those that have room again."""
+        most = _MAX_BYTES_DOWN if self._breakers.clickhouse.fault else _MAX_BYTES
         room = self.size <= most
         for partition, owner in self._owners.items():
             if owner.stage != "archiving":

@@ -1,4 +1,4 @@
-"""An archiver on a thread of the aggregator's process, started again when it dies of a fault."""
+"""The archiver on a thread of the aggregator's process, restarted after a fault."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _JOIN_S: Final = 10.0
 
 
 class ArchiverThread:
-    """An archiver beside the aggregator: its faults stop nothing but itself, and it comes back."""
+    """Runs an archiver beside the aggregator; a fault stops the archiver alone, which restarts."""
 
     def __init__(self, config: Config, stop: threading.Event, publish: Publish) -> None:
         self.fault = ""
@@ -29,13 +29,13 @@ class ArchiverThread:
         self._thread = threading.Thread(target=self._run, name="archiver", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
-        # Not on the thread: it would hold up the others while they work.
+        """Start the thread."""
+        # Compile before the thread starts: compilation would stall the other threads at work.
         compile_archiver()
         self._thread.start()
 
     def join(self) -> None:
-        """Wait for the end, after `stop` was set; not for ever."""
+        """Wait up to 10 s for the thread's end, after `stop` was set."""
         self._thread.join(_JOIN_S)
 
     def _run(self) -> None:

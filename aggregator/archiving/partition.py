@@ -1,8 +1,8 @@
-"""One partition in the hands of an archiver: what it has read, what it has promised, how far it is.
+"""One partition that an archiver owns: what it has read, promised and archived.
 
-The stages: "settling" while the intent of the owner before is brought to its end, "checking_in"
-until Redis is known to hold what the archive holds, then "archiving". Knows the batches; does not
-talk to Kafka, Redis or ClickHouse.
+The stages are "settling" while the intent of the previous owner is redone, "checking_in" until
+Redis is known to hold every claim that the archive holds, then "archiving". The partition knows its
+batches; it does not talk to Kafka, Redis or ClickHouse.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import structlog
 
 from aggregator.archiving.intents import (
     MAX_GAPS,
-    Batch,
-    Held,
+    InsertBatch,
     Intent,
-    Position,
-    again,
+    LogPosition,
+    SwapQueue,
     batch_of,
     column,
     cut,
+    rebuild_blocks,
 )
 from aggregator.contracts.archive_rows import SwapRows
 from aggregator.contracts.arrays import Array
@@ -35,30 +35,31 @@ from aggregator.runtime.config import Config
 
 log = structlog.get_logger(__name__)
 
-# Before the first record: no bucket is closed.
+# No bucket is closed before the first record.
 _NO_WATERMARK: Final = -(2**62)
 
 
-class Flight(msgspec.Struct):
+class InFlightInsert(msgspec.Struct):
     """A batch on its way into ClickHouse.
 
-    `again` tells that it, or part of it, may be there already; `promised_at` is the monotonic
-    second at which the group took its intent last.
+    `may_exist` says that ClickHouse may already hold all or part of it; `promised_at` is the
+    monotonic second at which the group last took its intent.
     """
 
-    batch: Batch
+    batch: InsertBatch
     promised_at: float
-    again: bool = False
+    may_exist: bool = False
 
 
 class ArchivePartition:
-    """Owns one partition.
+    """The state of one owned partition.
 
-    Every offset below `next_offset` is archived. `redo` is the intent of the owner before until it
-    is settled; `redo_is_lost` where the log no longer holds all of it. `read_offset` is the first
-    offset that was not yet read, `end` the log's end as of the assignment, `uncommitted` tells that
-    the group does not know `next_offset` yet. `size` is the bytes of the records in memory, as they
-    came. Records behind `looked_up_to` were not yet looked up in the archive, should they be old.
+    Every offset below `next_offset` is archived. `redo` is the intent of the previous owner until
+    it is settled; `redo_is_lost` is true if the log no longer holds all of it. `read_offset` is the
+    first offset that is not read yet, `end` the end offset of the log at the assignment.
+    `uncommitted` is true while the group does not know `next_offset`. `size` is the bytes of the
+    records in memory, as received. Records from offset `looked_up_to` on have not been looked up in
+    the archive, which old swaps need.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class ArchivePartition:
         config: Config,
         partition: int,
         next_offset: int,
-        position: Position,
+        position: LogPosition,
         extent: LogExtent,
     ) -> None:
         self.partition = partition
@@ -80,10 +81,10 @@ class ArchivePartition:
         self.redo_is_lost = self.redo is not None and self.redo.first < extent.start
         if self.redo is not None:
             self.read_offset = self.redo.first
-        self.flight: Flight | None = None
+        self.in_flight: InFlightInsert | None = None
         self.uncommitted = False
-        self.waiting = Held()
-        self.decided = Held()
+        self.waiting = SwapQueue()
+        self.decided = SwapQueue()
         self.filling_since = 0.0
         self.archived_to_ms: int | None = None
         self.size = 0
@@ -93,7 +94,7 @@ class ArchivePartition:
 
     @property
     def gaps(self) -> list[tuple[int, int]]:
-        """The newest offsets (first, behind the last) that could not be archived."""
+        """The newest ranges [first, end) that could not be archived."""
         return self.position.gaps
 
     @property
@@ -102,37 +103,38 @@ class ArchivePartition:
         return self.stage == "archiving" or (self.redo is not None and not self.redo_is_lost)
 
     @property
-    def reads_to(self) -> int:
-        """The offset behind the last record that is wanted."""
+    def read_end(self) -> int:
+        """The end offset of the records that are wanted."""
         return sys.maxsize if self.redo is None else self.redo.last + 1
 
     def begin(self) -> None:
-        """The intent is settled and Redis is as it should be: read on from `next_offset`."""
+        """Start to archive from `next_offset`: the intent is settled and Redis is complete."""
         self.stage = "archiving"
         self.read_offset = self.next_offset
         log.info("archiving", partition=self.partition, next_offset=self.next_offset)
 
-    def has_checked_in(self) -> None:
-        """Redis holds every claim that the archive has."""
+    def mark_checked_in(self) -> None:
+        """Note that Redis holds every claim that the archive has."""
         self.checked_in = True
 
     def forget_intent(self, intent: Intent) -> None:
-        """The intent that the log no longer holds is settled."""
+        """Drop an intent that is settled although the log no longer holds it."""
         self.redo = None
         self.position = msgspec.structs.replace(self.position, intent=None)
         self.next_offset = intent.last + 1
         self.uncommitted = True
 
     def read(self, swaps: SwapRows, read_to: int) -> None:
-        """Decoded records came in log order, the first offset not read is now `read_to`."""
+        """Queue decoded records in log order; `read_to` is the first offset not read yet."""
         self.waiting.add(swaps)
         self.size += int(swaps.rows["size"].sum())
         self.read_offset = max(self.read_offset, read_to)
 
     def lateness(self, parts: Sequence[SwapRows]) -> tuple[Array, Array]:
-        """Which of the first waiting records are late (bool), and the watermark behind each.
+        """Decide which of the first waiting records are late (bool), with the watermark after each.
 
-        As the windows decide it: the bucket was closed before the record came.
+        The rule is that of the windows: a record is late if its bucket was closed before it
+        arrived.
         """
         times, recorded = column(parts, "timestamp"), column(parts, "recorded")
         before = _NO_WATERMARK if self._watermark is None else self._watermark
@@ -142,21 +144,21 @@ class ArchivePartition:
         return (times // MINUTE_MS + 1) * MINUTE_MS <= closed_to, watermarks[1:]
 
     def decide(self, verdicts: str, watermarks: Array, now_s: float) -> None:
-        """The markers have decided the first waiting records."""
+        """Move the first waiting records to `decided`, with the verdicts of the markers."""
         if not self.decided:
             self.filling_since = now_s
         letters = np.frombuffer(verdicts.encode(), np.uint8)
         first = 0
         for part in self.waiting.take(len(verdicts)):
-            behind = first + len(part)
-            part.swaps["verdict"] = letters[first:behind]
-            part.rows["watermark"] = watermarks[first:behind]
+            end = first + len(part)
+            part.swaps["verdict"] = letters[first:end]
+            part.rows["watermark"] = watermarks[first:end]
             self.decided.add(part)
-            first = behind
+            first = end
         self._watermark = int(watermarks[-1])
 
-    def cut(self, now_ms: int) -> Batch:
-        """Take a batch of what is decided."""
+    def cut(self, now_ms: int) -> InsertBatch:
+        """Take a batch off the decided records."""
         return cut(
             self.decided,
             self.partition,
@@ -165,8 +167,8 @@ class ArchivePartition:
             now_ms=now_ms,
         )
 
-    def cut_again(self) -> Batch:
-        """The batch of the intent that was found, made of the waiting records."""
+    def rebuild_batch(self) -> InsertBatch:
+        """Build the batch of the inherited intent from the waiting records."""
         assert self.redo is not None
         intent = self.redo
         taken = self.waiting.take(self.waiting.below(intent.last + 1))
@@ -174,39 +176,39 @@ class ArchivePartition:
             intent,
             msgspec.structs.replace(self.position, intent=None),
             taken,
-            again(intent, self.partition, taken),
+            rebuild_blocks(intent, self.partition, taken),
         )
 
-    def passed(self, batch: Batch) -> None:
-        """The batch is archived, or holds nothing to archive."""
-        self.flight = self.redo = None
+    def complete(self, batch: InsertBatch) -> None:
+        """Advance past a batch that is archived or that holds nothing to archive."""
+        self.in_flight = self.redo = None
         self.size -= batch.size
         self.position = batch.after
         self.next_offset = batch.next_offset
         self.archived_to_ms = batch.oldest
         self.uncommitted = True
 
-    def settle_reading(self) -> None:
-        """Nothing waits: what was read behind the last record is passed, too."""
-        idle = self.stage == "archiving" and self.flight is None
+    def advance_when_idle(self) -> None:
+        """Advance past offsets without a swap that follow the last record, if nothing is queued."""
+        idle = self.stage == "archiving" and self.in_flight is None
         empty = idle and not self.waiting and not self.decided
         if empty and self.read_offset > self.next_offset:
             self.next_offset = self.read_offset
             self.uncommitted = True
 
     def skip_to(self, offset: int) -> None:
-        """The log begins at `offset`: what lies before it cannot be archived any more."""
+        """Advance to the log's begin `offset`; what lay before it can no longer be archived."""
         self.add_gap(self.next_offset, offset)
         self.next_offset = self.read_offset = offset
 
-    def add_gap(self, first: int, behind: int) -> None:
-        """The offsets [first, behind) are lost to the archive."""
-        gaps = [*self.gaps, (first, behind)][-MAX_GAPS:]
+    def add_gap(self, first: int, end: int) -> None:
+        """Note that the archive lacks the offsets [first, end)."""
+        gaps = [*self.gaps, (first, end)][-MAX_GAPS:]
         self.position = msgspec.structs.replace(self.position, gaps=gaps)
         self.uncommitted = True
 
     def status(self, *, now_ms: int, end: int | None, fault: str) -> ArchiveStatus:
-        """What operators are told every second."""
+        """Return the status that is published for operators every second."""
         lag = max(0, (self.end if end is None else end) - self.next_offset)
         oldest = self._oldest()
         if lag == 0:
@@ -224,9 +226,9 @@ class ArchivePartition:
         )
 
     def _oldest(self) -> int | None:
-        """The timestamp of the first record that is not archived, as far as it is known."""
-        if self.flight is not None:
-            return self.flight.batch.oldest
+        """Return the timestamp of the first record that is not archived, as far as it is known."""
+        if self.in_flight is not None:
+            return self.in_flight.batch.oldest
         for held in (self.decided, self.waiting):
             if held:
                 return held.oldest

@@ -1,8 +1,8 @@
-"""How an archiver takes over a partition: what the owner before had promised, then the check-in.
+"""How an archiver takes over a partition: redo what the previous owner promised, then check in.
 
 `acquire` reads the position and the intent from the group's commit metadata and has the group
-confirm them. `settle` brings the intent to its end and sees that Redis holds every claim that the
-archive has (DESIGN 4 rules 7 and 9); only then does the partition archive.
+confirm them. `advance` redoes the intent and ensures that Redis holds every claim that the archive
+holds (DESIGN 4 rules 7 and 9). Only then does the partition archive.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import msgspec
 import structlog
 
 from aggregator.archiving.intents import Intent, pack, unpack
-from aggregator.archiving.partition import ArchivePartition, Flight
-from aggregator.archiving.writers import Gates, Writers
+from aggregator.archiving.partition import ArchivePartition, InFlightInsert
+from aggregator.archiving.writers import CircuitBreakers, Writers
 from aggregator.member.end_offset_check import LogEndCheck
 from aggregator.member.kafka import SwapLog
 from aggregator.redis.checkins import Checkins
@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 
 class ArchiveTakeover:
-    """Takes partitions that the group has assigned to this archiver."""
+    """Takes over the partitions that the group assigns to this archiver."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class ArchiveTakeover:
         swap_log: SwapLog,
         checkins: Checkins,
         writers: Writers,
-        gates: Gates,
+        breakers: CircuitBreakers,
         now_ms: Callable[[], int],
     ) -> None:
         self.partitions = config.kafka_partitions
@@ -43,9 +43,9 @@ class ArchiveTakeover:
         self._log = swap_log
         self._checkins = checkins
         self._writers = writers
-        self._gates = gates
+        self._breakers = breakers
         self._now_ms = now_ms
-        self._log_end = LogEndCheck(
+        self._end_offset_check = LogEndCheck(
             config.kafka_topic,
             "archived",
             "Give CLICKHOUSE_URL another database and ARCHIVER_GROUP another name to begin a new "
@@ -53,17 +53,17 @@ class ArchiveTakeover:
         )
 
     def acquire(self, partition: int) -> ArchivePartition | None:
-        """Read where the owner before had got to, and have the group confirm that it is ours.
+        """Read how far the previous owner was, and have the group confirm the ownership.
 
-        None where ClickHouse is to be asked and is left alone now.
+        Returns None if ClickHouse must be asked but its circuit breaker is open.
         """
         committed, metadata = self._log.committed(partition)
         position = unpack(metadata)
         extent = self._log.extent(partition, None)
         if committed is None or not metadata:
-            # The group is new, Kafka has forgotten it, or somebody else has set its offset, whereby
-            # its intent was lost: the archive knows what it has.
-            if self._gates.clickhouse.open_for_s:
+            # The group is new, Kafka has deleted its commits, or another program set the offset and
+            # thereby dropped the intent. Ask the archive itself how far it is.
+            if self._breakers.clickhouse.open_for_s:
                 return None
             archived = self._writers.ask(lambda archive: archive.next_offset(partition))
             if committed is not None:
@@ -76,11 +76,12 @@ class ArchiveTakeover:
                 )
             committed = max(extent.start, archived)
             position = msgspec.structs.replace(position, claimed_to=archived)
-        self._log_end.check(partition, committed, extent.end)
+        self._end_offset_check.check(partition, committed, extent.end)
         owner = ArchivePartition(self._config, partition, committed, position, extent)
         if owner.redo is None and committed < extent.start:
             _report_gap(partition, committed, extent.start)
             owner.skip_to(extent.start)
+        # Commit what was read: the group refuses a member that no longer owns the partition.
         self._log.commit({partition: (owner.next_offset, pack(owner.position))})
         owner.uncommitted = False
         log.info(
@@ -93,61 +94,65 @@ class ArchiveTakeover:
             self._log.begin(partition, owner.redo.first)
         return owner
 
-    def settle(self, owner: ArchivePartition) -> None:
-        """Bring the intent that was found to its end, and check in with this run of Redis.
+    def advance(self, owner: ArchivePartition) -> None:
+        """Take one step: redo the inherited intent, then check in with this run of Redis.
 
-        A step at a time: asked again until the partition archives. Raises Retry.
+        Call it again until the partition archives. Raises Retry.
         """
         if owner.redo is not None:
-            self._settle_intent(owner, owner.redo)
+            self._redo_intent(owner, owner.redo)
         if not owner.checked_in:
             self._check_in(owner)
         if owner.redo is None and owner.checked_in:
             self._log.begin(owner.partition, owner.next_offset)
             owner.begin()
 
-    def _settle_intent(self, owner: ArchivePartition, intent: Intent) -> None:
+    def _redo_intent(self, owner: ArchivePartition, intent: Intent) -> None:
         if owner.redo_is_lost:
             self._writers.start(
                 owner,
-                lambda jobs: jobs.settle_lost(owner.partition, intent, self._now_ms()),
+                lambda jobs: jobs.resolve_lost_intent(owner.partition, intent, self._now_ms()),
                 lambda gaps: self._intent_lost(owner, intent, gaps),
             )
-        elif owner.flight is None and owner.read_offset > intent.last:
+        elif owner.in_flight is None and owner.read_offset > intent.last:
             self._log.pause([owner.partition])
-            owner.flight = Flight(owner.cut_again(), 0.0, again=True)
+            # All records of the intent are read. Pause until the redo is done; the partition then
+            # begins again after the intent.
+            owner.in_flight = InFlightInsert(owner.rebuild_batch(), 0.0, may_exist=True)
 
     def _intent_lost(
         self, owner: ArchivePartition, intent: Intent, gaps: list[tuple[int, int]]
     ) -> None:
-        for first, behind in gaps:
-            _report_gap(owner.partition, first, behind)
-            owner.add_gap(first, behind)
+        for first, end in gaps:
+            _report_gap(owner.partition, first, end)
+            owner.add_gap(first, end)
         owner.forget_intent(intent)
 
     def _check_in(self, owner: ArchivePartition) -> None:
-        """See that Redis has every claim that the archive has, or will have.
+        """Ensure that Redis has every claim that the archive has or is about to have.
 
-        Where it has, ClickHouse is not needed for it.
+        This needs no ClickHouse if Redis lost nothing.
         """
         partition, frontier = owner.partition, owner.position.claimed_to
         lost_from = self._checkins.look(partition, self.partitions, frontier)
         if lost_from is None:
             owner.checked_in = True
             return
+        # Markers are restored from the archive's rows, which are complete only after the redo.
         if owner.redo is not None:
             return
         owner.stage = "checking_in"
-        if self._writers.busy(partition) or self._gates.kafka.open_for_s:
+        if self._writers.busy(partition) or self._breakers.kafka.open_for_s:
             return
         try:
             extent = self._log.extent(partition, self._markers_from())
         except Retry as error:
-            self._gates.kafka.failed(str(error))
+            self._breakers.kafka.failed(str(error))
             return
-        # The job must not check in with a later run of Redis, which may lack more.
+        # Bind the job to this run of Redis. A later run may lack more markers than this job
+        # restores, so the job must not check in with it.
         checkins = self._checkins.bound()
-        # Where the log begins later than markers live, all of them may be asked for.
+        # If the log begins after the oldest marker expires, all markers may still be asked for.
         needed_from = extent.since if extent.since > extent.start else 0
         self._writers.start(
             owner,
@@ -160,11 +165,11 @@ class ArchiveTakeover:
                 frontier=frontier,
                 wanted=lambda: owner.active,
             ),
-            lambda _: owner.has_checked_in(),
+            lambda _: owner.mark_checked_in(),
         )
 
     def _markers_from(self) -> int | None:
-        """The record time from which markers may be asked for: by repeats, or by a replay."""
+        """Return the record time from which a repeat or a replay may still ask for markers."""
         if self._config.clock == "event":
             return None
         replay_ms = 2 * self._config.longest_window_minutes * 60_000 + self._config.grace_ms
@@ -172,6 +177,7 @@ class ArchiveTakeover:
         return self._now_ms() - reach_ms
 
 
-def _report_gap(partition: int, first: int, behind: int) -> None:
-    log.error("archive_gap", partition=partition, first=first, behind=behind)
-    metrics.ARCHIVE_GAP_OFFSETS.labels(partition).inc(behind - first)
+def _report_gap(partition: int, first: int, end: int) -> None:
+    # `infra.embedded.proofs` reads these fields.
+    log.error("archive_gap", partition=partition, first=first, behind=end)
+    metrics.ARCHIVE_GAP_OFFSETS.labels(partition).inc(end - first)

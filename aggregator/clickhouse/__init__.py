@@ -1,1 +1,1 @@
-"""The archive in ClickHouse: its schema, the writer, the readers."""
+"""The archive in ClickHouse: its schema, its writer and its readers."""

@@ -1,9 +1,9 @@
 """One connection to ClickHouse over the native protocol, with time limits and named errors.
 
-Every module of the archive talks to the server through this one, so that what a failure means is
-said once: `Unavailable` is worth another try, `Refused` is not; `Unreadable` is tried again too,
-and needs somebody's help. Knows the way to ClickHouse, not
-what is kept there.
+Every module of the archive talks to the server through this one, so the meaning of a failure is
+decided in one place: retry after `Unavailable`, do not retry after `Refused`. `Unreadable` is
+retried as well, but only an operator can fix its cause. Knows how to reach ClickHouse, not what is
+stored there.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from aggregator.runtime.errors import Fatal, Retry
 
 _CONNECT_S: Final = 3.0
 _CLIENT_NAME: Final = "swaps"
-# Every failed try would write its own lines: what it means is told by the error that is raised.
+# The driver would log each failed try; the error that is raised says the same.
 logging.getLogger("clickhouse_driver").setLevel(logging.CRITICAL)
 
-# What a healthy server may answer to a good query; every other exception of the server is a fault
-# of the query, of the schema or of the settings, and comes again.
-_PASSING: Final = frozenset(
+# What a healthy server may answer to a good query. Any other exception of the server is a fault of
+# the query, the schema or the settings, and would come again.
+_TRANSIENT: Final = frozenset(
     {
         ErrorCodes.CANNOT_WRITE_TO_FILE_DESCRIPTOR,
         ErrorCodes.TIMEOUT_EXCEEDED,
@@ -55,7 +55,8 @@ _PASSING: Final = frozenset(
         ErrorCodes.KEEPER_EXCEPTION,
     }
 )
-# What a server answers that cannot read its own files; where no part is named it may be the query.
+# What a server answers if it cannot read its own files. If it names no part, the query may be at
+# fault.
 _UNREADABLE: Final = frozenset(
     {
         ErrorCodes.ATTEMPT_TO_READ_AFTER_EOF,
@@ -70,13 +71,13 @@ _UNREADABLE: Final = frozenset(
 )
 # <partition>_<first block>_<last block>_<level>
 _PART: Final = re.compile(r"\b\d{6,8}_\d+_\d+_\d+\b")
-CURE: Final = '"A part that cannot be read" in docs/operations.md'
+REPAIR_GUIDE: Final = '"A part that cannot be read" in docs/operations.md'
 
 
 class Unavailable(Retry):
     """ClickHouse cannot be reached or cannot do this now; `code` is the server's, 0 without one.
 
-    Nothing is known of the outcome of what was asked.
+    The outcome of the call is unknown.
     """
 
     def __init__(self, text: str, code: int = 0) -> None:
@@ -85,7 +86,7 @@ class Unavailable(Retry):
 
 
 class Unreadable(Unavailable):
-    """ClickHouse cannot read `part`, a part of the archive, until somebody has cured it."""
+    """ClickHouse cannot read `part`, a part of the archive, until an operator fixes it."""
 
     def __init__(self, text: str, code: int, part: str) -> None:
         super().__init__(text, code)
@@ -93,18 +94,18 @@ class Unreadable(Unavailable):
 
 
 class Refused(Fatal):
-    """ClickHouse refuses this query, and will again; `code` is the server's."""
+    """ClickHouse refuses this query and would refuse it again; `code` is the server's."""
 
     def __init__(self, text: str, code: int) -> None:
         super().__init__(text)
         self.code = code
 
 
-class ClickHouse:
-    """One connection, made by the first call and made again by the first after a failure.
+class ClickHouseClient:
+    """One connection, opened by the first call and reopened by the first call after a failure.
 
-    For one thread at a time. Raises Unavailable and Refused. `receive_s` is how long the server may
-    be silent inside a call; the limit of a query's time is the setting `max_execution_time`.
+    For one thread at a time. Raises Unavailable and Refused. `receive_s` limits how long the server
+    may be silent within a call; the setting `max_execution_time` limits the time of a query.
     """
 
     def __init__(
@@ -138,11 +139,11 @@ class ClickHouse:
 
     @property
     def connected(self) -> bool:
-        """Whether the connection was open when it was used last."""
+        """Whether the connection was open when it was last used."""
         return bool(self._client.connection.connected)
 
     def connect(self) -> None:
-        """Open the connection where it is not, and see that the server answers."""
+        """Open the connection if needed, and check that the server answers."""
         self.execute("SELECT 1")
 
     def execute(
@@ -155,7 +156,7 @@ class ClickHouse:
         settings: Mapping[str, Any] | None = None,
         query_id: str | None = None,
     ) -> Any:
-        """The rows of a query (its columns with `columnar`); `%(name)s` stands for a parameter."""
+        """Return the rows of a query (its columns if `columnar`); `%(name)s` marks a parameter."""
         with self._named("asking"):
             return self._client.execute(
                 query,
@@ -167,7 +168,10 @@ class ClickHouse:
             )
 
     def columns_of(self, table: str, names: Sequence[str]) -> list[tuple[str, str]]:
-        """(name, type) of these columns of a table, in this order; Refused where one is missing."""
+        """Return (name, type) of these columns of a table, in this order.
+
+        Raises Refused if one is missing.
+        """
         found = {name: kind for name, kind, *_ in self.execute(f"DESCRIBE TABLE {table}")}
         missing = [name for name in names if name not in found]
         if missing:
@@ -183,9 +187,10 @@ class ClickHouse:
         rows: int,
         settings: Mapping[str, Any],
     ) -> None:
-        """Insert (name, type, encoded values) as one block, over the connection that is open.
+        """Insert (name, type, encoded values) as one block over the open connection.
 
-        Never opens one: who inserts under a promise must not reach the server after a silent pause.
+        Never opens a connection: an insert under an intent must not reach the server after a silent
+        pause.
         """
         if not self.connected:
             raise Unavailable(f"clickhouse at {self.address}: not connected")
@@ -214,33 +219,36 @@ class ClickHouse:
             text = f"clickhouse at {self.address}: {doing}: {_short(error.message)}"
             if part := unreadable_part(error.code or 0, error.message):
                 metrics.ARCHIVE_UNREADABLE.inc()
-                named = f"clickhouse at {self.address}: part {part} cannot be read, see {CURE}"
+                named = (
+                    f"clickhouse at {self.address}: part {part} cannot be read, see {REPAIR_GUIDE}"
+                )
                 text = f"{named}: {_short(error.message)}"
                 raise Unreadable(text, error.code or 0, part) from error
-            if error.code in _PASSING:
+            if error.code in _TRANSIENT:
                 raise Unavailable(text, error.code) from error
             raise Refused(text, error.code or 0) from error
         except (DriverError, OSError, EOFError) as error:
-            # The connection may be in the middle of anything.
+            # The connection may be in the middle of a packet, so it cannot be used again.
             self._client.disconnect()
             text = _short(str(error) or type(error).__name__)
             raise Unavailable(f"clickhouse at {self.address}: {doing}: {text}") from error
 
 
 def unreadable_part(code: int, message: str) -> str:
-    """The part that a server's error says it cannot read; "" where it says something else."""
+    """Return the part that a server's error names as unreadable; "" for any other error."""
     found = _PART.search(message) if code in _UNREADABLE else None
     return found[0] if found else ""
 
 
 def _send_block(connection: Any, columns: Sequence[tuple[str, str, bytes]], rows: int) -> None:
-    """A DATA packet, as `Connection.send_data` and `BlockOutputStream.write` make it."""
+    """Send a DATA packet as `Connection.send_data` and `BlockOutputStream.write` build it."""
     write_varint(ClientPacketTypes.DATA, connection.fout)
     write_binary_str("", connection.fout)
     out = connection.block_out.fout
     BlockInfo().write(out)
     write_varint(len(columns), out)
     write_varint(rows, out)
+    # From this revision on, a byte before each column says whether its serialization is custom.
     custom = connection.server_info.used_revision >= DBMS_MIN_REVISION_WITH_CUSTOM_SERIALIZATION
     for name, kind, data in columns:
         write_binary_str(name, out)
@@ -250,5 +258,5 @@ def _send_block(connection: Any, columns: Sequence[tuple[str, str, bytes]], rows
 
 
 def _short(message: str) -> str:
-    """The first line of the server's text, without the stack trace."""
+    """Return the first line of the server's text, without the stack trace."""
     return message.partition("Stack trace:")[0].strip()[:500]

@@ -1,6 +1,6 @@
-"""Texts of many rows in ClickHouse's Native format, by compiled passes. Pure.
+"""Compiled passes over the texts of many rows, for ClickHouse's Native format.
 
-Texts are given as in `native.Texts`.
+Does no input or output. `native.Texts` describes how texts are given.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from aggregator.runtime.compiled import compiled
 
 @compiled
 def put_strings(text: Array, spans: Array, out: Array) -> int:
-    """Write each text, its length (unsigned LEB128) before it, into `out`; where it ends."""
+    """Write each text after its length (unsigned LEB128) into `out`; return the end position."""
     at = 0
     for row in range(len(spans)):
         source = text[spans[row, 0] : spans[row, 1]]
@@ -35,13 +35,14 @@ def put_strings(text: Array, spans: Array, out: Array) -> int:
 
 @compiled
 def number_texts(text: Array, spans: Array, slots: Array, keys: Array, firsts: Array) -> int:
-    """Number the texts in the order in which they first come; how many there are.
+    """Number the distinct texts in order of first occurrence; return how many there are.
 
-    Fills `keys` with each row's number, ABSENT where it has no text, and `firsts` with each
-    number's row. `slots` is a hash table of numbers + 1, of zeros and longer than the rows.
+    Fills `keys` with the number of each row's text, ABSENT for a null, and `firsts` with the first
+    row of each number. `slots` is a hash table that holds number + 1: zeros, a power of two long,
+    longer than the rows.
     """
     count = 0
-    mask = len(slots) - 1
+    mask = len(slots) - 1  # the length is a power of two
     for row in range(len(spans)):
         if spans[row, 0] == ABSENT:
             keys[row] = ABSENT
@@ -63,7 +64,7 @@ def number_texts(text: Array, spans: Array, slots: Array, keys: Array, firsts: A
 
 @compiled
 def _hash(source: Array) -> int:
-    """FNV-1a, its higher half put into the lower."""
+    """Return the FNV-1a hash with its higher half folded into the lower, as 31 bits."""
     mixed = np.uint64(0xCBF29CE484222325)
     for place in range(len(source)):
         mixed = (mixed ^ np.uint64(source[place])) * np.uint64(0x100000001B3)
@@ -74,6 +75,7 @@ def _hash(source: Array) -> int:
 def _equal(one: Array, other: Array) -> bool:
     if len(one) != len(other):
         return False
+    # No early exit, so that the compiler may vectorise the loop.
     differ = 0
     for place in range(len(one)):
         differ += one[place] != other[place]

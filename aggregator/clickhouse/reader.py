@@ -1,7 +1,8 @@
-"""Reads a token's past from the archive: trades, candles, days.
+"""Reads a token's history from the archive: trades, candles, days.
 
-Blocking calls for any number of threads over a pool of connections; every query has a limit of
-time, rows and memory, and takes what a client sent as parameters only. Knows nothing of HTTP.
+Makes blocking calls for any number of threads over a pool of connections. Every query has a limit
+of time, rows and memory, and takes whatever a client sent as parameters only. Knows nothing of
+HTTP.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from decimal import Context, Decimal
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from aggregator.clickhouse.connection import ClickHouse, Unavailable
+from aggregator.clickhouse.connection import ClickHouseClient, Unavailable
 from aggregator.contracts.history import Candle, Day, Trade
 from aggregator.contracts.stats import decimal_text, token_text, usd_text, vwap_text
 from aggregator.contracts.units import DAY_MS
@@ -26,7 +27,7 @@ _LIMITS: Final = {
     "max_memory_usage": 1_000_000_000,
     "max_rows_to_read": 200_000_000,
     "max_result_rows": 100_000,
-    # Questions are small and several run at once: compiling one takes longer than it saves.
+    # Queries are small and several run concurrently: compiling one takes longer than it saves.
     "max_threads": 2,
     "compile_expressions": 0,
     "compile_aggregate_expressions": 0,
@@ -51,8 +52,8 @@ _RANGE = f"""{_OF_TOKEN}
     AND timestamp >= fromUnixTimestamp64Milli(%(since)s, 'UTC')
     AND timestamp < fromUnixTimestamp64Milli(%(until)s, 'UTC')"""
 
-# In the order of the sort key, backwards, so that ClickHouse reads only as much as the page needs;
-# FINAL, LIMIT BY or a search for retractions in here would make it read the whole range.
+# In the reverse order of the sort key, so that ClickHouse reads only as much as the page needs.
+# FINAL, LIMIT BY or a search for retractions in this query would make it read the whole range.
 _ADDITIONS: Final = f"""
 SELECT
     toUnixTimestamp64Milli(timestamp), tx_hash, log_index, hex(marker), side, amount,
@@ -71,7 +72,7 @@ LIMIT %(limit)s
 
 _RETRACTED: Final = f"SELECT hex(marker) FROM raw_swaps WHERE {_RANGE} AND sign < 0"  # noqa: S608
 
-# First whole minutes, so that the prices of a minute whose trades were all retracted do not count.
+# Aggregate whole minutes first, so that a minute whose trades were all retracted sets no price.
 _CANDLES: Final = f"""
 SELECT
     intDiv(toUnixTimestamp(minute), %(seconds)s) * %(seconds)s AS begins,
@@ -105,7 +106,7 @@ _KNOWN: Final = f"SELECT 1 FROM daily_token_agg WHERE {_OF_TOKEN} LIMIT 1"  # no
 
 
 class TradePosition(NamedTuple):
-    """A trade's place in the order of trades: ms, then tx_hash, log_index and marker (hex)."""
+    """The sort position of a trade: ms, then tx_hash, log_index and marker (hex)."""
 
     ms: int
     tx_hash: str
@@ -114,17 +115,17 @@ class TradePosition(NamedTuple):
 
 
 class Offset(NamedTuple):
-    """Where a swap lies in the log: each is archived under one offset."""
+    """The log position of a swap: each swap is archived under one offset."""
 
     partition: int
     offset: int
 
 
 class TradePage(NamedTuple):
-    """Trades, newest first, and the position of the last one where there may be more.
+    """Trades, newest first; `next` is the position of the last one if there may be more.
 
-    `positions` and `offsets` are those of the trades; `seen` are the offsets of all additions that
-    were looked at, those too that were retracted.
+    `positions` and `offsets` belong to the trades. `seen` holds the offsets of all additions that
+    were looked at, including those that were retracted.
     """
 
     trades: list[Trade]
@@ -135,7 +136,7 @@ class TradePage(NamedTuple):
 
 
 class _Day(NamedTuple):
-    """A token's day: when it begins (ms), its trades (of a side), its retractions."""
+    """A token's day: its start (ms), its trades (of a side), its retractions."""
 
     start: int
     trades: int
@@ -143,15 +144,15 @@ class _Day(NamedTuple):
 
 
 class HistoryReader:
-    """The archive of one ClickHouse, for any number of threads.
+    """The archive in one ClickHouse, for any number of threads.
 
-    Raises Unavailable where it cannot be reached or cannot answer within the limits now, Refused
-    where it refuses the query itself (tables missing).
+    Raises Unavailable if ClickHouse cannot be reached or cannot answer within the limits now,
+    Refused if it refuses the query itself (tables are missing).
     """
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._idle: list[ClickHouse] = []
+        self._idle: list[ClickHouseClient] = []
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -162,7 +163,7 @@ class HistoryReader:
             connection.close()
 
     def knows(self, chain: str, token: str) -> bool:
-        """Whether the archive has ever had a swap of the token."""
+        """Return whether the archive has ever had a swap of the token."""
         return bool(self._ask(_KNOWN, {"chain": chain, "token": token}))
 
     def trades(
@@ -176,10 +177,10 @@ class HistoryReader:
         limit: int,
         after: TradePosition | None,
     ) -> TradePage:
-        """At most `limit` trades of [since, until) (ms), newest first, those behind `after`.
+        """Return at most `limit` trades of [since, until) (ms), newest first, that follow `after`.
 
-        The days to look at are picked by their number of trades, since a day that has none for the
-        token, or lies on S3, should not be read for nothing.
+        The days to read are chosen by their number of trades, so that no day is read for nothing:
+        one without a trade of the token, or one that lies on S3.
         """
         start = after or TradePosition(until, "", 0, "00" * 16)
         until = min(until, start.ms + 1)
@@ -198,7 +199,8 @@ class HistoryReader:
             }
             retracted = any(day.retracted for day in taken)
             found += self._live(span, start, limit + 1 - len(found), retracted, seen)
-            # Days whose swaps are deleted still have their totals: do not ask for each of them.
+            # The totals of a day outlive its swaps. Read more days with each query, so that many
+            # such days do not take a query each.
             least *= 2
         page = found[:limit]
         positions = [TradePosition(*row[:4]) for row in page]
@@ -218,9 +220,10 @@ class HistoryReader:
         retracted: bool,
         seen: set[Offset],
     ) -> list[Any]:
-        """At most `wanted` rows of a span of time behind `start` that were not retracted.
+        """Return at most `wanted` rows of a span of time after `start` that were not retracted.
 
-        `retracted` tells whether some may have been. Adds what it looks at to `seen`.
+        `retracted` says whether some may have been. Adds the offsets of all rows that it reads to
+        `seen`.
         """
         live: list[Any] = []
         while len(live) < wanted:
@@ -238,7 +241,7 @@ class HistoryReader:
         return live[:wanted]
 
     def _retracted(self, span: Mapping[str, Any], rows: Sequence[Any]) -> set[str]:
-        """The markers of those among the rows, newest first, that were retracted."""
+        """Return the markers of those rows, given newest first, that were retracted."""
         # A retraction has the timestamp of its swap.
         span = {**span, "since": rows[-1][0], "until": rows[0][0] + 1}
         return {marker for (marker,) in self._ask(_RETRACTED, span)}
@@ -246,19 +249,19 @@ class HistoryReader:
     def candles(
         self, chain: str, token: str, *, since: int, until: int, interval_ms: int
     ) -> list[Candle]:
-        """The candles of [since, until) (ms, multiples of the interval), oldest first."""
+        """Return the candles of [since, until) (ms, multiples of the interval), oldest first."""
         params = {"since": since // 1000, "until": until // 1000, "seconds": interval_ms // 1000}
         rows = self._ask(_CANDLES, {"chain": chain, "token": token, **params})
         return [_candle(row, interval_ms) for row in rows]
 
     def days(self, chain: str, token: str, *, since: int, until: int) -> list[Day]:
-        """The days of [since, until) (ms, multiples of a day), oldest first."""
+        """Return the days of [since, until) (ms, multiples of a day), oldest first."""
         params = {"first": _date(since), "last": _date(until)}
         rows = self._ask(_DAYS, {"chain": chain, "token": token, **params})
         return [_day(row) for row in rows]
 
     def _days_with_trades(self, params: Mapping[str, Any], since: int, until: int) -> list[_Day]:
-        """The days that may have trades in [since, until), newest first."""
+        """Return the days that may have trades in [since, until), newest first."""
         if since >= until:
             return []
         span = {"first": _date(since), "last": _date(until - 1)}
@@ -271,17 +274,17 @@ class HistoryReader:
             try:
                 rows: Sequence[Any] = connection.execute(query, params, settings=_LIMITS)
             except Unavailable as error:
-                # An idle connection does not see that the server was started again.
+                # An idle connection does not notice that the server was restarted.
                 if not was_open or error.code:
                     raise
                 rows = connection.execute(query, params, settings=_LIMITS)
         return rows
 
     @contextmanager
-    def _connection(self) -> Iterator[ClickHouse]:
+    def _connection(self) -> Iterator[ClickHouseClient]:
         with self._lock:
             connection = self._idle.pop() if self._idle else None
-        connection = connection or ClickHouse(self._url, receive_s=_RECEIVE_S)
+        connection = connection or ClickHouseClient(self._url, receive_s=_RECEIVE_S)
         try:
             yield connection
         except BaseException:
@@ -292,10 +295,13 @@ class HistoryReader:
 
 
 def _days_for(days: Sequence[_Day], trades: int, until: int, least: int) -> int:
-    """How many of the days, newest first, hold that many trades before `until`; or all of them."""
+    """Return how many of the days, newest first, hold that many trades before `until`.
+
+    Returns all of them if they hold fewer.
+    """
     total = 0
     for number, day in enumerate(days, 1):
-        # Of a day that is cut nobody knows how many lie before the cut.
+        # How many trades of a cut day lie before the cut is unknown, so count none.
         total += day.trades if day.start + DAY_MS <= until else 0
         if total >= trades and number >= least:
             return number
@@ -372,11 +378,11 @@ def _day(row: Sequence[Any]) -> Day:
 
 
 def _units(value: Decimal, digits: int) -> int:
-    """The decimal as a whole number of 10^-digits, exact."""
+    """Convert the decimal to an integer number of 10^-digits, exactly."""
     return int(_EXACT.scaleb(value, digits))
 
 
-@lru_cache(4_096)  # open, high, low and close are often the same, and the next one's too
+@lru_cache(4_096)  # open, high, low and close are often equal, also across rows
 def _price(value: float | None) -> str | None:
     return None if value is None else decimal_text(value)
 

@@ -1,8 +1,8 @@
-"""The archive's tables, made from the numbered SQL files of infra/clickhouse/schema.
+"""The archive's tables, created from the numbered SQL files of infra/clickhouse/schema.
 
-Each file is applied once, in order; the table schema_files remembers which, by the digest of the
-text as it was sent. A file with a setting in it (`{hot_seconds}`) is applied again when the setting
-has changed. Every statement may run twice, so two processes at once do no harm.
+Each file is applied once, in order. The table schema_files records which, by the digest of the text
+as it was sent. A file that contains a setting (`{hot_seconds}`) is applied again when the setting
+changes. Every statement may run twice, so two processes may apply the files at the same time.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from aggregator.clickhouse.connection import ClickHouse
+from aggregator.clickhouse.connection import ClickHouseClient
 from aggregator.clickhouse.tables import COLD, HOT, POLICY
 from aggregator.runtime.config import Config
 from aggregator.runtime.errors import Fatal
@@ -24,11 +24,11 @@ _MADE: Final = re.compile(r"^CREATE (?:TABLE|MATERIALIZED VIEW) IF NOT EXISTS (\
 _LONGEST_TTL_CHECK_S: Final = 14_400
 
 
-def ensure_schema(clickhouse: ClickHouse, config: Config) -> list[str]:
-    """Make or update the tables; the names of the files applied, none where all was in place.
+def ensure_schema(clickhouse: ClickHouseClient, config: Config) -> list[str]:
+    """Create or update the tables; return the names of the files applied, none if all was in place.
 
-    Raises Unavailable where the server cannot be asked, Refused where it refuses a statement, and
-    Fatal where it lacks the storage policy or where an applied file was edited afterwards.
+    Raises Unavailable if the server cannot be reached, Refused if it refuses a statement, and Fatal
+    if it lacks the storage policy or if an applied file was edited afterwards.
     """
     require_policy(clickhouse)
     _apply(clickhouse, (_FILES / _LOG).read_text(), {})
@@ -54,8 +54,8 @@ def ensure_schema(clickhouse: ClickHouse, config: Config) -> list[str]:
     return applied
 
 
-def outstanding(clickhouse: ClickHouse, config: Config) -> list[str]:
-    """The files that `ensure_schema` would apply; the table schema_files must be there."""
+def outstanding(clickhouse: ClickHouseClient, config: Config) -> list[str]:
+    """Return the files that `ensure_schema` would apply; the table schema_files must exist."""
     known, settings = _known(clickhouse), _settings(config)
     return [
         path.name
@@ -64,8 +64,8 @@ def outstanding(clickhouse: ClickHouse, config: Config) -> list[str]:
     ]
 
 
-def missing_tables(clickhouse: ClickHouse) -> list[str]:
-    """Tables and views of the schema files that are not in the database."""
+def missing_tables(clickhouse: ClickHouseClient) -> list[str]:
+    """Return the tables and views of the schema files that are not in the database."""
     wanted = [
         name
         for path in sorted(_FILES.glob("[0-9]*.sql"))
@@ -80,7 +80,7 @@ def missing_tables(clickhouse: ClickHouse) -> list[str]:
     return [name for name in wanted if name not in there]
 
 
-def _known(clickhouse: ClickHouse) -> dict[str, str]:
+def _known(clickhouse: ClickHouseClient) -> dict[str, str]:
     return dict(
         clickhouse.execute(
             "SELECT file, argMax(digest, applied_at) FROM schema_files GROUP BY file"
@@ -98,14 +98,14 @@ def _settings(config: Config) -> dict[str, int]:
         "hot_seconds": max(1, config.hot_ttl_ms // 1000),
         "keep_seconds": keep_s,
         "daily_keep_seconds": max(1, config.daily_ttl_ms // 1000),
-        # How late a part may be dropped: a small share of its life, as ClickHouse's own default is
-        # of some weeks.
+        # How late a part may be dropped: a small share of its lifetime. ClickHouse's default is 4
+        # hours, which suits lifetimes of weeks.
         "ttl_check_seconds": min(max(1, keep_s // 200), _LONGEST_TTL_CHECK_S),
     }
 
 
-def require_policy(clickhouse: ClickHouse) -> None:
-    """Raise Fatal where the server lacks the storage policy that the tables lie on."""
+def require_policy(clickhouse: ClickHouseClient) -> None:
+    """Raise Fatal if the server lacks the storage policy of the tables."""
     volumes = {
         name
         for (name,) in clickhouse.execute(
@@ -122,7 +122,7 @@ def require_policy(clickhouse: ClickHouse) -> None:
         )
 
 
-def _apply(clickhouse: ClickHouse, text: str, settings: dict[str, int]) -> None:
+def _apply(clickhouse: ClickHouseClient, text: str, settings: dict[str, int]) -> None:
     for statement in _statements(_filled(text, settings)):
         clickhouse.execute(statement)
 
@@ -132,6 +132,6 @@ def _filled(text: str, settings: dict[str, int]) -> str:
 
 
 def _statements(text: str) -> list[str]:
-    """The statements between the semicolons, without comments: the files hold no such text."""
+    """Return the statements between the semicolons, without comments: no text contains either."""
     code = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("--"))
     return [statement.strip() for statement in code.split(";") if statement.strip()]

@@ -1,4 +1,4 @@
-"""The names of the archive's tables, and of the storage policy that they lie on."""
+"""The names of the archive's tables and of their storage policy."""
 
 from __future__ import annotations
 

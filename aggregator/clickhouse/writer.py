@@ -1,8 +1,8 @@
-"""Writes blocks of swaps to raw_swaps, and reads back what a writer must know of them.
+"""Writes blocks of swaps to raw_swaps, and reads back what a writer must know about them.
 
-One block is of one partition of the log and one UTC day, and has a token: ClickHouse drops a block
-whose token it has seen, in the table and behind each view alike (DESIGN 4 rule 9). Knows nothing of
-Kafka and Redis.
+A block holds swaps of one partition of the log and one UTC day, and has a token: ClickHouse drops a
+block whose token it has seen, both in the table and in each view (DESIGN 4 rule 9). Knows nothing
+of Kafka and Redis.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import numpy as np
 
-from aggregator.clickhouse.connection import ClickHouse
+from aggregator.clickhouse.connection import ClickHouseClient
 from aggregator.clickhouse.native import (
     Choice,
     Column,
@@ -24,7 +24,7 @@ from aggregator.clickhouse.native import (
     encoder_of,
 )
 from aggregator.clickhouse.tables import RAW_SWAPS
-from aggregator.contracts.archive_rows import ABSENT, TEXTS, SwapRows, as_rows
+from aggregator.contracts.archive_rows import ABSENT, TEXTS, ArchivedMarker, SwapRows, as_rows
 from aggregator.contracts.arrays import Array
 from aggregator.contracts.batch import UNPRICED
 from aggregator.contracts.event import Swap
@@ -35,22 +35,26 @@ _PAGE: Final = 50_000
 _SETTINGS: Final = {
     "async_insert": 0,
     "insert_deduplicate": 1,
+    # Deduplicate in each view as well: after an insert that reached the table but not every view,
+    # the repeat must still reach the views that lack it.
     "deduplicate_blocks_in_dependent_materialized_views": 1,
-    # None of a dead writer may arrive after its successor's.
+    # The server ends an insert after this time: one of a dead writer must not arrive after that of
+    # its successor.
     "max_execution_time": _INSERT_S,
+    # Keep a block whole, because one token covers one block.
     "max_insert_block_size": 1_000_000,
 }
-# A poison row takes a token and is no swap: no chain has this name.
+# The chain of a poison row, which takes a token and is no swap: no chain has this name.
 _NO_CHAIN: Final = ""
 _VERDICTS: Final = "CLUV"
-# By the letter of a verdict.
+# Indexed by the letter of a verdict: its place in _VERDICTS, and the sign of its row.
 _VERDICT_PLACES: Final = np.zeros(256, np.uint8)
 _SIGNS: Final = np.zeros(256, np.int8)
 _VERDICT_PLACES[list(_VERDICTS.encode())] = range(len(_VERDICTS))
 _SIGNS[list(_VERDICTS.encode())] = [1, 1, -1, 0]
 
 
-class Block(msgspec.Struct, frozen=True):
+class ArchiveBlock(msgspec.Struct, frozen=True):
     """Canonical swaps and retractions of one partition and one day, in log order.
 
     Their verdicts are letters of C, L, U, V; `ingested_at` is in ms since the epoch.
@@ -70,26 +74,16 @@ class Span(NamedTuple):
     last: int
 
 
-class Archived(NamedTuple):
-    """What the archive knows of one row: enough to make its marker again."""
-
-    marker: bytes
-    partition: int
-    offset: int
-    removed: bool
-    verdict: str
-
-
 class ArchiveWriter:
     """The archive as its writers use it. Every call raises Unavailable or Refused."""
 
-    def __init__(self, clickhouse: ClickHouse, topic: str) -> None:
+    def __init__(self, clickhouse: ClickHouseClient, topic: str) -> None:
         self._clickhouse = clickhouse
         self._topic = topic
         self._encoders: list[tuple[str, str, Encode]] = []
 
     def connect(self) -> None:
-        """Open the connection that `insert` uses, and learn the table's columns."""
+        """Open the connection that `insert` uses, and look up the types of the table's columns."""
         self._clickhouse.connect()
         if not self._encoders:
             columns = self._clickhouse.columns_of(RAW_SWAPS, _COLUMNS)
@@ -100,11 +94,11 @@ class ArchiveWriter:
         self._clickhouse.close()
 
     def token(self, partition: int, span: Span) -> str:
-        """The token of the one block that may ever hold these offsets of that day."""
+        """Return the token of the only block that may ever hold these offsets of that day."""
         return f"{self._topic}:{partition}:{span.first}-{span.last}"
 
-    def insert(self, block: Block, token: str) -> None:
-        """Insert the block, over the connection that `connect` opened, unless its token is known.
+    def insert(self, block: ArchiveBlock, token: str) -> None:
+        """Insert the block over the connection that `connect` opened, unless its token is known.
 
         Returns after the table and the views have it.
         """
@@ -114,7 +108,10 @@ class ArchiveWriter:
         self._clickhouse.insert(RAW_SWAPS, encoded, len(block.swaps), settings)
 
     def poison(self, partition: int, span: Span, ingested_at: int) -> None:
-        """Take the token of a block that can never be made again; the sums stay as they are."""
+        """Take the token of a block that can never be built again, without a change of any sum.
+
+        An insert under that token that is still on its way is then dropped.
+        """
         swap = Swap(
             token_id="",
             chain=_NO_CHAIN,
@@ -129,14 +126,17 @@ class ArchiveWriter:
             removed=False,
             marker=bytes(16),
         )
-        # Signs +1 and -1: a block of void rows would not reach the views.
+        # The signs +1 and -1 cancel out in the views. Void rows (sign 0) would not reach the views,
+        # and their tokens would stay free there.
         rows = as_rows([swap, msgspec.structs.replace(swap, removed=True)])
         rows.swaps["offset"] = span.first
         rows.swaps["verdict"] = list(b"CU")
-        self.insert(Block(partition, span.day, rows, ingested_at), self.token(partition, span))
+        self.insert(
+            ArchiveBlock(partition, span.day, rows, ingested_at), self.token(partition, span)
+        )
 
     def landed(self, partition: int, span: Span) -> bool:
-        """Whether rows of the block are in the table; a poison row is not."""
+        """Return whether rows of the block are in the table; poison rows do not count."""
         ((count,),) = self._clickhouse.execute(
             f"SELECT count() FROM {RAW_SWAPS} WHERE partition = %(partition)s "  # noqa: S608
             "AND offset BETWEEN %(first)s AND %(last)s AND chain != '' "
@@ -146,7 +146,7 @@ class ArchiveWriter:
         return bool(count)
 
     def disk_bytes(self) -> list[tuple[str, int]]:
-        """How many compressed bytes of this database lie on which disk."""
+        """Return the compressed bytes of this database by disk."""
         rows: list[tuple[str, int]] = self._clickhouse.execute(
             "SELECT disk_name, sum(bytes_on_disk) FROM system.parts "
             "WHERE active AND database = currentDatabase() GROUP BY disk_name"
@@ -154,7 +154,10 @@ class ArchiveWriter:
         return rows
 
     def blocks_since(self, ingested_at: int) -> int:
-        """About how many blocks were inserted since then: tokens are forgotten in that order."""
+        """Return about how many blocks were inserted since `ingested_at` (ms).
+
+        ClickHouse forgets tokens in the order of the inserts, so this says which it still knows.
+        """
         ((count,),) = self._clickhouse.execute(
             "SELECT uniqExact(partition, ingested_at, toDate(timestamp, 'UTC')) "  # noqa: S608
             f"FROM {RAW_SWAPS} WHERE ingested_at >= fromUnixTimestamp64Milli(%(at)s)",
@@ -163,7 +166,7 @@ class ArchiveWriter:
         return int(count)
 
     def next_offset(self, partition: int) -> int:
-        """The offset behind the last row of a partition; 0 where there is none."""
+        """Return the offset after the last row of a partition; 0 if it has no row."""
         ((last, count),) = self._clickhouse.execute(
             f"SELECT max(offset), count() FROM {RAW_SWAPS} "  # noqa: S608
             "WHERE partition = %(partition)s",
@@ -171,18 +174,19 @@ class ArchiveWriter:
         )
         return int(last) + 1 if count else 0
 
-    def offsets_between(self, partition: int, first: int, behind: int) -> set[int]:
-        """The offsets of [first, behind) of a partition that are in the table."""
+    def offsets_between(self, partition: int, first: int, end: int) -> set[int]:
+        """Return the offsets of [first, end) of a partition that are in the table."""
         rows = self._clickhouse.execute(
             f"SELECT DISTINCT offset FROM {RAW_SWAPS} WHERE partition = %(partition)s "  # noqa: S608
-            "AND offset >= %(first)s AND offset < %(behind)s AND chain != ''",
-            {"partition": partition, "first": first, "behind": behind},
+            "AND offset >= %(first)s AND offset < %(end)s AND chain != ''",
+            {"partition": partition, "first": first, "end": end},
         )
         return {offset for (offset,) in rows}
 
-    def rows_from(self, partition: int, first: int) -> Iterator[list[Archived]]:
-        """Every row of a partition from an offset on, in log order, some at a time."""
+    def markers_from(self, partition: int, first: int) -> Iterator[list[ArchivedMarker]]:
+        """Yield the markers of a partition from an offset on, in log order, a page at a time."""
         while True:
+            # LIMIT 1 BY: a block that was inserted twice and is not merged yet counts once.
             rows = self._archived(
                 "partition = %(partition)s AND offset >= %(first)s AND chain != '' "
                 f"ORDER BY offset LIMIT 1 BY offset LIMIT {_PAGE}",
@@ -194,10 +198,10 @@ class ArchiveWriter:
                 return
             first = rows[-1].offset + 1
 
-    def rows_of(self, swaps: SwapRows) -> list[Archived]:
-        """The rows that hold one of these swaps or its retraction, found by the marker.
+    def markers_of(self, swaps: SwapRows) -> list[ArchivedMarker]:
+        """Return the markers of the rows that hold one of these swaps or its retraction.
 
-        A row's event time must lie within a day of one of theirs.
+        Finds only rows whose event time lies within a day of one of the swaps.
         """
         if not len(swaps):
             return []
@@ -215,24 +219,24 @@ class ArchiveWriter:
             },
         )
 
-    def _archived(self, condition: str, params: dict[str, Any]) -> list[Archived]:
+    def _archived(self, condition: str, params: dict[str, Any]) -> list[ArchivedMarker]:
         rows = self._clickhouse.execute(
             "SELECT hex(marker), partition, offset, removed, toString(verdict) "  # noqa: S608
             f"FROM {RAW_SWAPS} WHERE {condition}",
             params,
         )
         return [
-            Archived(bytes.fromhex(marker), partition, offset, bool(removed), verdict)
+            ArchivedMarker(bytes.fromhex(marker), partition, offset, bool(removed), verdict)
             for marker, partition, offset, removed, verdict in rows
         ]
 
 
 def day_of(timestamps: Array) -> Array:
-    """Days since the epoch of ms since the epoch: a UTC day is a partition of the table."""
+    """Convert ms since the epoch to days since the epoch; a UTC day is a partition of the table."""
     return timestamps // DAY_MS
 
 
-def _columns(block: Block) -> dict[str, Column]:
+def _columns(block: ArchiveBlock) -> dict[str, Column]:
     swaps, rows, count = block.swaps.swaps, block.swaps.rows, len(block.swaps)
     texts = {
         name: Texts(block.swaps.text, block.swaps.spans[:, place])
@@ -256,4 +260,4 @@ def _columns(block: Block) -> dict[str, Column]:
     }
 
 
-_COLUMNS: Final = tuple(_columns(Block(0, 0, as_rows(()), 0)))
+_COLUMNS: Final = tuple(_columns(ArchiveBlock(0, 0, as_rows(()), 0)))

@@ -7,7 +7,7 @@ would cost more than all else that is done to it. Knows nothing of Kafka, Redis 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -100,3 +100,13 @@ def as_rows(swaps: Sequence[Swap]) -> SwapRows:
                 text += value.encode()
                 spans[place, field] = begin, len(text)
     return SwapRows(numbers, rows, spans, np.frombuffer(text, np.uint8))
+
+
+class ArchivedMarker(NamedTuple):
+    """What the archive knows of the marker of one row; `verdict` is a letter of C, L, U, V."""
+
+    marker: bytes
+    partition: int
+    offset: int
+    removed: bool
+    verdict: str

@@ -9,7 +9,7 @@ from typing import Final
 from django.conf import settings
 from django.core.management.base import CommandError, CommandParser
 
-from aggregator.clickhouse.connection import ClickHouse
+from aggregator.clickhouse.connection import ClickHouseClient
 from aggregator.management.times import utc_day
 from aggregator.runtime.config import Config
 from aggregator.runtime.errors import SwapsError
@@ -30,12 +30,12 @@ def add_day(parser: CommandParser) -> None:
 
 
 @contextmanager
-def archive() -> Iterator[ClickHouse]:
+def archive() -> Iterator[ClickHouseClient]:
     """Open a connection for long queries. Raises every SwapsError of the body as CommandError."""
     config: Config = settings.SWAPS
     if not config.clickhouse_url:
         raise CommandError("CLICKHOUSE_URL is empty: this deployment has no archive")
-    clickhouse = ClickHouse(config.clickhouse_url, receive_s=_RECEIVE_S)
+    clickhouse = ClickHouseClient(config.clickhouse_url, receive_s=_RECEIVE_S)
     try:
         yield clickhouse
     except SwapsError as error:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from typing import Final, NamedTuple
+from typing import Final
 
+from aggregator.contracts.archive_rows import ArchivedMarker
 from aggregator.contracts.names import archive_key, checkin_key
 from aggregator.redis.session import Incarnation, NewIncarnation, RedisSession
 
@@ -19,16 +20,6 @@ MAX_SEEDS: Final = 2_000
 _CHECKIN: Final = "checkin.lua"
 _SKIP: Final = "checkin_skip.lua"
 _SEED: Final = "seed.lua"
-
-
-class Seed(NamedTuple):
-    """The parts of an archive row that a marker holds; `verdict` is one of C, L, U, V."""
-
-    marker: bytes
-    partition: int
-    offset: int
-    removed: bool
-    verdict: str
 
 
 class Checkins:
@@ -82,7 +73,7 @@ class Checkins:
         if self.look(partition, partitions, frontier) is not None:
             raise NewIncarnation(f"redis lost claims of partition {partition}")
 
-    def seed(self, rows: Sequence[Seed]) -> None:
+    def seed(self, rows: Sequence[ArchivedMarker]) -> None:
         """Write the markers of these archive rows, in calls of at most MAX_SEEDS."""
         for begin in range(0, len(rows), MAX_SEEDS):
             some = rows[begin : begin + MAX_SEEDS]

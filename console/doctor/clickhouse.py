@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from aggregator.clickhouse.connection import ClickHouse
+from aggregator.clickhouse.connection import ClickHouseClient
 from aggregator.clickhouse.schema import missing_tables, outstanding, require_policy
 from aggregator.runtime.config import Config
 from aggregator.runtime.errors import SwapsError
@@ -19,7 +19,7 @@ def check(config: Config) -> list[Finding]:
     if not config.clickhouse_url:
         fix = "set CLICKHOUSE_URL, unless you want no archive and no history"
         return [Finding("WARN", "clickhouse", "CLICKHOUSE_URL is empty: there is no archive", fix)]
-    clickhouse = ClickHouse(config.clickhouse_url, connect_s=TIMEOUT_S, receive_s=TIMEOUT_S)
+    clickhouse = ClickHouseClient(config.clickhouse_url, connect_s=TIMEOUT_S, receive_s=TIMEOUT_S)
     try:
         return _check(clickhouse, config)
     except (SwapsError, OSError) as error:
@@ -29,7 +29,7 @@ def check(config: Config) -> list[Finding]:
         clickhouse.close()
 
 
-def _check(clickhouse: ClickHouse, config: Config) -> list[Finding]:
+def _check(clickhouse: ClickHouseClient, config: Config) -> list[Finding]:
     before = time.time_ns()
     ((version, now_ms),) = clickhouse.execute("SELECT version(), toUnixTimestamp64Milli(now64(3))")
     here_ms = (before + time.time_ns()) // 2_000_000
@@ -64,7 +64,7 @@ _RESTORE = (
 )
 
 
-def _policy(clickhouse: ClickHouse) -> Finding:
+def _policy(clickhouse: ClickHouseClient) -> Finding:
     try:
         require_policy(clickhouse)
     except SwapsError as error:

@@ -16,14 +16,14 @@ from django.http import HttpRequest
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 
-from aggregator.clickhouse.health.report import Report, Verdict, report
+from aggregator.clickhouse.health.report import HealthVerdict, Report, report
 from console.models.views import ClickHouseHealth
 from console.pages.read_only import ReadOnlyAdmin
 
 _SAYS = {
-    Verdict.OK: "All is well.",
-    Verdict.WATCH: "Nothing is broken. Keep an eye on these rows.",
-    Verdict.ACT: "Somebody should act now.",
+    HealthVerdict.OK: "All is well.",
+    HealthVerdict.WATCH: "Nothing is broken. Keep an eye on these rows.",
+    HealthVerdict.ACT: "Somebody should act now.",
 }
 
 

@@ -1,6 +1,6 @@
 """ClickHouse: `infra.embedded.clickhouse_server` on the engine of the wheel chdb.
 
-The storage policy and the users are the files that a real server is given.
+The storage policy and the users come from the same files that a real server gets.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _REPOSITORY: Final = Path(__file__).parents[2]
 
 
 class ClickHouse(Engine):
-    """The native protocol; `cold` is the store of the volume cold, where there is one.
+    """Serves the native protocol; `cold` is the store of the volume cold, if there is one.
 
-    Without it everything works but moves to the cold volume, which fail.
+    Without it everything works except moves to the cold volume, which fail.
     """
 
     name: ClassVar[str] = "clickhouse"
@@ -61,7 +61,7 @@ class ClickHouse(Engine):
 
     def ready(self) -> bool:
         with self.connect():
-            pass  # until it listens, the driver would log each try
+            pass  # the driver would log each try until the server listens
         client = Client(ports.HOST, self.port, connect_timeout=2, send_receive_timeout=2)
         try:
             return bool(client.execute("SELECT 1") == [(1,)])

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.redis.checkins import Checkins, Seed
+from aggregator.contracts.archive_rows import ArchivedMarker
+from aggregator.redis.checkins import Checkins
 from aggregator.redis.markers import RedisMarkers
 from aggregator.redis.session import NewIncarnation, NotCheckedIn, RedisSession
 from infra.embedded.redis import Redis
@@ -95,7 +96,7 @@ def test_a_witness_behind_the_frontier_means_lost_claims(side: Side, key: bytes)
 def test_below_the_frontier_an_absent_claim_was_rejected(side: Side, key: bytes) -> None:
     assert side.check_in(0, 20) == [None, 0]
     seeded, absent = secrets.token_bytes(16), [secrets.token_bytes(16) for _ in range(4)]
-    side.checkins.seed([Seed(seeded, 1, 10, False, "C")])
+    side.checkins.seed([ArchivedMarker(seeded, 1, 10, False, "C")])
     side.checkins.seeded(1, PARTITIONS, 20, 5)
     assert side.windows.claim(1, [10, 12], [seeded, seeded], "AA") == "CD"
     assert side.windows.claim(1, [11, 19], absent[:2], "AR") == "DD"
@@ -128,7 +129,10 @@ def test_a_seeded_marker_decides_as_before(
     side.windows.claim(0, [99], [key], "A")
     places = {"swap": (0, 5), "retraction": (1, 6)}
     side.checkins.seed(
-        [Seed(key, *places[what], what == "retraction", verdict) for what, verdict in rows]
+        [
+            ArchivedMarker(key, *places[what], what == "retraction", verdict)
+            for what, verdict in rows
+        ]
     )
     for markers, verdicts, retraction in (
         (side.windows, windows, "R"),

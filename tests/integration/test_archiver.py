@@ -1,4 +1,4 @@
-"""Every swap is archived exactly once: what the three tables hold, against the log."""
+"""Every swap is archived exactly once: the three tables are compared with the log."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from aggregator.archiving.intents import Position, pack
+from aggregator.archiving.intents import LogPosition, pack
+from aggregator.contracts.archive_rows import ArchivedMarker
 from aggregator.contracts.units import DAY_MS
-from aggregator.redis.checkins import Checkins, Seed
+from aggregator.redis.checkins import Checkins
 from aggregator.redis.session import NewIncarnation, RedisSession
 from infra.embedded.clickhouse import ClickHouse
 from infra.embedded.engine import Process
@@ -34,13 +35,13 @@ from tests.support.namesake import take_name
 from tests.support.processes import kill_with_all_written, wait_until
 from tests.support.service import Service, swap
 
-# Where a member is killed: the other protocol's brokers give it up after 45 s only.
+# For tests that kill a member: brokers of the other protocol remove it after 45 s only.
 CLASSIC = {"KAFKA_GROUP_PROTOCOL": "classic"}
 
 
 @pytest.fixture(scope="module")
 def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClickHouse]:
-    """A ClickHouse that a test may kill, and starts again."""
+    """A ClickHouse that a test may kill and restart."""
     with Stack(tmp_path_factory.mktemp("mortal"), only=(ClickHouse,)) as own:
         yield own.clickhouse
 
@@ -65,9 +66,9 @@ def mixed(count: int, seed: int) -> list[bytes]:
     draw = random.Random(seed)
     begin = midnight() - 30_000
     values: list[bytes] = []
-    behind: list[bytes] = []
+    last: list[bytes] = []
     for number in range(seed * 1_000_000, seed * 1_000_000 + count):
-        # Out of order by some seconds, a few so late that no bucket takes them.
+        # Out of order by some seconds; a few are so late that no bucket takes them.
         at = begin + (number % count) * 60_000 // count + draw.randint(-5_000, 5_000)
         if draw.random() < 0.03:
             at -= 600_000
@@ -79,10 +80,10 @@ def mixed(count: int, seed: int) -> list[bytes]:
         if chance < 0.1:
             values.insert(draw.randrange(len(values)), again)
         elif chance < 0.2:
-            behind.append(again)
+            last.append(again)
         elif chance < 0.22:
             values.append(swap(number, amount="-1"))
-    return values + behind
+    return values + last
 
 
 def _logged(service: Service, process: Process, event: str) -> bool:
@@ -108,7 +109,7 @@ def test_the_archive_is_what_the_log_says(service: Service, kept: Archive) -> No
     parts = kept.ask("SELECT uniqExact(toDate(timestamp, 'UTC')) FROM raw_swaps GROUP BY _part")
     assert parts
     assert {days for (days,) in parts} == {1}
-    # All of it again, and some that is new.
+    # All of it again, and some new swaps.
     for partition in range(3):
         service.produce(mixed(450, partition), partition=partition)
     with Archiver(service.env) as archiver:
@@ -133,7 +134,9 @@ def test_a_lost_answer_to_an_insert(service: Service, kept: Archive, stack: Stac
 
 
 @pytest.mark.parametrize("point", ["after_intent", "after_insert"])
-def test_kill_9_and_another_goes_on(service: Service, kept: Archive, point: str) -> None:
+def test_another_archiver_takes_over_after_kill_9(
+    service: Service, kept: Archive, point: str
+) -> None:
     for partition in range(2):
         service.produce(mixed(200, partition), partition=partition)
     killed = service.archiver("killed", SWAPS_FAULT=f"{point}:2", **CLASSIC)
@@ -162,7 +165,7 @@ def test_two_archivers_and_a_rebalance(service: Service, kept: Archive) -> None:
 
 
 def test_a_fenced_archiver_takes_its_name_again(service: Service, kept: Archive) -> None:
-    """As after a broker's restart: it goes on by itself, and nothing is archived twice."""
+    """As after a broker's restart: the archiver recovers on its own and archives nothing twice."""
     service.produce(mixed(200, 1), partition=1)
     with Archiver(service.env, **CLASSIC, KAFKA_INSTANCE_ID="archiver-1") as archiver:
         wait_archived(service, kept)
@@ -173,10 +176,8 @@ def test_a_fenced_archiver_takes_its_name_again(service: Service, kept: Archive)
         archiver.stop()
 
 
-def test_an_offset_that_somebody_else_has_set_is_not_believed(
-    service: Service, kept: Archive
-) -> None:
-    """The archive itself says how far it is, so nothing is archived twice and nothing left out."""
+def test_an_offset_that_another_program_set_is_ignored(service: Service, kept: Archive) -> None:
+    """The archive itself says how far it is, so nothing is archived twice or left out."""
     service.produce(mixed(200, 1), partition=1)
     with Archiver(service.env) as archiver:
         wait_archived(service, kept)
@@ -226,14 +227,14 @@ def test_an_intent_that_the_log_no_longer_holds_is_a_gap(service: Service, kept:
     service.delete_records(1, 10)
     service.produce([swap(n) for n in range(30, 40)], partition=1)
     with Archiver(service.env, **CLASSIC) as archiver:
-        # The whole batch of the intent is lost: half of it is not in the log any more.
+        # The whole batch of the intent is lost, because half of it is no longer in the log.
         wait_until(lambda: kept.count() == 10, 20, "what came after the gap")
         wait_until(lambda: archiver.all(lambda s: s.lag == 0), 10, "lag 0")
         assert archiver.statuses[1].gaps == [[0, 30]]
         archiver.stop()
     (sums,) = kept.ask("SELECT sum(trades) FROM daily_token_agg")
     assert sums == (10,)
-    # The batch of the dead archiver comes late: its token is taken, in the views too.
+    # The batch of the dead archiver arrives late: its token is taken, also in the views.
     poisoned = kept.ask("SELECT offset, sign FROM raw_swaps WHERE chain = '' ORDER BY sign")
     assert poisoned == [(0, -1), (0, 1)]
 
@@ -256,7 +257,7 @@ def test_a_log_that_was_cut_while_nobody_archived_is_a_gap(service: Service, kep
 def test_redis_loses_everything_and_archived_swaps_come_again(
     service: Service, kept: Archive
 ) -> None:
-    """In one process: the archiver makes the markers again before the windows count anything."""
+    """In one process: the archiver restores the markers before the windows count anything."""
     events = [swap(n) for n in range(200)]
     undone = [swap(n, removed=True, timestamp=json.loads(events[n])["timestamp"]) for n in range(9)]
     aggregator = service.aggregator()
@@ -280,7 +281,7 @@ def test_redis_loses_everything_and_archived_swaps_come_again(
 def test_a_rebuild_while_claims_are_refused_neither_counts_nor_looks_well(
     service: Service, kept: Archive
 ) -> None:
-    """Redis is empty, the archivers come late and at first without ClickHouse."""
+    """Redis is empty; the archivers start late, and at first cannot reach ClickHouse."""
 
     def trades(partition: int, *numbers: int) -> list[bytes]:
         return [swap(100 * partition + n, token=f"P{partition}") for n in numbers]
@@ -322,7 +323,7 @@ def test_a_rebuild_while_claims_are_refused_neither_counts_nor_looks_well(
         held = wait_archived(service, kept)
         archiver.stop()
     assert len(held.rows) == 164
-    # What was counted before was never shown as gone.
+    # The totals never went down.
     assert counted == sorted(counted)
 
 
@@ -339,7 +340,7 @@ def test_a_job_of_one_run_of_redis_does_not_check_in_with_the_next(service: Serv
     redis.start()
     session.connect()
     with pytest.raises(NewIncarnation):
-        before.seed([Seed(bytes(16), 0, 7, False, "C")])
+        before.seed([ArchivedMarker(bytes(16), 0, 7, False, "C")])
     with pytest.raises(NewIncarnation):
         before.seeded(0, 1, 10, 5)
     assert checkins.missing(1) == [0]
@@ -362,7 +363,7 @@ def test_nothing_is_counted_before_the_check_in_unless_it_is_skipped(
     service.wait_ready()
     service.wait_trades(1)
     wait_until(lambda: "check-in was skipped" in service.reasons(), 10, "the note")
-    # An archiver comes after all: it checks in, and the note goes.
+    # An archiver starts after all: it checks in, and the note disappears.
     with Archiver(service.env) as archiver:
         wait_archived(service, kept)
         wait_until(lambda: "check-in was skipped" not in service.reasons(), 10, "no note")
@@ -373,7 +374,7 @@ def test_nothing_is_counted_before_the_check_in_unless_it_is_skipped(
 def test_windows_do_not_wait_for_clickhouse_when_redis_restarts(
     mortal: ClickHouse, service: Service
 ) -> None:
-    """Redis has lost nothing, so the archiver can say so without asking the archive."""
+    """Redis has lost nothing, so the archiver can check in without the archive."""
     with archive(mortal.url) as mine:
         service.aggregator("aggregator", CLICKHOUSE_URL=mine.url)
         service.web()
@@ -395,8 +396,8 @@ def test_windows_do_not_wait_for_clickhouse_when_redis_restarts(
 def test_a_backfill_archives_what_is_missing_and_nothing_twice(
     service: Service, kept: Archive
 ) -> None:
-    """The archivers have jumped over a part of the log, as an operator may have told them to."""
-    archived, missing, behind = mixed(150, 4), mixed(150, 5), mixed(50, 6)
+    """The archivers have skipped a part of the log, as an operator may have made them do."""
+    archived, missing, after = mixed(150, 4), mixed(150, 5), mixed(50, 6)
     service.produce(archived, partition=1)
     with Archiver(service.env) as archiver:
         wait_archived(service, kept)
@@ -408,12 +409,12 @@ def test_a_backfill_archives_what_is_missing_and_nothing_twice(
             "enable.auto.commit": False,
         }
     )
-    service.produce([*missing, *behind], partition=1)
-    jumped = TopicPartition(service.topic, 1, len(archived + missing), pack(Position()))
+    service.produce([*missing, *after], partition=1)
+    jumped = TopicPartition(service.topic, 1, len(archived + missing), pack(LogPosition()))
     group.commit(offsets=[jumped], asynchronous=False)
     group.close()
     with Archiver(service.env) as archiver:
-        end = len(archived + missing + behind)
+        end = len(archived + missing + after)
         wait_until(lambda: archiver.all(lambda s: s.lag == 0), 20, "lag 0")
         wait_until(lambda: archiver.statuses[1].next_offset == end, 20, "the log's end")
         archiver.stop()

@@ -1,4 +1,4 @@
-"""The health page: each verdict against a server that was made unwell, and who may see it."""
+"""The health page: each verdict against a server with that fault, and who may see the page."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from aggregator.clickhouse.connection import ClickHouse, Refused
-from aggregator.clickhouse.health.report import Report, Row, Verdict, report
+from aggregator.clickhouse.connection import ClickHouseClient, Refused
+from aggregator.clickhouse.health.report import HealthVerdict, Report, Row, report
 from aggregator.runtime.config import Config
 from infra.embedded.clickhouse import ClickHouse as ClickHouseEngine
 from infra.embedded.ports import free_port
@@ -34,7 +34,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 @pytest.fixture
-def made(own: Stack) -> Iterator[tuple[ClickHouse, Config]]:
+def made(own: Stack) -> Iterator[tuple[ClickHouseClient, Config]]:
     with archive(own.clickhouse.url) as both:
         yield both
 
@@ -44,7 +44,7 @@ def rows(found: Report, what: str) -> list[Row]:
     return [row for each in found.sections for row in each.rows if row.what.startswith(what)]
 
 
-def test_an_archive_that_is_well(made: tuple[ClickHouse, Config]) -> None:
+def test_an_archive_that_is_well(made: tuple[ClickHouseClient, Config]) -> None:
     _, config = made
     now = time.time_ns() // 1_000_000
     insert(config, [Swap(number=n, timestamp=now) for n in range(5)])
@@ -52,9 +52,9 @@ def test_an_archive_that_is_well(made: tuple[ClickHouse, Config]) -> None:
     titles = [section.title for section in found.sections]
     assert titles == ["Writing", "Disks", "Tables", "Merges and moves", "Queries", "Server"]
     (newest,) = rows(found, "Newest insert")
-    assert newest.verdict is Verdict.OK
+    assert newest.verdict is HealthVerdict.OK
     (schema,) = rows(found, "Schema")
-    assert (schema.verdict, schema.value) == (Verdict.OK, "5 tables and views")
+    assert (schema.verdict, schema.value) == (HealthVerdict.OK, "5 tables and views")
     assert rows(found, "Insert tokens kept")[0].value == "10,000 on each table"
     (hot,) = rows(found, "hot")
     assert hot.share is not None
@@ -67,7 +67,7 @@ def test_an_archive_that_is_well(made: tuple[ClickHouse, Config]) -> None:
     assert all(not row.advice for s in found.sections for row in s.rows if row.verdict == "ok")
 
 
-def test_what_is_not_well_comes_first(made: tuple[ClickHouse, Config]) -> None:
+def test_what_is_not_well_comes_first(made: tuple[ClickHouseClient, Config]) -> None:
     clickhouse, config = made
     clickhouse.execute("DROP TABLE candles_1m_view")
     clickhouse.execute(
@@ -76,17 +76,17 @@ def test_what_is_not_well_comes_first(made: tuple[ClickHouse, Config]) -> None:
     with pytest.raises(Refused):
         clickhouse.execute("SELECT no_such_column FROM raw_swaps")
     found = report(config.clickhouse_url)
-    assert found.verdict is Verdict.ACT
+    assert found.verdict is HealthVerdict.ACT
     assert rows(found, "Schema")[0].value == "missing: candles_1m_view"
     assert "raw_swaps 100" in rows(found, "Insert tokens kept")[0].value
-    assert rows(found, "Error UNKNOWN_IDENTIFIER")[0].verdict is Verdict.WATCH
+    assert rows(found, "Error UNKNOWN_IDENTIFIER")[0].verdict is HealthVerdict.WATCH
     assert rows(found, "Newest insert")[0].value == "nothing is archived yet"
     verdicts = [row.verdict for row in found.attention]
-    assert verdicts == sorted(verdicts, key=[Verdict.ACT, Verdict.WATCH].index)
-    assert verdicts.count(Verdict.ACT) == 2
+    assert verdicts == sorted(verdicts, key=[HealthVerdict.ACT, HealthVerdict.WATCH].index)
+    assert verdicts.count(HealthVerdict.ACT) == 2
 
 
-def test_many_parts_are_told(made: tuple[ClickHouse, Config]) -> None:
+def test_many_parts_are_to_be_watched(made: tuple[ClickHouseClient, Config]) -> None:
     clickhouse, config = made
     clickhouse.execute("SYSTEM STOP MERGES raw_swaps")
     clickhouse.execute(
@@ -96,18 +96,18 @@ def test_many_parts_are_told(made: tuple[ClickHouse, Config]) -> None:
         "insert_deduplicate = 0"
     )
     (table,) = rows(report(config.clickhouse_url), "raw_swaps on default")
-    assert table.verdict is Verdict.WATCH
+    assert table.verdict is HealthVerdict.WATCH
     assert "ARCHIVE_BATCH" in table.advice
 
 
-def test_nobody_listens() -> None:
+def test_a_server_that_is_down() -> None:
     found = report(f"clickhouse://default:@127.0.0.1:{free_port()}/default")
-    assert found.verdict is Verdict.ACT
+    assert found.verdict is HealthVerdict.ACT
     assert found.down is not None
     assert "Connection refused" in found.down
 
 
-def test_somebody_listens_and_says_nothing() -> None:
+def test_a_server_that_does_not_answer() -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         began = time.monotonic()
         found = report(f"clickhouse://default:@127.0.0.1:{mute.getsockname()[1]}/default")
@@ -143,7 +143,7 @@ make("guest", password="correct horse")
 """
 
 
-def test_the_page(own: Stack, made: tuple[ClickHouse, Config], tmp_path: Path) -> None:
+def test_the_page(own: Stack, made: tuple[ClickHouseClient, Config], tmp_path: Path) -> None:
     _, config = made
     insert(config, [Swap(number=1, timestamp=time.time_ns() // 1_000_000)])
     with Nodes(tmp_path, CLICKHOUSE_URL=config.clickhouse_url) as nodes:

@@ -1,6 +1,7 @@
-"""The embedded ClickHouse server as its Python driver sees it: what we use works.
+"""The embedded ClickHouse server as its Python driver sees it: what the project uses works.
 
-Each test has a database of its own on the session's server; who kills a server has its own.
+Each test has its own database on the session's server; a test that kills a server has its own
+server.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Connect = Callable[..., Client]
 
 @pytest.fixture
 def connect(stack: Stack) -> Iterator[Connect]:
-    """Makes clients of a database that exists for this test."""
+    """Make clients of a database that exists for this test."""
     database = f"test_{uuid4().hex[:8]}"
     clients: list[Client] = []
 
@@ -54,9 +55,6 @@ def connect(stack: Stack) -> Iterator[Connect]:
 @pytest.fixture
 def client(connect: Connect) -> Client:
     return connect()
-
-
-# --- rows
 
 
 COLUMNS: dict[str, list[Any]] = {
@@ -99,7 +97,7 @@ def test_columns_come_back_as_they_were_inserted(client: Client) -> None:
         "SELECT * FROM t ORDER BY n", columnar=True, with_column_types=True
     )
     fixed = list(COLUMNS).index("FixedString(16)") + 1
-    # the driver reads a FixedString as text where it is one
+    # the driver decodes a FixedString that is valid text
     found[fixed] = tuple(v.encode() if isinstance(v, str) else v for v in found[fixed])
     assert [list(column) for column in found] == given
     assert described == [("n", "UInt8"), *zip(names, COLUMNS, strict=True)]
@@ -194,9 +192,6 @@ def test_one_block_is_one_part(client: Client) -> None:
     assert parts == [(300_000,)]
 
 
-# --- settings and parameters
-
-
 def test_a_repeated_token_changes_neither_table_nor_view(client: Client) -> None:
     window = "SETTINGS non_replicated_deduplication_window = 100"
     client.execute(f"CREATE TABLE t (n UInt64) ENGINE = MergeTree ORDER BY n {window}")
@@ -234,7 +229,7 @@ def test_a_setting_with_a_bad_value_fails_the_query_and_leaves_none(client: Clie
     assert client.execute("SELECT getSetting('max_block_size') != 77") == [(1,)]
 
 
-def test_an_unknown_setting_is_passed_over_unless_it_is_important(connect: Connect) -> None:
+def test_an_unknown_setting_is_ignored_unless_it_is_important(connect: Connect) -> None:
     assert connect().execute("SELECT 1", settings={"no_such_setting": 1}) == [(1,)]
     with pytest.raises(ServerException, match="UNKNOWN_SETTING") as caught:
         connect(settings_is_important=True).execute("SELECT 1", settings={"no_such_setting": 1})
@@ -261,9 +256,6 @@ def test_parameters_of_other_types(connect: Connect) -> None:
     assert client.execute(query, given) == [tuple(given.values())]
     with pytest.raises(ServerException, match="UNKNOWN_QUERY_PARAMETER"):
         client.execute(query, {"n": 1})
-
-
-# --- exceptions
 
 
 @pytest.mark.parametrize(
@@ -293,7 +285,7 @@ def test_exceptions_have_codes_and_names_of_clickhouse(
     ("insert", "code"),
     [("INSERT INTO nope VALUES", 60), ("INSERT INTO t (n, nope) VALUES", 16)],
 )
-def test_an_insert_that_cannot_be_says_why(client: Client, insert: str, code: int) -> None:
+def test_an_insert_that_is_refused_says_why(client: Client, insert: str, code: int) -> None:
     client.execute("CREATE TABLE t (n UInt64) ENGINE = MergeTree ORDER BY n")
     with pytest.raises(ServerException) as caught:
         client.execute(insert, [(1, 2)])
@@ -344,7 +336,7 @@ def test_an_insert_of_a_client_that_leaves_is_dropped(connect: Connect) -> None:
         ("SELECT sumState(n) FROM t", {}, r"AggregateFunction\(sum, UInt64\)"),
     ],
 )
-def test_what_is_not_done_is_refused_by_name(
+def test_what_is_not_supported_is_refused_by_name(
     client: Client, query: str, settings: dict[str, Any], named: str
 ) -> None:
     client.execute("CREATE TABLE t (n UInt64) ENGINE = MergeTree ORDER BY n")
@@ -368,20 +360,19 @@ def test_compression_external_tables_and_old_clients_are_refused(connect: Connec
         connect(client_revision=54440).execute("SELECT 1")
 
 
-# --- connections
-
-
 @pytest.mark.parametrize(
     ("options", "code"),
     [({"password": "guess"}, 516), ({"user": "root"}, 516), ({"database": "nope"}, 81)],
 )
-def test_who_may_not_come_in_is_told(connect: Connect, options: dict[str, str], code: int) -> None:
+def test_a_wrong_user_password_or_database_is_refused(
+    connect: Connect, options: dict[str, str], code: int
+) -> None:
     with pytest.raises(ServerException) as caught:
         connect(**options).execute("SELECT 1")
     assert caught.value.code == code
 
 
-def test_other_protocols_are_shown_the_door(stack: Stack) -> None:
+def test_another_protocol_is_disconnected(stack: Stack) -> None:
     with socket.create_connection((HOST, stack.clickhouse.port), timeout=5) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert connection.recv(100) == b""
@@ -407,7 +398,7 @@ def test_selects_run_beside_each_other_and_beside_an_insert(connect: Connect) ->
     assert all(thread.is_alive() for thread in threads)
     for thread in threads:
         thread.join()
-    assert time.monotonic() - begun < 2.5  # one after the other takes 3 s
+    assert time.monotonic() - begun < 2.5  # run serially they take 3 s
 
 
 def test_a_query_has_a_time_limit(client: Client) -> None:
@@ -419,7 +410,7 @@ def test_a_query_has_a_time_limit(client: Client) -> None:
 
 
 def running(client: Client, mark: str) -> int:
-    """How many queries with `mark` in their text run now."""
+    """Return how many queries with `mark` in their text run now."""
     queries = client.execute("SELECT query FROM system.processes")
     return sum(mark in query for (query,) in queries)
 
@@ -429,7 +420,7 @@ def test_a_client_that_leaves_ends_its_query(connect: Connect, rows: str) -> Non
     mark = uuid4().hex
     left, watching = connect(), connect()
     query = f"SELECT {rows}, '{mark}' FROM numbers(2000) SETTINGS max_block_size = 1"
-    left.execute_with_progress(query)  # sends it and reads nothing
+    left.execute_with_progress(query)  # sends the query and reads nothing
     wait_until(lambda: running(watching, mark) == 1, 5, "the query")
     left.disconnect()
     wait_until(lambda: running(watching, mark) == 0, 5, "its end")
@@ -455,9 +446,6 @@ def test_query_ids(connect: Connect) -> None:
     with pytest.raises(ServerException, match="is already running") as caught:
         other.execute("SELECT 1", query_id=query_id)
     assert caught.value.code == 216
-
-
-# --- its own server: killed, moved to the bucket
 
 
 @pytest.fixture
@@ -490,7 +478,7 @@ def test_what_was_inserted_outlives_a_kill(own: Stack, its_client: Client) -> No
 
 
 def test_nothing_half_written_is_seen_after_a_kill(own: Stack, its_client: Client) -> None:
-    """Killed at many moments of an insert: each batch is there whole or not at all."""
+    """Killed at many moments of an insert: each batch is there completely or not at all."""
     client = its_client
     client.execute("CREATE TABLE t (batch UInt32, n UInt64) ENGINE = MergeTree ORDER BY n")
     rows, answered = 20_000, set()
@@ -504,7 +492,7 @@ def test_nothing_half_written_is_seen_after_a_kill(own: Stack, its_client: Clien
     for batch in range(6):
         thread = threading.Thread(target=insert, args=(batch,))
         thread.start()
-        time.sleep(0.004 * batch)  # the moment of the kill is what varies
+        time.sleep(0.004 * batch)  # varies the moment of the kill
         own.clickhouse.kill()
         thread.join()
         own.clickhouse.start()

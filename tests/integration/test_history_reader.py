@@ -1,4 +1,4 @@
-"""Reading the archive on a real server: trades by page, candles and days against plain Python."""
+"""Reads the archive on a real server: trades by page; candles and days against plain Python."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.clickhouse.connection import ClickHouse, Unavailable
+from aggregator.clickhouse.connection import ClickHouseClient, Unavailable
 from aggregator.clickhouse.reader import HistoryReader, TradePosition
 from aggregator.contracts.history import Candle, Trade
 from aggregator.contracts.units import DAY_MS, MINUTE_MS
+from aggregator.runtime.clock import wall_ms
 from aggregator.runtime.config import Config
 from infra.embedded.clickhouse import ClickHouse as ClickHouseEngine
 from infra.embedded.ports import free_port
@@ -25,7 +26,7 @@ TOKEN = ("ethereum", "0xaa")
 
 
 @pytest.fixture
-def made(stack: Stack) -> Iterator[tuple[ClickHouse, Config, HistoryReader]]:
+def made(stack: Stack) -> Iterator[tuple[ClickHouseClient, Config, HistoryReader]]:
     with archive(stack.clickhouse.url, ARCHIVE_KEEP="3650d", ARCHIVE_HOT="3000d") as (
         clickhouse,
         config,
@@ -50,7 +51,7 @@ def numbers(trades: list[Trade]) -> list[int]:
     return [int(trade.tx_hash, 16) for trade in trades]
 
 
-def test_a_trade_as_it_was_archived(made: tuple[ClickHouse, Config, HistoryReader]) -> None:
+def test_a_trade_as_it_was_archived(made: tuple[ClickHouseClient, Config, HistoryReader]) -> None:
     _, config, reader = made
     row = Row(
         number=1,
@@ -82,7 +83,7 @@ def test_a_trade_as_it_was_archived(made: tuple[ClickHouse, Config, HistoryReade
 
 
 def test_what_does_not_count_does_not_show(
-    made: tuple[ClickHouse, Config, HistoryReader],
+    made: tuple[ClickHouseClient, Config, HistoryReader],
 ) -> None:
     _, config, reader = made
     kept, gone = Row(number=1, timestamp=DAY), Row(number=2, timestamp=DAY)
@@ -91,7 +92,7 @@ def test_what_does_not_count_does_not_show(
     moved = Row(number=5, timestamp=DAY, block="0x1")
     insert(config, [kept, gone, void, moved])
     insert(config, [gone.undone(), moved.undone(), Row(number=5, timestamp=DAY, block="0x2"), late])
-    insert(config, [kept])  # once more, under another token, and not merged yet
+    insert(config, [kept])  # again, under another token, and not merged yet
     (page,) = pages(reader, 10)
     assert numbers(page) == [5, 1, 3]
     assert page[2].amount_usd is None
@@ -100,7 +101,7 @@ def test_what_does_not_count_does_not_show(
 
 @pytest.mark.parametrize("limit", [1, 2, 50])
 def test_pages_are_filled_past_what_was_retracted(
-    made: tuple[ClickHouse, Config, HistoryReader], limit: int
+    made: tuple[ClickHouseClient, Config, HistoryReader], limit: int
 ) -> None:
     _, config, reader = made
     rows = [Row(number=n, timestamp=DAY + n // 3) for n in range(40)]
@@ -114,12 +115,12 @@ def test_pages_are_filled_past_what_was_retracted(
 
 @pytest.mark.parametrize("limit", [1, 7, 100])
 def test_pages_hold_each_trade_once_and_in_order(
-    made: tuple[ClickHouse, Config, HistoryReader], limit: int
+    made: tuple[ClickHouseClient, Config, HistoryReader], limit: int
 ) -> None:
     _, config, reader = made
     draw = random.Random(limit)
     rows = [
-        # many in the same millisecond, over nine days with holes
+        # many in the same millisecond, over nine days with gaps
         Row(
             number=number,
             timestamp=DAY - draw.choice([0, 1, 4, 9]) * DAY_MS + draw.randrange(20),
@@ -140,7 +141,7 @@ def test_pages_hold_each_trade_once_and_in_order(
 
 
 def test_a_page_stays_while_trades_arrive(
-    made: tuple[ClickHouse, Config, HistoryReader],
+    made: tuple[ClickHouseClient, Config, HistoryReader],
 ) -> None:
     _, config, reader = made
     insert(config, [Row(number=n, timestamp=DAY + n) for n in range(20)])
@@ -153,7 +154,7 @@ def test_a_page_stays_while_trades_arrive(
 
 
 def test_days_whose_swaps_are_deleted_end_the_walk(
-    made: tuple[ClickHouse, Config, HistoryReader],
+    made: tuple[ClickHouseClient, Config, HistoryReader],
 ) -> None:
     clickhouse, config, reader = made
     insert(config, [Row(number=n, timestamp=DAY - n * DAY_MS) for n in range(40)])
@@ -165,7 +166,7 @@ def test_days_whose_swaps_are_deleted_end_the_walk(
 
 
 def oracle(rows: list[Row], length: int) -> list[Candle]:
-    """The candles of the rows by the rules of the docstrings, in the plainest way."""
+    """Compute the candles of the rows by the rules of the docstrings, in the plainest way."""
     candles = []
     for begin in sorted({row.timestamp // length * length for row in rows}):
         inside = [row for row in rows if row.timestamp // length * length == begin]
@@ -207,7 +208,7 @@ def oracle(rows: list[Row], length: int) -> list[Candle]:
 
 @pytest.mark.parametrize("minutes", [1, 5, 15, 60, 240, 1440])
 def test_candles_and_days_equal_the_oracle(
-    made: tuple[ClickHouse, Config, HistoryReader], minutes: int
+    made: tuple[ClickHouseClient, Config, HistoryReader], minutes: int
 ) -> None:
     _, config, reader = made
     draw = random.Random(5)
@@ -225,7 +226,7 @@ def test_candles_and_days_equal_the_oracle(
                 price=None if usd is None else usd / 2,
             )
         )
-    # Every seventh is taken back: mostly the only trade of its minute.
+    # Every seventh swap is retracted: it is mostly the only trade of its minute.
     rows += [row.undone() for row in rows[::7]]
     for start in range(0, len(rows), 50):
         insert(config, rows[start : start + 50], first_offset=start)
@@ -250,7 +251,7 @@ def test_candles_and_days_equal_the_oracle(
 
 
 def test_hostile_names_are_only_names(
-    made: tuple[ClickHouse, Config, HistoryReader],
+    made: tuple[ClickHouseClient, Config, HistoryReader],
 ) -> None:
     _, config, reader = made
     hostile = "'; DROP TABLE raw_swaps; --%(x)s\\"
@@ -263,13 +264,14 @@ def test_hostile_names_are_only_names(
     assert not reader.knows("ethereum", "' OR 1=1 --")
 
 
-def test_a_server_that_was_started_again_is_asked_again(tmp_path: Path) -> None:
+def test_a_query_is_retried_after_a_restart_of_the_server(tmp_path: Path) -> None:
     with (
         Stack(tmp_path, only=(ClickHouseEngine,)) as own,
         archive(own.clickhouse.url) as (_, config),
     ):
         reader = HistoryReader(config.clickhouse_url)
-        insert(config, [Row(number=1, timestamp=DAY)])
+        # Recent, because a row older than ARCHIVE_HOT goes to S3, which this stack lacks.
+        insert(config, [Row(number=1, timestamp=wall_ms())])
         assert reader.knows(*TOKEN)
         own.clickhouse.kill()
         with pytest.raises(Unavailable):
@@ -278,11 +280,11 @@ def test_a_server_that_was_started_again_is_asked_again(tmp_path: Path) -> None:
         assert reader.knows(*TOKEN)
         own.clickhouse.kill()
         own.clickhouse.start()
-        assert reader.knows(*TOKEN)  # over a connection that had died unnoticed
+        assert reader.knows(*TOKEN)  # over a connection whose loss went unnoticed
         reader.close()
 
 
-def test_nobody_there() -> None:
+def test_a_server_that_is_down_is_unavailable() -> None:
     reader = HistoryReader(f"clickhouse://default:@127.0.0.1:{free_port()}/default")
     with pytest.raises(Unavailable):
         reader.knows(*TOKEN)

@@ -1,4 +1,4 @@
-"""The archive's tables on a real server: made once, from two processes at once, and their sums."""
+"""The archive's tables on a real server: created once, also by two processes, and their sums."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 
 from aggregator.clickhouse import schema
-from aggregator.clickhouse.connection import ClickHouse
+from aggregator.clickhouse.connection import ClickHouseClient
 from aggregator.clickhouse.schema import ensure_schema
 from aggregator.contracts.units import DAY_MS, MINUTE_MS
 from aggregator.runtime.config import Config, load
@@ -33,12 +33,12 @@ def _run(command: list[str], env: dict[str, str]) -> subprocess.CompletedProcess
 
 
 @pytest.fixture
-def made(stack: Stack) -> Iterator[tuple[ClickHouse, Config]]:
+def made(stack: Stack) -> Iterator[tuple[ClickHouseClient, Config]]:
     with archive(stack.clickhouse.url, ARCHIVE_KEEP="3650d") as both:
         yield both
 
 
-def test_a_second_run_changes_nothing(made: tuple[ClickHouse, Config]) -> None:
+def test_a_second_run_changes_nothing(made: tuple[ClickHouseClient, Config]) -> None:
     clickhouse, config = made
     before = clickhouse.execute(
         "SELECT name, engine_full FROM system.tables WHERE database = "
@@ -52,7 +52,7 @@ def test_a_second_run_changes_nothing(made: tuple[ClickHouse, Config]) -> None:
     )
 
 
-def test_a_new_duration_changes_the_ttl_alone(made: tuple[ClickHouse, Config]) -> None:
+def test_a_new_duration_changes_only_the_ttl(made: tuple[ClickHouseClient, Config]) -> None:
     clickhouse, config = made
     shorter = load({"CLICKHOUSE_URL": config.clickhouse_url, "ARCHIVE_HOT": "90s"})
     assert ensure_schema(clickhouse, shorter) == ["006_ttl.sql"]
@@ -64,8 +64,8 @@ def test_a_new_duration_changes_the_ttl_alone(made: tuple[ClickHouse, Config]) -
     assert ensure_schema(clickhouse, shorter) == []
 
 
-def test_two_processes_at_once(stack: Stack) -> None:
-    server = ClickHouse(stack.clickhouse.url)
+def test_two_processes_apply_it_at_the_same_time(stack: Stack) -> None:
+    server = ClickHouseClient(stack.clickhouse.url)
     database = f"twice_{uuid4().hex[:8]}"
     server.execute(f"CREATE DATABASE {database}")
     topic = f"topic-{uuid4().hex[:8]}"
@@ -115,16 +115,16 @@ def test_without_an_archive_only_the_topics_are_made(stack: Stack) -> None:
 
 
 class WithoutStorage(ClickHouseEngine):
-    """A server that nobody gave storage.xml."""
+    """A server without storage.xml."""
 
     def prepare(self) -> None:
         super().prepare()
         (self.data / "config.d" / "storage.xml").unlink()
 
 
-def test_a_server_without_the_policy_is_told_of_storage_xml(tmp_path: Path) -> None:
+def test_a_server_without_the_policy_is_refused_and_storage_xml_is_named(tmp_path: Path) -> None:
     with Stack(tmp_path, only=(WithoutStorage,)) as bare:
-        clickhouse = ClickHouse(bare.clickhouse.url)
+        clickhouse = ClickHouseClient(bare.clickhouse.url)
         try:
             with pytest.raises(Fatal, match=re.escape("infra/clickhouse/storage.xml")):
                 ensure_schema(clickhouse, load({"CLICKHOUSE_URL": bare.clickhouse.url}))
@@ -133,7 +133,7 @@ def test_a_server_without_the_policy_is_told_of_storage_xml(tmp_path: Path) -> N
 
 
 def test_an_edited_file_is_refused(
-    made: tuple[ClickHouse, Config], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    made: tuple[ClickHouseClient, Config], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     clickhouse, config = made
     for path in schema._FILES.glob("*.sql"):
@@ -146,7 +146,7 @@ def test_an_edited_file_is_refused(
         ensure_schema(clickhouse, config)
 
 
-def test_sums_are_exact_by_sign(made: tuple[ClickHouse, Config]) -> None:
+def test_sums_are_exact_by_sign(made: tuple[ClickHouseClient, Config]) -> None:
     clickhouse, config = made
     kept = Row(number=1, timestamp=DAY + 5_000, usd="0.000001", amount="1e-18", price=3.0)
     gone = Row(number=2, timestamp=DAY + 6_000, usd="999999999999.999999", price=9.0, side="sell")
@@ -163,7 +163,7 @@ def test_sums_are_exact_by_sign(made: tuple[ClickHouse, Config]) -> None:
     )
     volume = "4.000001"
     assert day[:8] == (3, 3, 1, 1, 1, volume, volume, "1.000000000000000001")
-    # Prices are of what was inserted: the retracted one is the day's high all the same.
+    # Prices come from what was inserted: the retracted swap still sets the day's high.
     assert day[8:] == (3.0, 4.0, 9.0, 3.0, 1)
     (minute,) = clickhouse.execute(
         "SELECT toUnixTimestamp(minute) * 1000, sum(trades), toString(sum(volume_usd)) "
@@ -174,7 +174,9 @@ def test_sums_are_exact_by_sign(made: tuple[ClickHouse, Config]) -> None:
     assert raw == 6
 
 
-def test_rows_that_differ_in_meaning_are_never_merged(made: tuple[ClickHouse, Config]) -> None:
+def test_rows_that_differ_in_meaning_are_never_merged(
+    made: tuple[ClickHouseClient, Config],
+) -> None:
     clickhouse, config = made
     first = Row(number=1, timestamp=DAY, block="0xb1")
     again = Row(number=1, timestamp=DAY, block="0xb2")
@@ -195,7 +197,7 @@ def test_rows_that_differ_in_meaning_are_never_merged(made: tuple[ClickHouse, Co
     assert sum(row[2] for row in found) == 1
 
 
-def test_views_group_by_utc_minute_and_day(made: tuple[ClickHouse, Config]) -> None:
+def test_views_group_by_utc_minute_and_day(made: tuple[ClickHouseClient, Config]) -> None:
     clickhouse, config = made
     rows = [
         Row(number=n, timestamp=at)

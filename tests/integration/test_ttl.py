@@ -1,6 +1,6 @@
-"""Parts move to S3 by their age and go at the end of their life, and questions stay right.
+"""Parts move to S3 by age and are dropped at the end of their lifetime; queries stay correct.
 
-On an engine of its own whose clock-driven lifetimes are seconds.
+Runs on its own engine, whose lifetimes are seconds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.clickhouse.connection import ClickHouse
+from aggregator.clickhouse.connection import ClickHouseClient
 from aggregator.clickhouse.reader import HistoryReader
 from aggregator.clickhouse.schema import ensure_schema
 from aggregator.contracts.units import MINUTE_MS
@@ -34,8 +34,8 @@ def own(tmp_path: Path) -> Iterator[Stack]:
         yield stack
 
 
-def disks(clickhouse: ClickHouse, table: str) -> dict[str, int]:
-    """Rows in active parts, by disk."""
+def disks(clickhouse: ClickHouseClient, table: str) -> dict[str, int]:
+    """Return the rows in active parts by disk."""
     return dict(
         clickhouse.execute(
             "SELECT disk_name, toInt64(sum(rows)) FROM system.parts WHERE active "
@@ -45,8 +45,8 @@ def disks(clickhouse: ClickHouse, table: str) -> dict[str, int]:
     )
 
 
-def parts(clickhouse: ClickHouse, table: str) -> int:
-    """Active parts of a table."""
+def parts(clickhouse: ClickHouseClient, table: str) -> int:
+    """Return the active parts of a table."""
     ((count,),) = clickhouse.execute(
         "SELECT count() FROM system.parts WHERE active AND database = currentDatabase() "
         "AND table = %(table)s",
@@ -56,7 +56,7 @@ def parts(clickhouse: ClickHouse, table: str) -> int:
 
 
 def cold_bytes(stack: Stack) -> int:
-    """Bytes that lie in the bucket."""
+    """Return the bytes in the bucket."""
     return sum(path.stat().st_size for path in stack.s3.data.rglob("*") if path.is_file())
 
 
@@ -66,7 +66,7 @@ def test_parts_move_to_s3_and_then_go(own: Stack) -> None:
         reader = HistoryReader(config.clickhouse_url)
         minute = time.time_ns() // 1_000_000 // MINUTE_MS * MINUTE_MS
         day = minute // 86_400_000 * 86_400_000
-        old = max(day, minute - 20 * MINUTE_MS)  # one day's partition, whatever the hour
+        old = max(day, minute - 20 * MINUTE_MS)  # within one UTC day at any hour
         rows = [Row(number=n, timestamp=old + n % 1_000) for n in range(ROWS)]
         insert(config, rows, token="first")
 
@@ -92,13 +92,13 @@ def test_parts_move_to_s3_and_then_go(own: Stack) -> None:
             "the move to S3",
         )
         assert answers() == before
-        # 16 bytes of marker and 32 of transaction hash in each row cannot be packed
+        # 16 bytes of marker and 32 of transaction hash in each row cannot be compressed
         assert cold_bytes(own) - empty_bucket > ROWS * 20
         assert disks(clickhouse, "daily_token_agg") == {"default": 1}
-        # a day read again from the log after the move: its blocks are known still
+        # a day inserted again after the move: its tokens are still known
         insert(config, rows, token="first")
         assert answers() == before
-        # and late swaps go beside what lies on S3, and do not stay so many parts
+        # late swaps go to S3 too, and their many parts are merged
         for number in range(ROWS, ROWS + LATE):
             late = Row(number=number, timestamp=old, verdict="L")
             insert(config, [late], first_offset=number)
@@ -122,7 +122,7 @@ def test_parts_move_to_s3_and_then_go(own: Stack) -> None:
 
 
 class NearlyFull(ClickHouseEngine):
-    """An engine for which no local disk has room enough, once it is started as `full`."""
+    """An engine whose local disk has too little room, once it is started as `full`."""
 
     full = False
 

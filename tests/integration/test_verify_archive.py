@@ -1,4 +1,4 @@
-"""`manage.py verify_archive` on a real archive: silent where all agree, exact where not."""
+"""`manage.py verify_archive` on a real archive: no output if all agrees, exact if it does not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.clickhouse.connection import ClickHouse
+from aggregator.clickhouse.connection import ClickHouseClient
 from aggregator.contracts.units import DAY_MS, MINUTE_MS
 from aggregator.runtime.config import Config
 from infra.embedded.ports import free_port
@@ -23,7 +23,7 @@ DAY = 1_795_392_000_000  # 2026-11-23
 
 
 @pytest.fixture
-def made(stack: Stack) -> Iterator[tuple[ClickHouse, Config]]:
+def made(stack: Stack) -> Iterator[tuple[ClickHouseClient, Config]]:
     with archive(stack.clickhouse.url, ARCHIVE_KEEP="3650d", ARCHIVE_HOT="3000d") as both:
         _, config = both
         rows = [
@@ -57,7 +57,7 @@ def verify(config: Config, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_all_agree(made: tuple[ClickHouse, Config]) -> None:
+def test_all_agree(made: tuple[ClickHouseClient, Config]) -> None:
     done = verify(made[1], "--day", "2026-11-23")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == (
@@ -66,13 +66,13 @@ def test_all_agree(made: tuple[ClickHouse, Config]) -> None:
     assert "compared 25 of 25 slices" in done.stderr
 
 
-def test_a_day_without_a_row(made: tuple[ClickHouse, Config]) -> None:
+def test_a_day_without_a_row(made: tuple[ClickHouseClient, Config]) -> None:
     done = verify(made[1], "--day", "2026-11-20", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["rows"] == 0
 
 
-def test_a_total_that_counts_twice_is_found(made: tuple[ClickHouse, Config]) -> None:
+def test_a_total_that_counts_twice_is_found(made: tuple[ClickHouseClient, Config]) -> None:
     clickhouse, config = made
     clickhouse.execute(
         "INSERT INTO daily_token_agg (chain, token, day, trades, volume_usd) "
@@ -89,7 +89,7 @@ def test_a_total_that_counts_twice_is_found(made: tuple[ClickHouse, Config]) -> 
     assert int(fields["trades"]["found"]) == int(fields["trades"]["expected"]) + 1
 
 
-def test_candles_that_are_missing_are_found(made: tuple[ClickHouse, Config]) -> None:
+def test_candles_that_are_missing_are_found(made: tuple[ClickHouseClient, Config]) -> None:
     clickhouse, config = made
     clickhouse.execute("ALTER TABLE candles_1m DROP PARTITION '2026-11-23'")
     done = verify(config, "--day", "2026-11-23", "--show", "3")
@@ -100,7 +100,7 @@ def test_candles_that_are_missing_are_found(made: tuple[ClickHouse, Config]) -> 
     assert lines[3].startswith("and ")
 
 
-def test_a_day_is_mended_as_the_docs_say(made: tuple[ClickHouse, Config]) -> None:
+def test_a_day_is_mended_as_the_docs_say(made: tuple[ClickHouseClient, Config]) -> None:
     clickhouse, config = made
     views = dict(
         clickhouse.execute(
@@ -122,7 +122,7 @@ def test_a_day_is_mended_as_the_docs_say(made: tuple[ClickHouse, Config]) -> Non
     assert done.returncode == 0, done.stdout
 
 
-def test_a_row_that_is_gone_from_raw_swaps_is_found(made: tuple[ClickHouse, Config]) -> None:
+def test_a_row_that_is_gone_from_raw_swaps_is_found(made: tuple[ClickHouseClient, Config]) -> None:
     clickhouse, config = made
     clickhouse.execute(
         "ALTER TABLE raw_swaps DELETE WHERE `offset` = 7 SETTINGS mutations_sync = 2"
@@ -133,9 +133,9 @@ def test_a_row_that_is_gone_from_raw_swaps_is_found(made: tuple[ClickHouse, Conf
     assert tables == {"daily_token_agg", "candles_1m"}
 
 
-def test_the_same_row_twice_in_raw_swaps_is_one(made: tuple[ClickHouse, Config]) -> None:
+def test_the_same_row_twice_in_raw_swaps_is_one(made: tuple[ClickHouseClient, Config]) -> None:
     clickhouse, config = made
-    # past the views, as an insert whose views failed would leave it
+    # bypasses the views, as an insert whose views failed would leave it
     clickhouse.execute("DROP TABLE daily_token_agg_view")
     clickhouse.execute("DROP TABLE candles_1m_view")
     clickhouse.execute("INSERT INTO raw_swaps SELECT * FROM raw_swaps WHERE `offset` < 10")
@@ -143,13 +143,13 @@ def test_the_same_row_twice_in_raw_swaps_is_one(made: tuple[ClickHouse, Config])
 
 
 @pytest.mark.parametrize("day", ["2026-13-01", "yesterdays"])
-def test_a_day_that_is_none(made: tuple[ClickHouse, Config], day: str) -> None:
+def test_an_invalid_day_is_refused(made: tuple[ClickHouseClient, Config], day: str) -> None:
     done = verify(made[1], "--day", day)
     assert done.returncode == 2
     assert f"argument --day: '{day}' is no day; give YYYY-MM-DD (UTC)" in done.stderr
 
 
-def test_a_server_that_is_not_there(made: tuple[ClickHouse, Config]) -> None:
+def test_a_server_that_is_down(made: tuple[ClickHouseClient, Config]) -> None:
     nobody = f"clickhouse://default:@127.0.0.1:{free_port()}/default"
     command = [sys.executable, "manage.py", "verify_archive", "--day", "today"]
     done = subprocess.run(

@@ -1,6 +1,6 @@
-"""An archive for tests: a database of its own with the schema, and rows as they are archived.
+"""An archive for tests: its own database with the schema, and rows as the archiver writes them.
 
-What the tables should hold is computed here from the rows alone, in plain Python.
+The expected contents of the tables are computed here from the rows alone, in plain Python.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from clickhouse_driver import Client
 
-from aggregator.clickhouse.connection import ClickHouse
+from aggregator.clickhouse.connection import ClickHouseClient
 from aggregator.clickhouse.schema import ensure_schema
 from aggregator.contracts.units import DAY_MS
 from aggregator.runtime.config import Config, load
@@ -90,13 +90,13 @@ def insert(config: Config, rows: Sequence[Row], first_offset: int = 0, token: st
 
 
 @contextmanager
-def archive(server_url: str, **settings: str) -> Iterator[tuple[ClickHouse, Config]]:
-    """A new database with the schema, and the settings that name it; dropped at the end."""
+def archive(server_url: str, **settings: str) -> Iterator[tuple[ClickHouseClient, Config]]:
+    """Create a database with the schema and its settings; drop it at the end."""
     name = f"archive_{uuid4().hex[:10]}"
     _once(server_url, f"CREATE DATABASE {name}")
     url = server_url.rpartition("/")[0] + f"/{name}"
     config = load({"CLICKHOUSE_URL": url, **settings})
-    clickhouse = ClickHouse(url)
+    clickhouse = ClickHouseClient(url)
     try:
         ensure_schema(clickhouse, config)
         yield clickhouse, config
@@ -106,7 +106,7 @@ def archive(server_url: str, **settings: str) -> Iterator[tuple[ClickHouse, Conf
 
 
 def _once(url: str, query: str) -> None:
-    """Over a connection of its own: a test may have killed the server since."""
-    server = ClickHouse(url)
+    """Run a query over its own connection: the test may have killed the server since."""
+    server = ClickHouseClient(url)
     server.execute(query)
     server.close()

@@ -1,7 +1,7 @@
 """What the archive must hold, computed from the log alone, and archivers to test it with.
 
-The expected rows are read off the topic's messages by their JSON; nothing here uses the code under
-test. A test's archive is a database of its own.
+The expected rows are read from the topic's messages by their JSON; nothing here uses the code under
+test. Each test's archive is its own database.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Sums = dict[tuple[str, int], tuple[int, Decimal]]
 
 @dataclass(frozen=True)
 class Expected:
-    """What raw_swaps, candles_1m and daily_token_agg must show."""
+    """The contents of raw_swaps, candles_1m and daily_token_agg."""
 
     rows: list[Row]
     candles: Sums
@@ -47,16 +47,16 @@ class Expected:
 
 
 def messages(bootstrap: str, topic: str, partitions: int = 4) -> list[tuple[Place, bytes | None]]:
-    """Every message of the topic, partition by partition."""
+    """Return every message of the topic, partition by partition."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": uuid4().hex, "log_level": 0})
     found: list[tuple[Place, bytes | None]] = []
     try:
         for partition in range(partitions):
             place = TopicPartition(topic, partition)
-            first, behind = _extent(consumer, place)
+            first, end = _extent(consumer, place)
             consumer.assign([TopicPartition(topic, partition, first)])
             last = first - 1
-            while last < behind - 1:
+            while last < end - 1:
                 for message in consumer.consume(1_000, 1.0):
                     assert message.error() is None, message.error()
                     last = message.offset()
@@ -67,7 +67,7 @@ def messages(bootstrap: str, topic: str, partitions: int = 4) -> list[tuple[Plac
 
 
 def _extent(consumer: Consumer, place: TopicPartition) -> tuple[int, int]:
-    """The log's first offset and the one behind its last; a topic made just now has no leader."""
+    """Return the log's first and end offset; a topic created just now may lack a leader."""
     deadline = time.monotonic() + 10
     while True:
         try:
@@ -78,7 +78,7 @@ def _extent(consumer: Consumer, place: TopicPartition) -> tuple[int, int]:
 
 
 def expected(log: Iterable[tuple[Place, bytes | None]]) -> Expected:
-    """The archive of these messages, where every swap stays on one partition."""
+    """Compute the archive of these messages, where every swap stays on one partition."""
     swaps: dict[str, dict[bool, tuple[Place, dict[str, Any]]]] = defaultdict(dict)
     for place, value in log:
         try:
@@ -111,7 +111,7 @@ def _sums(found: dict[tuple[str, int], list[Any]]) -> Sums:
 
 
 class Archive:
-    """The archive of one test as ClickHouse holds it."""
+    """The archive of one test in ClickHouse."""
 
     def __init__(self, server_url: str, name: str) -> None:
         self.server_url = server_url
@@ -119,19 +119,19 @@ class Archive:
         self.url = server_url.rpartition("/")[0] + f"/{name}"
 
     def ask(self, query: str) -> Any:
-        """The rows of a query, over a connection of its own: the server may have restarted."""
+        """Return the rows of a query, over its own connection: the server may have restarted."""
         with Client.from_url(self.url) as client:
             return client.execute(query)
 
     def count(self) -> int:
-        """Rows of raw_swaps; 0 while there is no table or no server."""
+        """Return the rows of raw_swaps; 0 while there is no table or no server."""
         try:
             return int(self.ask("SELECT count() FROM raw_swaps WHERE chain != ''")[0][0])
         except Exception:
             return 0
 
     def held(self) -> Expected:
-        """What the three tables hold, each row and block as it was inserted."""
+        """Return what the three tables hold, with each row and block as it was inserted."""
         rows = self.ask(
             "SELECT partition, offset, tx_hash, toInt8(sign) FROM raw_swaps WHERE chain != ''"
         )
@@ -152,7 +152,7 @@ class Archive:
 
 @contextmanager
 def archive(server_url: str) -> Iterator[Archive]:
-    """A database that does not outlive the block."""
+    """Create a database for the block and drop it afterwards."""
     name = f"archiver_{uuid4().hex[:10]}"
     found = Archive(server_url, name)
     _once(server_url, f"CREATE DATABASE {name}")
@@ -164,11 +164,11 @@ def archive(server_url: str) -> Iterator[Archive]:
 
 @contextmanager
 def archiving(directory: Path, kafka: Stack, kept: Archive) -> Iterator[Service]:
-    """A service with its topics, whose archivers soon insert what they have."""
+    """Start a service with its topics, whose archivers insert after a short linger."""
     settings = {
         "CLICKHOUSE_URL": kept.url,
         "ARCHIVE_LINGER": "100ms",
-        # Its members join ten times as fast as those of a classic group.
+        # Members of this protocol join ten times as fast as those of a classic group.
         "KAFKA_GROUP_PROTOCOL": "consumer",
     }
     with Service(directory, kafka, **settings) as running:
@@ -182,13 +182,13 @@ def _once(url: str, query: str) -> None:
 
 
 def wait_archived(service: Service, archive: Archive, within_s: float = 40) -> Expected:
-    """Wait until the archive holds what the log says, row by row and sum by sum; never more."""
+    """Wait until the archive holds exactly what the log says, row by row and sum by sum."""
     wanted = expected(messages(service.env["KAFKA_BOOTSTRAP"], service.topic))
     deadline = time.monotonic() + within_s
     while (count := archive.count()) < len(wanted.rows):
         assert time.monotonic() < deadline, f"{count} of {len(wanted.rows)} rows"
         time.sleep(0.05)
-    # A block is seen in raw_swaps a moment before the views have it.
+    # A block is visible in raw_swaps a moment before it is in the views.
     while (held := archive.held()) != wanted and time.monotonic() < deadline:
         assert held.rows == wanted.rows
         assert sum(trades for trades, _ in held.days.values()) <= sum(
@@ -223,12 +223,12 @@ class Archiver:
         self.statuses[status.partition] = status
 
     def all(self, holds: Callable[[ArchiveStatus], bool], partitions: int = 4) -> bool:
-        """Whether every partition has said something for which this holds."""
+        """Return whether `holds` is true for the last status of every partition."""
         assert self.fault is None, self.fault
         return len(self.statuses) == partitions and all(map(holds, self.statuses.values()))
 
     def stop(self) -> None:
-        """End it, and see that it had no fault."""
+        """Stop it, and check that it had no fault."""
         self._stop.set()
         self._thread.join(30)
         assert not self._thread.is_alive()
@@ -243,7 +243,7 @@ class Archiver:
 
 
 class LosesAnswers:
-    """Stands before ClickHouse; while `armed`, the server's answer to an insert never arrives."""
+    """A proxy for ClickHouse; while `armed`, the server's answer to an insert never arrives."""
 
     def __init__(self, port: int) -> None:
         self.lost = 0
@@ -254,7 +254,7 @@ class LosesAnswers:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        """Take no more connections."""
+        """Accept no more connections."""
         self._listener.close()
 
     def _accept(self) -> None:
@@ -267,7 +267,7 @@ class LosesAnswers:
             threading.Thread(target=self._pump, args=(client, server), daemon=True).start()
 
     def _pump(self, client: socket.socket, server: socket.socket) -> None:
-        """One connection, both ways; after an insert was asked for, one answer is let through."""
+        """Forward one connection both ways; after an INSERT, forward only one more answer."""
         inserting = threading.Event()
 
         def upwards() -> None:
@@ -289,7 +289,8 @@ class LosesAnswers:
                 if inserting.is_set():
                     answers += 1
                 if answers > 1:
-                    # The first was the table's structure; this one says that the rows are in.
+                    # The first answer was the table's structure; this one says that the rows are
+                    # in.
                     self.lost += 1
                     self.armed.clear()
                     break

@@ -1,1 +1,1 @@
-"""What the archive's health page shows: findings about parts, inserts, disks."""
+"""What the archive's health page shows: findings about parts, inserts and disks."""

@@ -1,12 +1,12 @@
-"""What ClickHouse does by itself and for its readers: merges, TTL moves, queries, the server."""
+"""What ClickHouse does in the background and for its readers: merges, TTL moves, queries."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from aggregator.clickhouse.health.rows import (
-    Ask,
     Check,
+    HealthQuery,
     Row,
     counted,
     has_table,
@@ -19,7 +19,7 @@ from aggregator.clickhouse.health.rows import (
 
 _MERGE_S: Final = (1_800, 7_200)
 _OVERDUE_PARTS: Final = (1, 100)
-# Moves are looked for every few seconds, drops every four hours.
+# ClickHouse looks for moves every few seconds, for drops every four hours.
 _MOVE_OVERDUE_S: Final = 600
 _DROP_OVERDUE_S: Final = 43_200
 _SLOW_MS: Final = 1_000
@@ -27,7 +27,7 @@ _RUNNING_S: Final = (10, 60)
 _FRESH_S: Final = 300
 
 
-def merges(ask: Ask) -> list[Row]:
+def merges(ask: HealthQuery) -> list[Row]:
     """Merges. Those under way."""
     ((running, longest, held),) = ask(
         "SELECT count(), max(elapsed), sum(total_size_bytes_compressed) FROM system.merges"
@@ -35,11 +35,11 @@ def merges(ask: Ask) -> list[Row]:
     if not running:
         return [ok("Merges running", "none")]
     value = f"{running:,} of {size(held)}, the longest for {span(longest)}"
-    advice = "A merge this long is stuck or starved: look at the disks' load."
+    advice = "A merge this long is stuck or starved: check the load of the disks."
     return [judged("Merges running", value, longest, _MERGE_S, advice)]
 
 
-def moves(ask: Ask) -> list[Row]:
+def moves(ask: HealthQuery) -> list[Row]:
     """Moves to S3. Those under way, those that are overdue, those of the last day."""
     ((running, held),) = ask("SELECT count(), sum(part_size) FROM system.moves")
     ((overdue,),) = ask(
@@ -58,7 +58,7 @@ def moves(ask: Ask) -> list[Row]:
     ]
 
 
-def _moved_today(ask: Ask) -> str:
+def _moved_today(ask: HealthQuery) -> str:
     if not has_table(ask, "part_log"):
         return "a log of moves (system.part_log) is not kept here"
     ((count, held),) = ask(
@@ -69,7 +69,7 @@ def _moved_today(ask: Ask) -> str:
     return f"{moved} in the last day"
 
 
-def drops(ask: Ask) -> list[Row]:
+def drops(ask: HealthQuery) -> list[Row]:
     """Deletions overdue. Parts that are past their life."""
     ((overdue,),) = ask(
         "SELECT count() FROM system.parts WHERE active AND database = currentDatabase() "
@@ -77,11 +77,11 @@ def drops(ask: Ask) -> list[Row]:
         "AND delete_ttl_info_max < now() - %(seconds)s",
         seconds=_DROP_OVERDUE_S,
     )
-    advice = "They cost space alone; look for errors above, or run OPTIMIZE TABLE on the table."
+    advice = "They only cost space. Look for errors above, or run OPTIMIZE TABLE on the table."
     return [judged("Deletions overdue", counted(overdue, "part"), overdue, _OVERDUE_PARTS, advice)]
 
 
-def slow_queries(ask: Ask) -> list[Row]:
+def slow_queries(ask: HealthQuery) -> list[Row]:
     """Slow queries. Those of the last hour, the slowest first."""
     if not has_table(ask, "query_log"):
         return [ok("Slow queries", "not kept here (the server has no system.query_log)")]
@@ -99,13 +99,13 @@ def slow_queries(ask: Ask) -> list[Row]:
         watch(
             f"Slow query, {span(ms / 1000)}",
             f"{counted(read, 'row')} read, {size(memory)}: {' '.join(query.split())}",
-            "Once is nothing; often: ask for shorter ranges, or give ClickHouse more cores.",
+            "One is harmless. Many: ask for shorter ranges, or give ClickHouse more cores.",
         )
         for ms, read, memory, query in rows
     ]
 
 
-def running(ask: Ask) -> list[Row]:
+def running(ask: HealthQuery) -> list[Row]:
     """Queries running. How many, and for how long."""
     ((count, longest),) = ask(
         "SELECT count(), max(elapsed) FROM system.processes WHERE query_id != queryID()"
@@ -117,12 +117,12 @@ def running(ask: Ask) -> list[Row]:
     return [judged("Queries running", value, longest, _RUNNING_S, advice)]
 
 
-def server(ask: Ask) -> list[Row]:
+def server(ask: HealthQuery) -> list[Row]:
     """Version. And how long it has been up."""
     ((version, uptime),) = ask("SELECT version(), uptime()")
     up = f"up {span(uptime)}"
     if uptime < _FRESH_S:
-        advice = "It was started a moment ago; where nobody did that, its log says why."
+        advice = "It was started a moment ago. If that was not an operator, its log says why."
         started = watch("Uptime", up, advice)
     else:
         started = ok("Uptime", up)

@@ -1,7 +1,7 @@
 """The state of the archive's ClickHouse, as rows with a verdict and what to do about it.
 
-Reads system tables only, over one connection of its own with short limits. Knows nothing of how
-the rows are shown.
+Reads system tables only, over its own connection with short limits. Knows nothing of how the rows
+are shown.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from aggregator.clickhouse.connection import ClickHouse, Refused, Unavailable, Unreadable
+from aggregator.clickhouse.connection import ClickHouseClient, Refused, Unavailable, Unreadable
 from aggregator.clickhouse.health import background as health_background
 from aggregator.clickhouse.health import storage as health_storage
 from aggregator.clickhouse.health import writing as health_writing
-from aggregator.clickhouse.health.rows import Check, Row, Verdict, unreadable, watch
+from aggregator.clickhouse.health.rows import Check, HealthVerdict, Row, unreadable, watch
 from aggregator.runtime.errors import SwapsError
 
-__all__ = ["Report", "Row", "Section", "Verdict", "report"]
+__all__ = ["HealthVerdict", "Report", "Row", "Section", "report"]
 
-# Connecting and one silent answer together stay within the 3 s that an operator waits.
+# Connecting and one missing answer together stay within the 3 s that an operator waits.
 _CONNECT_S: Final = 1.4
 _RECEIVE_S: Final = 1.4
 _LIMITS: Final = {"readonly": 2, "max_execution_time": 1, "max_memory_usage": 500_000_000}
@@ -27,7 +27,7 @@ _LIMITS: Final = {"readonly": 2, "max_execution_time": 1, "max_memory_usage": 50
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Rows that belong together."""
+    """A titled group of rows."""
 
     title: str
     rows: tuple[Row, ...]
@@ -35,9 +35,9 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything there is to see; `down` is why there is nothing, None where the server answers.
+    """All findings; `down` says why there are none, None if the server answers.
 
-    `attention` are the rows that are not well, the worst first.
+    `attention` holds the rows that are not well, the worst first.
     """
 
     address: str
@@ -46,18 +46,18 @@ class Report:
 
     @property
     def attention(self) -> list[Row]:
-        """Rows to look at first: what needs an act, then what to watch."""
+        """The rows to look at first: those that need action, then those to watch."""
         rows = [row for section in self.sections for row in section.rows]
-        return [row for row in rows if row.verdict is Verdict.ACT] + [
-            row for row in rows if row.verdict is Verdict.WATCH
+        return [row for row in rows if row.verdict is HealthVerdict.ACT] + [
+            row for row in rows if row.verdict is HealthVerdict.WATCH
         ]
 
     @property
-    def verdict(self) -> Verdict:
-        """The worst of all."""
+    def verdict(self) -> HealthVerdict:
+        """The worst verdict of all rows."""
         if self.down is not None:
-            return Verdict.ACT
-        return self.attention[0].verdict if self.attention else Verdict.OK
+            return HealthVerdict.ACT
+        return self.attention[0].verdict if self.attention else HealthVerdict.OK
 
 
 _SECTIONS: Final[tuple[tuple[str, tuple[Check, ...]], ...]] = (
@@ -71,10 +71,13 @@ _SECTIONS: Final[tuple[tuple[str, tuple[Check, ...]], ...]] = (
 
 
 def report(url: str) -> Report:
-    """Ask the server; within 3 s where it is down. Raises nothing: what fails is a row."""
+    """Query the server; returns within 3 s if it is down.
+
+    Raises nothing: a failure becomes a row.
+    """
     if not url:
         return Report("", "CLICKHOUSE_URL is empty: this deployment keeps no archive", ())
-    clickhouse = ClickHouse(url, connect_s=_CONNECT_S, receive_s=_RECEIVE_S, settings=_LIMITS)
+    clickhouse = ClickHouseClient(url, connect_s=_CONNECT_S, receive_s=_RECEIVE_S, settings=_LIMITS)
     try:
         clickhouse.connect()
         sections = tuple(
@@ -88,7 +91,7 @@ def report(url: str) -> Report:
         clickhouse.close()
 
 
-def _rows(check: Check, clickhouse: ClickHouse) -> Sequence[Row]:
+def _rows(check: Check, clickhouse: ClickHouseClient) -> Sequence[Row]:
     def ask(query: str, **params: Any) -> list[tuple[Any, ...]]:
         rows: list[tuple[Any, ...]] = clickhouse.execute(query, params)
         return rows

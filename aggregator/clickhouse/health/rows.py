@@ -1,4 +1,4 @@
-"""What a check of ClickHouse's health gives, and how its numbers are written."""
+"""The rows of the health page, the checks that return them, and how numbers are written."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Protocol
 
-from aggregator.clickhouse.connection import CURE
+from aggregator.clickhouse.connection import REPAIR_GUIDE
 
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 
 
-class Verdict(StrEnum):
+class HealthVerdict(StrEnum):
     """What an operator should do about a row."""
 
     OK = "ok"
@@ -23,50 +23,50 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One thing to know: its value now, the verdict, and what to do where it is not well.
+    """A finding: its current value, the verdict, and what to do if it is not well.
 
-    `share` is how full something is, 0 to 1, where that is the point.
+    `share` is how full something is, 0 to 1, if that is what the row is about.
     """
 
     what: str
     value: str
-    verdict: Verdict
+    verdict: HealthVerdict
     advice: str = ""
     share: float | None = None
 
 
-class Ask(Protocol):
-    """Runs a query with parameters and gives its rows."""
+class HealthQuery(Protocol):
+    """Runs a query with parameters and returns its rows."""
 
     def __call__(self, query: str, **params: Any) -> list[tuple[Any, ...]]: ...
 
 
 class Check(Protocol):
-    """Asks for one thing and judges it; the first sentence of its docstring names it."""
+    """Queries one aspect and judges it; the first sentence of its docstring is its title."""
 
     __name__: str
 
-    def __call__(self, ask: Ask, /) -> Sequence[Row]: ...
+    def __call__(self, ask: HealthQuery, /) -> Sequence[Row]: ...
 
 
 def ok(what: str, value: str, share: float | None = None) -> Row:
-    """A row that is well."""
-    return Row(what, value, Verdict.OK, "", share)
+    """Return a row that is well."""
+    return Row(what, value, HealthVerdict.OK, "", share)
 
 
 def watch(what: str, value: str, advice: str, share: float | None = None) -> Row:
-    """A row to keep an eye on."""
-    return Row(what, value, Verdict.WATCH, advice, share)
+    """Return a row to keep an eye on."""
+    return Row(what, value, HealthVerdict.WATCH, advice, share)
 
 
 def act(what: str, value: str, advice: str, share: float | None = None) -> Row:
-    """A row that needs somebody now."""
-    return Row(what, value, Verdict.ACT, advice, share)
+    """Return a row that needs an operator now."""
+    return Row(what, value, HealthVerdict.ACT, advice, share)
 
 
 def unreadable(part: str, how: str) -> Row:
-    """A part of the archive that ClickHouse cannot read."""
-    advice = f"Rows are hidden, and the archiver may wait: {CURE} brings them back."
+    """Return the row of a part of the archive that ClickHouse cannot read."""
+    advice = f"Rows are hidden, and the archiver may wait: {REPAIR_GUIDE} brings them back."
     return act(f"Part {part}", f"cannot be read: {how}", advice)
 
 
@@ -79,7 +79,7 @@ def judged(
     *,
     share: float | None = None,
 ) -> Row:
-    """A row that is to be watched at the first limit and acted upon at the second."""
+    """Return a row that is to be watched from the first limit on and acted upon from the second."""
     if measure >= limits[1]:
         return act(what, value, advice, share)
     if measure >= limits[0]:
@@ -88,7 +88,7 @@ def judged(
 
 
 def size(count: float) -> str:
-    """Bytes for a person, e.g. 1.2 GB (powers of 1000)."""
+    """Format bytes for a person, e.g. 1.2 GB (powers of 1000)."""
     unit = 0
     while count >= 999.5 and unit < len(_UNITS) - 1:
         count /= 1000
@@ -97,7 +97,7 @@ def size(count: float) -> str:
 
 
 def span(seconds: float) -> str:
-    """A length of time for a person, in its two largest units."""
+    """Format a length of time for a person, in its two largest units."""
     whole = int(seconds)
     if whole < _MINUTE:
         return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
@@ -109,11 +109,11 @@ def span(seconds: float) -> str:
 
 
 def counted(number: int, one: str, many: str = "") -> str:
-    """A number with its word, e.g. 1 part, 2,000 parts."""
+    """Format a number with its word, e.g. 1 part, 2,000 parts."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
-def has_table(ask: Ask, name: str) -> bool:
-    """Whether this server keeps a log of its own in system.`name`."""
+def has_table(ask: HealthQuery, name: str) -> bool:
+    """Return whether this server keeps a log in system.`name`."""
     query = "SELECT 1 FROM system.tables WHERE database = 'system' AND name = %(name)s"
     return bool(ask(query, name=name))

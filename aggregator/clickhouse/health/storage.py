@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from aggregator.clickhouse.connection import CURE
+from aggregator.clickhouse.connection import REPAIR_GUIDE
 from aggregator.clickhouse.health.rows import (
-    Ask,
     Check,
+    HealthQuery,
     Row,
     act,
     counted,
@@ -19,13 +19,13 @@ from aggregator.clickhouse.health.rows import (
 from aggregator.clickhouse.tables import POLICY, TABLES
 
 _FULL: Final = (0.8, 0.9)
-# ClickHouse slows inserts down at 1,000 parts in one partition, and refuses them at 3,000.
+# ClickHouse delays inserts at 1,000 parts in a partition and refuses them at 3,000.
 _PARTS: Final = (300, 1_000)
-# An object store reports its space as without end.
+# An object store reports practically unlimited space.
 _ENDLESS: Final = 2**60
 
 
-def disks(ask: Ask) -> list[Row]:
+def disks(ask: HealthQuery) -> list[Row]:
     """Disks of the policy. How full each volume is."""
     rows = ask(
         "SELECT volume_name, disk, type, is_broken, free_space, total_space, held, parts FROM ("
@@ -69,7 +69,7 @@ def _disk(row: tuple[Any, ...]) -> Row:
     return judged(what, value, used, _FULL, advice, share=used)
 
 
-def parts(ask: Ask) -> list[Row]:
+def parts(ask: HealthQuery) -> list[Row]:
     """Parts. By table and disk, with the oldest and newest partition."""
     rows = ask(
         "SELECT table, disk_name, countIf(active), countIf(NOT active), sumIf(rows, active), "
@@ -85,8 +85,8 @@ def parts(ask: Ask) -> list[Row]:
     return [*found, *(ok(table, "no rows") for table in empty)]
 
 
-def _fullest(ask: Ask) -> dict[str, int]:
-    """Of each table, the active parts of the partition that has the most."""
+def _fullest(ask: HealthQuery) -> dict[str, int]:
+    """Return, for each table, the active parts of the partition that has most."""
     rows = ask(
         "SELECT table, max(parts) FROM (SELECT table, partition, count() AS parts "
         "FROM system.parts WHERE active AND database = currentDatabase() "
@@ -111,19 +111,19 @@ def _parts_row(fullest: dict[str, int], table: str, disk: str, *numbers: Any) ->
     return judged(f"{table} on {disk}", value, fullest.get(table, 0), _PARTS, advice)
 
 
-def detached(ask: Ask) -> list[Row]:
-    """Broken parts. What ClickHouse has put aside because it could not read it."""
+def detached(ask: HealthQuery) -> list[Row]:
+    """Broken parts. Those that ClickHouse has detached because it could not read them."""
     ((broken,),) = ask(
         "SELECT count() FROM system.detached_parts "
         "WHERE database = currentDatabase() AND reason LIKE 'broken%%'"
     )
     if broken:
-        advice = f"Rows are missing: {CURE} brings them back from Kafka."
-        return [act("Broken parts", f"{broken:,} set aside", advice)]
+        advice = f"Rows are missing: {REPAIR_GUIDE} brings them back from Kafka."
+        return [act("Broken parts", f"{broken:,} detached", advice)]
     return [ok("Broken parts", "none")]
 
 
-def mutations(ask: Ask) -> list[Row]:
+def mutations(ask: HealthQuery) -> list[Row]:
     """Mutations. Changes of data that are not done."""
     rows = ask(
         "SELECT table, command, parts_to_do, latest_fail_reason FROM system.mutations "
@@ -132,10 +132,10 @@ def mutations(ask: Ask) -> list[Row]:
     if not rows:
         return [ok("Unfinished mutations", "none")]
     return [
-        act(f"Mutation of {table}", f"{command}: {why}", "It does not get on: see the reason.")
+        act(f"Mutation of {table}", f"{command}: {why}", "It makes no progress: see the reason.")
         if why
         else watch(
-            f"Mutation of {table}", f"{command}: {counted(todo, 'part')} to do", "It is under way."
+            f"Mutation of {table}", f"{command}: {counted(todo, 'part')} to do", "It is running."
         )
         for table, command, todo, why in rows
     ]

@@ -1,4 +1,4 @@
-"""Whether swaps reach the archive, and whether each is sure to be there once."""
+"""Whether swaps reach the archive, and whether each is certain to be there once."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Final
 
 from aggregator.clickhouse.connection import unreadable_part
 from aggregator.clickhouse.health.rows import (
-    Ask,
     Check,
+    HealthQuery,
+    HealthVerdict,
     Row,
-    Verdict,
     act,
     counted,
     judged,
@@ -26,9 +26,9 @@ _WINDOW: Final = 10_000
 _WINDOW_OF = re.compile(r"non_replicated_deduplication_window = (\d+)")
 _ERRORS_SHOWN: Final = 5
 
-# What an operator can do about the errors that have a cure; by ClickHouse's number.
-_CURES: Final = {
-    210: "The network between ClickHouse and S3 or a client broke; look whether it lasts.",
+# What an operator can do about errors that have a fix, by ClickHouse's error code.
+_FIXES: Final = {
+    210: "The network between ClickHouse and S3 or a client broke; check whether it persists.",
     241: "Queries need more memory than there is: raise the server's limit or its memory.",
     243: "Free disk space, or shorten ARCHIVE_HOT so that parts move to S3 earlier.",
     252: "Inserts come faster than merges: raise ARCHIVE_BATCH, or give ClickHouse more cores.",
@@ -37,7 +37,7 @@ _CURES: Final = {
 _URGENT: Final = frozenset({243, 252, 499})
 
 
-def tables(ask: Ask) -> list[Row]:
+def tables(ask: HealthQuery) -> list[Row]:
     """Schema. The tables and views that the archiver needs."""
     wanted = {*TABLES, "daily_token_agg_view", "candles_1m_view"}
     rows = ask("SELECT name FROM system.tables WHERE database = currentDatabase()")
@@ -47,9 +47,9 @@ def tables(ask: Ask) -> list[Row]:
     return [ok("Schema", counted(len(wanted), "table and view", "tables and views"))]
 
 
-def insert_lag(ask: Ask) -> list[Row]:
+def insert_lag(ask: HealthQuery) -> list[Row]:
     """Newest insert. How long ago the archiver wrote its newest row."""
-    # The newest part alone: a whole day's column would take seconds.
+    # Read the newest parts only: the column of a whole day would take seconds.
     rows = ask(
         "SELECT dateDiff('second', max(ingested_at), now64(3)) FROM raw_swaps WHERE _part IN ("
         "SELECT name FROM system.parts WHERE database = currentDatabase() AND table = %(table)s "
@@ -62,13 +62,13 @@ def insert_lag(ask: Ask) -> list[Row]:
         ]
     age = max(0, rows[0][0])
     advice = (
-        "Where swaps do come in: see that an archiver runs (run_aggregator or run_archiver), its "
+        "If swaps do arrive: check that an archiver runs (run_aggregator or run_archiver), its "
         "log and the archive lag in /api/status."
     )
     return [judged("Newest insert", f"{span(age)} ago", age, _LAG_S, advice)]
 
 
-def failed_inserts(ask: Ask) -> list[Row]:
+def failed_inserts(ask: HealthQuery) -> list[Row]:
     """Failed inserts. Since the server started."""
     events = dict(
         ask(
@@ -79,12 +79,12 @@ def failed_inserts(ask: Ask) -> list[Row]:
     failed = events.get("FailedInsertQuery", 0) + events.get("RejectedInserts", 0)
     value = f"{failed:,} of {events.get('InsertQuery', 0):,} since the start"
     if failed:
-        advice = "The archiver tries again, so nothing is lost; the errors below say why."
+        advice = "The archiver retries, so nothing is lost; the errors below say why."
         return [watch("Failed inserts", value, advice)]
     return [ok("Failed inserts", value)]
 
 
-def recent_errors(ask: Ask) -> list[Row]:
+def recent_errors(ask: HealthQuery) -> list[Row]:
     """Errors of the last hour. The newest first, without those of clients' queries."""
     rows = ask(
         "SELECT name, code, sum(value), dateDiff('second', max(last_error_time), now()), "
@@ -105,12 +105,12 @@ def _error(name: str, code: int, count: int, age: int, message: str) -> Row:
     return Row(
         f"Error {name}",
         f"{when}: {_short(message)}",
-        Verdict.ACT if code in _URGENT else Verdict.WATCH,
-        _CURES.get(code, "Harmless where it stays rare; else look in the server's log."),
+        HealthVerdict.ACT if code in _URGENT else HealthVerdict.WATCH,
+        _FIXES.get(code, "Harmless while it is rare; otherwise look in the server's log."),
     )
 
 
-def deduplication(ask: Ask) -> list[Row]:
+def deduplication(ask: HealthQuery) -> list[Row]:
     """Insert tokens. The settings that make a repeated insert change nothing."""
     rows = ask(
         "SELECT name, engine_full FROM system.tables "

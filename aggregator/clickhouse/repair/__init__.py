@@ -1,1 +1,1 @@
-"""Compare the archive with itself and rebuild what differs."""
+"""Compares the archive with itself and rebuilds what differs."""

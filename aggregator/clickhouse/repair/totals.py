@@ -1,7 +1,7 @@
-"""Makes the candles and totals of one UTC day again from raw_swaps, each row counted once.
+"""Rebuilds the candles and totals of one UTC day from raw_swaps, each row counted once.
 
-Puts what the day's views would have made of its rows in the place of what is there; the views' own
-queries say what that is. For one at a time, and while nothing is archived.
+Replaces the rows of the day with what its views would have made of raw_swaps; the views' own
+queries define that. Run one rebuild at a time, while nothing is archived.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from aggregator.clickhouse.connection import ClickHouse
+from aggregator.clickhouse.connection import ClickHouseClient
 from aggregator.clickhouse.tables import CANDLES_1M, DAILY_TOKEN_AGG, RAW_SWAPS
 from aggregator.runtime.errors import Fatal
 
 _LIMITS: Final = {"max_execution_time": 1_800}
 _FROM: Final = re.compile(rf"\bFROM\s+(?:\S+\.)?`?{RAW_SWAPS}`?(?=\s)")
-# An hour at a time: a day's minutes would need memory for all of them at once.
+# An hour at a time: all minutes of a day together would need too much memory.
 _HOURS: Final = 24
 _RANGE: Final = (
     "timestamp >= fromUnixTimestamp64Milli(%(since)s, 'UTC') "
@@ -26,11 +26,11 @@ _RANGE: Final = (
 
 
 class StillArchiving(Fatal):
-    """Rows of the day came in meanwhile, and may count twice: stop the archivers, run it again."""
+    """Rows of the day arrived meanwhile and may count twice: stop the archivers, run it again."""
 
 
-def rebuild_day(clickhouse: ClickHouse, day: dt.date) -> int:
-    """Rebuild a day's rows of candles_1m and daily_token_agg; gives the rows of raw_swaps.
+def rebuild_day(clickhouse: ClickHouseClient, day: dt.date) -> int:
+    """Rebuild a day's rows of candles_1m and daily_token_agg; return the rows of raw_swaps.
 
     May be run again after any failure. Raises StillArchiving, Unavailable and Refused.
     """
@@ -63,7 +63,7 @@ def _spans(day: dt.date, slices: int) -> Iterator[dict[str, int]]:
         yield {"since": since, "until": until}
 
 
-def _fill(clickhouse: ClickHouse, table: str, spans: Iterator[dict[str, int]]) -> None:
+def _fill(clickhouse: ClickHouseClient, table: str, spans: Iterator[dict[str, int]]) -> None:
     rows = clickhouse.execute(
         "SELECT as_select FROM system.tables "
         "WHERE database = currentDatabase() AND name = %(view)s",
@@ -74,12 +74,13 @@ def _fill(clickhouse: ClickHouse, table: str, spans: Iterator[dict[str, int]]) -
     if found != 1:
         raise Fatal(f"{table}_view is not there, or does not read {RAW_SWAPS}: ensure_topology")
     for span in spans:
-        # The same rows again after a failure must not be taken for a repeated block.
+        # After a failure the same rows are inserted again; ClickHouse must not drop them as a
+        # repeated block.
         settings = _LIMITS | {"insert_deduplicate": 0}
         clickhouse.execute(f"INSERT INTO {table} {select}", span, settings=settings)
 
 
-def _count(clickhouse: ClickHouse, day: dt.date) -> int:
+def _count(clickhouse: ClickHouseClient, day: dt.date) -> int:
     (span,) = _spans(day, 1)
     ((count,),) = clickhouse.execute(f"SELECT count() FROM {RAW_SWAPS} WHERE {_RANGE}", span)  # noqa: S608
     return int(count)

@@ -1,8 +1,8 @@
 """Compares the three tables of the archive over one UTC day, token by token.
 
-What raw_swaps holds, each row once and by its sign, is the truth; daily_token_agg and candles_1m
-must give the same sums and prices. Reads only; ClickHouse does the sums, an hour of the day at a
-time where that is how they are kept.
+The truth is what raw_swaps holds, each row once and by its sign; daily_token_agg and candles_1m
+must give the same sums and prices. Only reads. ClickHouse computes the sums, an hour of the day at
+a time for the candles, which are kept by the minute.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from aggregator.clickhouse.connection import ClickHouse
+from aggregator.clickhouse.connection import ClickHouseClient
 
 _SETTINGS: Final = {"readonly": 2, "max_execution_time": 1_800}
 _SUMS: Final = ("trades", "volume_usd", "buy_volume_usd", "volume_token")
@@ -21,7 +21,7 @@ _PRICES: Final = ("open_usd", "high_usd", "low_usd", "close_usd")
 _COUNTS: Final = ("buys", "unpriced", "late", "retracted")
 HOURS: Final = 24
 
-# An equal key is the same row inserted twice; FINAL gives it once.
+# Rows with equal keys are one row that was inserted twice; FINAL returns it once.
 _RAW: Final = """
     sum(toInt64(sign)) AS trades,
     toString(sum(toDecimal128(ifNull(amount_usd, 0), 6) * sign)) AS volume_usd,
@@ -72,9 +72,10 @@ _KEPT_MINUTES: Final = f"""SELECT chain, token, toString(minute) AS at, {_KEPT}
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """One number that is not what raw_swaps says; `at` is the day, or the minute of a candle (UTC).
+    """A number that differs from raw_swaps; `at` is the day, or the minute of a candle (UTC).
 
-    `expected` is of raw_swaps, `found` of `table`; null is a row, or a price, that is not there.
+    `expected` comes from raw_swaps, `found` from `table`; null stands for a row or a price that
+    does not exist.
     """
 
     table: str
@@ -87,7 +88,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Compared(msgspec.Struct, frozen=True):
-    """What a comparison of one day saw. `differences` holds the first `shown` of them."""
+    """The result for one day; `differences` holds the first `shown` of them."""
 
     day: str
     rows: int
@@ -98,13 +99,13 @@ class Compared(msgspec.Struct, frozen=True):
 
 
 def verify_day(
-    clickhouse: ClickHouse,
+    clickhouse: ClickHouseClient,
     day: dt.date,
     *,
     shown: int,
     progress: Callable[[int, int], None],
 ) -> Compared:
-    """Compare one UTC day; `progress` is told the steps done and the steps in all.
+    """Compare one UTC day; call `progress` with the steps done and the steps in all.
 
     Raises Unavailable and Refused. A day that is being written to may differ for a moment.
     """
@@ -135,23 +136,26 @@ def verify_day(
     return Compared(day.isoformat(), rows, token_days, candles, different, differences)
 
 
-def _daily(clickhouse: ClickHouse, params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _daily(clickhouse: ClickHouseClient, params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     fields = (*_SUMS, *_PRICES, *_COUNTS)
     return _joined(clickhouse, _RAW_DAY, _KEPT_DAY, fields, params)
 
 
-def _minutes(clickhouse: ClickHouse, params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _minutes(clickhouse: ClickHouseClient, params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     return _joined(clickhouse, _RAW_MINUTES, _KEPT_MINUTES, (*_SUMS, *_PRICES), params)
 
 
 def _joined(
-    clickhouse: ClickHouse,
+    clickhouse: ClickHouseClient,
     raw: str,
     kept: str,
     fields: Sequence[str],
     params: Mapping[str, Any],
 ) -> Iterator[dict[str, Any]]:
-    """Of each (chain, token, at) of either side: {field: (expected, found)}, None for no row."""
+    """Yield each (chain, token, at) of either side with {field: (expected, found)}.
+
+    The values of a side without a row are None.
+    """
     names = ", ".join(fields)
     query = f"""
         SELECT chain, token, at, groupArray((side, {names}))

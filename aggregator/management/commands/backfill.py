@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from aggregator.archiving.backfill import Backfill, Progress
+from aggregator.archiving.backfill import Backfill, BackfillProgress
 from aggregator.management.times import instant_ms
 from aggregator.runtime.config import Config
 from aggregator.runtime.errors import SwapsError
@@ -47,11 +47,11 @@ class Command(BaseCommand):
             raise CommandError("CLICKHOUSE_URL is not set: this deployment has no archive")
         if options["since"] >= options["until"]:
             raise CommandError("--from must lie before --to")
-        last: dict[int, Progress] = {}
+        last: dict[int, BackfillProgress] = {}
 
-        def report(progress: Progress) -> None:
+        def report(progress: BackfillProgress) -> None:
             last[progress.partition] = progress
-            length = progress.behind - progress.first
+            length = progress.end - progress.first
             done = 100 if not length else 100 * (progress.next_offset - progress.first) // length
             self.stderr.write(f"partition {progress.partition}: {done} %, {_counts(progress)}")
 
@@ -63,14 +63,14 @@ class Command(BaseCommand):
                 backfill.close()
         except SwapsError as error:
             raise CommandError(str(error)) from error
-        total = Progress(-1, 0, 0, 0)
+        total = BackfillProgress(-1, 0, 0, 0)
         for each in last.values():
             for name in ("seen", "there", "repeats", "undecodable", "archived"):
                 setattr(total, name, getattr(total, name) + getattr(each, name))
         self.stdout.write(_counts(total, missing=options["dry_run"]))
 
 
-def _counts(progress: Progress, *, missing: bool = False) -> str:
+def _counts(progress: BackfillProgress, *, missing: bool = False) -> str:
     return (
         f"{progress.seen} read, {progress.there} archived before, {progress.repeats} repeats, "
         f"{progress.undecodable} undecodable, {progress.archived} "

@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from aggregator.clickhouse.connection import ClickHouse
+from aggregator.clickhouse.connection import ClickHouseClient
 from aggregator.clickhouse.schema import ensure_schema
 from aggregator.member.topics import ensure_topics
 from aggregator.runtime.config import Config
@@ -33,7 +33,7 @@ class Command(BaseCommand):
             if not config.clickhouse_url:
                 self.stdout.write("archive: none, CLICKHOUSE_URL is empty")
                 return
-            clickhouse = ClickHouse(config.clickhouse_url)
+            clickhouse = ClickHouseClient(config.clickhouse_url)
             try:
                 self._say("archive", ensure_schema(clickhouse, config))
             finally:

@@ -9,26 +9,26 @@ import sys
 import threading
 from pathlib import Path
 
-from infra.embedded.clickhouse_server.connection import Account
+from infra.embedded.clickhouse_server.connection import ServerAccount
 from infra.embedded.clickhouse_server.server import Server
-from infra.embedded.clickhouse_server.session import Engine
+from infra.embedded.clickhouse_server.session import ChdbEngine
 
 _STOP_WITHIN_S = 5
 _STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 
 
 def main() -> int:
-    """Serve until told to stop; returns the exit status."""
+    """Serve until a stop signal arrives; return the exit status."""
     given = _parser().parse_args()
-    # before there are other threads, which take the mask over
+    # before any other thread starts, because threads inherit the mask
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     given.data.mkdir(parents=True, exist_ok=True)
     place = str(given.data)
     if given.config:
         place += f"?config-file={given.config}"
-    # the password is not on the command line, which every user of the machine can list
-    account = Account(given.user, os.environ.get("CLICKHOUSE_PASSWORD", ""))
-    engine = Engine(place)
+    # not an argument: every user of the machine can list command lines
+    account = ServerAccount(given.user, os.environ.get("CLICKHOUSE_PASSWORD", ""))
+    engine = ChdbEngine(place)
     server = Server(engine, account, given.host, given.port, given.max_connections)
     thread = threading.Thread(target=server.serve, name="accept", daemon=True)
     thread.start()

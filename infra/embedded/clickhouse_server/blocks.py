@@ -1,8 +1,9 @@
-"""Blocks in ClickHouse's Native format, taken apart by columns without decoding the values.
+"""Blocks in ClickHouse's Native format, split into columns without decoding the values.
 
-The engine writes and reads blocks as of protocol revision 0; a client's blocks have a header and a
-byte before each column that the engine's lack. Types whose length only their aggregate function
-knows are refused. Source of the format: ClickHouse's `src/DataTypes/Serializations`.
+The engine reads and writes blocks as of protocol revision 0; a client's blocks have a header and a
+byte before each column that the engine's blocks lack. The columns' bytes are equal in both, so they
+are copied. Types whose length only their aggregate function knows are refused. Source of the
+format: ClickHouse's `src/DataTypes/Serializations`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _GLOBAL_DICTIONARY: Final = 1 << 8
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a block; `data` is its values as they are on the wire."""
+    """One column of a block; `data` holds its values as they are on the wire."""
 
     name: str
     type: str
@@ -49,22 +50,22 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class WireBlock:
     """Columns of `rows` values each."""
 
     rows: int
     columns: tuple[Column, ...]
 
-    def header(self) -> Block:
-        """The same columns without rows: what a client gets first."""
-        return Block(0, tuple(Column(column.name, column.type, b"") for column in self.columns))
+    def header(self) -> WireBlock:
+        """Return the same columns without rows, which a client receives first."""
+        return WireBlock(0, tuple(Column(column.name, column.type, b"") for column in self.columns))
 
     def for_client(self) -> bytes:
-        """As a DATA packet holds it."""
+        """Encode the block for a DATA packet."""
         return wire.BLOCK_INFO + self._encode(_DEFAULT_SERIALIZATION)
 
     def for_engine(self) -> bytes:
-        """As the format Native of the engine."""
+        """Encode the block in the engine's format Native."""
         return self._encode(b"")
 
     def _encode(self, before_data: bytes) -> bytes:
@@ -74,8 +75,8 @@ class Block:
         return b"".join(parts)
 
 
-def read_from_client(reader: SpanReader) -> Block:
-    """The block of a DATA packet.
+def read_from_client(reader: SpanReader) -> WireBlock:
+    """Read the block of a DATA packet.
 
     Raises ServerError for a type that cannot be passed on, ProtocolError, EOFError.
     """
@@ -86,12 +87,12 @@ def read_from_client(reader: SpanReader) -> Block:
     return _read(reader, from_client=True)
 
 
-def read_from_engine(reader: SpanReader) -> Block:
-    """The next block of what the engine wrote; raises ServerError, EOFError."""
+def read_from_engine(reader: SpanReader) -> WireBlock:
+    """Read the next block that the engine wrote; raises ServerError, EOFError."""
     return _read(reader, from_client=False)
 
 
-def _read(reader: SpanReader, *, from_client: bool) -> Block:
+def _read(reader: SpanReader, *, from_client: bool) -> WireBlock:
     count, rows = reader.varint(), reader.varint()
     columns = []
     for _ in range(count):
@@ -104,7 +105,7 @@ def _read(reader: SpanReader, *, from_client: bool) -> Block:
             values.skip_prefix(reader)
             values.skip(reader, rows)
         columns.append(Column(name, kind, reader.span()))
-    return Block(rows, tuple(columns))
+    return WireBlock(rows, tuple(columns))
 
 
 class Values(ABC):
@@ -112,15 +113,15 @@ class Values(ABC):
 
     @abstractmethod
     def skip(self, reader: SpanReader, rows: int) -> None:
-        """Pass `rows` values."""
+        """Skip `rows` values."""
 
     @abstractmethod
     def skip_prefix(self, reader: SpanReader) -> None:
-        """Pass what comes once, before the values of the whole column."""
+        """Skip what comes once, before the values of the whole column."""
 
 
 class _Plain(Values):
-    """Nothing comes before the values."""
+    """Values without a prefix."""
 
     def skip_prefix(self, reader: SpanReader) -> None:
         pass
@@ -147,7 +148,7 @@ class _Nullable(Values):
         self.of.skip_prefix(reader)
 
     def skip(self, reader: SpanReader, rows: int) -> None:
-        reader.skip(rows)
+        reader.skip(rows)  # a byte per row, 1 for null; a null has a value, too
         self.of.skip(reader, rows)
 
 
@@ -159,6 +160,7 @@ class _Array(Values):
         self.of.skip_prefix(reader)
 
     def skip(self, reader: SpanReader, rows: int) -> None:
+        # The end offset of each array; the last one is the number of inner values.
         reader.skip((rows - 1) * 8)
         inner = reader.uint64()
         if inner:
@@ -177,7 +179,7 @@ class _Tuple(Values):
         for values in self.of:
             values.skip(reader, rows)
         if not self.of:
-            reader.skip(rows)
+            reader.skip(rows)  # an empty tuple takes a byte per row
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,21 +187,22 @@ class _LowCardinality(Values):
     of: Values
 
     def skip_prefix(self, reader: SpanReader) -> None:
-        reader.skip(8)
+        reader.skip(8)  # the version of the keys' serialization
 
-    def skip(self, reader: SpanReader, rows: int) -> None:  # noqa: ARG002 # it has its own count
+    def skip(self, reader: SpanReader, rows: int) -> None:  # noqa: ARG002 # the column has its own count
         flags = reader.uint64()
         if flags & _GLOBAL_DICTIONARY:
             raise not_supported("a LowCardinality column with a dictionary of its own stream")
         if flags & _HAS_ADDITIONAL_KEYS:
             self.of.skip(reader, reader.uint64())
         indexes = reader.uint64()
+        # The lowest byte is the type of the keys: 1, 2, 4 or 8 bytes.
         reader.skip(indexes << (flags & 0xFF))
 
 
 @lru_cache(maxsize=4096)
 def values_of(kind: str) -> Values:
-    """How values of the type named `kind` are passed; raises ServerError where they cannot be."""
+    """Return how to skip values of the type `kind`; raises ServerError if that is unknown."""
     name, arguments = _split(_ALIASES.get(kind, kind))
     if name in _WIDTHS or name.startswith("Interval"):
         return _Fixed(_WIDTHS.get(name, 8))
@@ -211,7 +214,7 @@ def values_of(kind: str) -> Values:
 
 
 def _low_cardinality(kind: str) -> Values:
-    """Its dictionary holds NULL as a value of the type without Nullable."""
+    """Use the type without Nullable: the dictionary holds NULL as a plain value."""
     name, arguments = _split(kind)
     return _LowCardinality(values_of(arguments[0] if name == "Nullable" else kind))
 
@@ -239,7 +242,7 @@ def _decimal_width(precision: int) -> int:
 
 
 def _element(argument: str) -> str:
-    """The type of a tuple's element, which may have a name before it."""
+    """Return the type of a tuple's element, which may follow a name."""
     if argument.startswith("`"):
         return argument[argument.rindex("` ") + 2 :]
     name, space, kind = argument.partition(" ")
@@ -247,7 +250,7 @@ def _element(argument: str) -> str:
 
 
 def _split(kind: str) -> tuple[str, list[str]]:
-    """A type's name and its arguments: Map(String, Array(UInt8)) -> Map, [String, Array(UInt8)]."""
+    """Split a type: Map(String, Array(UInt8)) -> Map, [String, Array(UInt8)]."""
     name, parenthesis, rest = kind.partition("(")
     if not parenthesis:
         return name, []

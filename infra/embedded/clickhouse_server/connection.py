@@ -1,6 +1,6 @@
-"""One client's connection: reads its packets, has the session do what they ask, answers.
+"""One client's connection: reads packets, lets the session do what they ask, answers.
 
-The only place that knows in which order packets come and go.
+The only module that knows the order of packets.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 from clickhouse_driver.protocol import ClientPacketTypes
 
 from infra.embedded.clickhouse_server import blocks, packets, sql
-from infra.embedded.clickhouse_server.blocks import Block
+from infra.embedded.clickhouse_server.blocks import WireBlock
 from infra.embedded.clickhouse_server.errors import (
     QUERY_WAS_CANCELLED,
     ProtocolError,
@@ -24,7 +24,7 @@ from infra.embedded.clickhouse_server.errors import (
     not_supported,
     server_error,
 )
-from infra.embedded.clickhouse_server.session import Engine, Session
+from infra.embedded.clickhouse_server.session import ChdbEngine, ClientSession
 from infra.embedded.clickhouse_server.watch import Watch
 from infra.embedded.clickhouse_server.wire import PacketWriter, SocketReader
 
@@ -32,14 +32,14 @@ _PROGRESS_EVERY_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
-    """Who may connect."""
+class ServerAccount:
+    """The user that may connect."""
 
     user: str
     password: str
 
     def check(self, hello: packets.Hello) -> None:
-        """Raise ServerError where the greeting is not this account's."""
+        """Raise ServerError if the greeting does not match this account."""
         if (hello.user, hello.password) != (self.user, self.password):
             raise server_error(
                 516,
@@ -49,7 +49,7 @@ class Account:
 
 
 class RunningQueries:
-    """The ids that clients gave to queries that run now."""
+    """The ids that clients gave to the queries that run now."""
 
     def __init__(self) -> None:
         self._ids: set[str] = set()
@@ -57,7 +57,7 @@ class RunningQueries:
 
     @contextlib.contextmanager
     def running(self, query_id: str) -> Iterator[None]:
-        """Within the block, nobody else runs a query of this id; an empty one is nobody's."""
+        """Reserve a query id within the block; an empty id is not reserved."""
         with self._lock:
             if query_id in self._ids:
                 raise server_error(216, f"Query with id = {query_id} is already running")
@@ -71,7 +71,7 @@ class RunningQueries:
 
 
 class Shared:
-    """What the connections of one server have in common."""
+    """What the connections of one server share."""
 
     def __init__(self) -> None:
         self.watch = Watch()
@@ -79,13 +79,13 @@ class Shared:
 
 
 class ClientConnection:
-    """Serves one client until it leaves; `serve` is the whole life of its thread."""
+    """Serves one client until it leaves; `serve` runs for the whole life of its thread."""
 
     def __init__(
         self,
         connection: socket.socket,
-        engine: Engine,
-        account: Account,
+        engine: ChdbEngine,
+        account: ServerAccount,
         shared: Shared,
         tag: str,
     ) -> None:
@@ -101,9 +101,9 @@ class ClientConnection:
         self._progress = _ProgressReport(self._writer)
 
     def serve(self) -> None:
-        """Answer the client until it leaves, or can no longer be understood.
+        """Answer the client until it leaves or breaks the protocol.
 
-        Raises OSError or EOFError where it left in the middle.
+        Raises OSError or EOFError if it leaves in the middle of a packet.
         """
         try:
             session = self._greet()
@@ -122,7 +122,7 @@ class ClientConnection:
         finally:
             session.close()
 
-    def _greet(self) -> Session:
+    def _greet(self) -> ClientSession:
         hello = packets.read_hello(self._reader)
         self._account.check(hello)
         session = self._engine.session(self._tag)
@@ -136,8 +136,8 @@ class ClientConnection:
             raise
         return session
 
-    def _answer(self, session: Session) -> bool:
-        """Read and answer one packet; False where the connection cannot go on."""
+    def _answer(self, session: ClientSession) -> bool:
+        """Read and answer one packet; return False if the connection cannot continue."""
         try:
             kind = self._reader.varint()
         except EOFError:
@@ -149,38 +149,38 @@ class ClientConnection:
                 query = packets.read_query(self._reader)
                 self._expect_no_tables()
             except ServerError as error:
-                # what follows the refused part was not read
+                # the rest of the refused packet was not read, so the connection is out of step
                 self._writer.exception(error)
                 return False
             return self._run(session, query)
-        elif kind != ClientPacketTypes.CANCEL:  # a CANCEL came after the end of its query
+        elif kind != ClientPacketTypes.CANCEL:  # a CANCEL may arrive after its query ended
             name = ClientPacketTypes.to_str(kind)
             self._writer.exception(server_error(99, f"Unexpected packet {name} from client"))
             return False
         return True
 
     def _expect_no_tables(self) -> None:
-        """The end of the external tables, which the driver sends with each query."""
+        """Read the end of the external tables, which the driver sends with each query."""
         if self._next_block() is not None:
             raise not_supported("external tables")
 
-    def _next_block(self) -> Block | None:
-        """The block of a DATA packet, None for the empty one that ends them."""
+    def _next_block(self) -> WireBlock | None:
+        """Read the block of a DATA packet; return None for the empty one that ends them."""
         kind = self._reader.varint()
         if kind == ClientPacketTypes.CANCEL:
             raise server_error(QUERY_WAS_CANCELLED, "Query was cancelled by the client")
         if kind != ClientPacketTypes.DATA:
             raise ProtocolError(f"packet {kind} where data should be")
-        self._reader.text()  # the name of a table
+        self._reader.text()  # a table's name
         block = blocks.read_from_client(self._reader)
         return block if block.columns else None
 
-    def _run(self, session: Session, query: packets.Query) -> bool:
+    def _run(self, session: ClientSession, query: packets.Query) -> bool:
         try:
             with self._queries.running(query.id):
                 statement = sql.parse(query.text)
                 session.name_query(query.id)
-                if isinstance(statement, sql.Command) and statement.word == "SET":
+                if isinstance(statement, sql.SqlCommand) and statement.word == "SET":
                     session.restore()
                 else:
                     session.apply(query.settings, query.important)
@@ -193,8 +193,8 @@ class ClientConnection:
 
     def _read(
         self,
-        session: Session,
-        statement: sql.Select | sql.Command,
+        session: ClientSession,
+        statement: sql.Select | sql.SqlCommand,
         parameters: Mapping[str, str],
     ) -> None:
         found = (
@@ -223,14 +223,14 @@ class ClientConnection:
         self._writer.end_of_stream()
 
     def _cancelled(self) -> bool:
-        """Whether a CANCEL waits to be read: who sends it expects an end, not an exception."""
+        """Return whether a CANCEL waits to be read: its sender expects an end, not an exception."""
         try:
             waiting = self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False
         return waiting == bytes([ClientPacketTypes.CANCEL])
 
-    def _insert(self, session: Session, statement: sql.Insert) -> bool:
+    def _insert(self, session: ClientSession, statement: sql.Insert) -> bool:
         sample = session.sample(statement)
         inserter = session.insert(statement)
         try:
@@ -241,7 +241,7 @@ class ClientConnection:
         except BaseException as error:
             inserter.cancel()
             if isinstance(error, ServerError):
-                # the client may be in the midst of a block: only a new connection is in step
+                # the client may be in the middle of a block: only a new connection is in step
                 self._writer.exception(error)
                 return False
             raise
@@ -255,8 +255,8 @@ class ClientConnection:
 class _ProgressReport:
     """Turns the engine's sums into what was done since the last PROGRESS packet.
 
-    `add` is called by threads of the engine, and sends at times: the client of a long query sees
-    that it lives.
+    Threads of the engine call `add`, which sends a packet from time to time, so the client of a
+    long query sees progress.
     """
 
     def __init__(self, writer: PacketWriter) -> None:
@@ -269,7 +269,7 @@ class _ProgressReport:
 
     @contextlib.contextmanager
     def live(self) -> Iterator[None]:
-        """Within the block, packets may be sent; at its end, what was not sent yet is."""
+        """Allow packets within the block; at its end, send what was not sent yet."""
         with self._lock:
             self._live, self._sums, self._sent = True, {}, {}
             self._sent_at = time.monotonic()
@@ -282,14 +282,14 @@ class _ProgressReport:
                 self._live = False
 
     def add(self, sums: Mapping[str, int]) -> None:
-        """Note how far the query is."""
+        """Note the progress of the query."""
         with self._lock:
             if not self._live:
                 return
             for name, value in sums.items():
                 self._sums[name] = max(value, self._sums.get(name, 0))
             if time.monotonic() - self._sent_at > _PROGRESS_EVERY_S:
-                with contextlib.suppress(OSError):  # the watch sees that the client is gone
+                with contextlib.suppress(OSError):  # the watch notices that the client is gone
                     self._send()
 
     def _send(self) -> None:

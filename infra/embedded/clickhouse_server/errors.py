@@ -1,4 +1,4 @@
-"""Exceptions as ClickHouse numbers and names them, and how the engine's own texts become such."""
+"""Exceptions with ClickHouse's codes and names, also those that the engine raises as text."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _ENGINE_TEXT = re.compile(
 
 
 class ServerError(Exception):
-    """What a client gets as an EXCEPTION packet; `code` is ClickHouse's error code."""
+    """What a client receives as an EXCEPTION packet; `code` is ClickHouse's error code."""
 
     def __init__(self, code: int, message: str) -> None:
-        """`message`: with the prefix DB::Exception and the code's name at its end."""
+        """`message` starts with DB::Exception and ends with the code's name."""
         super().__init__(message)
         self.code = code
         self.message = message
 
 
 class ProtocolError(Exception):
-    """What arrived is no ClickHouse native protocol: the connection cannot go on."""
+    """The bytes are not ClickHouse's native protocol: the connection cannot continue."""
 
 
 QUERY_WAS_CANCELLED: Final = 394
@@ -41,18 +41,18 @@ _NAMES: Final = {
 
 
 def server_error(code: int, text: str) -> ServerError:
-    """An error of this server's own, in the form of ClickHouse's."""
+    """Return an error of this server, in ClickHouse's form."""
     return ServerError(code, f"DB::Exception: {text}. ({_NAMES[code]})")
 
 
 def not_supported(what: str, instead: str = "") -> ServerError:
-    """What the embedded server does not do though ClickHouse does."""
+    """Return the error for what ClickHouse supports and this server does not."""
     hint = f"; {instead}" if instead else ""
     return server_error(48, f"the embedded ClickHouse server does not support {what}{hint}")
 
 
 def from_engine(error: RuntimeError) -> ServerError:
-    """The engine's "Code: 60. DB::Exception: ... (UNKNOWN_TABLE)" with its number."""
+    """Convert the engine's "Code: 60. DB::Exception: ... (UNKNOWN_TABLE)"."""
     text = str(error)
     found = _ENGINE_TEXT.match(text)
     if found is None:

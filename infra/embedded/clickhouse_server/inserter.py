@@ -1,7 +1,7 @@
-"""An INSERT whose blocks go through a pipe to the engine, while the client still sends.
+"""An INSERT whose blocks go to the engine through a pipe while the client is still sending.
 
-The engine's own call for this, `send_insert`, answers that all is well where a constraint, a view
-or a limit stopped the insert. INSERT FROM INFILE of the pipe raises what it should.
+The engine's own call for this, `send_insert`, reports success even if a constraint, a view or a
+limit stopped the insert. INSERT FROM INFILE of the pipe raises the error.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ import os
 import threading
 from typing import Any, Final
 
-from infra.embedded.clickhouse_server.blocks import Block
+from infra.embedded.clickhouse_server.blocks import WireBlock
 from infra.embedded.clickhouse_server.errors import ServerError, from_engine
 from infra.embedded.clickhouse_server.sql import Insert
 
 _PIPE_BYTES: Final = 1 << 20
-# the engine must not take the end of the pipe for the end of the rows: a block that breaks off
+# the start of a block that breaks off: without it the engine would take the end of the pipe for the
+# end of the rows
 _ABORT: Final = b"\1"
 
 
 class Inserter:
-    """`append` blocks, then `finish` or `cancel`; each raises what the engine says of the insert.
+    """Call `append` for each block, then `finish` or `cancel`; each raises the insert's error.
 
-    Memory does not grow with the insert: `append` waits while the engine is behind.
+    Memory does not grow with the insert: `append` blocks while the pipe is full.
     """
 
     def __init__(self, connection: Any, statement: Insert) -> None:
@@ -47,9 +48,9 @@ class Inserter:
         except RuntimeError as error:
             self._failed = from_engine(error)
         finally:
-            os.close(self._read_end)  # a writer that waits gets a broken pipe
+            os.close(self._read_end)  # a blocked `append` gets a broken pipe
 
-    def append(self, block: Block) -> None:
+    def append(self, block: WireBlock) -> None:
         """Hand a block to the engine."""
         rest = memoryview(block.for_engine())
         try:
@@ -60,14 +61,14 @@ class Inserter:
             raise
 
     def finish(self) -> tuple[int, int]:
-        """Wait until the rows are written; returns rows and bytes written, the views' included."""
+        """Wait until the rows are written; return the rows and bytes written, views included."""
         self._end()
         if self._failed is not None:
             raise self._failed
         return self._written
 
     def cancel(self) -> None:
-        """Have the engine drop what it has not written yet, and wait for it."""
+        """Make the engine drop what it has not written yet, and wait for it."""
         if self._write_end >= 0:
             with contextlib.suppress(BrokenPipeError):
                 os.write(self._write_end, _ABORT)

@@ -1,4 +1,4 @@
-"""What a client sends: its greeting and its queries.
+"""The packets of a client: its greeting and its queries.
 
 Source of the format: the Python driver's `connection.py` and `clientinfo.py`.
 """
@@ -25,7 +25,7 @@ _ESCAPED: Final = {"b": "\b", "f": "\f", "r": "\r", "n": "\n", "t": "\t", "0": "
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Who connects; `database` is empty for the default one."""
+    """A client's greeting; `database` is empty for the default one."""
 
     client: str
     database: str
@@ -35,9 +35,9 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A query; `important` names the settings that may not be ignored where they are unknown.
+    """A query; `important` names the settings that must not be ignored if they are unknown.
 
-    `parameters`: as the engine takes them, escaped like a value of a TSV file.
+    `parameters` are as the engine takes them, escaped like a value of a TSV file.
     """
 
     id: str
@@ -48,7 +48,7 @@ class Query:
 
 
 def read_hello(reader: SocketReader) -> Hello:
-    """The greeting, its packet type included; raises ProtocolError or ServerError."""
+    """Read the greeting with its packet type; raises ProtocolError or ServerError."""
     if reader.varint() != 0:
         raise ProtocolError("the connection did not begin with a Hello")
     client = reader.text()
@@ -63,12 +63,12 @@ def read_hello(reader: SocketReader) -> Hello:
 
 
 def read_addendum(reader: SocketReader) -> None:
-    """What follows the server's greeting: a quota key, which nothing here counts by."""
+    """Read what follows the server's greeting: a quota key, which this server ignores."""
     reader.text()
 
 
 def read_query(reader: SocketReader) -> Query:
-    """A QUERY packet after its type; raises ServerError for what the server does not do."""
+    """Read a QUERY packet after its type; raises ServerError for what the server cannot do."""
     query_id = reader.text()
     _skip_client_info(reader)
     settings, flags = _settings(reader)
@@ -116,7 +116,7 @@ def _settings(reader: SocketReader) -> tuple[dict[str, str], dict[str, int]]:
 
 
 def _unquote(dumped: str) -> str:
-    """A parameter's value without the quotes of its dump."""
+    """Return a parameter's value without the quotes of its dump."""
     if len(dumped) < 2 or dumped[0] != "'" or dumped[-1] != "'":
         raise not_supported(f"the parameter value {dumped}")
     return _ESCAPE.sub(lambda found: _ESCAPED.get(found[1], found[1]), dumped[1:-1])

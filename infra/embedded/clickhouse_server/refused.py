@@ -1,4 +1,4 @@
-"""What a ClickHouse server does and this one cannot, found before the engine passes over it."""
+"""Refuses what a ClickHouse server does and this one cannot, before the engine ignores it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from itertools import pairwise
 from typing import Final
 
 from infra.embedded.clickhouse_server.errors import not_supported, server_error
-from infra.embedded.clickhouse_server.tokens import Token
+from infra.embedded.clickhouse_server.tokens import SqlToken
 
-# the values that change nothing, where any value but these would
+# the values that have no effect; the engine ignores any other value without notice
 _HARMLESS: Final = {
     "async_insert": {"0", "false"},
     "extremes": {"0", "false"},
     "send_logs_level": {"none"},
 }
-# the server's own: it finds the queries of a client by it
+# used by this server: it marks the queries of a client
 _OWN_SETTING: Final = "log_comment"
 
 
-def check(parts: list[Token]) -> None:
-    """Raise ServerError for a statement that cannot be done; `parts`: its tokens, at least one."""
+def check(parts: list[SqlToken]) -> None:
+    """Raise ServerError for a statement that is not supported; `parts` has at least one token."""
     first = parts[0].value
     pairs = set(pairwise(part.value for part in parts))
     if any(part.value == ";" for part in parts):
@@ -38,15 +38,15 @@ def check(parts: list[Token]) -> None:
 
 
 def check_setting(name: str, value: str) -> None:
-    """Raise ServerError for a setting that would be passed over."""
+    """Raise ServerError for a setting that would have no effect."""
     if name == _OWN_SETTING:
         raise not_supported(f"the setting {name}", "the server marks the query's client with it")
     if name in _HARMLESS and value.lower() not in _HARMLESS[name]:
         raise not_supported(f"the setting {name} = {value}")
 
 
-def _settings(parts: list[Token]) -> Iterator[tuple[str, str]]:
-    """What SET and SETTINGS name, with values without quotes."""
+def _settings(parts: list[SqlToken]) -> Iterator[tuple[str, str]]:
+    """Yield the names and unquoted values in SET and SETTINGS."""
     within = parts[0].value == "SET"
     for before, name, sign, value in zip(parts, parts[1:], parts[2:], parts[3:], strict=False):
         within = within or before.value == "SETTINGS"
@@ -54,8 +54,8 @@ def _settings(parts: list[Token]) -> Iterator[tuple[str, str]]:
             yield name.value.strip('`"').lower(), value.value.strip("'")
 
 
-def _ends_with_format(parts: list[Token]) -> bool:
-    """... FORMAT name [SETTINGS ...] at the end, outside of parentheses."""
+def _ends_with_format(parts: list[SqlToken]) -> bool:
+    """Return whether the end is ... FORMAT name [SETTINGS ...], outside of parentheses."""
     depth = 0
     for place, part in enumerate(parts[:-1]):
         depth += (part.value == "(") - (part.value == ")")

@@ -1,4 +1,4 @@
-"""Listens, and gives each client a thread of its own; an orderly stop ends their queries."""
+"""Listens, and gives each client a thread; an orderly stop ends the clients' queries."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import socket
 import threading
 from typing import Final
 
-from infra.embedded.clickhouse_server.connection import Account, ClientConnection, Shared
+from infra.embedded.clickhouse_server.connection import ClientConnection, ServerAccount, Shared
 from infra.embedded.clickhouse_server.errors import server_error
-from infra.embedded.clickhouse_server.session import Engine
+from infra.embedded.clickhouse_server.session import ChdbEngine
 from infra.embedded.clickhouse_server.wire import PacketWriter
 
 _PART_WITHIN_S: Final = 2
@@ -20,7 +20,7 @@ class Server:
     """The native protocol on one port."""
 
     def __init__(
-        self, engine: Engine, account: Account, host: str, port: int, max_connections: int
+        self, engine: ChdbEngine, account: ServerAccount, host: str, port: int, max_connections: int
     ) -> None:
         self._engine = engine
         self._account = account
@@ -65,13 +65,13 @@ class Server:
                 del self._clients[tag]
 
     def stop(self, within_s: float) -> None:
-        """Take no more clients, end what runs, and wait for the threads' end."""
+        """Accept no more clients, end what runs, and wait for the threads."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         with self._lock:
             clients = list(self._clients.items())
         for _, (connection, _) in clients:
-            # what it runs sees that its client is gone
+            # its query notices that the client is gone
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         for _, (_, thread) in clients:
@@ -79,7 +79,7 @@ class Server:
 
 
 def _part(connection: socket.socket) -> None:
-    """Let the client read the last packet: a close with bytes unread would take it away."""
+    """Let the client read the last packet: closing with unread bytes would discard it."""
     connection.shutdown(socket.SHUT_WR)
     connection.settimeout(_PART_WITHIN_S)
     while connection.recv(1 << 16):

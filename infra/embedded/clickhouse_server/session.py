@@ -1,6 +1,6 @@
 """One client's session in the engine: database, settings, statements, and how a query is ended.
 
-A session belongs to one thread, except `kill` and the callback of progress.
+A session belongs to one thread, except `kill` and the progress callback.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from typing import Any, Final
 from chdb import _chdb
 
 from infra.embedded.clickhouse_server import blocks
-from infra.embedded.clickhouse_server.blocks import Block, Column
+from infra.embedded.clickhouse_server.blocks import Column, WireBlock
 from infra.embedded.clickhouse_server.errors import ServerError, from_engine, server_error
 from infra.embedded.clickhouse_server.inserter import Inserter
 from infra.embedded.clickhouse_server.refused import check_setting
-from infra.embedded.clickhouse_server.sql import Command, Insert, Select
+from infra.embedded.clickhouse_server.sql import Insert, Select, SqlCommand
 from infra.embedded.clickhouse_server.tokens import literal
 from infra.embedded.clickhouse_server.wire import MemoryReader
 
 Progress = Mapping[str, int]
 _RUNNING_BY: Final = "log_comment"
-# the kinds of columns that an INSERT without a list of columns fills
+# the kinds of default whose columns an INSERT without a column list fills
 _INSERTED: Final = {"", "DEFAULT"}
-# where the engine's defaults are made for a person at a prompt
+# settings whose defaults in the engine suit a person at a prompt, not a server
 _AS_A_SERVER: Final = "implicit_select = 0, print_pretty_type_names = 0"
 _UNKNOWN_SETTING: Final = 115
 _NOT_STREAMED: Final = "Streaming query is not supported"
 
 
-class Engine:
-    """The engine on its directory; one process may hold it."""
+class ChdbEngine:
+    """The engine on its directory; only one process may hold it."""
 
     def __init__(self, place: str) -> None:
-        """`place`: the directory, and `?config-file=...` behind it."""
+        """`place` is the directory, optionally followed by `?config-file=...`."""
         self._place = place
         self._control = _connect(place)
         self._control_lock = threading.Lock()
@@ -42,12 +42,12 @@ class Engine:
         major, minor, patch = (int(number) for number in version.split(".")[:3])
         self.version = (major, minor, patch)
 
-    def session(self, tag: str) -> Session:
-        """A session of its own; `tag` names it among all that run."""
-        return Session(self, _connect(self._place), tag)
+    def session(self, tag: str) -> ClientSession:
+        """Open a session; `tag` names it among all that run."""
+        return ClientSession(self, _connect(self._place), tag)
 
     def kill(self, mark: str) -> bool:
-        """End what runs with this mark; False where nothing does at this moment.
+        """End what runs with this mark; return False if nothing does at this moment.
 
         The thread of the session gets QUERY_WAS_CANCELLED.
         """
@@ -59,14 +59,14 @@ class Engine:
             return str(self._control.query(query, "TabSeparated").bytes().decode().strip())
 
     def close(self) -> None:
-        """Give the directory back."""
+        """Release the directory."""
         self._control.close()
 
 
-class Session:
-    """Statements of one client, one at a time; each raises ServerError as ClickHouse would."""
+class ClientSession:
+    """Runs one client's statements one at a time; each raises ServerError as ClickHouse would."""
 
-    def __init__(self, engine: Engine, connection: Any, tag: str) -> None:
+    def __init__(self, engine: ChdbEngine, connection: Any, tag: str) -> None:
         self._engine = engine
         self._connection = connection
         self._tag = self._mark = tag
@@ -75,32 +75,32 @@ class Session:
         self._query(f"SET {_RUNNING_BY} = {literal(tag)}, {_AS_A_SERVER}")
 
     def close(self) -> None:
-        """Forget the session; what it runs ends."""
+        """Close the session; its running statement ends."""
         self._connection.close()
 
     def kill(self) -> bool:
-        """End the running statement, from another thread; False where none runs."""
+        """End the running statement, from another thread; return False if none runs."""
         return self._engine.kill(self._mark)
 
     def name_query(self, query_id: str) -> None:
-        """Have the engine's logs show the client's id of the next query beside the client."""
+        """Make the engine's logs show the client's id of the next query beside the client."""
         mark = f"{self._tag} {query_id}" if query_id else self._tag
         if mark != self._mark:
             self._query(f"SET {_RUNNING_BY} = {literal(mark)}")
             self._mark = mark
 
     def on_progress(self, report: Callable[[Progress], None]) -> None:
-        """Have `report` called, in a thread of the engine, with the sums since a query began."""
+        """Set the callback that an engine thread calls with the sums since a query began."""
         self._connection.set_progress_callback(report)
 
     def use(self, database: str) -> None:
-        """Take a database as the one of unqualified names."""
+        """Set the database of unqualified names."""
         self._query(f"USE {_quoted(database)}")
 
     def apply(self, settings: Mapping[str, str], important: frozenset[str]) -> None:
-        """Have `settings`, and no earlier query's, hold for the next statements.
+        """Make `settings`, and those of no earlier query, hold for the next statements.
 
-        An unknown one is passed over, as ClickHouse does, unless it is among `important`.
+        An unknown setting is ignored, as in ClickHouse, unless it is among `important`.
         """
         if settings == self._applied:
             return
@@ -108,7 +108,7 @@ class Session:
             check_setting(name, value)
         changed = dict(settings)
         if settings.keys() == self._beneath.keys():
-            # An insert differs from the one before by its token alone.
+            # Consecutive inserts differ in their token only: set just what changed.
             changed = {
                 name: value for name, value in settings.items() if self._applied[name] != value
             }
@@ -127,7 +127,7 @@ class Session:
         self._applied = dict(settings)
 
     def restore(self) -> None:
-        """Take back what `apply` did: what the session's own SET statements said holds again."""
+        """Undo `apply`: the session's own SET statements hold again."""
         self._applied = {}
         while self._beneath:
             name, before = self._beneath.popitem()
@@ -135,13 +135,13 @@ class Session:
             self._query(f"SET {_quoted(name)} = {value}")
 
     def _value(self, name: str) -> str | None:
-        """What SET statements of the session made of a setting, None where they did nothing."""
+        """Return what the session's SET statements made of a setting, None if nothing."""
         query = "SELECT value FROM system.settings WHERE changed AND name = {name:String}"
         found = list(self._blocks(self._query(query, {"name": name})))
         return MemoryReader(found[0].columns[0].data).text() if found else None
 
-    def select(self, statement: Select, parameters: Mapping[str, str]) -> Generator[Block]:
-        """The rows, block by block as they come; at least one block, for the columns' names.
+    def select(self, statement: Select, parameters: Mapping[str, str]) -> Generator[WireBlock]:
+        """Yield the rows block by block as they come; at least one block, for the columns' names.
 
         Close the iterator to end the query early.
         """
@@ -151,7 +151,7 @@ class Session:
             )
         except RuntimeError as error:
             if _NOT_STREAMED in str(error):
-                yield from self.command(Command(statement.statement, ""), parameters)
+                yield from self.command(SqlCommand(statement.statement, ""), parameters)
                 return
             raise from_engine(error) from None
         empty, done = True, False
@@ -174,12 +174,12 @@ class Session:
         if empty:
             yield self._header(f"DESCRIBE TABLE ({statement.statement}\n)", parameters)
 
-    def command(self, statement: Command, parameters: Mapping[str, str]) -> Generator[Block]:
+    def command(self, statement: SqlCommand, parameters: Mapping[str, str]) -> Generator[WireBlock]:
         """Run a statement whose answer, if any, is small."""
         yield from self._blocks(self._query(statement.statement, parameters))
 
-    def sample(self, statement: Insert) -> Block:
-        """The columns that the rows of an insert must have, without rows."""
+    def sample(self, statement: Insert) -> WireBlock:
+        """Return the columns that the rows of an insert must have, without rows."""
         described = self._described(f"DESCRIBE TABLE {statement.table}")
         if statement.columns is None:
             wanted = [name for name, (_, default) in described.items() if default in _INSERTED]
@@ -189,10 +189,10 @@ class Session:
             if name not in described:
                 raise server_error(16, f"No such column {name} in table {statement.table}")
             blocks.values_of(described[name][0])
-        return Block(0, tuple(Column(name, described[name][0], b"") for name in wanted))
+        return WireBlock(0, tuple(Column(name, described[name][0], b"") for name in wanted))
 
     def insert(self, statement: Insert) -> Inserter:
-        """Begin an insert; nothing else may be asked of the session until it is ended."""
+        """Begin an insert; the session can do nothing else until it ends."""
         return Inserter(self._connection, statement)
 
     def _query(self, query: str, parameters: Mapping[str, str] | None = None) -> Any:
@@ -201,20 +201,20 @@ class Session:
         except RuntimeError as error:
             raise from_engine(error) from None
 
-    def _blocks(self, result: Any) -> Generator[Block]:
+    def _blocks(self, result: Any) -> Generator[WireBlock]:
         data = result.bytes() if result.size() else b""
         reader = MemoryReader(data)
         while not reader.at_end:
             yield blocks.read_from_engine(reader)
 
-    def _header(self, describe: str, parameters: Mapping[str, str]) -> Block:
+    def _header(self, describe: str, parameters: Mapping[str, str]) -> WireBlock:
         described = self._described(describe, parameters)
-        return Block(0, tuple(Column(name, kind, b"") for name, (kind, _) in described.items()))
+        return WireBlock(0, tuple(Column(name, kind, b"") for name, (kind, _) in described.items()))
 
     def _described(
         self, describe: str, parameters: Mapping[str, str] | None = None
     ) -> dict[str, tuple[str, str]]:
-        """The type and the kind of default of each column."""
+        """Return the type and the kind of default of each column."""
         columns: dict[str, tuple[str, str]] = {}
         for block in self._blocks(self._query(describe, parameters)):
             readers = [MemoryReader(column.data) for column in block.columns[:3]]

@@ -1,4 +1,4 @@
-"""Words of ClickHouse's SQL: what lies outside of strings, quoted names and comments."""
+"""The tokens of ClickHouse's SQL: what lies outside of strings, quoted names and comments."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _TOKEN = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
-    """A word (upper case), a quoted name, a text or a sign, and where it lies in the query."""
+class SqlToken:
+    """A word (upper case), a quoted name, a text or a sign, with its range in the query."""
 
     kind: str
     value: str
@@ -27,24 +27,24 @@ class Token:
     end: int
 
 
-def tokens(query: str) -> list[Token]:
-    """The tokens of a query without space and comments."""
+def tokens(query: str) -> list[SqlToken]:
+    """Return the tokens of a query without white space and comments."""
     found = []
     for match in _TOKEN.finditer(query):
         kind = match.lastgroup if match.lastgroup != "tag" else "text"
         if kind is None or kind == "space":
             continue
         value = match.group().upper() if kind == "word" else match.group()
-        found.append(Token(kind, value, match.start(), match.end()))
+        found.append(SqlToken(kind, value, match.start(), match.end()))
     return found
 
 
 def unquote(quoted: str) -> str:
-    """The name in `...` or "..."."""
+    """Return the name within `...` or "..."."""
     quote, inner = quoted[0], quoted[1:-1]
     return re.sub(r"\\(.)", r"\1", inner.replace(quote * 2, quote))
 
 
 def literal(value: str) -> str:
-    """A text as ClickHouse's SQL writes it."""
+    """Quote a text for ClickHouse's SQL."""
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"

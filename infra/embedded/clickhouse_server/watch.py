@@ -1,4 +1,4 @@
-"""Notices what a client does while its query runs: it cancels, or it is gone.
+"""Notices what a client does while its query runs: it cancels, or it disconnects.
 
 The thread that runs a query waits inside the engine and cannot read its connection meanwhile.
 """
@@ -17,10 +17,10 @@ _RETRY_S: Final = 0.02
 
 
 class Watch:
-    """One thread that calls back when a watched connection has something to read.
+    """A thread that calls back when a watched connection has something to read.
 
-    A callback that returns False is called again a little later: the engine may not know the query
-    yet that is to be ended.
+    A callback that returns False is called again shortly after: the engine may not know the query
+    yet.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Watch:
 
     @contextlib.contextmanager
     def readable(self, connection: socket.socket, callback: Callable[[], bool]) -> Iterator[None]:
-        """Within the block, and not after it, `callback` is called in the watch's thread."""
+        """Call `callback` in the watch's thread within the block, and never after it."""
         with self._lock:
             self._waiting[connection] = callback
             self._selector.register(connection, selectors.EVENT_READ)
@@ -59,6 +59,6 @@ class Watch:
                     if callback is not None:
                         self._selector.unregister(key.fileobj)
                         self._due[key.fileobj] = callback
-            # under the lock: a callback must not reach the query after the watched one
+            # under the lock, so that no callback can reach the query after the watched one
             with self._lock:
                 self._due = {at: callback for at, callback in self._due.items() if not callback()}

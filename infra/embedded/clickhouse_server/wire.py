@@ -1,6 +1,6 @@
-"""Bytes of a connection: readers that remember the bytes they passed, and packets that go out.
+"""The bytes of a connection: readers that keep the bytes they skip, and outgoing packets.
 
-Source of the format: the Python driver's `connection.py`, of which this is the other end, and
+Sources of the format: the Python driver's `connection.py`, of which this is the other end, and
 ClickHouse's `src/Core/Protocol.h`.
 """
 
@@ -18,18 +18,19 @@ from clickhouse_driver.varint import make_varint, read_varint
 
 from infra.embedded.clickhouse_server.errors import ProtocolError, ServerError
 
-# the newest whose packets this server reads and writes in full; it has query parameters (54459)
+# the newest revision whose packets this server handles in full; query parameters need 54459
 REVISION: Final = 54460
-# before a block: field 1, is_overflows = 0; field 2, bucket_num = -1; end
+# before a block: field 1, is_overflows = 0; field 2, bucket_num = -1; end of fields
 BLOCK_INFO: Final = b"\x01\x00\x02\xff\xff\xff\xff\x00"
 _BUFFER_BYTES: Final = 1 << 20
 _MAX_TEXT_BYTES: Final = 16 << 20
 
 
 class SpanReader(BufferedReader):  # type: ignore[misc] # the driver's codecs are compiled
-    """The driver's reader of varints and strings, from which the raw bytes can be had as well.
+    """The driver's reader of varints and strings, which can also return the raw bytes.
 
-    `begin` marks a place; `span` returns the bytes from there to here. Raises EOFError at the end.
+    `begin` marks a position; `span` returns the bytes from there to the current one. Raises
+    EOFError at the end.
     """
 
     buffer: bytearray
@@ -45,7 +46,7 @@ class SpanReader(BufferedReader):  # type: ignore[misc] # the driver's codecs ar
         raise NotImplementedError
 
     def read_into_buffer(self) -> None:
-        """Called by the codecs where all of the buffer has been read."""
+        """Refill the buffer; the codecs call this when all of it is read."""
         if self._passed is not None:
             self._passed.append(bytes(self.buffer[self._mark : self.current_buffer_size]))
             self._mark = 0
@@ -54,19 +55,19 @@ class SpanReader(BufferedReader):  # type: ignore[misc] # the driver's codecs ar
             raise EOFError("the other side ended the connection")
 
     def begin(self) -> None:
-        """Start to remember."""
+        """Start to keep bytes."""
         self._passed = []
         self._mark = self.position
 
     def span(self) -> bytes:
-        """What was passed since `begin`, which ends with this."""
+        """Return the bytes since `begin`, and stop keeping them."""
         assert self._passed is not None
         self._passed.append(bytes(self.buffer[self._mark : self.position]))
         passed, self._passed = self._passed, None
         return b"".join(passed)
 
     def skip(self, count: int) -> None:
-        """Pass `count` bytes."""
+        """Skip `count` bytes."""
         while count > 0:
             if self.position == self.current_buffer_size:
                 self.read_into_buffer()
@@ -76,21 +77,21 @@ class SpanReader(BufferedReader):  # type: ignore[misc] # the driver's codecs ar
             count -= step
 
     def varint(self) -> int:
-        """An unsigned LEB128 number."""
+        """Read an unsigned LEB128 number."""
         number: int = read_varint(self)
         return number
 
     def uint8(self) -> int:
-        """One byte."""
+        """Read one byte."""
         number: int = self.read_one()
         return number
 
     def uint64(self) -> int:
-        """Eight bytes, little endian."""
+        """Read eight bytes, little endian."""
         return int.from_bytes(self.read(8), "little")
 
     def text(self) -> str:
-        """A length and that many bytes of UTF-8."""
+        """Read a length and that many bytes of UTF-8."""
         length = self.varint()
         if length > _MAX_TEXT_BYTES:
             raise ProtocolError(f"a text of {length} bytes")
@@ -109,7 +110,7 @@ class SocketReader(SpanReader):
 
 
 class MemoryReader(SpanReader):
-    """Reads from bytes that are all there."""
+    """Reads from bytes in memory."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(0)
@@ -126,13 +127,13 @@ class MemoryReader(SpanReader):
 
 
 def text(value: str) -> bytes:
-    """A length and the bytes of UTF-8."""
+    """Encode a length and the bytes of UTF-8."""
     data = value.encode()
     return bytes(make_varint(len(data))) + data
 
 
 def varints(*values: int) -> bytes:
-    """Numbers as unsigned LEB128."""
+    """Encode numbers as unsigned LEB128."""
     return b"".join(make_varint(value) for value in values)
 
 
@@ -153,7 +154,7 @@ _NO_PROFILE_EVENTS: Final = _no_profile_events()
 
 
 class PacketWriter:
-    """Packets to one client, whole ones only: the engine's threads send progress in between."""
+    """Sends whole packets to one client; the engine's threads may send progress in between."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -164,7 +165,7 @@ class PacketWriter:
             self._connection.sendall(b"".join((make_varint(packet_type), *parts)))
 
     def hello(self, name: str, version: tuple[int, int, int], timezone: str) -> None:
-        """The server's greeting."""
+        """Send the server's greeting."""
         major, minor, patch = version
         self._send(
             ServerPacketTypes.HELLO,
@@ -176,15 +177,15 @@ class PacketWriter:
         )
 
     def pong(self) -> None:
-        """The answer to a ping."""
+        """Answer a ping."""
         self._send(ServerPacketTypes.PONG)
 
     def data(self, block: bytes) -> None:
-        """A block as of `blocks.Block.encode`."""
+        """Send a block as encoded by `WireBlock.for_client`."""
         self._send(ServerPacketTypes.DATA, text(""), block)
 
     def exception(self, error: ServerError) -> None:
-        """An exception without a stack trace."""
+        """Send an exception without a stack trace."""
         self._send(
             ServerPacketTypes.EXCEPTION,
             struct.pack("<i", error.code),
@@ -195,22 +196,22 @@ class PacketWriter:
         )
 
     def progress(self, values: Mapping[str, int]) -> None:
-        """What was done since the last such packet, by the engine's names."""
+        """Send what was done since the last such packet, by the engine's names."""
         names = ("read_rows", "read_bytes", "total_rows_to_read", "written_rows", "written_bytes")
-        # the protocol has the nanoseconds last
+        # in the protocol the nanoseconds come last
         numbers = [values.get(name, 0) for name in (*names, "elapsed_ns")]
         self._send(ServerPacketTypes.PROGRESS, varints(*numbers))
 
     def profile_info(self, rows: int, blocks: int, size: int) -> None:
-        """What was sent: rows, blocks, bytes. Whether a LIMIT cut it off is not known."""
+        """Send the rows, blocks and bytes sent; whether a LIMIT cut them off is unknown."""
         self._send(
             ServerPacketTypes.PROFILE_INFO, varints(rows, blocks, size), b"\0", varints(0), b"\0"
         )
 
     def no_profile_events(self) -> None:
-        """The answer to each block of an insert: the columns of such events, and no event."""
+        """Answer a block of an insert: the columns of profile events, without an event."""
         self._send(ServerPacketTypes.PROFILE_EVENTS, text(""), _NO_PROFILE_EVENTS)
 
     def end_of_stream(self) -> None:
-        """The query is done."""
+        """Send the end of the query."""
         self._send(ServerPacketTypes.END_OF_STREAM)

@@ -1,4 +1,4 @@
-"""Which of a server's errors say that it cannot read a part, and which part that is."""
+"""Which errors of a server say that it cannot read a part, and which part."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ READING = "While reading or decompressing /data/store/1d1/1d16627f-29c1/{}/data.
         (33, f"Cannot read all data. {READING.format('20261123_3_19_2')}", "20261123_3_19_2"),
         (228, "Unexpected size of file data.bin in data part 202611_7_7_0", "202611_7_7_0"),
         (40, f"Checksum doesn't match. {READING.format('20261123_3_3_0')}", "20261123_3_3_0"),
-        # An insert that breaks off, and a fault that passes.
+        # An insert that breaks off, and a transient fault.
         (33, "Cannot read all data. Bytes read: 10. Bytes expected: 20", ""),
         (243, f"No space for {READING.format('20261123_3_3_0')}", ""),
     ],

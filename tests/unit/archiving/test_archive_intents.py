@@ -1,4 +1,4 @@
-"""Intents fit in the commit metadata, come back as they went, and name the batch exactly."""
+"""Intents fit in the commit metadata, survive packing, and name their batch exactly."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 from aggregator.archiving.intents import (
     MAX_DAYS,
     MAX_METADATA,
-    Held,
-    Position,
-    again,
+    LogPosition,
+    SwapQueue,
     cut,
     pack,
+    rebuild_blocks,
     span_of,
     unpack,
 )
-from aggregator.clickhouse.writer import Block
+from aggregator.clickhouse.writer import ArchiveBlock
 from aggregator.contracts.archive_rows import SwapRows, as_rows
 from aggregator.contracts.event import Swap, marker_of
 from aggregator.contracts.units import DAY_MS
@@ -46,14 +46,14 @@ def a_swap(number: int, timestamp: int = 0) -> Swap:
 
 def decided(
     verdicts: str, offsets: list[int] | None = None, times: list[int] | None = None
-) -> Held:
+) -> SwapQueue:
     count = len(verdicts)
     offsets = offsets or list(range(100, 100 + count))
     swaps = some_rows(offsets, times or [0] * count, [1_000 + n for n in range(count)])
     swaps.swaps["verdict"] = list(verdicts.encode())
     swaps.rows["watermark"] = range(count)
-    held = Held()
-    # In parts, as they come.
+    held = SwapQueue()
+    # In parts, as polls deliver them.
     for begin in range(0, count, PART):
         held.add(swaps.part(begin, min(begin + PART, count)))
     return held
@@ -68,8 +68,8 @@ def some_rows(offsets: list[int], times: list[int], recorded: list[int]) -> Swap
     return swaps
 
 
-def told(blocks: list[Block]) -> list[tuple[Any, ...]]:
-    """All that is in these blocks."""
+def contents(blocks: list[ArchiveBlock]) -> list[tuple[Any, ...]]:
+    """Return everything in these blocks."""
     return [
         (
             block.partition,
@@ -83,7 +83,7 @@ def told(blocks: list[Block]) -> list[tuple[Any, ...]]:
     ]
 
 
-def test_what_is_packed_is_unpacked() -> None:
+def test_unpack_reverses_pack() -> None:
     batch = cut(decided("CCDLUV"), 3, [(1, 5)], max_rows=100, now_ms=77)
     text = pack(batch.promised)
     assert unpack(text) == batch.promised
@@ -92,7 +92,7 @@ def test_what_is_packed_is_unpacked() -> None:
     assert intent.letters() == "CCDLUV"
     assert (batch.after.watermark, batch.after.claimed_to, batch.after.gaps) == (5, 106, [(1, 5)])
     assert (batch.next_offset, batch.rows, batch.size, batch.oldest) == (106, 5, 60, 1_000)
-    assert unpack("") == Position()
+    assert unpack("") == LogPosition()
 
 
 def test_another_groups_metadata_is_refused() -> None:
@@ -120,7 +120,7 @@ def test_each_day_is_a_block_whose_span_is_its_own() -> None:
     times = [DAY_MS - 1, DAY_MS, DAY_MS - 2, DAY_MS + 1, DAY_MS + 2]
     batch = cut(decided("CCDCL", times=times), 0, [], max_rows=100, now_ms=0)
     assert [tuple(span_of(block)) for block in batch.blocks] == [(0, 100, 100), (1, 101, 104)]
-    assert batch.intent.places() == [span_of(block) for block in batch.blocks]
+    assert batch.intent.block_spans() == [span_of(block) for block in batch.blocks]
     offsets = [block.swaps.swaps["offset"].tolist() for block in batch.blocks]
     assert offsets == [[100], [101, 103, 104]]
 
@@ -147,9 +147,7 @@ def test_only_duplicates_make_no_block() -> None:
         ("anything", "CLUVD", 4_000),
     ],
 )
-def test_the_metadata_never_outgrows_what_a_broker_takes(
-    name: str, letters: str, least: int
-) -> None:
+def test_the_metadata_stays_within_the_brokers_limit(name: str, letters: str, least: int) -> None:
     draw = random.Random(name)
     held = decided("".join(draw.choices(letters, k=50_000)))
     gaps = [(2**62 + n, 2**62 + n + 1) for n in range(50)]
@@ -164,13 +162,13 @@ def test_the_metadata_never_outgrows_what_a_broker_takes(
     assert 50_000 / cuts >= least
 
 
-def test_an_intent_is_made_again_from_the_log() -> None:
+def test_the_blocks_of_an_intent_are_rebuilt_from_the_log() -> None:
     times = [DAY_MS - 1, DAY_MS, DAY_MS - 2, DAY_MS + 1, DAY_MS + 2]
     offsets = [5, 6, 8, 9, 11]
     batch = cut(decided("CCDCL", offsets, times), 2, [], max_rows=100, now_ms=9)
     swaps = some_rows(offsets, times, [0] * 5)
-    blocks = again(batch.intent, 2, [swaps.part(0, 2), swaps.part(2, 5)])
-    assert told(blocks) == told(batch.blocks)
+    blocks = rebuild_blocks(batch.intent, 2, [swaps.part(0, 2), swaps.part(2, 5)])
+    assert contents(blocks) == contents(batch.blocks)
     assert [len(block.swaps) for block in blocks] == [1, 3]
     with pytest.raises(Fatal, match="not those that were to be archived"):
-        again(batch.intent, 2, [swaps.part(0, 4)])
+        rebuild_blocks(batch.intent, 2, [swaps.part(0, 4)])

@@ -1,4 +1,4 @@
-"""The archive's column encoders write what clickhouse-driver's own readers read."""
+"""clickhouse-driver's own readers read back what the archive's column encoders write."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from aggregator.runtime.errors import Fatal
 
 
 class Bytes(BufferedReader):
-    """What was written, to be read back."""
+    """Encoded bytes as a reader of the driver."""
 
     def __init__(self, data: bytes) -> None:
         self._data = BytesIO(data)
@@ -75,12 +75,12 @@ MANY = [f"v{n % 300}" for n in range(1_000)]
         ("Enum8('buy' = 1, 'sell' = 2)", ["sell", "buy"]),
     ],
 )
-def test_what_is_written_is_read(kind: str, values: list[Any]) -> None:
+def test_encoded_values_are_read_back(kind: str, values: list[Any]) -> None:
     assert read_back(kind, encoder_of(kind)(column(kind, values)), len(values)) == values
 
 
 def column(kind: str, values: list[Any]) -> Column:
-    """The values as the encoder of such a type takes them."""
+    """Return the values in the form that the encoder of this type takes."""
     if "String" in kind:
         return texts(values)
     if kind.startswith("Enum8"):
@@ -96,7 +96,7 @@ def numbers(kind: str, values: list[Any]) -> NDArray[Any]:
 
 
 def texts(values: list[str | None]) -> Texts:
-    """Texts as they lie in a batch, something else before them."""
+    """Return texts as they lie in a batch, with other bytes before them."""
     text, spans = bytearray(b"..."), np.full((len(values), 2), ABSENT, np.int32)
     for place, value in enumerate(values):
         if value is not None:
@@ -107,7 +107,7 @@ def texts(values: list[str | None]) -> Texts:
 
 
 def digits(number: int) -> tuple[int, int, int]:
-    """The digits of base 10^18."""
+    """Return the digits of base 10^18."""
     upper, low = divmod(number, 10**18)
     return *divmod(upper, 10**18), low
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from aggregator.archiving.intents import Position, column
-from aggregator.archiving.partition import ArchivePartition, Flight
+from aggregator.archiving.intents import LogPosition, column
+from aggregator.archiving.partition import ArchivePartition, InFlightInsert
 from aggregator.member.kafka import LogExtent
 from aggregator.runtime.config import load
 from aggregator.windows.engine import ColumnarWindows
@@ -14,11 +14,11 @@ from tests.unit.archiving.test_archive_intents import some_rows
 CONFIG = load({"CLICKHOUSE_URL": "clickhouse://127.0.0.1:9000/x"})
 
 
-def owner(position: Position | None = None, end: int = 1_000) -> ArchivePartition:
-    return ArchivePartition(CONFIG, 1, 0, position or Position(), LogExtent(0, end, 0))
+def owner(position: LogPosition | None = None, end: int = 1_000) -> ArchivePartition:
+    return ArchivePartition(CONFIG, 1, 0, position or LogPosition(), LogExtent(0, end, 0))
 
 
-def test_late_is_what_the_windows_call_late() -> None:
+def test_lateness_is_decided_as_in_the_windows() -> None:
     draw = random.Random(5)
     times = [max(0, 3_600_000 + n * 500 + draw.randint(-400_000, 400_000)) for n in range(3_000)]
     recorded = [3_600_000 + n * 500 for n in range(3_000)]
@@ -42,8 +42,8 @@ def test_late_is_what_the_windows_call_late() -> None:
     assert column(held.decided.first(3_000), "watermark")[-1] == windows.watermark
 
 
-def test_the_watermark_goes_on_from_the_commit_metadata() -> None:
-    held = owner(Position(watermark=10_000_000))
+def test_the_watermark_continues_from_the_commit_metadata() -> None:
+    held = owner(LogPosition(watermark=10_000_000))
     held.read(some_rows([0], [0], [0]), 1)
     late, watermarks = held.lateness(held.waiting.first(1))
     assert (late.tolist(), watermarks.tolist()) == ([True], [10_000_000])
@@ -55,16 +55,16 @@ def test_an_offset_is_archived_only_when_all_before_it_are() -> None:
     held.read(some_rows(list(range(5)), [0] * 5, [50_000] * 5), 6)
     _, watermarks = held.lateness(held.waiting.first(5))
     held.decide("CCDCC", watermarks, 0.0)
-    held.settle_reading()
+    held.advance_when_idle()
     assert (held.next_offset, held.size) == (0, 50)
     batch = held.cut(now_ms=0)
-    held.flight = Flight(batch, 0.0)
-    held.settle_reading()
+    held.in_flight = InFlightInsert(batch, 0.0)
+    held.advance_when_idle()
     assert held.next_offset == 0
     assert held.status(now_ms=51_000, end=9, fault="").age_ms == 1_000
-    held.passed(batch)
+    held.complete(batch)
     assert (held.next_offset, held.size, held.uncommitted) == (5, 0, True)
-    held.settle_reading()
+    held.advance_when_idle()
     assert held.next_offset == 6
     status = held.status(now_ms=51_000, end=6, fault="")
     assert (status.lag, status.age_ms, status.state) == (0, 0, "archiving")

@@ -1,4 +1,4 @@
-"""What an archiver writes is what the records say one by one, whatever it is cut into."""
+"""The rows that an archiver writes equal its records one by one, however they are batched."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.test_archive_native import read_back
 
-from aggregator.archiving.intents import Held, again, cut, span_of
+from aggregator.archiving.intents import SwapQueue, cut, rebuild_blocks, span_of
 from aggregator.clickhouse.native import encoder_of
-from aggregator.clickhouse.writer import _COLUMNS, Block, _columns
+from aggregator.clickhouse.writer import _COLUMNS, ArchiveBlock, _columns
 from aggregator.contracts.event import Swap
 from aggregator.contracts.units import DAY_MS
 from aggregator.decoding.rows import RowDecoder
 from aggregator.decoding.rules import decode_swap
 from aggregator.runtime.errors import DeadLetter
+from tests.unit.archiving.test_archive_native import read_back
 
 RECORD_AT = 1_700_000_000_000
 MAX_FUTURE = 2 * DAY_MS
 INGESTED_AT = RECORD_AT + 5
 PARTITION = 3
 
-# Of the columns that a reader of the driver gives as they are; the others are read as integers.
+# Columns that a reader of the driver returns as they are; the others are read as integers.
 KINDS = {
     "chain": "LowCardinality(String)",
     "token": "String",
@@ -77,7 +77,7 @@ RECORDS = st.lists(
 
 
 def plainly(offset: int, swap: Swap, verdict: str) -> tuple[Any, ...]:
-    """The row of one swap."""
+    """Return the row of one swap."""
     return (
         swap.chain, swap.token, swap.timestamp, {"U": -1, "V": 0}.get(verdict, 1), swap.removed,
         swap.tx_hash, swap.log_index, swap.block_number, swap.block_hash, swap.symbol, swap.quote,
@@ -86,8 +86,8 @@ def plainly(offset: int, swap: Swap, verdict: str) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def written(block: Block) -> list[tuple[Any, ...]]:
-    """The rows of a block as they go to the server."""
+def written(block: ArchiveBlock) -> list[tuple[Any, ...]]:
+    """Return the rows of a block as they are sent to the server."""
     columns, count = _columns(block), len(block.swaps)
     assert tuple(columns) == _COLUMNS
     found = [
@@ -103,10 +103,10 @@ def written(block: Block) -> list[tuple[Any, ...]]:
 
 @settings(max_examples=150, deadline=None)
 @given(RECORDS, st.integers(1, 40), st.integers(1, 40))
-def test_each_row_is_that_of_its_record(
+def test_each_row_equals_its_record(
     records: list[tuple[dict[str, Any], str, int]], poll: int, batch_rows: int
 ) -> None:
-    decoder, held, offset = RowDecoder(MAX_FUTURE), Held(), 100
+    decoder, held, offset = RowDecoder(MAX_FUTURE), SwapQueue(), 100
     values, letters, offsets = [], {}, []
     expected: dict[int, dict[int, tuple[Any, ...]]] = {}
     for event, letter, step in records:
@@ -137,12 +137,12 @@ def test_each_row_is_that_of_its_record(
                 if each in expected[block.day]
             ]
             assert written(block) == rows
-        # A successor, which reads the log anew, in one piece.
+        # A successor reads the log again, in one piece.
         first, last = batch.intent.first, batch.intent.last
         read = [n for n, each in enumerate(offsets) if first <= each <= last]
         some = slice(read[0], read[-1] + 1)
         times = [RECORD_AT] * len(read)
         swaps = RowDecoder(MAX_FUTURE).decode(values[some], times, offsets[some])
-        blocks = again(batch.intent, PARTITION, [swaps])
+        blocks = rebuild_blocks(batch.intent, PARTITION, [swaps])
         assert [written(block) for block in blocks] == [written(block) for block in batch.blocks]
     assert not any(expected.values())
