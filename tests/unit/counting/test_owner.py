@@ -6,7 +6,6 @@ import json
 
 import msgspec
 import numpy as np
-from tests.oracle import MINUTE
 
 from aggregator.contracts.batch import batch_of
 from aggregator.contracts.stats import TokenStats
@@ -15,6 +14,7 @@ from aggregator.decoding.rules import decode_swap
 from aggregator.member.kafka import LogExtent
 from aggregator.nats.resync import Patch
 from aggregator.runtime.config import load
+from tests.support.oracle import MINUTE
 from tests.unit.windows.service import MAX_FUTURE, T0, swap_event
 
 DAY = 24 * 60 * MINUTE

@@ -13,14 +13,6 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from tests.oracle import (
-    MINUTE,
-    Logged,
-    PreviousNumbers,
-    TokenNumbers,
-    WindowNumbers,
-    recompute,
-)
 
 from aggregator.contracts.event import Swap
 from aggregator.contracts.stats import PreviousWindow, TokenStats, WindowStats
@@ -29,6 +21,14 @@ from aggregator.decoding.rules import decode_swap
 from aggregator.runtime.errors import DeadLetter
 from aggregator.windows.engine import ColumnarWindows
 from tests.spec.windows import ReferenceWindows
+from tests.support.oracle import (
+    MINUTE,
+    Logged,
+    PreviousNumbers,
+    TokenNumbers,
+    WindowNumbers,
+    recompute,
+)
 
 ENGINES = [ReferenceWindows, ColumnarWindows]
 Engine = type[ReferenceWindows] | type[ColumnarWindows]

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from tests.oracle import MINUTE
 
 from aggregator.contracts.batch import SwapBatch
 from aggregator.contracts.stats import TokenStats
 from aggregator.contracts.verdict import Verdict
 from tests.spec.windows import ReferenceWindows
+from tests.support.oracle import MINUTE
 from tests.unit.windows.schedules import GRACE, WINDOWS, Step, schedule
 from tests.unit.windows.service import MAX_FUTURE, T0, Engine, Markers
 

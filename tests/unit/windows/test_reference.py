@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.oracle import MINUTE
 
 from tests.spec.windows import ReferenceWindows
+from tests.support.oracle import MINUTE
 from tests.unit.windows.service import T0, Service, swap_event
 
 trades = st.lists(
