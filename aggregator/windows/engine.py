@@ -233,7 +233,7 @@ class ColumnarWindows:
             self._rehash(swaps)
 
     def _rehash(self, more: int) -> None:
-        """Forget the pairs that no window reaches; size the table for 35 % use with `more` pairs."""
+        """Forget the pairs that no window reaches; with `more` pairs the table is 35 % full."""
         old, oldest = self._columns.pairs, self._minute - self._longest
         alive = int(np.count_nonzero((old["key"] != 0) & (old["seen"] > oldest)))
         size = 1024

@@ -13,7 +13,7 @@ import pytest
 from aggregator.contracts.batch import SwapBatch
 from aggregator.contracts.stats import Heartbeat, TokenStats
 from aggregator.counting.aggregator import Aggregator
-from aggregator.counting.board_cache import Published
+from aggregator.counting.board_cache import PublishedRows
 from aggregator.nats.resync import Patch
 from aggregator.runtime.clock import CONFIRM_MS, TrustedClock
 from aggregator.runtime.config import load
@@ -71,7 +71,7 @@ class Reader:
 
 
 class Rows:
-    def note(self, _published: Published) -> None: ...
+    def note(self, _published: PublishedRows) -> None: ...
 
     def drop(self, _partition: int) -> None: ...
 

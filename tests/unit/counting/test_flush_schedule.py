@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from aggregator.counting.flush_schedule import Pace
+from aggregator.counting.flush_schedule import FlushSchedule
 
 
 @pytest.mark.parametrize(
@@ -14,25 +14,25 @@ from aggregator.counting.flush_schedule import Pace
     [(0, 20), (25, 20), (100, 20), (250, 50), (500, 100), (50_000, 100)],
 )
 def test_the_more_patches_the_longer_they_are_gathered(patches: int, gap_ms: int) -> None:
-    pace, now_ms, instants = Pace(100), 1_000, []
+    schedule, now_ms, instants = FlushSchedule(100), 1_000, []
     for _ in range(5):
-        pace.published(patches, now_ms)
-        now_ms = pace.next_at
+        schedule.flushed(patches, now_ms)
+        now_ms = schedule.next_at
         instants.append(now_ms)
     assert [after - before for before, after in pairwise(instants)] == [gap_ms] * 4
 
 
 def test_a_little_delay_is_made_good_and_a_long_one_is_not() -> None:
-    pace = Pace(100)
-    pace.published(0, 1_000)
-    assert pace.next_at == 1_020
-    pace.published(0, 1_025)
-    assert pace.next_at == 1_040
-    pace.published(0, 9_000)
-    assert pace.next_at == 9_020
+    schedule = FlushSchedule(100)
+    schedule.flushed(0, 1_000)
+    assert schedule.next_at == 1_020
+    schedule.flushed(0, 1_025)
+    assert schedule.next_at == 1_040
+    schedule.flushed(0, 9_000)
+    assert schedule.next_at == 9_020
 
 
 def test_a_short_coalesce_is_the_longest() -> None:
-    pace = Pace(10)
-    pace.published(1_000, 1_000)
-    assert pace.next_at == 1_010
+    schedule = FlushSchedule(10)
+    schedule.flushed(1_000, 1_000)
+    assert schedule.next_at == 1_010
