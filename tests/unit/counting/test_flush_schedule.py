@@ -1,4 +1,4 @@
-"""When the aggregator publishes again: soon under little load, after COALESCE under much."""
+"""When the aggregator flushes again: soon under little load, after COALESCE under much."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_the_more_patches_the_longer_they_are_gathered(patches: int, gap_ms: int
     assert [after - before for before, after in pairwise(instants)] == [gap_ms] * 4
 
 
-def test_a_little_delay_is_made_good_and_a_long_one_is_not() -> None:
+def test_a_short_delay_is_caught_up_and_a_long_one_is_not() -> None:
     schedule = FlushSchedule(100)
     schedule.flushed(0, 1_000)
     assert schedule.next_at == 1_020
@@ -32,7 +32,7 @@ def test_a_little_delay_is_made_good_and_a_long_one_is_not() -> None:
     assert schedule.next_at == 9_020
 
 
-def test_a_short_coalesce_is_the_longest() -> None:
+def test_flushes_are_never_further_apart_than_coalesce() -> None:
     schedule = FlushSchedule(10)
     schedule.flushed(1_000, 1_000)
     assert schedule.next_at == 1_010

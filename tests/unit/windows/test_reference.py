@@ -1,4 +1,4 @@
-"""What the reference engine promises beyond the others: exact traders after a retraction."""
+"""What only the specification promises: exact distinct traders after a retraction."""
 
 from __future__ import annotations
 
