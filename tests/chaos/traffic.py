@@ -74,7 +74,7 @@ class Traffic:
         return round(self._start_ms - self._span_ms * (1 - passed))
 
     def _swap(self, rng: random.Random, now: int, token: str) -> list[Message]:
-        """Return a swap, perhaps after its retraction, or with repeats and retractions of older ones."""
+        """Return a swap, perhaps after its retraction, or with repeats and retractions."""
         event, home = self._new(rng, now, token), self.home(token)
         draw = rng.random()
         if draw < 0.02:
