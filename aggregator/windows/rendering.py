@@ -132,7 +132,8 @@ def _next(text: Array, start: int) -> tuple[int, int]:
 def _price(text: Array, start: int, end: int, out: Array, at: int) -> int:
     """Write a JSON number in positional notation, quoted; null stays null."""
     if text[start] == _N:
-        return _copy(text, start, end, out, at)
+        after_null: int = _copy(text, start, end, out, at)
+        return after_null
     out[at] = _QUOTE
     at += 1
     power = end

@@ -40,9 +40,7 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument(
-        "--seeds", type=int, default=10, help="how many seeds to play"
-    )
+    parser.add_argument("--seeds", type=int, default=10, help="how many seeds to play")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--seed", type=int, help="play only this seed")
     parser.add_argument("--repeat", type=int, default=1, help="how often to play --seed")
