@@ -92,7 +92,7 @@ class BoardCache:
         # No longer owned: saved once more, then forgotten.
         self._dropped: set[int] = set()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="row-saver", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="board-cache", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
