@@ -93,6 +93,7 @@ def test_an_amount_is_the_token_text_of_its_digits(attos: int) -> None:
     assert only([AMOUNT], limbs(attos, LIMBS), [], []) == encode([token_text(attos)])
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-(2**62), 2**62), min_size=LIMBS, max_size=LIMBS))
 def test_carrying_changes_no_sum(digits: list[int]) -> None:
     carried = np.array(digits, np.int64)
