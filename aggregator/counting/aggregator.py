@@ -1,10 +1,9 @@
-"""The aggregator process: Kafka to windows to NATS, assembled and run here alone.
+"""The aggregator process, from Kafka through the windows to NATS: assembled and run here.
 
-Every batch takes the same way: decode, send bad messages to the dead-letter topic, claim, apply,
-and only then does `next_offset` move. While Redis decides one batch the next is decoded. How
-partitions are taken, what is saved and committed, and what is told stand in `takeover`,
-`checkpoint` and `telling`. A call that fails for a passing reason is made again, with nothing
-polled meanwhile.
+Every batch takes the same steps: decode, send bad messages to the dead-letter topic, claim, apply;
+only then does `next_offset` move. While Redis decides one batch, the next is decoded. `takeover`
+takes partitions over, `checkpoint` saves and commits, `announcer` publishes. A call that fails for
+a passing reason is repeated, and no batch is taken up meanwhile.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ import structlog
 from aggregator.archiving.in_process import ArchiverThread
 from aggregator.contracts.units import SECOND_MS
 from aggregator.contracts.verdict import Verdict
-from aggregator.counting.announcer import Telling
-from aggregator.counting.board_cache import Rows, RowSaver
+from aggregator.counting.announcer import Announcer
+from aggregator.counting.board_cache import BoardCache, RowStore
 from aggregator.counting.checkpoint import Checkpoint
-from aggregator.counting.flush_schedule import Pace
+from aggregator.counting.flush_schedule import FlushSchedule
 from aggregator.counting.partition import PartitionOwner, Placed
 from aggregator.counting.takeover import Takeover
 from aggregator.dead_letters.producer import BadRun, DeadLetters, Rejected
@@ -60,10 +59,10 @@ class Stopping(SwapsError):
 def run_aggregator(
     config: Config, stop: threading.Event, health: Health, *, archive: bool = True
 ) -> None:
-    """Run until `stop` is set. Raises Fatal where going on would do harm.
+    """Run until `stop` is set. Raises Fatal where to continue would do harm.
 
-    `archive` runs an archiver beside it where the deployment has a ClickHouse. `health` is told
-    every second how it goes.
+    `archive` runs an archiver on a thread where the deployment has a ClickHouse. `health` receives
+    the state of the process every second.
     """
     began = time.perf_counter()
     warm_up()
@@ -72,9 +71,9 @@ def run_aggregator(
     session = RedisSession(config.redis_url)
     publisher = Publisher(config.nats_url)
     publisher.start()
-    rows = RowSaver(RedisBoardRows(config.redis_url, config.kafka_topic))
+    rows = BoardCache(RedisBoardRows(config.redis_url, config.kafka_topic))
     rows.start()
-    # Where there is an archive, nothing is claimed in a new run of Redis before it has checked in.
+    # With an archive, no swap is claimed in a new run of Redis until the archivers have checked in.
     archive_topic = config.kafka_topic if config.clickhouse_url else ""
     archiver = None
     if archive and archive_topic:
@@ -115,7 +114,7 @@ class Aggregator:
         snapshots: Snapshots,
         dead_letters: DeadLetters,
         publisher: Publisher,
-        rows: Rows,
+        rows: RowStore,
         health: Health,
         checkins: Checkins | None = None,
         archiver: ArchiverThread | None = None,
@@ -123,7 +122,7 @@ class Aggregator:
         clock: TrustedClock | None = None,
         monotonic_ms: Callable[[], int] = monotonic_ms,
     ) -> None:
-        """`clock` is the time that windows end at; what is due goes by `monotonic_ms`."""
+        """`clock` gives the time that windows end at; `monotonic_ms` decides what is due."""
         self._config = config
         self._markers = markers
         self._dead_letters = dead_letters
@@ -137,28 +136,30 @@ class Aggregator:
         self._log = SwapLog(config, self)
         self._takeover = Takeover(config, self._log, snapshots, self._clock.now_ms)
         self._checkpoint = Checkpoint(self._log, snapshots)
-        self._telling = Telling(publisher, rows, health, config.kafka_partitions)
+        self._announcer = Announcer(publisher, rows, health, config.kafka_partitions)
         self._owners: dict[int, PartitionOwner] = {}
         self._pending: set[int] = set()
+        # The batch that Redis is deciding.
         self._in_flight: tuple[PartitionOwner, Placed] | None = None
+        # Batches that a poll brought while a call was repeated; the next round takes them up.
         self._held: list[Batch] = []
-        # What `_patiently` waits for, engine and why: set and cleared there alone.
+        # The engines that `_patiently` waits for, and why; only `_patiently` sets and clears it.
         self._waiting: dict[str, str] = {}
         self._degraded: dict[str, str] = {}
         self._notes: list[str] = []
         self._late: list[str] = []
-        self._pace = Pace(config.coalesce_ms)
+        self._flush_schedule = FlushSchedule(config.coalesce_ms)
         self._next_heartbeat = self._next_save = 0
         self._totals: Counter[str] = Counter()
         self._applied_at: list[float] = []
 
     def run(self) -> None:
-        """Join the group and work until asked to stop; then drain, save, commit and leave."""
+        """Join the group and work until `stop` is set; then drain, save, commit and leave."""
         try:
             for topic in self._patiently("kafka", lambda: ensure_topics(self._config)):
                 log.info("topic_made", topic=topic)
             self._patiently("redis", self._markers.connect)
-            self._telling.partitions = self._patiently("kafka", self._log.partition_count)
+            self._announcer.partitions = self._patiently("kafka", self._log.partition_count)
             self._log.subscribe()
             while not self._stop.is_set():
                 self._round()
@@ -180,10 +181,9 @@ class Aggregator:
             self._start_over(str(error))
 
     def _poll_s(self) -> float:
-        """How long a poll may wait for its batch to fill: not past the next flush."""
-        return max(0.0, min(_POLL_S, (self._pace.next_at - self._monotonic_ms()) / 1000))
-
-    # --- the way of a batch ---
+        """Return how long a poll may wait for its batch to fill: not past the next flush."""
+        due_in_ms = self._flush_schedule.next_at - self._monotonic_ms()
+        return max(0.0, min(_POLL_S, due_in_ms / 1000))
 
     def _ingest(self, batch: Batch) -> None:
         taken = 0
@@ -193,11 +193,12 @@ class Aggregator:
             if owner is not None:
                 self._claim(owner, self._decode(owner, records))
         if taken < self._config.batch_size:
-            # Nothing more is waiting: the answer is worth more than the overlap.
+            # No more records are waiting, so nothing can be decoded meanwhile: take the answer now.
             self._settle()
         self._note_ends(batch)
 
     def _decode(self, owner: PartitionOwner, records: Records) -> Placed:
+        # Records below `read_offset` were decoded already.
         known = bisect_left(records.offsets, owner.read_offset)
         decoded = self._decoder.decode(
             records.values[known:], records.timestamps[known:], records.offsets[known:]
@@ -208,22 +209,24 @@ class Aggregator:
             if records.offsets[known + place] >= owner.committed_offset
         ]
         if rejected:
-            self._put_aside(rejected)
+            self._send_dead_letters(rejected)
             owner.dead_letters += len(rejected)
-        if owner.active:  # it may have been revoked while the broker was waited for
-            self._judge(owner.partition, len(records.offsets) - known, decoded.rejected)
+        # The partition may have been revoked while the call to the broker was repeated.
+        if owner.active:
+            self._note_bad_share(owner.partition, len(records.offsets) - known, decoded.rejected)
         metrics.INGEST_EVENTS.labels(owner.partition).inc(len(records.offsets))
         return owner.place(decoded.batch, decoded.record_timestamps, records.offsets[-1] + 1)
 
-    def _put_aside(self, rejected: list[Rejected]) -> None:
+    def _send_dead_letters(self, rejected: list[Rejected]) -> None:
+        """Send messages to the dead-letter topic; return when the broker has acknowledged them."""
         self._patiently("kafka", self._dead_letters.delivery(rejected).send)
         for letter in rejected:
             metrics.INGEST_DEAD_LETTERS.labels(letter.error.reason).inc()
 
-    def _judge(
+    def _note_bad_share(
         self, partition: int, count: int, rejected: Sequence[tuple[int, DeadLetter]]
     ) -> None:
-        """Take note of how many of a partition's last messages were bad, sent on or not."""
+        """Note how many of the partition's newest messages were bad, sent before or now."""
         run = self._bad_runs.setdefault(partition, BadRun())
         before = bool(run.reason)
         run.note(count, rejected)
@@ -234,7 +237,7 @@ class Aggregator:
             log.info("bad_run_over", partition=partition)
 
     def _claim(self, owner: PartitionOwner, placed: Placed) -> None:
-        """Ask the markers; while Redis decides, apply the batch that it was asked about before."""
+        """Ask the markers about a batch; while Redis decides, apply the batch before."""
         before, verdicts = self._in_flight, self._verdicts()
         batch = placed.batch
         kinds = kinds_of(batch.removed.tolist(), placed.late)
@@ -244,14 +247,14 @@ class Aggregator:
             self._apply(*before, verdicts)
 
     def _settle(self) -> None:
-        """Apply the batch that Redis was asked about, if there is one."""
+        """Apply the batch that Redis is deciding, if there is one."""
         asked, verdicts = self._in_flight, self._verdicts()
         if asked is not None and verdicts is not None:
             self._in_flight = None
             self._apply(*asked, verdicts)
 
     def _verdicts(self) -> str | None:
-        """The answer, waited for; None where nothing was asked, or it was applied meanwhile."""
+        """Wait for the answer; None where nothing was asked, or the batch was applied meanwhile."""
         asked = self._in_flight
         if asked is None:
             return None
@@ -274,7 +277,7 @@ class Aggregator:
         self._applied_at = [*self._applied_at[:1], time.time()]
 
     def _note_ends(self, batch: Batch) -> None:
-        """Transactions leave offsets without a record; the log's end tells that they passed."""
+        """Move past offsets without a record, which transactions leave, by the log's end."""
         if batch.ends:
             self._settle()
         for partition, end in batch.ends.items():
@@ -285,8 +288,6 @@ class Aggregator:
             if partition in self._owners:
                 self._release(partition, reason="its next offset is no longer in the log")
                 self._pending.add(partition)
-
-    # --- partitions come and go ---
 
     def on_assign(self, partitions: Sequence[int]) -> None:
         """See `Listener`."""
@@ -301,7 +302,7 @@ class Aggregator:
             self._flush(self._clock.now_ms(), partitions)
             self._save_once(partitions)
         except (Retry, Fenced) as error:
-            # The next owner replays from the snapshot before.
+            # Nothing is lost: the next owner replays from the snapshot before this one.
             log.warning("revoked_unsaved", partitions=list(partitions), error=str(error))
         for partition in partitions:
             self._release(partition, reason="revoked")
@@ -313,7 +314,7 @@ class Aggregator:
             self._release(partition, reason="lost")
 
     def _settle_once(self) -> None:
-        """`_settle` without patience: inside a callback of the group nothing may wait long."""
+        """Settle without repeating: a callback of the group must not wait long."""
         if (asked := self._in_flight) is not None:
             verdicts = self._markers.receive()
             self._in_flight = None
@@ -322,7 +323,7 @@ class Aggregator:
     def _release(self, partition: int, reason: str) -> None:
         self._pending.discard(partition)
         for batch in self._held:
-            # The next owner, be it this process, reads them again from where it begins.
+            # The next owner, which may be this process, reads these records again.
             batch.records = [each for each in batch.records if each.partition != partition]
             batch.ends.pop(partition, None)
         owner = self._owners.pop(partition, None)
@@ -330,13 +331,14 @@ class Aggregator:
             metrics.INGEST_BAD_RATIO.remove(partition)
         if owner is not None:
             owner.active = False
-            self._telling.released(partition)
+            self._announcer.released(partition)
             log.info("partition_released", partition=partition, epoch=owner.epoch, reason=reason)
 
     def _acquire_pending(self) -> None:
-        """Take epochs for what was assigned, then start reading it.
+        """Take over what was assigned, then start to read it.
 
-        All questions come first: on a connection where a fetch waits, an answer waits behind it.
+        All questions to the broker come before the first fetch: on one connection, an answer has to
+        wait until a waiting fetch returns.
         """
         if not self._pending:
             return
@@ -347,7 +349,7 @@ class Aggregator:
         except NewIncarnation:
             raise
         except Retry as error:
-            # The group may be settling still; the next round tries again.
+            # The group may still be rebalancing; the next round tries again.
             self._degraded["assignment"] = str(error)
             log.warning("acquire_retried", partitions=sorted(self._pending), error=str(error))
         except Fenced as error:
@@ -361,7 +363,7 @@ class Aggregator:
         partition = owner.partition
         self._pending.discard(partition)
         self._owners[partition] = owner
-        self._telling.taken(owner)
+        self._announcer.taken(owner)
         log.info(
             "partition_acquired",
             partition=partition,
@@ -371,39 +373,43 @@ class Aggregator:
             replay_to=owner.target_offset,
         )
         if owner.gap is not None:
-            log.error("gap", partition=partition, first=owner.gap[0], behind=owner.gap[1])
+            first, end = owner.gap
+            log.error("gap", partition=partition, first=first, behind=end)
 
     def _start_over(self, reason: str) -> None:
-        """Redis may have forgotten claims: discard memory, load what it has and replay."""
+        """Discard the state in memory, load what Redis has and replay: Redis may lack claims."""
         log.warning("redis_new_incarnation", reason=reason, partitions=sorted(self._owners))
         self._in_flight = None
         self._patiently("redis", self._markers.connect)
         self._held = []
-        self._acquire_again(list(self._owners), "redis may have lost claims")
+        self._retake(list(self._owners), "redis may have lost claims")
 
-    def _acquire_again(self, partitions: Sequence[int], reason: str) -> None:
+    def _retake(self, partitions: Sequence[int], reason: str) -> None:
+        """Release partitions and take them over again, with a new epoch and the stored state."""
         self._log.pause(partitions)
         for partition in partitions:
             self._release(partition, reason=reason)
         self._pending.update(partitions)
 
-    # --- what happens by the clock ---
-
     def _tick(self) -> None:
-        self._telling.check()
+        """Do what the clock makes due: go live, flush, answer, send heartbeats, save."""
+        self._announcer.check()
         now_ms, due_ms = self._read_clock(), self._monotonic_ms()
         for owner in list(self._owners.values()):
             if not owner.live and owner.caught_up():
                 self._go_live(owner, now_ms)
-        if due_ms >= self._pace.next_at:
-            self._pace.published(self._flush(now_ms, list(self._owners)), due_ms)
-        self._telling.histories(self._owners)
+        if due_ms >= self._flush_schedule.next_at:
+            self._flush_schedule.flushed(self._flush(now_ms, list(self._owners)), due_ms)
+        self._announcer.answer_histories(self._owners)
         self._beat_if_due(due_ms)
         if due_ms >= self._next_save:
             self._save_next(due_ms)
 
     def _read_clock(self) -> int:
-        """The time of day; the records read since the last call confirm or contradict it."""
+        """Return the time of day, which the records read since the last call confirm or contradict.
+
+        Where the clock was set back, the partitions are taken over again.
+        """
         now_ms, stepped_back = self._clock.now_ms(), self._clock.take_step_back()
         if self._config.clock != "wall":
             return now_ms
@@ -411,8 +417,8 @@ class Aggregator:
             if (record_ms := owner.take_newest_record()) is not None:
                 self._clock.witness(record_ms)
         if stepped_back:
-            # Minutes that have left a window cannot come back: load them from the snapshots.
-            self._acquire_again(list(self._owners), "the clock was set back")
+            # Minutes that have left a window cannot come back to it: load them from the snapshots.
+            self._retake(list(self._owners), "the clock was set back")
         return now_ms
 
     def _beat_if_due(self, due_ms: int) -> None:
@@ -429,7 +435,7 @@ class Aggregator:
         self._heartbeat(self._clock.now_ms())
 
     def _save_next(self, due_ms: int) -> None:
-        """Save and commit the partition whose turn it is: one at a time, the pauses stay short."""
+        """Save and commit the partition that waited longest; one at a time keeps pauses short."""
         began = time.perf_counter()
         self._patiently("redis", self._markers.ping)
         owner = min(self._owners.values(), key=lambda each: each.saved_at_ms, default=None)
@@ -438,7 +444,7 @@ class Aggregator:
             if self._save(owner):
                 self._checkpoint.commit([owner], wait=False)
         if self._log.commit_fault:
-            # The next commit covers this one; a lost partition is told by `on_lost`.
+            # The next commit covers this one. A partition that was lost is reported to `on_lost`.
             log.warning("commit_failed", error=self._log.commit_fault)
             self._log.commit_fault = ""
         self._next_save = due_ms + self._config.snapshot_interval_ms // max(1, len(self._owners))
@@ -451,11 +457,14 @@ class Aggregator:
             owner.advance(owner.watermark)
 
     def _go_live(self, owner: PartitionOwner, now_ms: int) -> None:
-        """The replay is done: save the epoch's first snapshot, then let its state be asked for."""
+        """Save the first snapshot of the epoch after its replay, then offer the state to readers.
+
+        In this order no reader sees a state that a restart would not have.
+        """
         self._advance(owner, now_ms)
         if not self._save(owner):
             return
-        tokens = self._telling.live(owner)
+        tokens = self._announcer.live(owner)
         self._next_heartbeat = 0
         log.info(
             "partition_live",
@@ -466,26 +475,27 @@ class Aggregator:
         )
 
     def _flush(self, now_ms: int, partitions: Sequence[int]) -> int:
-        """Publish what changed; how many patches it took."""
+        """Publish what changed; return the number of patches."""
         owners = [self._owners[partition] for partition in partitions if partition in self._owners]
         for owner in owners:
             self._advance(owner, now_ms)
-        return self._telling.changes(owners)
+        return self._announcer.publish_changes(owners)
 
     def _save(self, owner: PartitionOwner) -> bool:
-        """Save what changed, however long it takes; false where the partition is ours no longer."""
+        """Save what changed, however long it takes; False where the partition was lost."""
         began = time.perf_counter()
         try:
             self._patiently("redis", lambda: self._checkpoint.save(owner))
         except Fenced as error:
-            # Whether it is ours still is for Kafka to say: `_take` commits, and is refused if not.
+            # Kafka decides whether the partition is still ours: a takeover commits its new epoch,
+            # and is refused if not.
             log.warning("fenced", partition=owner.partition, error=str(error))
-            self._acquire_again([owner.partition], "fenced")
+            self._retake([owner.partition], "fenced")
         metrics.SNAPSHOT_SECONDS.observe(time.perf_counter() - began)
         return owner.active
 
     def _save_once(self, partitions: Sequence[int]) -> None:
-        """Save and commit without patience. Raises Retry and Fenced."""
+        """Save and commit without repeating. Raises Retry and Fenced."""
         owners = [self._owners[partition] for partition in partitions if partition in self._owners]
         for owner in owners:
             self._checkpoint.save(owner)
@@ -499,7 +509,7 @@ class Aggregator:
         degraded += [*self._notes, *self._late]
         if (fault := self._clock.fault) is not None:
             degraded.append(fault)
-        self._telling.heartbeats(
+        self._announcer.publish_heartbeats(
             self._owners,
             self._log,
             now_ms=now_ms,
@@ -510,7 +520,7 @@ class Aggregator:
         )
 
     def _watch_archiver(self) -> None:
-        """Its faults and a check-in that was skipped are shown; they stop nothing here."""
+        """Note the archiver's faults and a skipped check-in; neither stops the counting."""
         notes = [self._archiver.fault] if self._archiver is not None else []
         if self._checkins is not None and "redis" not in self._waiting:
             try:
@@ -521,7 +531,7 @@ class Aggregator:
         self._notes = [f"archive: {note}" for note in notes if note]
 
     def _watch_kafka(self) -> None:
-        """Note whether the consumer reaches the broker; that says nothing of `_waiting`."""
+        """Note whether the consumer reaches the broker, whatever `_patiently` waits for."""
         if self._log.unreachable and not self._log.still_reachable():
             self._degraded["kafka"] = self._log.unreachable
             metrics.DEPENDENCY_UP.labels("kafka").set(0)
@@ -529,13 +539,11 @@ class Aggregator:
             del self._degraded["kafka"]
             metrics.DEPENDENCY_UP.labels("kafka").set("kafka" not in self._waiting)
 
-    # --- retries and the end ---
-
     def _patiently(self, engine: str, call: Callable[[], T]) -> T:
-        """The answer of `call`, made again for as long as it raises Retry.
+        """Return the answer of `call`, repeated with backoff for as long as it raises Retry.
 
-        Until this very call has worked the heartbeats say stalled: that the engine answers another
-        question proves nothing.
+        The heartbeats say "stalled" until this very call has worked: that the engine answers
+        another question proves nothing. Raises Stopping.
         """
         backoff = Backoff()
         while True:
@@ -562,22 +570,26 @@ class Aggregator:
                 return answer
 
     def _missing_checkins(self, error: NotCheckedIn) -> str:
-        """What the operator is told while nothing may be claimed."""
+        """Return the text that operators see while nothing may be claimed."""
         assert self._checkins is not None
         try:
-            missing = self._checkins.missing(self._telling.partitions)
+            missing = self._checkins.missing(self._announcer.partitions)
         except Retry:
             return str(error)
         why = (
-            f"{error}; partitions {', '.join(map(str, missing))} are missing: see that an archiver "
-            "runs (manage.py run_archiver), or go on without it (manage.py checkin --skip)"
+            f"{error}; partitions {', '.join(map(str, missing))} are missing: check that an "
+            "archiver runs (manage.py run_archiver), or continue without it "
+            "(manage.py checkin --skip)"
         )
         if self._waiting.get("archive") != why:
             log.warning("waiting_for_checkin", missing=missing)
         return why
 
     def _wait(self, pause_s: float) -> None:
-        """Let time pass as a member of the group that reads nothing. Raises Stopping."""
+        """Wait as a member of the group that reads nothing. Raises Stopping.
+
+        The group drops a member that does not poll, so the partitions are paused and polled.
+        """
         self._log.pause(list(self._owners))
         until = time.monotonic() + pause_s
         while time.monotonic() < until:
@@ -592,7 +604,7 @@ class Aggregator:
             self._beat_if_due(self._monotonic_ms())
 
     def _drain(self) -> None:
-        """Apply what was asked about, publish and save it, as far as the engines answer at once."""
+        """Apply the batch in flight, publish and save, as far as the engines answer immediately."""
         try:
             self._settle_once()
             self._flush(self._clock.now_ms(), list(self._owners))

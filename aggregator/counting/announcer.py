@@ -1,6 +1,7 @@
-"""What the aggregator tells of its partitions: patches, trades, histories, heartbeats, gauges.
+"""Publishes what the owners have: patches, trades, histories, heartbeats, gauges.
 
-Reads the owners and hands on; decides nothing and waits for nothing.
+Reads the owners and hands over to the publisher, the board cache, metrics and probes. Decides
+nothing and waits for nothing.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from aggregator.contracts.stats import Heartbeat
 from aggregator.contracts.verdict import Verdict
-from aggregator.counting.board_cache import Published, Rows
+from aggregator.counting.board_cache import PublishedRows, RowStore
 from aggregator.counting.partition import PartitionOwner
 from aggregator.member.kafka import SwapLog
 from aggregator.nats.publisher import Publisher
@@ -18,10 +19,15 @@ from aggregator.runtime import metrics
 from aggregator.runtime.health import Health
 
 
-class Telling:
-    """Tells web nodes, the rows in Redis, metrics and probes of the partitions of this process."""
+class Announcer:
+    """Announces the partitions of this process to web nodes, Redis, metrics and probes.
 
-    def __init__(self, publisher: Publisher, rows: Rows, health: Health, partitions: int) -> None:
+    `partitions` is how many the topic has.
+    """
+
+    def __init__(
+        self, publisher: Publisher, rows: RowStore, health: Health, partitions: int
+    ) -> None:
         self._publisher = publisher
         self._rows = rows
         self._health = health
@@ -32,49 +38,52 @@ class Telling:
         self._publisher.check()
 
     def taken(self, owner: PartitionOwner) -> None:
-        """The partition is ours from now on."""
+        """Announce a partition that this process has taken over."""
         self._publisher.take(owner.partition, owner.epoch)
 
     def released(self, partition: int) -> None:
-        """The partition is ours no longer; gauges that stood still would look like facts."""
+        """Stop announcing a partition; a gauge that no longer moves would look like a fact."""
         self._publisher.drop(partition)
         self._rows.drop(partition)
         for gauge in _GAUGES:
             gauge.remove(partition)
 
     def live(self, owner: PartitionOwner) -> int:
-        """The first full state of an epoch may be asked for; of how many tokens it is."""
+        """Offer the first full state of an epoch; return of how many tokens it is."""
         rows = owner.go_live()
         self._publisher.load(owner.partition, rows, owner.seq, owner.next_offset)
         self._note(owner, rows, whole=True)
         return len(rows)
 
-    def changes(self, owners: Sequence[PartitionOwner]) -> int:
-        """Tell what changed since the last call, after `advance`; how many patches it took."""
-        told = 0
+    def publish_changes(self, owners: Sequence[PartitionOwner]) -> int:
+        """Publish what changed since the last call; return the number of patches.
+
+        The windows must have been moved forward by `advance` before.
+        """
+        published = 0
         for owner in owners:
             if owner.live and (patches := owner.take_patches()):
                 self._publisher.publish(owner.partition, patches, owner.next_offset)
                 self._note(owner, patches, whole=False)
-                told += len(patches)
-        # Behind every patch: a trade takes longer to render, and fewer look at it.
+                published += len(patches)
+        # After every patch: a trade takes longer to render, and fewer readers want it.
         for owner in owners:
             self._trades(owner)
-        return told
+        return published
 
-    def histories(self, owners: Mapping[int, PartitionOwner]) -> None:
+    def answer_histories(self, owners: Mapping[int, PartitionOwner]) -> None:
         """Answer the questions for tokens' histories."""
         for question in self._publisher.take_questions():
             owner = owners.get(question.partition)
             if owner is not None and owner.live:
-                # What the answer counts is told first.
+                # The trades that the answer counts are published before it.
                 self._trades(owner)
                 n, from_ms, candles = owner.history(question.token_id, question.minutes)
                 self._publisher.answer_history(question, owner.epoch, n, from_ms, candles)
             else:
                 self._publisher.refuse_history(question)
 
-    def heartbeats(
+    def publish_heartbeats(
         self,
         owners: Mapping[int, PartitionOwner],
         swap_log: SwapLog,
@@ -85,10 +94,10 @@ class Telling:
         stalled: bool,
         bad_runs: Mapping[int, str],
     ) -> None:
-        """How far each partition is, and what is wrong, to web nodes, metrics and probes.
+        """Publish how far each partition is, and what is wrong, to web nodes, metrics and probes.
 
-        `stalled` holds for all partitions; one that the client cannot read is stalled on its own.
-        `monotonic_ms` is a reading of the clock that the owners' `saved_at_ms` come from.
+        `stalled` holds for all partitions; a partition that the client cannot read is stalled in
+        any case. `monotonic_ms` is a reading of the clock of the owners' `saved_at_ms`.
         """
         reasons = [*degraded] if stalled else []
         notes = [] if stalled else [*degraded]
@@ -124,9 +133,9 @@ class Telling:
             self._publisher.trades(owner.partition, owner.epoch, applied)
 
     def _note(self, owner: PartitionOwner, patches: Sequence[Patch], *, whole: bool) -> None:
-        """Have the rows kept for web nodes that start while the partition has no owner."""
+        """Keep the rows for web nodes that start while the partition has no owner."""
         self._rows.note(
-            Published(
+            PublishedRows(
                 partition=owner.partition,
                 partitions=self.partitions,
                 epoch=owner.epoch,
@@ -154,8 +163,8 @@ def _gauge(partition: int, owner: PartitionOwner, heartbeat: Heartbeat, now_ms: 
     windows, lag = owner.windows, heartbeat.lag
     if lag is not None:
         metrics.INGEST_LAG.labels(partition).set(lag)
-        behind_ms = owner.behind_ms(now_ms) if lag else 0
-        metrics.INGEST_LAG_SECONDS.labels(partition).set(behind_ms / 1000)
+        lag_ms = owner.lag_ms(now_ms) if lag else 0
+        metrics.INGEST_LAG_SECONDS.labels(partition).set(lag_ms / 1000)
     if (age_ms := heartbeat.snapshot_age_ms) is not None:
         metrics.SNAPSHOT_SAVED.labels(partition).set((now_ms - age_ms) / 1000)
     if owner.watermark is not None:

@@ -1,7 +1,7 @@
-"""The one commit order: what changed to Redis, then the offset that it covers to Kafka.
+"""The one commit order: save what changed to Redis, then commit the offset it covers to Kafka.
 
-A restart begins at the next_offset of the snapshot, never at the committed one, so a crash between
-the two loses nothing.
+A restart begins at the next_offset of the snapshot, never at the committed offset, so a crash
+between the two loses nothing.
 """
 
 from __future__ import annotations
@@ -22,14 +22,17 @@ log = structlog.get_logger(__name__)
 
 
 class Checkpoint:
-    """Saves owners, and commits what was saved."""
+    """Saves the state of partitions, and commits the offsets that were saved."""
 
     def __init__(self, swap_log: SwapLog, snapshots: Snapshots) -> None:
         self._log = swap_log
         self._snapshots = snapshots
 
     def save(self, owner: PartitionOwner) -> None:
-        """Save what changed of a partition. Raises Retry, NewIncarnation and Fenced."""
+        """Save what changed of a partition, if anything did.
+
+        Raises Retry, NewIncarnation and Fenced.
+        """
         if not owner.active or owner.saved_offset == owner.next_offset:
             return
         began = time.perf_counter()
@@ -41,6 +44,7 @@ class Checkpoint:
             header,
             snapshot.changed,
             snapshot.dropped,
+            # The first snapshot of a rebuilt state: no section in Redis is part of it.
             replace=owner.saved_offset is None and not owner.restored,
         )
         owner.saved(header)
@@ -58,7 +62,7 @@ class Checkpoint:
         faults.point("after_snapshot")
 
     def commit(self, owners: Iterable[PartitionOwner], *, wait: bool = True) -> None:
-        """Commit the offsets that were saved; one that fails is covered by the next."""
+        """Commit the offsets that were saved. A commit that fails is made up by the next one."""
         positions = {
             owner.partition: (owner.saved_offset, write_epoch(owner.epoch))
             for owner in owners

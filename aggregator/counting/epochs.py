@@ -1,7 +1,7 @@
 """The epoch of a partition's owner, kept in the metadata of the group's committed offset.
 
-Kafka refuses a commit of a member that the group has left behind, so an epoch read from there and
-committed there again, one higher, belongs to the owner alone (DESIGN 4 rule 5).
+Kafka refuses the commit of a member that is no longer in the group. So an epoch that a member reads
+there and commits one higher belongs to that member alone (DESIGN 4 rule 5).
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ class CommitMetadata(msgspec.Struct, frozen=True):
 
 
 def read_epoch(metadata: str) -> int:
-    """The epoch of the last owner; 0 where nobody has owned the partition yet."""
+    """Return the epoch of the last owner, 0 where there was none.
+
+    Raises Fatal where another program committed the metadata.
+    """
     if not metadata:
         return 0
     try:
@@ -31,5 +34,5 @@ def read_epoch(metadata: str) -> int:
 
 
 def write_epoch(epoch: int) -> str:
-    """The metadata to commit with every offset of an owner."""
+    """Return the metadata to commit with every offset of an owner."""
     return msgspec.json.encode(CommitMetadata(epoch)).decode()

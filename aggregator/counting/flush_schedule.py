@@ -1,7 +1,7 @@
-"""How soon changes are published again: at once while there are few, gathered while there are many.
+"""When to flush: soon while there are few changes, later while there are many.
 
-Pure. Gathering costs latency and saves patches, since a token that changes twice is published once;
-under little load there is nothing to save.
+To gather changes costs latency and saves patches, since a token that changes twice is published
+once. Under little load there is nothing to save. Pure.
 """
 
 from __future__ import annotations
@@ -9,22 +9,22 @@ from __future__ import annotations
 from typing import Final
 
 SHORTEST_MS: Final = 20
-"""What the poll loop gathers anyway."""
-UNHURRIED_A_SECOND: Final = 5_000
-"""Up to so many patches are published sooner than they have to be; every web node reads each."""
+"""The poll loop gathers this long in any case."""
+PATCHES_A_SECOND: Final = 5_000
+"""Up to this rate the schedule flushes sooner than it must: every web node reads every patch."""
 
 
-class Pace:
-    """The instants of publishing, ms of a monotonic clock; never more than `longest_ms` apart."""
+class FlushSchedule:
+    """The instants of flushes in ms of a monotonic clock, at most `longest_ms` apart."""
 
     def __init__(self, longest_ms: int) -> None:
         self._longest_ms = longest_ms
         self.next_at = 0
 
-    def published(self, patches: int, now_ms: int) -> None:
-        """So many were published now."""
-        unhurried_ms = patches * 1_000 // UNHURRIED_A_SECOND
-        gathered_ms = min(max(SHORTEST_MS, unhurried_ms), self._longest_ms)
-        # From when it was due: counted from now, each would come a little later than the last.
+    def flushed(self, patches: int, now_ms: int) -> None:
+        """Plan the next flush after one of so many patches."""
+        at_rate_ms = patches * 1_000 // PATCHES_A_SECOND
+        gathered_ms = min(max(SHORTEST_MS, at_rate_ms), self._longest_ms)
+        # Counted from when this flush was due: counted from now, small delays would add up.
         due = self.next_at + gathered_ms
         self.next_at = due if due > now_ms else now_ms + gathered_ms

@@ -1,7 +1,8 @@
-"""One partition in the hands of this process: its windows, its positions, and what it publishes.
+"""One partition that this process owns: its windows, its positions, and what it publishes.
 
-The states: "rebuilding" from the assignment until the log was replayed to the end that it had then,
-"live" after. Knows the windows and the wire formats; does not talk to Kafka, Redis or NATS.
+An owner is "rebuilding" from the assignment until it has replayed the log to the end offset of that
+moment, and "live" from then on. It knows the windows and the wire formats; it does not talk to
+Kafka, Redis or NATS.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from aggregator.contracts.arrays import Array
 from aggregator.contracts.batch import SwapBatch
 from aggregator.contracts.stats import Heartbeat, Quality, Tallies, TokenStats
 from aggregator.contracts.trades import CandleRow
-from aggregator.contracts.units import MINUTE_MS, minute_of
+from aggregator.contracts.units import HOUR_MS, MINUTE_MS, minute_of
 from aggregator.contracts.verdict import Verdict
 from aggregator.member.kafka import LogExtent
 from aggregator.nats.resync import Patch
@@ -29,15 +30,16 @@ from aggregator.windows.engine import ColumnarWindows
 from aggregator.windows.minutes import candles_of
 from aggregator.windows.snapshot import EngineSnapshot
 
-_MARKER_MARGIN_MS: Final = 3_600_000
-# Batches: some seconds of a busy log, so that after a restart no trade is missing on web nodes.
+# How long before markers expire the heartbeats begin to warn.
+_MARKER_MARGIN_MS: Final = HOUR_MS
+# In batches: some seconds of a busy log, so that after a restart no trade is missing on web nodes.
 _REPLAYED_KEPT: Final = 20
 
 
 class Placed(msgspec.Struct, gc=False):
-    """Swaps of one partition in log order, decoded and told apart from the late; not yet applied.
+    """Decoded swaps of one partition in log order, with which of them are late; not yet applied.
 
-    `watermark` is the partition's behind the last of them, `next_offset` the offset behind them.
+    `watermark` is the partition's after the last of them, `next_offset` the offset after them.
     """
 
     batch: SwapBatch
@@ -49,12 +51,12 @@ class Placed(msgspec.Struct, gc=False):
 class PartitionOwner:
     """Owns one partition under one epoch.
 
-    `next_offset` is the first offset that the windows do not cover, `watermark` the one of exactly
-    the offsets below it; `read_offset` is the first that was not yet decoded. `target_offset` is
-    the log's end at assignment, up to which nothing is published; `committed_offset` where the last
-    owner got to: dead letters below it were sent already. `saved_offset` is the next_offset of the
-    last snapshot of this epoch, `saved_at_ms` when it was due, of a monotonic clock (0: never).
-    `gap` are the offsets (first, behind the last) that Kafka no longer held.
+    `next_offset` is the first offset that the windows do not cover, and `watermark` that of exactly
+    the offsets below it; `read_offset` is the first offset that is not decoded yet. `target_offset`
+    is the end offset at assignment: nothing is published before it is reached. `committed_offset`
+    is how far the last owner came: dead letters below it were sent already. `saved_offset` is the
+    next_offset of the last snapshot of this epoch, and `saved_at_ms` when that was due on a
+    monotonic clock (0: never). `gap` are the offsets (first, end) that Kafka no longer held.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class PartitionOwner:
         self.reported = dict.fromkeys(Verdict, 0)
         self._max_future_ms = config.max_future_ms
         self._marker_ttl_ms = config.marker_ttl_ms
-        self._longest_ms = config.longest_window_minutes * 60_000
+        self._longest_ms = config.longest_window_minutes * MINUTE_MS
         self._newest_record: int | None = None
         self._unwitnessed: int | None = None
         self._starts_after_a_cut = False
@@ -104,14 +106,17 @@ class PartitionOwner:
             snapshot.sections, snapshot.header.watermark
         )
         if snapshot is not None and self.restored:
-            self.next_offset = self._go_on_from(snapshot.header, extent)
+            self.next_offset = self._resume_from(snapshot.header, extent)
         else:
-            self.next_offset = self._begin_anew(extent, replay_since_ms)
+            self.next_offset = self._rebuild_from(extent, replay_since_ms)
         self.read_offset = self._first_offset = self.next_offset
         self._was_cut = self._starts_after_a_cut
 
-    def _go_on_from(self, header: SnapshotHeader, extent: LogExtent) -> int:
+    def _resume_from(self, header: SnapshotHeader, extent: LogExtent) -> int:
+        """Return the offset to read on from after a snapshot."""
         self.watermark = header.watermark
+        # Two reasons may cut the history short: what the snapshot says, and what it lacks because
+        # the clock was ahead when it was made. The later one counts.
         begins = [each for each in (header.history_from, self.windows.history_from) if each]
         self.windows.history_from = max(begins, default=None)
         if header.next_offset >= extent.start:
@@ -120,7 +125,8 @@ class PartitionOwner:
         self._starts_after_a_cut = True
         return extent.start
 
-    def _begin_anew(self, extent: LogExtent, replay_since_ms: int) -> int:
+    def _rebuild_from(self, extent: LogExtent, replay_since_ms: int) -> int:
+        """Return the offset to replay from without a snapshot."""
         if extent.since > extent.start:
             self.windows.history_from = replay_since_ms
         elif extent.start > 0:
@@ -128,11 +134,12 @@ class PartitionOwner:
         return extent.since
 
     def place(self, batch: SwapBatch, record_timestamps: Array, next_offset: int) -> Placed:
-        """Take note of records in log order. Every decoded one passes here, repeats too."""
+        """Move the watermark over records in log order: every decoded one, duplicates too."""
         if len(batch):
             self._newest_record = self._unwitnessed = int(record_timestamps[-1])
         if self._starts_after_a_cut and len(batch):
-            # What was cut away is older than this record by its own time, give or take MAX_FUTURE.
+            # What was cut off is older than this record by record time, and events may lie ahead of
+            # their records by MAX_FUTURE.
             self.windows.history_from = int(record_timestamps[0]) + self._max_future_ms
             self._starts_after_a_cut = False
         late = self.windows.observe(batch.swaps["timestamp"], record_timestamps)
@@ -140,7 +147,7 @@ class PartitionOwner:
         return Placed(batch, late, self.windows.watermark, self.read_offset)
 
     def apply(self, placed: Placed, verdicts: str) -> None:
-        """The markers have decided: the windows cover the offsets below `placed.next_offset`."""
+        """Apply swaps as the markers decided; the windows then cover `placed.next_offset`."""
         self.windows.apply_batch(placed.batch, verdicts)
         self.watermark = placed.watermark
         self.next_offset = placed.next_offset
@@ -154,11 +161,11 @@ class PartitionOwner:
     def _note_applied(self) -> None:
         self._applied += self.windows.take_applied()
         if not self.live:
-            # Of a replay only the end is news.
+            # Of a replay, only the end can be new to readers.
             del self._applied[:-_REPLAYED_KEPT]
 
     def take_trades(self) -> list[SwapBatch]:
-        """What was taken in since the last call, once the partition is live."""
+        """Return the batches applied since the last call; none before the partition is live."""
         if not self.live:
             return []
         applied, self._applied = self._applied, []
@@ -167,33 +174,33 @@ class PartitionOwner:
     def history(
         self, token_id: str, minutes: int
     ) -> tuple[int, int, Callable[[], list[CandleRow]]]:
-        """The `n` of a token's last trade, and its newest minutes.
+        """Return the `n` of a token's last trade, an instant, and a function that gives candles.
 
-        They are complete since the returned instant in ms; the function renders them, on any
-        thread. No minute's rows are copied where `minutes` is 0.
+        The candles are those of the newest `minutes`, complete since the instant (ms). The function
+        may run on any thread. With `minutes` = 0 there are none, and no bucket is copied.
         """
         newest = minute_of(self.windows.now_ms)
         since = max(newest - minutes + 1, self.windows.first_minute)
         found = self.windows.minutes(token_id, since)
         return found.n, since * MINUTE_MS, partial(candles_of, found) if minutes else list
 
-    def behind_ms(self, now_ms: int) -> int:
-        """How long ago the newest record that was read was put in the log; 0 before the first."""
+    def lag_ms(self, now_ms: int) -> int:
+        """Return the age of the newest record that was read, by record time; 0 before the first."""
         return 0 if self._newest_record is None else max(0, now_ms - self._newest_record)
 
     def take_newest_record(self) -> int | None:
-        """The time (ms) of the newest record read since the last call; None where there is none."""
+        """Return the time (ms) of the newest record read since the last call, or None."""
         newest, self._unwitnessed = self._unwitnessed, None
         return newest
 
     def caught_up(self) -> bool:
-        """Whether the replay has reached what the log held at assignment."""
+        """Whether the replay has reached the end offset of the assignment."""
         return self.next_offset >= self.target_offset
 
     def take_snapshot(self) -> tuple[SnapshotHeader, EngineSnapshot]:
-        """What the store lacks, and the header that it is to be put in place with.
+        """Return the header and the sections that bring the stored snapshot up to date.
 
-        What was taken before and not `saved` is in it again.
+        What an earlier call returned and `saved` did not confirm is part of it.
         """
         snapshot = self.windows.take_snapshot()
         if self._unsaved is not None:
@@ -209,19 +216,22 @@ class PartitionOwner:
         return header, snapshot
 
     def saved(self, header: SnapshotHeader) -> None:
-        """The snapshot taken last, with this header, is in the store."""
+        """Note that the snapshot taken last, with this header, is stored."""
         self.saved_offset = header.next_offset
         self._unsaved = None
 
     def go_live(self) -> list[Patch]:
-        """The first full state of the epoch, all rows of seq 1; later patches count on from it."""
+        """Go live; return the first full state of the epoch, in which every row has seq 1."""
         self.live = True
         self.seq = 1
         self.windows.take_dirty()
         return self._patches(list(self.windows.token_ids()), first_seq=1, step=0)
 
     def take_patches(self) -> list[Patch]:
-        """A patch for each token that changed since the last call, of contiguous seq."""
+        """Return a patch for each token that changed since the last call, with contiguous seq.
+
+        Once a minute this includes a last patch for each token that was idle for too long.
+        """
         patches = self._patches(self.windows.take_dirty(), first_seq=self.seq + 1, step=1)
         minute = minute_of(self.windows.now_ms)
         if minute != self._forgot_at:
@@ -250,7 +260,7 @@ class PartitionOwner:
         ]
 
     def _last_patch(self, token_id: str, seq: int) -> Patch:
-        """Whoever has a row of this token lets it go, as the windows have."""
+        """Return the tombstone of a token that the windows dropped: a row without windows."""
         chain, _, token = token_id.partition(":")
         row = TokenStats(
             token_id=token_id,
@@ -281,9 +291,10 @@ class PartitionOwner:
         degraded: list[str],
         stalled: bool,
     ) -> Heartbeat:
-        """What web nodes and operators are told every second.
+        """Return the heartbeat that web nodes and operators receive every second.
 
-        `now_ms` is the time of day, `monotonic_ms` of the clock that `saved_at_ms` is of.
+        `now_ms` is the time of day, `monotonic_ms` a reading of the clock of `saved_at_ms`. `end`
+        is the end offset, None where it is not known.
         """
         state = "rebuilding" if not self.live else "stalled" if stalled else "live"
         lag = None if end is None else max(0, end - self.next_offset)
@@ -316,21 +327,21 @@ class PartitionOwner:
         )
 
     def _faults(self, now_ms: int, lag: int | None) -> list[str]:
-        """What was lost or may be, while the windows still show it."""
+        """Return what was lost or may be wrong, for as long as the windows reach back to it."""
         faults = []
         history_from = self.windows.history_from
         if history_from is not None and history_from > now_ms - self._longest_ms:
             if self.gap is not None:
-                first, behind = self.gap
-                faults.append(f"gap: Kafka no longer held the offsets {first} to {behind - 1}")
+                first, end = self.gap
+                faults.append(f"gap: Kafka no longer held the offsets {first} to {end - 1}")
             elif self._was_cut:
                 faults.append("history: Kafka's log begins inside the longest window")
         if lag and self._newest_record is not None:
-            behind_ms = now_ms - self._newest_record
-            if behind_ms > self._marker_ttl_ms - _MARKER_MARGIN_MS:
+            lag_ms = now_ms - self._newest_record
+            if lag_ms > self._marker_ttl_ms - _MARKER_MARGIN_MS:
                 faults.append(
-                    f"dedup horizon: {behind_ms // 3_600_000} h behind, and markers are kept for "
-                    f"{self._marker_ttl_ms // 3_600_000} h: repeats may count again"
+                    f"dedup horizon: the lag is {lag_ms // HOUR_MS} h, and markers are kept for "
+                    f"{self._marker_ttl_ms // HOUR_MS} h: repeats may count again"
                 )
         return faults
 

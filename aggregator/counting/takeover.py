@@ -1,8 +1,8 @@
-"""How a process becomes the owner of partitions: a higher epoch, then the state, then the log.
+"""Takes partitions over: a higher epoch first, then the state, then the replay.
 
-The order is what makes it safe (DESIGN 4 rule 5): the epoch is committed to Kafka, which refuses a
-member that the group has left behind, then taken in Redis, which refuses every lower one from then
-on, and only then is the state loaded. Starts no reading and publishes nothing.
+The order makes it safe (DESIGN 4 rule 5). The new epoch is committed to Kafka, which refuses a
+member that is no longer in the group; then it is taken in Redis, which from then on refuses every
+lower epoch; only then is the state loaded. This module starts no reading and publishes nothing.
 """
 
 from __future__ import annotations
@@ -41,20 +41,21 @@ class Takeover:
         )
 
     def take(self, partitions: Iterable[int]) -> list[PartitionOwner]:
-        """Owners that stand where their snapshots ended, each under a new epoch.
+        """Return an owner of each partition, at the end of its snapshot and under a new epoch.
 
         Raises Retry and NewIncarnation as the stores do, Fenced where the group or a newer owner
         has the partition, Fatal where the log is not the one that was counted.
         """
-        # Reading a state back is compiled code: the next one is loaded meanwhile.
+        # Restoring a state runs compiled code without the interpreter's lock, so the next snapshot
+        # is loaded from Redis meanwhile.
         with ThreadPoolExecutor(thread_name_prefix="restore") as pool:
             restoring = [pool.submit(_restore, self._take(each)) for each in sorted(partitions)]
         return [each.result() for each in restoring]
 
     def _take(self, partition: int) -> Callable[[], PartitionOwner]:
-        """A higher epoch, committed to Kafka first, then taken in Redis, then the state loaded.
+        """Take a higher epoch in Kafka, then in Redis, then load the snapshot.
 
-        What it returns makes the owner from that.
+        Return the function that makes the owner from it.
         """
         now_ms = self._now_ms()
         committed, metadata = self._log.committed(partition)
@@ -82,10 +83,10 @@ class Takeover:
         )
 
     def _replay_from(self, now_ms: int) -> tuple[int, int | None]:
-        """(the instant that the windows reach back to, the record time to replay from).
+        """Return the instant that the windows reach back to, and the record time to replay from.
 
-        Asked for where there is no snapshot. A record may be older than its event by MAX_FUTURE.
-        Windows at event time have no place in the record times, so the whole log is replayed.
+        They count where there is no snapshot. A record may be older than its event by MAX_FUTURE.
+        Windows at event time say nothing of record times, so there the whole log is replayed: None.
         """
         reach_ms = 2 * self._config.longest_window_minutes * 60_000 + self._config.grace_ms
         history_from = now_ms - reach_ms

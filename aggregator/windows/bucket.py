@@ -1,9 +1,12 @@
-"""A minute bucket of one token, and the arithmetic of which minute is in which window.
+"""One bucket as an object: the sums and extremes of one token and one minute.
+
+The columnar engine keeps the same in `columns.BUCKET`. This class serves the few swaps of future
+minutes (`minutes.candles_of`) and the specification in `tests/spec`.
 
 Edges (DESIGN 5): an event of `timestamp` ms belongs to minute floor(timestamp / 60000). The window
 of W minutes at instant `now` is the minutes (minute(now) - W, minute(now)], so it includes the
 running minute and covers [open_time, close_time) =
-[(minute(now) - W + 1) * 60000, (minute(now) + 1) * 60000); the window before it is the W minutes
+[(minute(now) - W + 1) * 60000, (minute(now) + 1) * 60000). The previous window is the W minutes
 before those. Pure.
 """
 
@@ -15,16 +18,16 @@ from typing import TypeVar
 from aggregator.contracts.event import Swap
 
 Point = tuple[int, int, float]
-"""(timestamp, offset, price): ordered as prices follow each other."""
+"""(timestamp, offset, price), which sort in the order of trading."""
 
 
 class Bucket:
-    """What is kept of one token's swaps in one minute; or, merged, in a run of minutes.
+    """The swaps of one token in one minute or, merged, in several minutes.
 
-    `volume`, `buy_volume` and `largest` are micro-USD, `amount` is 10^-18 token; they are of priced
-    swaps alone. `opened` and `closed` are the first and the last price, `high` and `low` prices;
-    None until there is one. `traders` holds the [buys, sells] of each trader, `retracted` whether
-    a swap was ever taken out.
+    `volume`, `buy_volume` and `largest` are in micro-USD, `amount` in units of 10^-18 token; only
+    priced swaps enter them. `opened` and `closed` are the first and the last price, `high` and
+    `low` the highest and the lowest, None while there is none. `traders` holds the [buys, sells] of
+    each trader, and `retracted` says whether a swap was ever taken out.
     """
 
     __slots__ = (
@@ -69,8 +72,8 @@ class Bucket:
     def remove(self, swap: Swap) -> None:
         """Take a counted swap out again.
 
-        Sums and traders are exact. Of prices and sizes the extremes alone are kept, so those stay
-        as they were until the bucket is empty: after a retraction they are approximate.
+        Sums and traders stay exact. Of prices and sizes only the extremes are kept, so they stay as
+        they were until the bucket is empty: after a retraction they are approximate.
         """
         self._sum(swap, -1)
         self.retracted = True
@@ -78,7 +81,7 @@ class Bucket:
             self._forget_extremes()
 
     def merge(self, other: Bucket) -> None:
-        """Add all that another bucket holds."""
+        """Add everything that another bucket holds."""
         self.trades += other.trades
         self.buys += other.buys
         self.volume += other.volume
@@ -91,7 +94,7 @@ class Bucket:
             self._trade(trader, buys, sells)
 
     def distinct(self) -> tuple[int, int, int]:
-        """How many traders there are, how many of them bought, how many sold."""
+        """Return the numbers of distinct traders, buyers and sellers."""
         buyers = {trader for trader, (buys, _) in self.traders.items() if buys > 0}
         sellers = {trader for trader, (_, sells) in self.traders.items() if sells > 0}
         return len(buyers | sellers), len(buyers), len(sellers)
@@ -142,7 +145,7 @@ def _min(one: T | None, other: T | None) -> T | None:
 
 
 def merged(buckets: Iterable[Bucket]) -> Bucket:
-    """The buckets as one."""
+    """Return the buckets merged into one."""
     total = Bucket()
     for bucket in buckets:
         total.merge(bucket)

@@ -1,9 +1,10 @@
 """The arrays that hold one partition's windows, and how they grow.
 
-A row is one token's minute bucket. Rows of a token form a list in time order (`prev`, `next`), rows
-of a minute another (`sibling`, from `row_heads`), so that a minute can leave a window in as many
-steps as it has rows. A pair is one trader of one token with the minutes it was last seen in; the
-entries of a minute (`entry_heads`) name the pairs that were seen in it. Pure.
+A row is the place of one bucket: one token and one minute. The rows of a token form a list in time
+order (`prev`, `next`), and the rows of a minute form another one (`sibling`, from `row_heads`), so
+a minute leaves a window in as many steps as it has rows. A pair is one trader of one token with the
+minutes in which it was last seen; the entries of a minute (`entry_heads`) name the pairs that were
+seen in it. Pure.
 """
 
 from __future__ import annotations
@@ -15,30 +16,37 @@ import numpy as np
 from aggregator.contracts.arrays import Array
 
 NONE: Final = -1
-"""No row, no entry, no minute, no price point, no value."""
+"""Stands for no row, no entry, no minute, no timestamp, no size."""
 
 LIMBS: Final = 5
-"""Sums are held in digits of base 10^9 that never carry, so no sum can overflow an int64.
+"""How many digits of base 10^9 hold a token amount, in units of 10^-18; micro-USD take two.
 
-Five for token amounts in units of 10^-18, two for micro-USD (`volume0` the lower).
+Digits are added one by one and never carry, so a digit overflows its int64 only after nine thousand
+million swaps. The lowest digit comes first (`volume0`, `volume1`).
 """
 
 _LIMB_FIELDS = [(f"amount{limb}", np.int64) for limb in range(LIMBS)]
 
-ROW: Final = np.dtype(
+# In every layout the fields of one size stand together, so alignment adds four bytes at most.
+BUCKET: Final = np.dtype(
     [
+        # The number of the token and the minute; together they name the bucket in a snapshot.
         ("token", np.int32),
         ("minute", np.int32),
         ("trades", np.int32),
         ("buys", np.int32),
+        # Swaps with a price: where there is none, the prices below mean nothing.
         ("points", np.int32),
+        # Swaps taken out again: above 0 the extremes are approximate.
         ("undone", np.int32),
+        # Micro-USD and amounts are of priced swaps alone, and so is `largest` (NONE for none).
         ("volume0", np.int64),
         ("volume1", np.int64),
         ("buy_volume0", np.int64),
         ("buy_volume1", np.int64),
         *_LIMB_FIELDS,
         ("largest", np.int64),
+        # Open and close each with the timestamp (ms) and the offset that order prices.
         ("open_at", np.int64),
         ("open_offset", np.int64),
         ("open", np.float64),
@@ -50,38 +58,54 @@ ROW: Final = np.dtype(
     ],
     align=True,
 )
+"""The sums and extremes of one token and one minute. Snapshots hold these bytes."""
+
+# Links are not part of a bucket: they say where it stands in this process, so no snapshot has them.
 LINK: Final = np.dtype([("prev", np.int32), ("next", np.int32), ("sibling", np.int32)])
+"""The rows before and after in the token's list, and the next row of the same minute."""
+
 TOKEN: Final = np.dtype(
     [
+        # The oldest and the newest row of the token.
         ("first", np.int32),
         ("last", np.int32),
+        # The number of its newest symbol.
         ("symbol", np.int32),
+        # 1 while the token stands in `dirty`, or in `unsaved_tokens`.
         ("dirty", np.int32),
         ("unsaved", np.int32),
         # The minute in which its last record was applied, at least 1; 0 before the first.
         ("touched", np.int32),
+        # Where in the log the newest symbol and the newest price come from: the larger
+        # (timestamp, offset) wins.
         ("symbol_offset", np.int64),
         ("symbol_at", np.int64),
         ("price_at", np.int64),
         ("price_offset", np.int64),
         ("price", np.float64),
         ("traded_at", np.int64),
+        # Since the first record of the token, whatever the windows still hold.
         ("unpriced", np.int64),
         ("duplicates", np.int64),
         ("late", np.int64),
         ("retracted", np.int64),
+        # The number `n` of its last trade; 0 before the first.
         ("trades", np.int64),
     ],
     align=True,
 )
+"""What is newest of a token, and its counters. Snapshots hold these bytes."""
+
 WINDOW: Final = np.dtype(
     [
+        # The oldest row in the window, and in the previous window.
         ("first", np.int32),
         ("previous_first", np.int32),
         ("traders", np.int32),
         ("buyers", np.int32),
         ("sellers", np.int32),
         ("undone", np.int32),
+        # 1 where high, low and largest must be computed again before they are read.
         ("stale", np.int32),
         ("trades", np.int64),
         ("buys", np.int64),
@@ -99,9 +123,17 @@ WINDOW: Final = np.dtype(
     ],
     align=True,
 )
+"""Running sums of one token and one window. Not saved: they are added up from the buckets."""
+
 PAIR: Final = np.dtype(
     [("key", np.uint64), ("seen", np.int32), ("bought", np.int32), ("sold", np.int32)], align=True
 )
+"""One trader of one token: a hash of both (0: an empty place), and the newest minute of each kind.
+
+A hash of 64 bits takes the place of the two names: two pairs of a million share one with a chance
+of 3 in 10^8, and the price would be one distinct trader too few.
+"""
+
 ENTRY: Final = np.dtype(
     [
         ("key", np.uint64),
@@ -112,8 +144,12 @@ ENTRY: Final = np.dtype(
     ],
     align=True,
 )
+"""A pair that was seen in a minute; `flags` say as what (`kernels.SEEN`, `BOUGHT`, `SOLD`).
 
-# Places in `Columns.counts`.
+`next` is the next entry of the minute. Snapshots hold these bytes.
+"""
+
+# Places in `WindowColumns.counts`. Counters live in an array because compiled code changes them.
 ROWS_FREE: Final = 0
 ENTRIES_FREE: Final = 1
 PAIRS_USED: Final = 2
@@ -121,17 +157,19 @@ DIRTY: Final = 3
 UNSAVED_ROWS: Final = 4
 UNSAVED_TOKENS: Final = 5
 UNSAVED_ENTRIES: Final = 6
+# No length: the earliest event time counted, ms; it says since when the history is complete.
 EARLIEST: Final = 7
 _COUNTS: Final = 8
 
 
-class Columns(NamedTuple):
+class WindowColumns(NamedTuple):
     """All arrays of one partition.
 
-    `windows` is [token, window], the longest window last. `*_free` are stacks of unused places;
-    `dirty` and `unsaved_*` list what changed since the last patch and the last snapshot; how much
-    of each is in use stands in `counts`. `pairs` is an open-addressing hash table whose size is a
-    power of two.
+    `windows` is [token, window], the longest window last. `row_heads` and `entry_heads` are rings:
+    the first row or entry of a minute stands at the minute modulo the ring's length. `*_free` are
+    stacks of unused places. `dirty` and `unsaved_*` list what changed since the last flush and the
+    last snapshot. `counts` says how much of each stack and list is in use. `pairs` is an
+    open-addressing hash table whose size is a power of two.
     """
 
     rows: Array
@@ -152,12 +190,12 @@ class Columns(NamedTuple):
     counts: Array
 
 
-def new_columns(windows: int, ring: int) -> Columns:
-    """Empty columns; `ring` is the number of minutes that a row may be kept."""
+def new_columns(windows: int, ring: int) -> WindowColumns:
+    """Return empty columns; `ring` must exceed the number of minutes that a row is kept."""
     counts = np.zeros(_COUNTS, np.int64)
     counts[EARLIEST] = NONE
-    return Columns(
-        rows=np.zeros(0, ROW),
+    return WindowColumns(
+        rows=np.zeros(0, BUCKET),
         links=np.zeros(0, LINK),
         tokens=np.zeros(0, TOKEN),
         windows=np.zeros((0, windows), WINDOW),
@@ -176,8 +214,11 @@ def new_columns(windows: int, ring: int) -> Columns:
     )
 
 
-def with_room(columns: Columns, *, rows: int, tokens: int, entries: int) -> Columns:
-    """Columns where `rows` more rows and `entries` more entries fit, and `tokens` tokens in all."""
+def with_room(columns: WindowColumns, *, rows: int, tokens: int, entries: int) -> WindowColumns:
+    """Return columns with room for so many more rows and entries, and `tokens` tokens in all.
+
+    The compiled loops allocate nothing, so this comes before each batch.
+    """
     counts = columns.counts
     if counts[ROWS_FREE] < rows:
         columns = _more_rows(columns, rows)
@@ -198,14 +239,17 @@ def _grown(array: Array, size: int) -> Array:
 
 
 def _more_free(stack: Array, used: int, old: int, size: int) -> Array:
-    """The stack of free places with old … size-1 on top, the lowest to be taken first."""
+    """Return the stack of free places with old … size-1 on top, the lowest to be taken first.
+
+    Low places first keep the rows in use close together in memory.
+    """
     grown = np.zeros(size, np.int32)
     grown[:used] = stack[:used]
     grown[used : used + size - old] = np.arange(size - 1, old - 1, -1, dtype=np.int32)
     return grown
 
 
-def _more_rows(columns: Columns, rows: int) -> Columns:
+def _more_rows(columns: WindowColumns, rows: int) -> WindowColumns:
     old, counts = len(columns.rows), columns.counts
     size = max(1024, old + max(rows, old // 2))
     free = _more_free(columns.rows_free, int(counts[ROWS_FREE]), old, size)
@@ -219,7 +263,7 @@ def _more_rows(columns: Columns, rows: int) -> Columns:
     )
 
 
-def _more_entries(columns: Columns, entries: int) -> Columns:
+def _more_entries(columns: WindowColumns, entries: int) -> WindowColumns:
     old, counts = len(columns.entries), columns.counts
     size = max(1024, old + max(entries, old // 2))
     free = _more_free(columns.entries_free, int(counts[ENTRIES_FREE]), old, size)
@@ -227,7 +271,7 @@ def _more_entries(columns: Columns, entries: int) -> Columns:
     return columns._replace(entries=_grown(columns.entries, size), entries_free=free)
 
 
-def _more_tokens(columns: Columns, tokens: int) -> Columns:
+def _more_tokens(columns: WindowColumns, tokens: int) -> WindowColumns:
     old = len(columns.tokens)
     size = max(256, 2 * old, tokens)
     windows = np.zeros((size, columns.windows.shape[1]), WINDOW)
@@ -244,7 +288,7 @@ def _more_tokens(columns: Columns, tokens: int) -> Columns:
 
 
 def fresh_token() -> Any:
-    """The record of a token of which nothing is known."""
+    """Return the record of a token of which nothing is known."""
     record = np.zeros((), TOKEN)
     for field in ("first", "last", "symbol", "symbol_at", "price_at", "traded_at"):
         record[field] = NONE
@@ -252,7 +296,7 @@ def fresh_token() -> Any:
 
 
 def fresh_window() -> Any:
-    """The record of an empty window."""
+    """Return the record of an empty window."""
     record = np.zeros((), WINDOW)
     for field in ("first", "previous_first", "largest"):
         record[field] = NONE

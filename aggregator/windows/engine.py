@@ -1,7 +1,8 @@
-"""The fast engine: the numbers of `reference.py`, kept in columns and counted by compiled loops.
+"""The window engine: one partition's windows, kept in columns and counted by compiled loops.
 
-It differs from the reference in one thing: after a retraction the distinct traders of the bucket
-stay as they were, as its prices do, and the windows that hold it say `approximate`. Pure.
+`tests/spec/windows.py` specifies it in plain Python. It differs from the specification in one
+thing: after a retraction the distinct traders of the bucket stay as they were, as its prices do,
+and the windows that hold the bucket say `approximate`. Pure.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from aggregator.contracts.stats import TokenStats
 from aggregator.contracts.units import MINUTE_MS, minute_of
 from aggregator.contracts.verdict import Verdict
 from aggregator.windows import kernels
-from aggregator.windows import rows as reading
 from aggregator.windows.columns import (
     DIRTY,
     EARLIEST,
     NONE,
     PAIR,
     PAIRS_USED,
+    ROWS_FREE,
     TOKEN,
     fresh_token,
     fresh_window,
@@ -34,13 +35,15 @@ from aggregator.windows.columns import (
     with_room,
 )
 from aggregator.windows.minutes import TokenMinutes, minute_rows
-from aggregator.windows.snapshot import EngineSnapshot, Held, Name, Saver, TokenPart, read
+from aggregator.windows.rows import RowOrigin, WindowEdges, render_rows
+from aggregator.windows.snapshot import EngineSnapshot, HeldSwap, Name, Saver, TokenPart, read
 
+# The verdicts that change a bucket, and therefore wait for a minute that has not begun.
 _HELD: Final = [ord(Verdict.COUNTED.value), ord(Verdict.UNDONE.value)]
 
 
 class _Numbers(dict[str | None, int]):
-    """Names to numbers; a name that is met first gets its number from `new`. None has its own."""
+    """Maps names to numbers; `new` numbers a name that is not known yet, None is `of_none`."""
 
     def __init__(self, new: Callable[[str], int], of_none: int | None = None) -> None:
         super().__init__()
@@ -56,7 +59,17 @@ class _Numbers(dict[str | None, int]):
 
 
 class ColumnarWindows:
-    """See `ReferenceWindows`: the same arguments, the same answers."""
+    """The windows of one partition under one epoch.
+
+    `windows` are (name, minutes), `grace_ms` and `max_future_ms` as in the settings. `history_from`
+    (ms) is the instant from which every event is known to be here; None when the log was read from
+    its first record: then it is the earliest event counted. Buckets are kept for twice the longest
+    window, since each window is shown beside the one before it.
+
+    Call order for each batch: `observe` every record in log order, have the markers decide, `apply`
+    every decoded record in log order. `advance` may come at any time between batches. Not
+    thread-safe.
+    """
 
     def __init__(
         self,
@@ -78,13 +91,15 @@ class ColumnarWindows:
         self._watermark = NONE
         self._now_ms = now_ms
         self._minute = minute_of(now_ms)
+        # Rows are kept for twice the longest window; while a minute begins, its oldest and the new
+        # one are both there.
         self._columns = new_columns(len(windows), 2 * self._longest + 2)
         self._names: list[Name | None] = []
         self._index = _Numbers(self._new_token)
         self._free_tokens: list[int] = []
         self._symbols: list[str] = []
         self._symbol_index = _Numbers(self._new_symbol, of_none=NONE)
-        self._held: list[Held] = []
+        self._held: list[HeldSwap] = []
         self._applied: list[SwapBatch] = []
         self._covered = self._coverage()
         self._saver = Saver(self._spans.tolist(), grace_ms)
@@ -107,17 +122,17 @@ class ColumnarWindows:
     @property
     def bucket_count(self) -> int:
         """Minute buckets held, over all tokens."""
-        return len(self._columns.rows) - int(self._columns.counts[0])
+        return len(self._columns.rows) - int(self._columns.counts[ROWS_FREE])
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of the columns; names and symbols come on top."""
+        """Bytes of the columns, without names and symbols."""
         return sum(array.nbytes for array in self._columns)
 
     def observe(
         self, timestamps: Sequence[int] | Array, record_timestamps: Sequence[int] | Array
     ) -> list[bool]:
-        """Take note of records' times (ms) in log order; which came after their bucket closed."""
+        """Move the watermark over records (times in ms) in log order; return which are late."""
         late = np.zeros(len(timestamps), np.bool_)
         self._watermark = int(
             kernels.observe(
@@ -132,34 +147,37 @@ class ColumnarWindows:
         return flags
 
     def apply(self, swaps: Sequence[Swap], offsets: Sequence[int], verdicts: str) -> None:
-        """`apply_batch` of swaps that were decoded one by one."""
+        """Apply swaps that were decoded one by one; see `apply_batch`."""
         self.apply_batch(batch_of(swaps, offsets), verdicts)
 
     def apply_batch(self, batch: SwapBatch, verdicts: str) -> None:
-        """Do what the markers decided of records, in log order; one verdict letter a swap."""
+        """Do what the markers decided of records, in log order; one letter of `Verdict` a swap."""
         for verdict in Verdict:
             self.counts[verdict] += verdicts.count(verdict)
         if len(batch):
             self._name(batch, verdicts)
-            kernels.number(self._columns, batch.swaps)
+            kernels.assign_trade_numbers(self._columns, batch.swaps)
             self._applied.append(batch)
             self._apply(batch, verdicts)
 
     def _apply(self, batch: SwapBatch, verdicts: str) -> None:
-        """Count what has begun, hold what has not; the batch is named."""
+        """Count the swaps of minutes that have begun, hold those of future ones.
+
+        The batch has its token and symbol numbers already.
+        """
         swaps = batch.swaps
         newest = (self._minute + 1) * MINUTE_MS
         if swaps["timestamp"].max() >= newest:
             early = (swaps["timestamp"] >= newest) & np.isin(swaps["verdict"], _HELD)
             self._held += [
-                Held(batch.swap(place), batch.offsets[place], verdicts[place])
+                HeldSwap(batch.swap(place), batch.offsets[place], verdicts[place])
                 for place in np.flatnonzero(early).tolist()
             ]
             swaps = swaps[~early]
         kernels.apply(self._columns, self._spans, swaps, self._minute)
 
     def take_applied(self) -> list[SwapBatch]:
-        """The batches taken in since the last call, in that order, with the `n` of each trade."""
+        """Return the batches applied since the last call, in order, with the `n` of each trade."""
         applied, self._applied = self._applied, []
         return applied
 
@@ -169,9 +187,9 @@ class ColumnarWindows:
         return self._minute - 2 * self._longest + 1
 
     def minutes(self, token_id: str, since_minute: int = 0) -> TokenMinutes:
-        """A token's minutes from `since_minute` on, with the swaps of minutes to come.
+        """Return a token's minutes from `since_minute` on, with the swaps of future minutes.
 
-        A token that is not held has none.
+        A token that is not held has no minutes.
         """
         token = self._index.get(token_id)
         if token is None:
@@ -183,9 +201,10 @@ class ColumnarWindows:
         )
 
     def _name(self, batch: SwapBatch, verdicts: str) -> None:
-        """Give the swaps this engine's numbers of their tokens and symbols, and their verdicts."""
+        """Fill this engine's token and symbol numbers and the verdicts into the batch's swaps."""
         swaps = batch.swaps
         swaps["verdict"] = np.frombuffer(verdicts.encode(), np.uint8)
+        # A batch has far fewer names than swaps: each is looked up once.
         met, places = np.unique(batch.names, return_inverse=True)
         known = [batch.token_names[name] for name in met.tolist()]
         tokens = np.array([self._index[name.token_id] for name in known], np.int32)
@@ -208,12 +227,13 @@ class ColumnarWindows:
 
     def _make_room(self, swaps: int) -> None:
         self._columns = with_room(self._columns, rows=swaps, tokens=len(self._names), entries=swaps)
+        # Above 70 % full, probing for a free place takes many steps; a full table would never end.
         used, size = int(self._columns.counts[PAIRS_USED]) + swaps, len(self._columns.pairs)
         if 10 * used > 7 * size:
             self._rehash(swaps)
 
     def _rehash(self, more: int) -> None:
-        """Forget the pairs that no window reaches, and leave the table at most 35 % full."""
+        """Forget the pairs that no window reaches; with `more` pairs the table is 35 % full."""
         old, oldest = self._columns.pairs, self._minute - self._longest
         alive = int(np.count_nonzero((old["key"] != 0) & (old["seen"] > oldest)))
         size = 1024
@@ -224,14 +244,18 @@ class ColumnarWindows:
         self._columns = self._columns._replace(pairs=new)
 
     def advance(self, now_ms: int) -> None:
-        """Move now forward; a clock set back changes nothing."""
+        """Move now forward: minutes begin, and buckets move from window to window and out.
+
+        A clock that was set back changes nothing.
+        """
         self._now_ms = max(self._now_ms, now_ms)
         minute = minute_of(self._now_ms)
         if minute != self._minute:
-            # After twice the longest window nothing that is held now is left.
+            # After twice the longest window nothing that is held now is left, so a longer leap of
+            # the clock takes no more steps.
             for _ in range(min(minute - self._minute, 2 * self._longest)):
                 self._minute += 1
-                kernels.step(self._columns, self._spans, self._minute)
+                kernels.begin_minute(self._columns, self._spans, self._minute)
             self._minute = minute
             self._apply_held()
         covered = self._coverage()
@@ -240,7 +264,7 @@ class ColumnarWindows:
             self._mark_all_dirty()
 
     def _coverage(self) -> list[bool]:
-        """Of each window, whether the history covers it, and whether the one before it too."""
+        """Return for each window whether the history covers it, and the window before it."""
         return [
             self._complete_from((self._minute - reach + 1) * MINUTE_MS)
             for _, span in self._windows
@@ -257,6 +281,7 @@ class ColumnarWindows:
         columns.counts[DIRTY] = used + len(clean)
 
     def _apply_held(self) -> None:
+        """Count the held swaps whose minute has begun."""
         newest = (self._minute + 1) * MINUTE_MS
         ready = [held for held in self._held if held.swap.timestamp < newest]
         if ready:
@@ -267,7 +292,7 @@ class ColumnarWindows:
             self._apply(batch, verdicts)
 
     def take_dirty(self) -> list[str]:
-        """The tokens whose numbers changed since the last call."""
+        """Return the tokens whose numbers changed since the last call."""
         columns = self._columns
         dirty = columns.dirty[: columns.counts[DIRTY]]
         columns.tokens["dirty"][dirty] = 0
@@ -275,7 +300,10 @@ class ColumnarWindows:
         return [name[0] for token in dirty.tolist() if (name := self._names[token]) is not None]
 
     def forget_idle(self) -> list[str]:
-        """Drop the tokens that have no bucket left and had no record for as long; their ids."""
+        """Drop the tokens without a bucket that had no record for as long; return their ids.
+
+        A token whose last change is not published yet stays for another call.
+        """
         tokens = self._columns.tokens
         oldest = self._minute - 2 * self._longest + 1
         touched = tokens["touched"]
@@ -290,6 +318,7 @@ class ColumnarWindows:
                 del self._index[name[0]]
                 self._names[token] = None
                 self._free_tokens.append(token)
+                # The number may stand in the list of unsaved tokens still, so its flag must stay.
                 unsaved = tokens[token]["unsaved"]
                 tokens[token] = fresh_token()
                 tokens[token]["unsaved"] = unsaved
@@ -298,7 +327,7 @@ class ColumnarWindows:
         return idle
 
     def token_ids(self) -> Iterable[str]:
-        """Every token that has numbers: those whose swaps are all of minutes to come have none."""
+        """Return every token that has numbers; one with swaps of future minutes alone has none."""
         touched = self._columns.tokens["touched"].tolist()
         return [
             name[0]
@@ -307,7 +336,7 @@ class ColumnarWindows:
         ]
 
     def stats(self, token_id: str, *, epoch: int, seq: int, next_offset: int) -> TokenStats:
-        """The numbers of one token at `now_ms`. Raises KeyError for a token that is not held."""
+        """Return the numbers of one token at `now_ms`. Raises KeyError where it is not held."""
         (row,) = self.rows_of([token_id], epoch=epoch, first_seq=seq, next_offset=next_offset)
         return _decode_stats(row)
 
@@ -320,27 +349,28 @@ class ColumnarWindows:
         next_offset: int,
         seq_step: int = 1,
     ) -> list[bytes]:
-        """`TokenStats` of each as JSON; of the seq `first_seq`, and `seq_step` more for each.
+        """Return the `TokenStats` of each token as JSON.
 
-        Raises KeyError for a token that is not held.
+        The first has the seq `first_seq`, and each further one `seq_step` more. Raises KeyError for
+        a token that is not held.
         """
         self._make_room(0)
-        return reading.rows_of(
+        return render_rows(
             self._columns,
             self._spans,
             np.array([self._held_token(token_id) for token_id in token_ids], np.int64),
             minute=self._minute,
             names=self._names,
             symbols=self._symbols,
-            place=reading.Place(
+            origin=RowOrigin(
                 partition=self.partition,
                 epoch=epoch,
                 next_offset=next_offset,
                 as_of=self._now_ms,
                 watermark=self.watermark,
             ),
-            frames=[
-                reading.Frame(name, span, self._minute, self._complete_from)
+            edges=[
+                WindowEdges(name, span, self._minute, self._complete_from)
                 for name, span in self._windows
             ],
             first_seq=first_seq,
@@ -348,7 +378,7 @@ class ColumnarWindows:
         )
 
     def take_snapshot(self) -> EngineSnapshot:
-        """What changed since the last call, as sections to write and to delete (`saving.py`)."""
+        """Return what changed since the last call as sections to write and to delete."""
         self._make_room(0)
         return self._saver.snapshot(
             self._columns,
@@ -360,9 +390,9 @@ class ColumnarWindows:
         )
 
     def restore(self, sections: Mapping[bytes, bytes], watermark: int | None) -> bool:
-        """Take in the sections of a snapshot; false where they are of another format or windows.
+        """Load the sections of a snapshot; return False where their format or windows are others.
 
-        For an engine that has seen nothing yet. A snapshot made while the clock was ahead lacks
+        The engine must not have seen anything yet. A snapshot made while the clock was ahead lacks
         the minutes that had left the windows by then: `history_from` says so afterwards.
         """
         saved = read(sections, self._spans.tolist())
@@ -376,12 +406,13 @@ class ColumnarWindows:
         for part in saved.tokens():
             self._restore_tokens(part)
         rows, entries = saved.rows_and_entries()
-        # Minutes that began by a clock that was ahead keep having begun: in the ring they would
-        # take the places of the oldest.
-        self._reach(int(rows["minute"].max(initial=self._minute)))
+        # A minute that began while the clock was ahead has begun for good: as a future minute it
+        # would take the ring place of one of the oldest.
+        self._advance_to(int(rows["minute"].max(initial=self._minute)))
         self._columns = with_room(
             self._columns, rows=len(rows), tokens=len(self._names), entries=len(entries)
         )
+        # In one step: to load the pairs into a growing table would move each of them many times.
         self._rehash(saved.pairs)
         kernels.load_rows(self._columns, self._spans, rows, self._minute)
         kernels.load_entries(self._columns, self._spans, entries, self._minute)
@@ -393,7 +424,7 @@ class ColumnarWindows:
         self._apply_held()
         return True
 
-    def _reach(self, minute: int) -> None:
+    def _advance_to(self, minute: int) -> None:
         if minute > self._minute:
             self._minute, self._now_ms = minute, minute * MINUTE_MS
 
@@ -405,6 +436,7 @@ class ColumnarWindows:
             self._names[token] = name
         self._make_room(0)
         records = np.frombuffer(part.records, TOKEN).copy()
+        # The saved symbol numbers, links and flags were those of another process.
         records["symbol"] = [self._symbol_index[symbol] for symbol in part.symbols]
         for field in ("first", "last"):
             records[field] = NONE
@@ -426,9 +458,10 @@ class ColumnarWindows:
 
 
 def warm_up() -> None:
-    """Compile the loops, or read them from numba's cache: seconds on the first start, then tenths.
+    """Compile the loops, or load them from numba's cache.
 
-    Done before the first swap comes, so that no swap waits for it.
+    The first start on a machine takes seconds, later ones tenths. Call it before the first swap
+    arrives, so that no swap waits for the compiler.
     """
     now_ms = 1_600_000_000_000
 
@@ -458,7 +491,7 @@ def warm_up() -> None:
             trader="a",
         )
 
-    # The second swap closes the minute of the first, so that both kinds of section are made.
+    # The second swap closes the minute of the first, so the snapshot has both kinds of section.
     then_ms = now_ms - 5 * MINUTE_MS
     first = engine()
     first.observe([then_ms, now_ms], [now_ms, now_ms])

@@ -1,9 +1,9 @@
-"""The loops of the columnar engine, compiled: one batch in, one minute on, one answer out.
+"""The compiled loops of the window engine: apply a batch, begin a minute, read the numbers.
 
-Every function changes `Columns` in place and allocates nothing, so the caller makes room first
-(`columns.with_room`). `reference.py` says the same in plain Python; `columns.py` says what the
-arrays mean. `now` is a minute everywhere, `spans` the lengths of the windows in
-minutes, ascending. Pure.
+Every function changes `WindowColumns` in place and allocates nothing, so the caller makes room
+first (`columns.with_room`). `columns.py` says what the arrays mean; `tests/spec/windows.py`
+specifies the same engine in plain Python. `now` is a minute everywhere, and `spans` holds the
+lengths of the windows in minutes, ascending. Pure.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from aggregator.windows.columns import (
     UNSAVED_ENTRIES,
     UNSAVED_ROWS,
     UNSAVED_TOKENS,
-    Columns,
+    WindowColumns,
 )
 
 _BASE: Final = 1_000_000_000
@@ -41,103 +41,119 @@ SOLD: Final = 4
 
 @compiled
 def observe(times: Array, record_times: Array, rules: Array, watermark: int, late: Array) -> int:
-    """Fill `late` in log order; the new watermark. `rules` are (grace_ms, max_future_ms)."""
+    """Fill `late` in log order and return the new watermark.
+
+    `rules` are (grace_ms, max_future_ms).
+    """
     grace, max_future = rules[0], rules[1]
     for i in range(len(times)):
         time = times[i]
+        # A record is judged by the watermark before it, so no record can make itself late.
         if watermark != NONE:
             late[i] = (time // MINUTE_MS + 1) * MINUTE_MS <= watermark - grace
+        # An event time far ahead of its record would close minutes that still receive swaps.
         newest = min(time, record_times[i] + max_future)
         watermark = max(watermark, newest)
     return watermark
 
 
 @compiled
-def _mark_unsaved(c: Columns, token: int) -> None:
-    t = c.tokens[token]
-    if t.unsaved == 0:
-        t.unsaved = 1
-        c.unsaved_tokens[c.counts[UNSAVED_TOKENS]] = token
-        c.counts[UNSAVED_TOKENS] += 1
+def _mark_unsaved(columns: WindowColumns, number: int) -> None:
+    """Add the token to the next snapshot."""
+    token = columns.tokens[number]
+    # The flag keeps each token in the list once, so the list never outgrows the tokens.
+    if token.unsaved == 0:
+        token.unsaved = 1
+        columns.unsaved_tokens[columns.counts[UNSAVED_TOKENS]] = number
+        columns.counts[UNSAVED_TOKENS] += 1
 
 
 @compiled
-def _touch(c: Columns, token: int) -> None:
-    t = c.tokens[token]
-    if t.dirty == 0:
-        t.dirty = 1
-        c.dirty[c.counts[DIRTY]] = token
-        c.counts[DIRTY] += 1
-    _mark_unsaved(c, token)
+def _mark_dirty(columns: WindowColumns, number: int) -> None:
+    """Add the token to the next flush and to the next snapshot."""
+    token = columns.tokens[number]
+    if token.dirty == 0:
+        token.dirty = 1
+        columns.dirty[columns.counts[DIRTY]] = number
+        columns.counts[DIRTY] += 1
+    _mark_unsaved(columns, number)
 
 
 @compiled
-def _touch_row(c: Columns, row: int) -> None:
-    if c.row_unsaved[row] == 0:
-        c.row_unsaved[row] = 1
-        c.unsaved_rows[c.counts[UNSAVED_ROWS]] = row
-        c.counts[UNSAVED_ROWS] += 1
+def _mark_row_unsaved(columns: WindowColumns, row: int) -> None:
+    """Add the bucket to the next snapshot."""
+    if columns.row_unsaved[row] == 0:
+        columns.row_unsaved[row] = 1
+        columns.unsaved_rows[columns.counts[UNSAVED_ROWS]] = row
+        columns.counts[UNSAVED_ROWS] += 1
 
 
 @compiled
-def _find_row(c: Columns, token: int, minute: int) -> tuple[int, int]:
-    """(the row of the minute or NONE, the row before it or NONE)."""
-    row = c.tokens[token].last
-    while row != NONE and c.rows[row].minute > minute:
-        row = c.links[row].prev
-    if row != NONE and c.rows[row].minute == minute:
-        return row, c.links[row].prev
+def _find_row(columns: WindowColumns, number: int, minute: int) -> tuple[int, int]:
+    """Return the row of the token's minute and the row before it, NONE for a missing one."""
+    # Swaps arrive nearly in order, so the search from the newest row ends after a step or two.
+    row = columns.tokens[number].last
+    while row != NONE and columns.rows[row].minute > minute:
+        row = columns.links[row].prev
+    if row != NONE and columns.rows[row].minute == minute:
+        return row, columns.links[row].prev
     return NONE, row
 
 
 @compiled
-def _new_row(c: Columns, token: int, minute: int, before: int) -> int:
-    """A row linked behind `before` in its token's list and at the head of its minute's."""
-    c.counts[ROWS_FREE] -= 1
-    row = c.rows_free[c.counts[ROWS_FREE]]
-    r = c.rows[row]
-    r.token, r.minute = token, minute
-    r.trades = r.buys = r.points = r.undone = 0
-    r.volume0 = r.volume1 = r.buy_volume0 = r.buy_volume1 = 0
-    r.amount0 = r.amount1 = r.amount2 = r.amount3 = r.amount4 = 0
-    r.largest = NONE
-    link, t = c.links[row], c.tokens[token]
+def _new_row(columns: WindowColumns, number: int, minute: int, before: int) -> int:
+    """Take a free row; link it after `before` in its token's list and first in its minute's."""
+    columns.counts[ROWS_FREE] -= 1
+    row = columns.rows_free[columns.counts[ROWS_FREE]]
+    bucket = columns.rows[row]
+    bucket.token, bucket.minute = number, minute
+    # The row may have been used before. The prices stay: `points` = 0 says that they mean nothing.
+    bucket.trades = bucket.buys = bucket.points = bucket.undone = 0
+    bucket.volume0 = bucket.volume1 = bucket.buy_volume0 = bucket.buy_volume1 = 0
+    bucket.amount0 = bucket.amount1 = bucket.amount2 = bucket.amount3 = bucket.amount4 = 0
+    bucket.largest = NONE
+    link, token = columns.links[row], columns.tokens[number]
     link.prev = before
     if before == NONE:
-        link.next = t.first
-        t.first = row
+        link.next = token.first
+        token.first = row
     else:
-        link.next = c.links[before].next
-        c.links[before].next = row
+        link.next = columns.links[before].next
+        columns.links[before].next = row
     if link.next == NONE:
-        t.last = row
+        token.last = row
     else:
-        c.links[link.next].prev = row
-    place = minute % len(c.row_heads)
-    link.sibling = c.row_heads[place]
-    c.row_heads[place] = row
+        columns.links[link.next].prev = row
+    # The ring is longer than any row is kept, so two minutes never share a place.
+    place = minute % len(columns.row_heads)
+    link.sibling = columns.row_heads[place]
+    columns.row_heads[place] = row
     return row
 
 
 @compiled
-def _enter_lists(c: Columns, spans: Array, row: int, now: int) -> None:
-    """A new row may be the first of its token in a window, or in the window before it."""
-    r = c.rows[row]
-    for w in range(len(spans)):
-        win = c.windows[r.token, w]
-        span = spans[w]
-        if r.minute > now - span:
-            if win.first == NONE or c.rows[win.first].minute > r.minute:
-                win.first = row
-        elif r.minute > now - 2 * span and (
-            win.previous_first == NONE or c.rows[win.previous_first].minute > r.minute
+def _enter_lists(columns: WindowColumns, spans: Array, row: int, now: int) -> None:
+    """Make the new row the first of its token in the windows where it is the oldest.
+
+    A row lies in the window itself, in the window before it, or in neither.
+    """
+    bucket = columns.rows[row]
+    for index in range(len(spans)):
+        window = columns.windows[bucket.token, index]
+        span = spans[index]
+        if bucket.minute > now - span:
+            if window.first == NONE or columns.rows[window.first].minute > bucket.minute:
+                window.first = row
+        elif bucket.minute > now - 2 * span and (
+            window.previous_first == NONE
+            or columns.rows[window.previous_first].minute > bucket.minute
         ):
-            win.previous_first = row
+            window.previous_first = row
 
 
 @compiled
 def _mix(token: int, trader: int) -> int:
-    """A 64-bit key of (token, trader), never 0 (splitmix64, Steele, Lea and Flood, 2014)."""
+    """Return a 64-bit key of (token, trader), never 0: splitmix64 (Steele, Lea, Flood, 2014)."""
     x = np.uint64(trader) ^ (np.uint64(token) * np.uint64(0x9E3779B97F4A7C15))
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -147,7 +163,8 @@ def _mix(token: int, trader: int) -> int:
 
 @compiled
 def _pair_place(pairs: Array, key: int) -> int:
-    """Where `key` stands in the table, or the empty place where it would."""
+    """Return the place of `key` in the hash table, or the empty place where it belongs."""
+    # Linear probing. Every operand is unsigned: numba would turn a mixed sum into a float.
     mask = np.uint64(len(pairs) - 1)
     place = key & mask
     while pairs[place].key != np.uint64(0) and pairs[place].key != key:
@@ -156,399 +173,451 @@ def _pair_place(pairs: Array, key: int) -> int:
 
 
 @compiled
-def _see(c: Columns, spans: Array, token: int, key: int, minute: int, flags: int, now: int) -> int:
-    """Note that a pair was seen in `minute`; the flags by which that was news."""
-    place = _pair_place(c.pairs, key)
-    p = c.pairs[place]
-    if p.key == np.uint64(0):
-        p.key = key
-        p.seen = p.bought = p.sold = NONE
-        c.counts[PAIRS_USED] += 1
+def _see(
+    columns: WindowColumns, spans: Array, number: int, key: int, minute: int, flags: int, now: int
+) -> int:
+    """Note that a pair was seen in `minute`; return the flags for which that was news.
+
+    A window counts a pair while the newest minute in which it was seen lies inside. So a sighting
+    raises the count only where it lies inside and the newest one before it does not, and a
+    sighting that is no newer changes nothing.
+    """
+    place = _pair_place(columns.pairs, key)
+    pair = columns.pairs[place]
+    if pair.key == np.uint64(0):
+        pair.key = key
+        pair.seen = pair.bought = pair.sold = NONE
+        columns.counts[PAIRS_USED] += 1
     news = 0
-    if flags & SEEN and minute > p.seen:
-        for w in range(len(spans)):
-            if minute > now - spans[w] >= p.seen:
-                c.windows[token, w].traders += 1
-        p.seen = minute
+    if flags & SEEN and minute > pair.seen:
+        for index in range(len(spans)):
+            if minute > now - spans[index] >= pair.seen:
+                columns.windows[number, index].traders += 1
+        pair.seen = minute
         news |= SEEN
-    if flags & BOUGHT and minute > p.bought:
-        for w in range(len(spans)):
-            if minute > now - spans[w] >= p.bought:
-                c.windows[token, w].buyers += 1
-        p.bought = minute
+    if flags & BOUGHT and minute > pair.bought:
+        for index in range(len(spans)):
+            if minute > now - spans[index] >= pair.bought:
+                columns.windows[number, index].buyers += 1
+        pair.bought = minute
         news |= BOUGHT
-    if flags & SOLD and minute > p.sold:
-        for w in range(len(spans)):
-            if minute > now - spans[w] >= p.sold:
-                c.windows[token, w].sellers += 1
-        p.sold = minute
+    if flags & SOLD and minute > pair.sold:
+        for index in range(len(spans)):
+            if minute > now - spans[index] >= pair.sold:
+                columns.windows[number, index].sellers += 1
+        pair.sold = minute
         news |= SOLD
     return news
 
 
 @compiled
-def _new_entry(c: Columns, token: int, key: int, minute: int, flags: int) -> int:
-    c.counts[ENTRIES_FREE] -= 1
-    entry = c.entries_free[c.counts[ENTRIES_FREE]]
-    e = c.entries[entry]
-    e.key, e.token, e.minute, e.flags = key, token, minute, flags
-    place = minute % len(c.entry_heads)
-    e.next = c.entry_heads[place]
-    c.entry_heads[place] = entry
-    return entry
+def _new_entry(columns: WindowColumns, number: int, key: int, minute: int, flags: int) -> int:
+    """Take a free entry and put it first in its minute's list."""
+    columns.counts[ENTRIES_FREE] -= 1
+    place = columns.entries_free[columns.counts[ENTRIES_FREE]]
+    entry = columns.entries[place]
+    entry.key, entry.token, entry.minute, entry.flags = key, number, minute, flags
+    head = minute % len(columns.entry_heads)
+    entry.next = columns.entry_heads[head]
+    columns.entry_heads[head] = place
+    return place
 
 
 @compiled
-def _trade(c: Columns, spans: Array, s: Any, minute: int, now: int) -> None:
-    """A trader, and which side."""
-    key = _mix(s.token, s.trader)
-    flags = SEEN | (BOUGHT if s.buy else SOLD)
-    news = _see(c, spans, s.token, key, minute, flags, now)
+def _note_trader(columns: WindowColumns, spans: Array, swap: Any, minute: int, now: int) -> None:
+    """Count the swap's trader, and the side that they took."""
+    key = _mix(swap.token, swap.trader)
+    flags = SEEN | (BOUGHT if swap.buy else SOLD)
+    news = _see(columns, spans, swap.token, key, minute, flags, now)
+    # An entry for every swap would grow with the swaps; news come once per trader, side and minute.
     if news:
-        entry = _new_entry(c, s.token, key, minute, news)
-        c.unsaved_entries[c.counts[UNSAVED_ENTRIES]] = c.entries[entry]
-        c.counts[UNSAVED_ENTRIES] += 1
+        place = _new_entry(columns, swap.token, key, minute, news)
+        columns.unsaved_entries[columns.counts[UNSAVED_ENTRIES]] = columns.entries[place]
+        columns.counts[UNSAVED_ENTRIES] += 1
 
 
 @compiled
-def _sum(into: Any, s: Any, sign: int) -> None:
-    """Add a swap's sums to a row or a window."""
+def _sum(into: Any, swap: Any, sign: int) -> None:
+    """Add a swap's sums to a bucket or a window; `sign` is 1 or -1."""
     into.trades += sign
-    into.buys += sign * s.buy
-    if s.usd != NONE:
-        into.volume0 += sign * (s.usd % _BASE)
-        into.volume1 += sign * (s.usd // _BASE)
-        if s.buy:
-            into.buy_volume0 += sign * (s.usd % _BASE)
-            into.buy_volume1 += sign * (s.usd // _BASE)
-        into.amount0 += sign * (s.amount_low % _BASE)
-        into.amount1 += sign * (s.amount_low // _BASE)
-        into.amount2 += sign * (s.amount_mid % _BASE)
-        into.amount3 += sign * (s.amount_mid // _BASE)
-        into.amount4 += sign * s.amount_high
+    into.buys += sign * swap.buy
+    if swap.usd != NONE:
+        # Digits are added without a carry: a subtraction is exact, and `rows.py` carries once.
+        into.volume0 += sign * (swap.usd % _BASE)
+        into.volume1 += sign * (swap.usd // _BASE)
+        if swap.buy:
+            into.buy_volume0 += sign * (swap.usd % _BASE)
+            into.buy_volume1 += sign * (swap.usd // _BASE)
+        # A swap has its amount in digits of base 10^18, each of them two digits here.
+        into.amount0 += sign * (swap.amount_low % _BASE)
+        into.amount1 += sign * (swap.amount_low // _BASE)
+        into.amount2 += sign * (swap.amount_mid % _BASE)
+        into.amount3 += sign * (swap.amount_mid // _BASE)
+        into.amount4 += sign * swap.amount_high
 
 
 @compiled
-def _merge(into: Any, r: Any, sign: int) -> None:
-    """Add a whole row's sums to a window."""
-    into.trades += sign * r.trades
-    into.buys += sign * r.buys
-    into.volume0 += sign * r.volume0
-    into.volume1 += sign * r.volume1
-    into.buy_volume0 += sign * r.buy_volume0
-    into.buy_volume1 += sign * r.buy_volume1
-    into.amount0 += sign * r.amount0
-    into.amount1 += sign * r.amount1
-    into.amount2 += sign * r.amount2
-    into.amount3 += sign * r.amount3
-    into.amount4 += sign * r.amount4
-    into.undone += sign * r.undone
+def _merge(into: Any, bucket: Any, sign: int) -> None:
+    """Add a whole bucket's sums to a window."""
+    into.trades += sign * bucket.trades
+    into.buys += sign * bucket.buys
+    into.volume0 += sign * bucket.volume0
+    into.volume1 += sign * bucket.volume1
+    into.buy_volume0 += sign * bucket.buy_volume0
+    into.buy_volume1 += sign * bucket.buy_volume1
+    into.amount0 += sign * bucket.amount0
+    into.amount1 += sign * bucket.amount1
+    into.amount2 += sign * bucket.amount2
+    into.amount3 += sign * bucket.amount3
+    into.amount4 += sign * bucket.amount4
+    into.undone += sign * bucket.undone
 
 
 @compiled
-def _sum_previous(win: Any, s: Any, sign: int) -> None:
-    """Add a swap to the window before."""
-    win.previous_trades += sign
-    if s.usd != NONE:
-        win.previous_volume0 += sign * (s.usd % _BASE)
-        win.previous_volume1 += sign * (s.usd // _BASE)
+def _sum_previous(window: Any, swap: Any, sign: int) -> None:
+    """Add a swap to the previous window."""
+    window.previous_trades += sign
+    if swap.usd != NONE:
+        window.previous_volume0 += sign * (swap.usd % _BASE)
+        window.previous_volume1 += sign * (swap.usd // _BASE)
 
 
 @compiled
-def _merge_previous(win: Any, r: Any, sign: int) -> None:
-    """Add a whole row to the window before."""
-    win.previous_trades += sign * r.trades
-    win.previous_volume0 += sign * r.volume0
-    win.previous_volume1 += sign * r.volume1
+def _merge_previous(window: Any, bucket: Any, sign: int) -> None:
+    """Add a whole bucket to the previous window."""
+    window.previous_trades += sign * bucket.trades
+    window.previous_volume0 += sign * bucket.volume0
+    window.previous_volume1 += sign * bucket.volume1
 
 
 @compiled
-def _price_row(r: Any, s: Any) -> None:
-    at, offset, price = s.timestamp, s.offset, s.price
-    if r.points == 0:
-        r.open_at = r.close_at = at
-        r.open_offset = r.close_offset = offset
-        r.open = r.close = r.high = r.low = price
+def _price_bucket(bucket: Any, swap: Any) -> None:
+    """Take the swap's price into the bucket's open, close, high and low."""
+    at, offset, price = swap.timestamp, swap.offset, swap.price
+    if bucket.points == 0:
+        bucket.open_at = bucket.close_at = at
+        bucket.open_offset = bucket.close_offset = offset
+        bucket.open = bucket.close = bucket.high = bucket.low = price
     else:
-        if at < r.open_at or (at == r.open_at and offset < r.open_offset):
-            r.open_at, r.open_offset, r.open = at, offset, price
-        if at > r.close_at or (at == r.close_at and offset > r.close_offset):
-            r.close_at, r.close_offset, r.close = at, offset, price
-        r.high = max(r.high, price)
-        r.low = min(r.low, price)
-    r.points += 1
+        # Event time decides, and the offset breaks ties: a replay must give the same candle.
+        if at < bucket.open_at or (at == bucket.open_at and offset < bucket.open_offset):
+            bucket.open_at, bucket.open_offset, bucket.open = at, offset, price
+        if at > bucket.close_at or (at == bucket.close_at and offset > bucket.close_offset):
+            bucket.close_at, bucket.close_offset, bucket.close = at, offset, price
+        bucket.high = max(bucket.high, price)
+        bucket.low = min(bucket.low, price)
+    bucket.points += 1
 
 
 @compiled
-def _stretch(win: Any, high: float, low: float) -> None:
-    """A price range came into a window."""
-    if np.isnan(win.high):
-        win.high, win.low = high, low
+def _stretch(window: Any, high: float, low: float) -> None:
+    """Widen the window's price range to hold `high` and `low`."""
+    # NaN is the range of a window without a price; min and max would keep it.
+    if np.isnan(window.high):
+        window.high, window.low = high, low
     else:
-        win.high = max(win.high, high)
-        win.low = min(win.low, low)
+        window.high = max(window.high, high)
+        window.low = min(window.low, low)
 
 
 @compiled
-def _note_newest(t: Any, s: Any) -> None:
-    t.traded_at = max(t.traded_at, s.timestamp)
-    if s.symbol != NONE and (
-        s.timestamp > t.symbol_at or (s.timestamp == t.symbol_at and s.offset > t.symbol_offset)
+def _note_newest(token: Any, swap: Any) -> None:
+    """Keep the token's newest trade time, symbol and price, ordered by (timestamp, offset)."""
+    token.traded_at = max(token.traded_at, swap.timestamp)
+    if swap.symbol != NONE and (
+        swap.timestamp > token.symbol_at
+        or (swap.timestamp == token.symbol_at and swap.offset > token.symbol_offset)
     ):
-        t.symbol, t.symbol_at, t.symbol_offset = s.symbol, s.timestamp, s.offset
-    if not np.isnan(s.price) and (
-        s.timestamp > t.price_at or (s.timestamp == t.price_at and s.offset > t.price_offset)
+        token.symbol, token.symbol_at, token.symbol_offset = (
+            swap.symbol,
+            swap.timestamp,
+            swap.offset,
+        )
+    if not np.isnan(swap.price) and (
+        swap.timestamp > token.price_at
+        or (swap.timestamp == token.price_at and swap.offset > token.price_offset)
     ):
-        t.price, t.price_at, t.price_offset = s.price, s.timestamp, s.offset
+        token.price, token.price_at, token.price_offset = swap.price, swap.timestamp, swap.offset
 
 
 @compiled
-def _count(c: Columns, spans: Array, s: Any, now: int) -> None:
-    t = c.tokens[s.token]
-    _note_newest(t, s)
-    if s.usd == NONE:
-        t.unpriced += 1
-    if c.counts[EARLIEST] == NONE or s.timestamp < c.counts[EARLIEST]:
-        c.counts[EARLIEST] = s.timestamp
-    minute = s.timestamp // MINUTE_MS
+def _count(columns: WindowColumns, spans: Array, swap: Any, now: int) -> None:
+    """Count a swap in its bucket and in every window that holds its minute."""
+    token = columns.tokens[swap.token]
+    _note_newest(token, swap)
+    if swap.usd == NONE:
+        token.unpriced += 1
+    if columns.counts[EARLIEST] == NONE or swap.timestamp < columns.counts[EARLIEST]:
+        columns.counts[EARLIEST] = swap.timestamp
+    minute = swap.timestamp // MINUTE_MS
+    # No window or previous window reaches further back, and the ring has no place for it.
     if minute <= now - 2 * spans[-1]:
         return
-    row, before = _find_row(c, s.token, minute)
+    row, before = _find_row(columns, swap.token, minute)
     if row == NONE:
-        row = _new_row(c, s.token, minute, before)
-        _enter_lists(c, spans, row, now)
-    _touch_row(c, row)
-    r = c.rows[row]
-    _sum(r, s, 1)
-    priced = not np.isnan(s.price)
+        row = _new_row(columns, swap.token, minute, before)
+        _enter_lists(columns, spans, row, now)
+    _mark_row_unsaved(columns, row)
+    bucket = columns.rows[row]
+    _sum(bucket, swap, 1)
+    priced = not np.isnan(swap.price)
     if priced:
-        _price_row(r, s)
-    r.largest = max(r.largest, s.usd)
-    for w in range(len(spans)):
-        win = c.windows[s.token, w]
-        if minute > now - spans[w]:
-            _sum(win, s, 1)
-            win.largest = max(win.largest, s.usd)
+        _price_bucket(bucket, swap)
+    # An unpriced swap has usd = NONE = -1, which is below every size.
+    bucket.largest = max(bucket.largest, swap.usd)
+    for index in range(len(spans)):
+        window = columns.windows[swap.token, index]
+        if minute > now - spans[index]:
+            _sum(window, swap, 1)
+            window.largest = max(window.largest, swap.usd)
             if priced:
-                _stretch(win, s.price, s.price)
-        elif minute > now - 2 * spans[w]:
-            _sum_previous(win, s, 1)
-    if s.trader != np.uint64(0) and minute > now - spans[-1]:
-        _trade(c, spans, s, minute, now)
+                _stretch(window, swap.price, swap.price)
+        elif minute > now - 2 * spans[index]:
+            _sum_previous(window, swap, 1)
+    if swap.trader != np.uint64(0) and minute > now - spans[-1]:
+        _note_trader(columns, spans, swap, minute, now)
 
 
 @compiled
-def _undo(c: Columns, spans: Array, s: Any, now: int) -> None:
-    t = c.tokens[s.token]
-    t.retracted += 1
-    if s.usd == NONE:
+def _undo(columns: WindowColumns, spans: Array, swap: Any, now: int) -> None:
+    """Take a counted swap out again. Sums stay exact; the windows are marked approximate."""
+    token = columns.tokens[swap.token]
+    token.retracted += 1
+    if swap.usd == NONE:
         # A token that was forgotten and came back does not know of the swap any more.
-        t.unpriced = max(0, t.unpriced - 1)
-    minute = s.timestamp // MINUTE_MS
+        token.unpriced = max(0, token.unpriced - 1)
+    minute = swap.timestamp // MINUTE_MS
     if minute <= now - 2 * spans[-1]:
         return
-    row, before = _find_row(c, s.token, minute)
+    row, before = _find_row(columns, swap.token, minute)
     if row == NONE:
-        # The swap was counted on another partition: taken out here, right in the sum over both.
-        row = _new_row(c, s.token, minute, before)
-        _enter_lists(c, spans, row, now)
-    _touch_row(c, row)
-    r = c.rows[row]
-    _sum(r, s, -1)
-    r.undone += 1
-    if r.trades == 0:
-        r.points = 0
-        r.largest = NONE
-    for w in range(len(spans)):
-        win = c.windows[s.token, w]
-        if minute > now - spans[w]:
-            _sum(win, s, -1)
-            win.undone += 1
-            win.stale = 1
-        elif minute > now - 2 * spans[w]:
-            _sum_previous(win, s, -1)
+        # The swap was counted on another partition. The bucket goes below zero here, and the sum
+        # over both partitions is right.
+        row = _new_row(columns, swap.token, minute, before)
+        _enter_lists(columns, spans, row, now)
+    _mark_row_unsaved(columns, row)
+    bucket = columns.rows[row]
+    _sum(bucket, swap, -1)
+    bucket.undone += 1
+    # A bucket keeps extremes and not its swaps, so they stay until no swap is left.
+    if bucket.trades == 0:
+        bucket.points = 0
+        bucket.largest = NONE
+    for index in range(len(spans)):
+        window = columns.windows[swap.token, index]
+        if minute > now - spans[index]:
+            _sum(window, swap, -1)
+            window.undone += 1
+            window.stale = 1
+        elif minute > now - 2 * spans[index]:
+            _sum_previous(window, swap, -1)
 
 
 @compiled
-def number(c: Columns, swaps: Array) -> None:
-    """Fill `n` of what counts in the windows, now or later, and of what is taken out again."""
+def assign_trade_numbers(columns: WindowColumns, swaps: Array) -> None:
+    """Fill `n` of every swap that counts in the windows, now or later, or is taken out again.
+
+    Numbers depend on the log alone, so they are given before swaps of future minutes are held.
+    """
     for i in range(len(swaps)):
-        s = swaps[i]
-        if s.verdict in (_COUNTED, _UNDONE):
-            t = c.tokens[s.token]
-            if t.trades == 0:
-                t.trades = s.timestamp // MINUTE_MS * TRADES_A_MINUTE
-            t.trades += 1
-            s.n = t.trades
-            _mark_unsaved(c, s.token)
+        swap = swaps[i]
+        if swap.verdict in (_COUNTED, _UNDONE):
+            token = columns.tokens[swap.token]
+            if token.trades == 0:
+                token.trades = swap.timestamp // MINUTE_MS * TRADES_A_MINUTE
+            token.trades += 1
+            swap.n = token.trades
+            _mark_unsaved(columns, swap.token)
 
 
 @compiled
-def apply(c: Columns, spans: Array, swaps: Array, now: int) -> None:
-    """Do what was decided of each swap, none of them of a minute after `now` (a minute)."""
+def apply(columns: WindowColumns, spans: Array, swaps: Array, now: int) -> None:
+    """Do what the markers decided of each swap; no swap may be of a minute after `now`."""
     for i in range(len(swaps)):
-        s = swaps[i]
-        _touch(c, s.token)
-        t = c.tokens[s.token]
-        t.touched = max(now, 1)
-        if s.verdict == _COUNTED:
-            _count(c, spans, s, now)
-        elif s.verdict == _DUPLICATE:
-            t.duplicates += 1
-        elif s.verdict == _LATE:
-            t.late += 1
-        elif s.verdict == _UNDONE:
-            _undo(c, spans, s, now)
+        swap = swaps[i]
+        _mark_dirty(columns, swap.token)
+        token = columns.tokens[swap.token]
+        # 0 means "before the first record", and a replay at event time begins at minute 0.
+        token.touched = max(now, 1)
+        if swap.verdict == _COUNTED:
+            _count(columns, spans, swap, now)
+        elif swap.verdict == _DUPLICATE:
+            token.duplicates += 1
+        elif swap.verdict == _LATE:
+            token.late += 1
+        elif swap.verdict == _UNDONE:
+            _undo(columns, spans, swap, now)
 
 
 @compiled
-def _leave_window(c: Columns, w: int, minute: int) -> None:
-    """The rows of `minute` go from window w to the one before it."""
-    row = c.row_heads[minute % len(c.row_heads)]
+def _leave_window(columns: WindowColumns, index: int, minute: int) -> None:
+    """Move the rows of `minute` from a window to its previous window."""
+    row = columns.row_heads[minute % len(columns.row_heads)]
     while row != NONE:
-        r, link = c.rows[row], c.links[row]
-        win = c.windows[r.token, w]
-        _merge(win, r, -1)
-        win.first = link.next
-        if (r.points and (r.high >= win.high or r.low <= win.low)) or r.largest >= win.largest:
-            win.stale = 1
-        _merge_previous(win, r, 1)
-        if win.previous_first == NONE:
-            win.previous_first = row
-        _touch(c, r.token)
+        bucket, link = columns.rows[row], columns.links[row]
+        window = columns.windows[bucket.token, index]
+        _merge(window, bucket, -1)
+        window.first = link.next
+        # Sums can be subtracted, extremes cannot: where the leaving bucket may have held one, the
+        # next read computes them again from the rows that are left.
+        if (
+            bucket.points and (bucket.high >= window.high or bucket.low <= window.low)
+        ) or bucket.largest >= window.largest:
+            window.stale = 1
+        _merge_previous(window, bucket, 1)
+        # Minutes leave in order, so the row is the oldest only where there is no other yet.
+        if window.previous_first == NONE:
+            window.previous_first = row
+        _mark_dirty(columns, bucket.token)
         row = link.sibling
 
 
 @compiled
-def _leave_previous(c: Columns, w: int, minute: int, oldest_of_window: int) -> None:
-    """The rows of `minute` go from the window before window w to nowhere."""
-    row = c.row_heads[minute % len(c.row_heads)]
+def _leave_previous(columns: WindowColumns, index: int, minute: int, oldest_of_window: int) -> None:
+    """Take the rows of `minute` out of the previous window."""
+    row = columns.row_heads[minute % len(columns.row_heads)]
     while row != NONE:
-        r, link = c.rows[row], c.links[row]
-        win = c.windows[r.token, w]
-        _merge_previous(win, r, -1)
+        bucket, link = columns.rows[row], columns.links[row]
+        window = columns.windows[bucket.token, index]
+        _merge_previous(window, bucket, -1)
+        # The token's list runs on into the window itself, whose rows are not in the one before.
         after = link.next
-        inside = after != NONE and c.rows[after].minute < oldest_of_window
-        win.previous_first = after if inside else NONE
-        _touch(c, r.token)
+        inside = after != NONE and columns.rows[after].minute < oldest_of_window
+        window.previous_first = after if inside else NONE
+        _mark_dirty(columns, bucket.token)
         row = link.sibling
 
 
 @compiled
-def _leave_entries(c: Columns, w: int, minute: int) -> None:
-    """Pairs that were last seen in `minute` no longer count in window w."""
-    entry = c.entry_heads[minute % len(c.entry_heads)]
-    while entry != NONE:
-        e = c.entries[entry]
-        p = c.pairs[_pair_place(c.pairs, e.key)]
-        win = c.windows[e.token, w]
-        if e.flags & SEEN and p.seen == minute:
-            win.traders -= 1
-        if e.flags & BOUGHT and p.bought == minute:
-            win.buyers -= 1
-        if e.flags & SOLD and p.sold == minute:
-            win.sellers -= 1
-        entry = e.next
+def _leave_entries(columns: WindowColumns, index: int, minute: int) -> None:
+    """Stop counting in a window the pairs that were last seen in `minute`."""
+    place = columns.entry_heads[minute % len(columns.entry_heads)]
+    while place != NONE:
+        entry = columns.entries[place]
+        pair = columns.pairs[_pair_place(columns.pairs, entry.key)]
+        window = columns.windows[entry.token, index]
+        # A pair seen again since then has an entry in a later minute, and leaves with that one.
+        if entry.flags & SEEN and pair.seen == minute:
+            window.traders -= 1
+        if entry.flags & BOUGHT and pair.bought == minute:
+            window.buyers -= 1
+        if entry.flags & SOLD and pair.sold == minute:
+            window.sellers -= 1
+        place = entry.next
 
 
 @compiled
-def _free_rows(c: Columns, minute: int) -> None:
-    """Forget the rows of `minute`, each the first of its token."""
-    place = minute % len(c.row_heads)
-    row = c.row_heads[place]
+def _free_rows(columns: WindowColumns, minute: int) -> None:
+    """Free the rows of `minute`, each the first of its token."""
+    place = minute % len(columns.row_heads)
+    row = columns.row_heads[place]
     while row != NONE:
-        r, link = c.rows[row], c.links[row]
-        t = c.tokens[r.token]
-        t.first = link.next
+        bucket, link = columns.rows[row], columns.links[row]
+        token = columns.tokens[bucket.token]
+        token.first = link.next
         if link.next == NONE:
-            t.last = NONE
+            token.last = NONE
         else:
-            c.links[link.next].prev = NONE
-        r.minute = NONE
-        c.rows_free[c.counts[ROWS_FREE]] = row
-        c.counts[ROWS_FREE] += 1
+            columns.links[link.next].prev = NONE
+        # The row may still stand in the list of unsaved rows, which skips rows without a minute.
+        bucket.minute = NONE
+        columns.rows_free[columns.counts[ROWS_FREE]] = row
+        columns.counts[ROWS_FREE] += 1
         row = link.sibling
-    c.row_heads[place] = NONE
+    columns.row_heads[place] = NONE
 
 
 @compiled
-def _free_entries(c: Columns, minute: int) -> None:
-    place = minute % len(c.entry_heads)
-    entry = c.entry_heads[place]
-    while entry != NONE:
-        c.entries_free[c.counts[ENTRIES_FREE]] = entry
-        c.counts[ENTRIES_FREE] += 1
-        entry = c.entries[entry].next
-    c.entry_heads[place] = NONE
+def _free_entries(columns: WindowColumns, minute: int) -> None:
+    """Free the entries of `minute`."""
+    head = minute % len(columns.entry_heads)
+    place = columns.entry_heads[head]
+    while place != NONE:
+        columns.entries_free[columns.counts[ENTRIES_FREE]] = place
+        columns.counts[ENTRIES_FREE] += 1
+        place = columns.entries[place].next
+    columns.entry_heads[head] = NONE
 
 
 @compiled
-def step(c: Columns, spans: Array, now: int) -> None:
-    """The minute `now` has begun: rows and pairs leave the windows that they are too old for."""
+def begin_minute(columns: WindowColumns, spans: Array, now: int) -> None:
+    """Begin the minute `now`: rows and pairs leave the windows that they are too old for."""
     longest = spans[-1]
-    for w in range(len(spans)):
-        span = spans[w]
-        _leave_previous(c, w, now - 2 * span, now - span)
-        _leave_window(c, w, now - span)
-        _leave_entries(c, w, now - span)
-    _free_entries(c, now - longest)
-    _free_rows(c, now - 2 * longest)
+    for index in range(len(spans)):
+        span = spans[index]
+        # A previous window gives up its oldest minute before it takes in the next: only then does
+        # an empty `previous_first` say that the row which enters is the oldest.
+        _leave_previous(columns, index, now - 2 * span, now - span)
+        _leave_window(columns, index, now - span)
+        _leave_entries(columns, index, now - span)
+    # Last, when no window needs them. Previous windows have no distinct traders, so entries go
+    # after one length of the longest window and rows after two.
+    _free_entries(columns, now - longest)
+    _free_rows(columns, now - 2 * longest)
 
 
 @compiled
-def _refresh(c: Columns, win: Any) -> None:
-    """High, low and largest anew from the window's rows."""
-    win.high = win.low = np.nan
-    win.largest = NONE
-    row = win.first
+def _refresh_extremes(columns: WindowColumns, window: Any) -> None:
+    """Compute high, low and largest again from the window's rows."""
+    window.high = window.low = np.nan
+    window.largest = NONE
+    row = window.first
     while row != NONE:
-        r = c.rows[row]
-        if r.points:
-            _stretch(win, r.high, r.low)
-        win.largest = max(win.largest, r.largest)
-        row = c.links[row].next
-    win.stale = 0
+        bucket = columns.rows[row]
+        if bucket.points:
+            _stretch(window, bucket.high, bucket.low)
+        window.largest = max(window.largest, bucket.largest)
+        row = columns.links[row].next
+    window.stale = 0
 
 
 @compiled
-def _open_from(c: Columns, row: int, before: int) -> float:
-    """The first price from `row` on, in minutes < `before`."""
-    while row != NONE and c.rows[row].minute < before:
-        if c.rows[row].points:
-            return c.rows[row].open
-        row = c.links[row].next
+def _open_from(columns: WindowColumns, row: int, before: int) -> float:
+    """Return the first price from `row` on, in minutes < `before`; NaN where there is none."""
+    while row != NONE and columns.rows[row].minute < before:
+        if columns.rows[row].points:
+            return columns.rows[row].open
+        row = columns.links[row].next
     return np.nan
 
 
 @compiled
-def _close_back(c: Columns, row: int, after: int) -> float:
-    """The last price from `row` back, in minutes > `after`."""
-    while row != NONE and c.rows[row].minute > after:
-        if c.rows[row].points:
-            return c.rows[row].close
-        row = c.links[row].prev
+def _close_back(columns: WindowColumns, row: int, after: int) -> float:
+    """Return the last price from `row` back, in minutes > `after`; NaN where there is none."""
+    while row != NONE and columns.rows[row].minute > after:
+        if columns.rows[row].points:
+            return columns.rows[row].close
+        row = columns.links[row].prev
     return np.nan
 
 
 @compiled
-def prices(c: Columns, spans: Array, tokens: Array, now: int, out: Array) -> None:
-    """Fill out[i, w] with (open, close, previous open, previous close); refresh the extremes."""
+def prices(columns: WindowColumns, spans: Array, tokens: Array, now: int, out: Array) -> None:
+    """Fill out[i, w] with (open, close, previous open, previous close); refresh the extremes.
+
+    Windows keep no open and close: the token's list gives them in a step or two, while to keep
+    them right would cost work whenever a bucket enters or leaves.
+    """
     for i in range(len(tokens)):
-        t = c.tokens[tokens[i]]
-        for w in range(len(spans)):
-            win, span = c.windows[tokens[i], w], spans[w]
-            if win.stale:
-                _refresh(c, win)
-            out[i, w, 0] = _open_from(c, win.first, now + 1)
-            out[i, w, 1] = _close_back(c, t.last, now - span)
-            out[i, w, 2] = _open_from(c, win.previous_first, now - span + 1)
-            newest = t.last if win.first == NONE else c.links[win.first].prev
-            out[i, w, 3] = _close_back(c, newest, now - 2 * span)
+        token = columns.tokens[tokens[i]]
+        for index in range(len(spans)):
+            window, span = columns.windows[tokens[i], index], spans[index]
+            if window.stale:
+                _refresh_extremes(columns, window)
+            out[i, index, 0] = _open_from(columns, window.first, now + 1)
+            out[i, index, 1] = _close_back(columns, token.last, now - span)
+            out[i, index, 2] = _open_from(columns, window.previous_first, now - span + 1)
+            # The previous window ends where the window begins, or with the token's last row.
+            newest = token.last if window.first == NONE else columns.links[window.first].prev
+            out[i, index, 3] = _close_back(columns, newest, now - 2 * span)
 
 
 @compiled
 def rehash(old: Array, new: Array, counts: Array, oldest: int) -> None:
-    """Move the pairs that were seen in a minute > `oldest` to the empty table `new`."""
+    """Move the pairs that were seen in a minute > `oldest` to the empty table `new`.
+
+    Moving is how pairs are deleted: to empty a place would break the probing of other keys.
+    """
     used = 0
     for i in range(len(old)):
         if old[i].key != np.uint64(0) and old[i].seen > oldest:
@@ -558,67 +627,70 @@ def rehash(old: Array, new: Array, counts: Array, oldest: int) -> None:
 
 
 @compiled
-def rows_of(c: Columns, minute: int, out: Array) -> int:
-    """Fill `out` with the places of a minute's rows; how many."""
+def rows_of_minute(columns: WindowColumns, minute: int, out: Array) -> int:
+    """Fill `out` with the places of a minute's rows; return how many there are."""
     used = 0
-    row = c.row_heads[minute % len(c.row_heads)]
+    row = columns.row_heads[minute % len(columns.row_heads)]
     while row != NONE:
         out[used] = row
         used += 1
-        row = c.links[row].sibling
+        row = columns.links[row].sibling
     return used
 
 
 @compiled
-def rows_of_token(c: Columns, token: int, out: Array) -> int:
-    """Fill `out` with the places of a token's rows, the oldest first; how many."""
+def rows_of_token(columns: WindowColumns, number: int, out: Array) -> int:
+    """Fill `out` with the places of a token's rows, the oldest first; return how many there are."""
     used = 0
-    row = c.tokens[token].first
+    row = columns.tokens[number].first
     while row != NONE:
         out[used] = row
         used += 1
-        row = c.links[row].next
+        row = columns.links[row].next
     return used
 
 
 @compiled
-def entries_of(c: Columns, minute: int, out: Array) -> int:
-    """Fill `out` with the places of a minute's entries; how many."""
+def entries_of_minute(columns: WindowColumns, minute: int, out: Array) -> int:
+    """Fill `out` with the places of a minute's entries; return how many there are."""
     used = 0
-    entry = c.entry_heads[minute % len(c.entry_heads)]
-    while entry != NONE:
-        if c.entries[entry].minute == minute:
-            out[used] = entry
+    place = columns.entry_heads[minute % len(columns.entry_heads)]
+    while place != NONE:
+        # Minutes that lie a ring apart share a list.
+        if columns.entries[place].minute == minute:
+            out[used] = place
             used += 1
-        entry = c.entries[entry].next
+        place = columns.entries[place].next
     return used
 
 
 @compiled
-def load_rows(c: Columns, spans: Array, saved: Array, now: int) -> None:
-    """Link saved rows, in ascending minutes, and add them to the windows."""
+def load_rows(columns: WindowColumns, spans: Array, saved: Array, now: int) -> None:
+    """Link saved rows, given in ascending minutes, and add them to the windows."""
     for i in range(len(saved)):
-        minute, token = saved[i].minute, saved[i].token
+        minute, number = saved[i].minute, saved[i].token
         if minute <= now - 2 * spans[-1]:
             continue
-        row = _new_row(c, token, minute, c.tokens[token].last)
-        c.rows[row] = saved[i]
-        r = c.rows[row]
-        _enter_lists(c, spans, row, now)
-        for w in range(len(spans)):
-            win = c.windows[token, w]
-            if minute > now - spans[w]:
-                _merge(win, r, 1)
-                win.stale = 1
-            elif minute > now - 2 * spans[w]:
-                _merge_previous(win, r, 1)
+        # Ascending minutes make each row the newest of its token, so none is searched for.
+        row = _new_row(columns, number, minute, columns.tokens[number].last)
+        columns.rows[row] = saved[i]
+        bucket = columns.rows[row]
+        _enter_lists(columns, spans, row, now)
+        for index in range(len(spans)):
+            window = columns.windows[number, index]
+            if minute > now - spans[index]:
+                _merge(window, bucket, 1)
+                window.stale = 1
+            elif minute > now - 2 * spans[index]:
+                _merge_previous(window, bucket, 1)
 
 
 @compiled
-def load_entries(c: Columns, spans: Array, saved: Array, now: int) -> None:
-    """Note saved entries, given in ascending minutes: the newest first, which settles its pair."""
+def load_entries(columns: WindowColumns, spans: Array, saved: Array, now: int) -> None:
+    """Note saved entries, given in ascending minutes."""
+    # The newest sighting of each kind comes first and decides its pair; an older one is no news.
     for i in range(len(saved) - 1, -1, -1):
-        e = saved[i]
-        if e.minute > now - spans[-1]:
-            _see(c, spans, e.token, e.key, e.minute, e.flags, now)
-            _new_entry(c, e.token, e.key, e.minute, e.flags)
+        entry = saved[i]
+        if entry.minute > now - spans[-1]:
+            _see(columns, spans, entry.token, entry.key, entry.minute, entry.flags, now)
+            _new_entry(columns, entry.token, entry.key, entry.minute, entry.flags)

@@ -1,4 +1,4 @@
-"""The minutes of one token, read from the columns as candles. Pure."""
+"""Reads the minutes of one token from the columns as candles. Pure."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from aggregator.contracts.units import MINUTE_MS, minute_of
 from aggregator.contracts.verdict import Verdict
 from aggregator.windows import kernels
 from aggregator.windows.bucket import Bucket
-from aggregator.windows.columns import LIMBS, Columns
-from aggregator.windows.snapshot import Held
+from aggregator.windows.columns import LIMBS, WindowColumns
+from aggregator.windows.snapshot import HeldSwap
 
 _LIMB_BASE: Final = 10**9
+# The fields that a candle shows, in the order in which `_candles_of_rows` takes them apart.
 _SHOWN: Final = [
     "minute",
     "trades",
@@ -35,8 +36,8 @@ _SHOWN: Final = [
 ]
 
 
-def minute_rows(columns: Columns, token: int, since_minute: int = 0) -> Array:
-    """A copy of the rows of a token's minutes from `since_minute` on, the oldest first."""
+def minute_rows(columns: WindowColumns, token: int, since_minute: int = 0) -> Array:
+    """Return a copy of the buckets of a token from `since_minute` on, the oldest first."""
     places = np.empty(len(columns.row_heads), np.int64)
     used = kernels.rows_of_token(columns, token, places)
     first = int(np.searchsorted(columns.rows["minute"][places[:used]], since_minute))
@@ -44,18 +45,20 @@ def minute_rows(columns: Columns, token: int, since_minute: int = 0) -> Array:
 
 
 class TokenMinutes(NamedTuple):
-    """All that is held of a token's minutes; it counts the trades up to `n`.
+    """All minutes held of a token, with the trades up to the number `n`.
 
-    `rows` are of the minutes that have begun, `held` the swaps of those to come, in log order.
+    `rows` are the buckets of the minutes that have begun, `held` the swaps of future minutes in log
+    order.
     """
 
     n: int
     rows: Array
-    held: list[Held]
+    held: list[HeldSwap]
 
 
 def candles_of(minutes: TokenMinutes) -> list[CandleRow]:
-    """The minutes as candles, the oldest first. May run on any thread, unlike the engine."""
+    """Return the minutes as candles, the oldest first. Safe on any thread, unlike the engine."""
+    # A candle of a future minute shows what readers have seen as trades already.
     coming: dict[int, Bucket] = {}
     for held in minutes.held:
         bucket = coming.setdefault(minute_of(held.swap.timestamp), Bucket())
@@ -97,6 +100,7 @@ def _candles_of_rows(rows: Array) -> list[CandleRow]:
         minute, trades, points, *prices, volume0, volume1 = row[:9]
         open_at, open_offset, close_at, close_offset = row[-4:]
         amount = 0
+        # The highest digit first.
         for limb in row[8 + LIMBS : 8 : -1]:
             amount = amount * _LIMB_BASE + limb
         opened, high, low, closed = map(decimal_text, prices) if points else (None,) * 4

@@ -1,7 +1,7 @@
-"""JSON rows of one layout, written by a compiled loop: a template's gaps filled from columns. Pure.
+"""Writes many JSON rows of one layout: a compiled loop fills the gaps of a template from columns.
 
-msgspec writes the template, and every text and float that goes into a gap; here the pieces are put
-together, and integers and sums are written. Knows nothing of what the rows mean.
+msgspec writes the template, and every text and float that goes into a gap; this module puts the
+pieces together and writes integers and sums. Knows nothing of what the rows mean. Pure.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-from numba import njit
 
 from aggregator.contracts.arrays import Array
+from aggregator.runtime.compiled import compiled
 from aggregator.windows.columns import LIMBS, NONE
 
 _GAP: Final = 0
 _TEXT, _FLOAT, _PRICE, _COUNT, _TIME, _FLAG, _USD, _TOP_USD, _AMOUNT = range(1, 10)
 _USD_DIGITS: Final = 6
 _TOKEN_DIGITS: Final = 18
+# A sum as text: 9 characters a digit, more for a last digit above 10^9, sign, point and quotes.
 _LONGEST: Final = 9 * LIMBS + 16
+# What positional notation may add to a number with an exponent: the smallest float is 5e-324.
 _LONGEST_EXPONENT: Final = 340
 _ZERO: Final = ord("0")
 _QUOTE: Final = ord('"')
@@ -40,27 +42,27 @@ def _gap(kind: int) -> Any:
 
 
 TEXT: Final = _gap(_TEXT)
-"""The next of the texts, or null."""
+"""The next text, or null."""
 FLOAT: Final = _gap(_FLOAT)
-"""The next of the floats as a JSON number, or null for NaN."""
+"""The next float as a JSON number, or null for NaN."""
 PRICE: Final = _gap(_PRICE)
-"""The next of the floats as `decimal_text` has it, or null for NaN."""
+"""The next float in the form of `decimal_text`, or null for NaN."""
 COUNT: Final = _gap(_COUNT)
 """An integer."""
 TIME: Final = _gap(_TIME)
 """An integer, or null for NONE."""
 FLAG: Final = _gap(_FLAG)
-"""Whether an integer is above 0."""
+"""true where an integer is above 0, else false."""
 USD: Final = _gap(_USD)
-"""A sum in micro-USD, as `usd_text` has it: two integers, see `carry`."""
+"""A sum in micro-USD in the form of `usd_text`: two integers, see `carry`."""
 TOP_USD: Final = _gap(_TOP_USD)
 """The same, or null where the first integer is NONE."""
 AMOUNT: Final = _gap(_AMOUNT)
-"""A sum in units of 10^-18 token, as `token_text` has it: LIMBS integers, see `carry`."""
+"""A sum in units of 10^-18 token in the form of `token_text`: LIMBS integers, see `carry`."""
 
 
 class Template:
-    """A row as JSON with gaps in it, in the order in which the columns fill them."""
+    """A row as JSON with gaps, in the order in which the columns fill them."""
 
     def __init__(self, row: object) -> None:
         pieces = msgspec.json.encode(row).split(bytes([_GAP]))
@@ -70,9 +72,10 @@ class Template:
         self._kinds = np.array([piece[0] for piece in pieces[1:]], np.int64)
 
     def rows(self, ints: Array, texts: list[Any], floats: list[list[float]]) -> list[bytes]:
-        """One JSON text for each row of `ints`, int64; the others hold as many rows."""
+        """Return one JSON text for each row of `ints` (int64); the others hold as many rows."""
         words, numbers = msgspec.json.encode(texts), msgspec.json.encode(floats)
-        # A piece of text takes what it takes there, a sum at most _LONGEST.
+        # The loop does not check for the end of `out`, so this is an upper bound: texts take what
+        # they take in their array, floats less than three times that, every other gap _LONGEST.
         room = len(words) + 3 * len(numbers) + _LONGEST_EXPONENT * numbers.count(b"e")
         room += len(ints) * (len(self._text) + _LONGEST * len(self._kinds))
         out, ends = np.empty(room, np.uint8), np.zeros(len(ints) + 1, np.int64)
@@ -90,30 +93,33 @@ class Template:
         return [filled[start:end] for start, end in pairwise(ends.tolist())]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def carry(digits: Array) -> None:
-    """Make every digit of base 10^9 but the last one of 0 … 10^9-1; the last takes the sign."""
+    """Bring every digit of base 10^9 but the last into 0 … 10^9-1; the last takes the sign."""
+    # Floor division rounds down, so a negative digit borrows from the next.
     for d in range(len(digits) - 1):
         over = digits[d] // 1_000_000_000
         digits[d] -= over * 1_000_000_000
         digits[d + 1] += over
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _copy(text: Array, start: int, end: int, out: Array, at: int) -> int:
+    """Copy text[start:end] to `out` at `at`; return where it ends there."""
     # Unsigned places never count from the end, which lets the compiler copy in blocks.
     for k in range(end - start):
         out[np.uint64(at + k)] = text[np.uint64(start + k)]
     return at + end - start
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _next(text: Array, start: int) -> tuple[int, int]:
-    """Where the next text, number or null of a JSON array of arrays begins and ends."""
+    """Return where the next text, number or null of a JSON array of arrays begins and ends."""
     while text[start] == _COMMA or text[start] == _OPEN or text[start] == _CLOSE:
         start += 1
     end = start + 1
     if text[start] == _QUOTE:
+        # A backslash takes the next byte with it, so an escaped quote ends nothing.
         while text[end] != _QUOTE:
             end += 2 if text[end] == _BACKSLASH else 1
         return start, end + 1
@@ -122,11 +128,12 @@ def _next(text: Array, start: int) -> tuple[int, int]:
     return start, end
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _price(text: Array, start: int, end: int, out: Array, at: int) -> int:
-    """A JSON number in positional notation, quoted."""
+    """Write a JSON number in positional notation, quoted; null stays null."""
     if text[start] == _N:
-        return _copy(text, start, end, out, at)
+        after_null: int = _copy(text, start, end, out, at)
+        return after_null
     out[at] = _QUOTE
     at += 1
     power = end
@@ -135,6 +142,7 @@ def _price(text: Array, start: int, end: int, out: Array, at: int) -> int:
     if power > start:
         at = _positional(text, start, power, end, out, at)
     elif text[end - 2] == _POINT and text[end - 1] == _ZERO:
+        # msgspec writes whole floats as `150.0`; `decimal_text` has no trailing zero.
         at = _copy(text, start, end - 2, out, at)
     else:
         at = _copy(text, start, end, out, at)
@@ -142,9 +150,9 @@ def _price(text: Array, start: int, end: int, out: Array, at: int) -> int:
     return at + 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _positional(text: Array, start: int, power: int, end: int, out: Array, at: int) -> int:
-    """The number text[start:power] times ten to the text[power + 1:end]."""
+    """Write the number text[start:power] times ten to the power of text[power + 1:end]."""
     if text[start] == _MINUS:
         out[at] = _MINUS
         at, start = at + 1, start + 1
@@ -154,7 +162,7 @@ def _positional(text: Array, start: int, power: int, end: int, out: Array, at: i
             negative = True
         elif _ZERO <= text[k] <= _ZERO + 9:
             exponent = 10 * exponent + text[k] - _ZERO
-    # There is one digit before the point.
+    # Scientific notation has one digit before the point, so this many come before it here.
     left = 1 - exponent if negative else 1 + exponent
     if left <= 0:
         out[at], out[at + 1] = _ZERO, _POINT
@@ -176,8 +184,9 @@ def _positional(text: Array, start: int, power: int, end: int, out: Array, at: i
     return at
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _int(value: int, out: Array, at: int) -> int:
+    """Write an integer; return where it ends."""
     if value < 0:
         out[at] = _MINUS
         at, value = at + 1, -value
@@ -190,9 +199,12 @@ def _int(value: int, out: Array, at: int) -> int:
     return at + digits
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _decimal(limbs: Array, places: int, trimmed: bool, out: Array, at: int) -> int:
-    """The number of the digits of base 10^9 with its last `places` decimals behind the point."""
+    """Write the number that the carried digits form, with `places` decimals after the point.
+
+    `trimmed` leaves out trailing zeros, and the point where nothing follows it.
+    """
     top = len(limbs) - 1
     out[at] = _QUOTE
     at += 1
@@ -200,11 +212,14 @@ def _decimal(limbs: Array, places: int, trimmed: bool, out: Array, at: int) -> i
     if negative:
         out[at] = _MINUS
         at += 1
-    # Right-aligned behind where it will stand, then moved.
+    # The number is written right-aligned, further on in `out`, and then moved to its place: its
+    # length is known only when it has been written.
     right = at + _LONGEST
     first, borrow = right, 0
     for d in range(top + 1):
         value = limbs[d]
+        # Only the last digit has the sign, the others are 0 … 10^9-1. So a negative number is
+        # negated digit by digit, each borrowing from the next.
         if negative:
             value = -value - borrow
             borrow = 0
@@ -214,6 +229,7 @@ def _decimal(limbs: Array, places: int, trimmed: bool, out: Array, at: int) -> i
             first -= 1
             out[first] = _ZERO + value % 10
             value //= 10
+        # The last digit may exceed 10^9; every other one is 0 by now.
         while value:
             first -= 1
             out[first] = _ZERO + value % 10
@@ -225,14 +241,14 @@ def _decimal(limbs: Array, places: int, trimmed: bool, out: Array, at: int) -> i
         end -= 1
     at = _copy(out, first, right - places, out, at)
     if end > right - places:
-        # One step ahead of what is moved, so never onto a digit still to come.
+        # The point shifts the target by one, which is still before every digit left to move.
         out[at] = _POINT
         at = _copy(out, right - places, end, out, at + 1)
     out[at] = _QUOTE
     return at + 1
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def fill(
     template: Array,
     pieces: Array,
@@ -243,7 +259,10 @@ def fill(
     out: Array,
     ends: Array,
 ) -> None:
-    """Write the rows to `out`, each up to its `ends`; template[: pieces[g]] is before gap g."""
+    """Write the rows to `out` and where each ends to `ends`; gap g is at template[pieces[g]].
+
+    Texts and floats are read from two running positions, since their sizes differ.
+    """
     at = word = number = 0
     for i in range(len(ints)):
         k = start = 0

@@ -1,4 +1,4 @@
-"""`python -m tests.chaos`: many seeds, or one again. The last lines are the table."""
+"""`python -m tests.chaos`: play many seeds, or one seed again, and print a table at the end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.chaos.schedule import Schedule, schedule
 
 
 def main() -> int:
-    """Exit status 1 where a seed failed."""
+    """Play the seeds; exit status 1 where one failed."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     options = _parse()
     schedules = [schedule(seed) for seed in _seeds(options)]
@@ -40,13 +40,13 @@ def main() -> int:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=10, help="play this many, from --first on")
+    parser.add_argument("--seeds", type=int, default=10, help="how many seeds to play")
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--seed", type=int, help="play this one alone")
-    parser.add_argument("--repeat", type=int, default=1, help="play --seed as often as this")
-    parser.add_argument("--only", type=_numbers, help="play these steps alone, as in 0,2-5,9")
-    parser.add_argument("--lanes", type=int, default=LANES, help="runs at a time")
-    parser.add_argument("--dir", type=Path, help="where data and evidence go")
+    parser.add_argument("--seed", type=int, help="play only this seed")
+    parser.add_argument("--repeat", type=int, default=1, help="how often to play --seed")
+    parser.add_argument("--only", type=_numbers, help="play only these steps, as in 0,2-5,9")
+    parser.add_argument("--lanes", type=int, default=LANES, help="how many runs at a time")
+    parser.add_argument("--dir", type=Path, help="where to put data and evidence")
     return parser.parse_args()
 
 

@@ -1,8 +1,9 @@
-"""A service with its archive under faults: at the end three tables and all windows are the log's.
+"""A service with its archive under faults: at the end three tables and all windows match the log.
 
-Each seed is a run of its own: an aggregator with its archiver inside and an archiver alone, killed
-with -9 (also between an intent, its insert and its commit), ClickHouse killed, Redis losing its end
-or everything, while swaps, repeats, retractions in either order, late and bad ones arrive.
+Each seed is a separate run. An aggregator with its archiver inside and an archiver alone are killed
+with -9 (also between an intent, its insert and its commit), ClickHouse is killed, and Redis loses
+the tail of its data or all of it, while swaps, repeats, retractions in either order, late swaps and
+bad messages arrive.
 
     python -m tests.chaos.archive --seeds 20
 """
@@ -58,7 +59,7 @@ _SETTINGS: Final = {
 
 @dataclass
 class Outcome:
-    """What came of one seed; `faults` are those that happened."""
+    """The result of one seed; `faults` are those that happened."""
 
     seed: int
     faults: list[str]
@@ -68,13 +69,13 @@ class Outcome:
 
 
 def faults_of(seed: int) -> list[str]:
-    """Five; an even seed and the next one meet every fault between them."""
+    """Return five faults; an even seed and the next one cover every fault together."""
     order = random.Random(f"faults:{seed // 2}").sample(FAULTS, len(FAULTS))
     return order[:5] if seed % 2 == 0 else order[2:]
 
 
 def play(seed: int, directory: Path, kafka: Stack) -> Outcome:
-    """One run; raises AssertionError where it never comes to rest or the archive is wrong."""
+    """Play one run. Raises AssertionError where it does not settle or the archive is wrong."""
     outcome = Outcome(seed, faults_of(seed))
     begun = time.monotonic()
     with (
@@ -97,7 +98,7 @@ def play(seed: int, directory: Path, kafka: Stack) -> Outcome:
 
 
 def _stays(service: Service, kept: Archive, rows: int) -> int:
-    """What is archived is still that, and no more."""
+    """Assert that no more rows arrive."""
     found = len(wait_archived(service, kept, 5).rows)
     assert found == rows
     return found
@@ -116,10 +117,8 @@ class _Run:
         self._members: dict[str, Process] = {}
         self._log_before = 0
 
-    # --- processes ---
-
     def begin(self) -> None:
-        """Everything runs, and has counted something."""
+        """Start everything and wait until it has counted the first swaps."""
         self._start("aggregator")
         self._start("archiver")
         self._burst()
@@ -128,7 +127,7 @@ class _Run:
     def _start(self, kind: str, fault: str = "") -> None:
         self._started[kind] += 1
         name = f"{kind}-{self._started[kind]}"
-        # A static member comes back at once: the group need not first give up the dead one.
+        # A static member rejoins immediately: the group need not wait for the dead one to expire.
         settings = {"KAFKA_INSTANCE_ID": kind, "SWAPS_FAULT": fault}
         if kind == "aggregator":
             self._members[kind] = self._service.aggregator(name, **settings)
@@ -139,7 +138,7 @@ class _Run:
         self._members[kind].kill()
 
     def _armed(self, point: str) -> None:
-        """An archiver that dies at the point, and one that finds what it left."""
+        """Start an archiver that dies at the fault point, then one that takes over from it."""
         self._kill("archiver")
         self._start("archiver", fault=f"{point}:{self._rng.randint(1, 3)}")
         armed = self._members["archiver"]
@@ -150,10 +149,8 @@ class _Run:
         armed.kill()
         self._start("archiver")
 
-    # --- faults ---
-
     def strike(self, fault: str) -> None:
-        """Swaps, the fault in their midst, swaps."""
+        """Send swaps before, during and after the fault."""
         self._burst()
         match fault:
             case "kill_aggregator" | "kill_archiver":
@@ -187,11 +184,9 @@ class _Run:
             os.truncate(file, size - round(since_burst * self._rng.uniform(0.2, 1)))
 
     def heal(self) -> None:
-        """The faults are over."""
+        """Wait for the right numbers after the last fault."""
         self._burst()
         self._wait(self._settled, "the end")
-
-    # --- swaps ---
 
     def _burst(self, size: int = 80) -> None:
         files = (self._service.engines.redis.data / "appendonlydir").glob("*.incr.aof")
@@ -202,7 +197,7 @@ class _Run:
             self._ends[partition] += len(events)
 
     def _events(self, partition: int) -> list[bytes]:
-        """A new swap, or its retraction before or behind it; one of before again or undone."""
+        """Return a new swap, perhaps with its retraction before or after it, or with a repeat."""
         draw, sent = self._rng, self._sent[partition]
         self._number += 1
         late = 600_000 if draw.random() < 0.03 else 0
@@ -233,18 +228,16 @@ class _Run:
         sent.append(event)
         return [json.dumps(each).encode() for each in found]
 
-    # --- the end ---
-
     def _wait(self, holds: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + _WITHIN_S
         while not holds():
             assert time.monotonic() < deadline, f"{what}: not within {_WITHIN_S} s"
             time.sleep(_POLL_S)
         for kind, member in self._members.items():
-            assert member.running, f"{kind} ended by itself: {member.tail(5)}"
+            assert member.running, f"{kind} ended on its own: {member.tail(5)}"
 
     def _counted(self) -> bool:
-        """Every partition is live with nothing left to read, and shown so."""
+        """Whether every partition is live with nothing left to read, on the board too."""
         status = self._reader.status()
         return len(status) == PARTITIONS and all(
             each.state == "live"
@@ -261,7 +254,7 @@ class _Run:
         return False
 
     def judge(self, findings: Findings) -> None:
-        """The windows as they are shown, each number of each token, against the whole log."""
+        """Compare every number of every token on the board with the whole log."""
         now = time.time_ns() // 1_000_000
         # No event here is ahead of its record, so the record's own time does not matter.
         log = [
@@ -275,11 +268,11 @@ class _Run:
 
 
 def main() -> int:
-    """Exit status 1 where a seed failed."""
+    """Play the seeds; exit status 1 where one failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.archive", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=6, help="play this many")
-    parser.add_argument("--seed", type=int, help="play this one alone")
-    parser.add_argument("--lanes", type=int, default=2, help="runs at a time")
+    parser.add_argument("--seeds", type=int, default=6, help="how many seeds to play")
+    parser.add_argument("--seed", type=int, help="play only this seed")
+    parser.add_argument("--lanes", type=int, default=2, help="how many runs at a time")
     options = parser.parse_args()
     seeds = range(options.seeds) if options.seed is None else [options.seed]
     directory = Path(tempfile.mkdtemp(prefix="chaos-archive-"))

@@ -1,7 +1,7 @@
-"""Many runs side by side: each lane has a broker of its own and plays one run after the other.
+"""Many runs in parallel: each lane has its own broker and plays one run after the other.
 
-Nearly all of a run is waiting (for Kafka to give up a dead member, for an engine to come back), so
-more lanes than cores are of use.
+A run spends nearly all its time waiting (for Kafka to drop a dead member, for an engine to come
+back), so more lanes than cores are useful.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LANES = 5
 
 
 class Campaign:
-    """Plays schedules in `directory`, `lanes` at a time; the brokers end with the `with` block."""
+    """Plays schedules in `directory`, `lanes` at a time; the brokers stop with the `with` block."""
 
     def __init__(self, directory: Path, lanes: int = LANES) -> None:
         self._directory = directory
@@ -54,18 +54,18 @@ class Campaign:
         self._lane.broker = broker
 
     def play(self, what: Schedule) -> Future[Result]:
-        """The result, when it is there."""
+        """Return a future of the result."""
         self._played[what.seed] += 1
         name = f"seed-{what.seed}-{self._played[what.seed]}"
         return self._pool.submit(lambda: run(what, self._directory / name, self._lane.broker))
 
     def play_seeds(self, seeds: Iterable[int]) -> dict[int, Future[Result]]:
-        """The results by seed."""
+        """Return futures of the results by seed."""
         return {seed: self.play(schedule(seed)) for seed in seeds}
 
 
 def table(results: Iterable[Result]) -> str:
-    """How much was tried, and what was lost or counted twice."""
+    """Return a table of how much was tried, and what was lost or counted twice."""
     results = list(results)
     done: Counter[str] = sum((result.done for result in results), Counter())
     rows = {
@@ -82,7 +82,7 @@ def table(results: Iterable[Result]) -> str:
 
 
 def explain(result: Result) -> str:
-    """A failed run: what was wrong, what was done, how to see it again."""
+    """Describe a failed run: what was wrong, what was done, how to play it again."""
     steps = "\n".join(f"  {number:>2} {step}" for number, step in enumerate(result.schedule.steps))
     seed = result.schedule.seed
     wrong = "\n".join(f"  {each[:1500]}" for each in result.findings.violations[:20])

@@ -1,7 +1,7 @@
-"""The processes of one run: Redis and NATS of its own, aggregators that come and go, a topic.
+"""The processes of one run: its own Redis and NATS, aggregators that come and go, and a topic.
 
-Does what a step says and knows what ended as it was told to. The broker is the lane's (`campaign`),
-used by one run at a time.
+Does what a step says, and knows which processes ended as they should. The broker belongs to the
+lane (`campaign`), which plays one run at a time.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ CLAIMED_BYTES = 3_000
 
 
 class Broken(AssertionError):
-    """The service did what it never may: stopped by itself, or got stuck."""
+    """The service did what it must never do: it stopped on its own, or got stuck."""
 
 
 @dataclass
 class Member:
-    """One aggregator process. `fault` is what it was armed with."""
+    """One aggregator process, armed with `fault`."""
 
     process: Process
     fault: str
@@ -53,13 +53,13 @@ class Member:
         return self.process.name
 
     def stopped_itself(self) -> bool:
-        """Whether it has met a fault that ends in a SIGSTOP."""
+        """Whether it has met a fault that stops it with SIGSTOP."""
         stat = Path(f"/proc/{self.process.pid}/stat")
         return self.process.running and stat.read_text().rpartition(")")[2].split()[0] == "T"
 
 
 class Cluster:
-    """Nothing of it outlives the `with` block, except the broker and the topic in it."""
+    """The processes of a run; only the broker and its topic outlive the `with` block."""
 
     def __init__(self, directory: Path, broker: Stack, name: str) -> None:
         self.directory = directory
@@ -69,7 +69,7 @@ class Cluster:
         self.topic, self.group = name, f"group-{name}"
         self._broker = broker
         self._address = broker.kafka.address
-        # Kept: a future of an admin client that is gone is never done.
+        # Kept, since a future of an admin client that was collected never completes.
         self._admin = self._new_admin()
         self._closing = ExitStack()
         self._started = 0
@@ -108,15 +108,13 @@ class Cluster:
         self._consumer.close()
         self._closing.close()
 
-    # --- aggregators ---
-
     @property
     def running(self) -> list[Member]:
-        """Those that were neither ended nor frozen."""
+        """The members that are not frozen."""
         return [member for member in self.members if not member.frozen]
 
     def start(self, fault: str = "") -> Member | None:
-        """One more aggregator, unless there are enough."""
+        """Start one more aggregator, unless there are enough."""
         if len(self.members) >= MOST_AGGREGATORS:
             return None
         self._started += 1
@@ -140,66 +138,64 @@ class Cluster:
         return self.members[-1]
 
     def kill(self, member: Member) -> None:
-        """kill -9."""
+        """Kill an aggregator with -9."""
         member.process.kill()
         self.members.remove(member)
 
     def terminate(self, member: Member) -> None:
-        """SIGTERM; the end must be orderly and soon."""
+        """Send SIGTERM; the process must end in order and soon. Raises Broken."""
         member.process.terminate()
         status = member.process.wait(20)
         self.members.remove(member)
         if status != 0 and (status != -signal.SIGTERM or member.process.tail()):
-            # Before its first word it has not come to say what SIGTERM does.
+            # A process that has logged nothing yet has not installed its SIGTERM handler.
             raise Broken(f"{member.name} ended with {status} on SIGTERM: {member.process.tail(3)}")
 
     def freeze(self, member: Member) -> None:
-        """SIGSTOP."""
+        """Stop an aggregator with SIGSTOP."""
         os.kill(member.process.pid, signal.SIGSTOP)
         member.frozen = True
 
     def thaw(self) -> None:
-        """SIGCONT to all that are frozen."""
+        """Wake all frozen aggregators with SIGCONT."""
         for member in self.members:
             if member.frozen:
                 os.kill(member.process.pid, signal.SIGCONT)
                 member.frozen = False
 
     def bury(self) -> None:
-        """Let go of the armed that met their fault; raises Broken where another ended."""
+        """Remove armed aggregators that met their fault. Raises Broken where another one ended."""
         for member in list(self.members):
             if member.process.running:
                 continue
             self.members.remove(member)
             if not (member.fault and member.process.wait() == -signal.SIGKILL):
-                raise Broken(f"{member.name} ended by itself: {member.process.tail(5)}")
+                raise Broken(f"{member.name} ended on its own: {member.process.tail(5)}")
             self.done[member.fault.partition(":")[0]] += 1
 
     def _new_admin(self) -> AdminClient:
         return AdminClient({"bootstrap.servers": self._address, "log_level": 0})
 
     def group_members(self) -> int | None:
-        """How many members the group has; None while it settles or cannot be asked."""
+        """Return how many members the group has; None while it rebalances or does not answer."""
         try:
             asked = self._admin.describe_consumer_groups([self.group], request_timeout=2)
             group = asked[self.group].result(3)
         except (KafkaException, TimeoutError):
-            # A client that was asking while the broker went may wait for its answer for ever.
+            # A client whose call was cut by the end of the broker may wait indefinitely.
             self._admin = self._new_admin()
             return None
         return len(group.members) if group.state.name == "STABLE" else None
 
-    # --- engines ---
-
     def redis_written(self) -> int:
-        """Bytes in Redis's append-only file."""
+        """Return the size of Redis's append-only file in bytes."""
         return sum(path.stat().st_size for path in self._append_only_files())
 
     def _append_only_files(self) -> list[Path]:
         return sorted((self.engines.redis.data / "appendonlydir").glob("*.incr.aof"))
 
     def kill_redis(self, lost: float) -> None:
-        """kill -9, and the loss: a share of what was written since the last burst, or (1) all."""
+        """Kill Redis with -9 and delete a share of what it wrote since the last burst (1: all)."""
         redis = self.engines.redis
         redis.kill()
         if lost == 1:
@@ -211,14 +207,12 @@ class Cluster:
             os.truncate(file, size - round(since_burst * lost))
 
     def restart_broker(self) -> None:
-        """kill -9 and a new start on the same data."""
+        """Kill the broker with -9 and start it on the same data."""
         self._broker.kafka.kill()
         self._broker.kafka.start()
 
-    # --- the log ---
-
     def produce(self, messages: Sequence[Message]) -> None:
-        """Hand messages to the producer, which retries by itself and keeps their order."""
+        """Hand messages to the producer, which retries automatically and keeps their order."""
         if self.engines.redis.running:
             self._written_before = self.redis_written()
         for message in messages:
@@ -232,17 +226,17 @@ class Cluster:
             self._refused.append(str(error))
 
     def flush(self) -> None:
-        """Wait until the broker has everything."""
+        """Wait until the broker has acknowledged every message."""
         left = self._producer.flush(FLUSH_S)
         assert left == 0, f"{left} messages not taken by the broker"
         assert self._refused == []
 
     def claimed(self) -> bool:
-        """Whether Redis has written the claims of a batch, or of some, since the last burst."""
+        """Whether Redis has written the claims of at least a batch since the last burst."""
         return self.redis_written() > self._written_before + CLAIMED_BYTES
 
     def ends(self) -> dict[int, int]:
-        """The log's end of each partition."""
+        """Return the end offset of each partition."""
         return {p: self._end(self.topic, p) for p in range(PARTITIONS)}
 
     def _end(self, topic: str, partition: int) -> int:
@@ -252,7 +246,7 @@ class Cluster:
         return int(found[1])
 
     def epochs(self) -> dict[int, int]:
-        """The newest epoch of each partition, as the group's commit metadata has it."""
+        """Return the newest epoch of each partition from the group's commit metadata."""
         asked = [TopicPartition(self.topic, p) for p in range(PARTITIONS)]
         try:
             found = self._consumer.committed(asked, timeout=10)
@@ -261,7 +255,7 @@ class Cluster:
         return {p.partition: msgspec.json.decode(p.metadata)["epoch"] for p in found if p.metadata}
 
     def read(self, topic: str, partition: int) -> list[Any]:
-        """Every record of a partition."""
+        """Return every record of a partition."""
         end = self._end(topic, partition)
         self._consumer.assign([TopicPartition(topic, partition, 0)])
         records: list[Any] = []

@@ -1,9 +1,9 @@
-"""What the log says that every token must show: decided here from the log alone.
+"""What every token must show, decided from the log alone.
 
-Which records count is decided per swap. Where all records of a swap lie on one partition there is
-one answer. Where they lie on several, Redis decides who came first, so every order in which the
-partitions may have been read is allowed, and what is shown must fit one of them. The numbers
-themselves are computed by `tests.support.oracle`. Shares no code with the aggregator.
+Which records count is decided per swap. Where all records of a swap lie on one partition, there is
+one answer. Where they lie on several, Redis decides which one came first, so every order in which
+the partitions may have been read is allowed, and the numbers shown must fit one of them.
+`tests.support.oracle` computes the numbers. Shares no code with the aggregator.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.support.oracle import MINUTE, Logged, TokenNumbers, event_identity, r
 WINDOWS = (("5m", 5), ("1h", 60), ("24h", 1440))
 GRACE = 2 * MINUTE
 MAX_FUTURE = 5 * MINUTE
-# Additions and undone retractions are handed to the oracle with their fate already decided.
+# The oracle receives records whose fate is decided, so its own limits must never apply.
 _BOUNDLESS = 10**15
 
 Position = tuple[int, int]
@@ -31,7 +31,7 @@ Outcome = dict[Position, str]
 
 @dataclass(frozen=True)
 class Fated:
-    """A record that can be decoded, and whether its minute was closed before it."""
+    """A record that can be decoded, and whether it is late."""
 
     logged: Logged
     late: bool
@@ -47,7 +47,7 @@ class Fated:
 
 @dataclass(frozen=True)
 class Sums:
-    """What may be added over partitions: USD in micro-USD, amounts in tokens."""
+    """The numbers that can be added over partitions: USD in micro-USD, amounts in tokens."""
 
     trades: int
     buys: int
@@ -69,7 +69,7 @@ NOTHING = Sums(0, 0, 0, 0, Fraction(0))
 
 
 def is_bad(value: bytes | None) -> bool:
-    """Whether the traffic made this message as one that must not count."""
+    """Whether the traffic made this message to be rejected."""
     try:
         return value is None or bool(json.loads(value).get("bad"))
     except ValueError:
@@ -77,7 +77,7 @@ def is_bad(value: bytes | None) -> bool:
 
 
 class Expected:
-    """The truth about one log; `log` is in offset order within a partition, bad ones left out."""
+    """The truth about one log, given in offset order within a partition, without bad messages."""
 
     def __init__(self, log: Iterable[Logged]) -> None:
         self.watermarks: dict[int, int] = {}
@@ -111,22 +111,22 @@ class Expected:
 
     @property
     def tokens(self) -> set[str]:
-        """Every token of the log."""
+        """All tokens of the log."""
         return set(self._records)
 
     def partitions(self, token: str) -> set[int]:
-        """The partitions that hold records of the token."""
+        """Return the partitions that hold records of the token."""
         return {fated.logged.partition for fated in self._records[token]}
 
     def trades(self, token: str) -> list[Logged]:
-        """What is told as a trade, in order: each swap that counted and each that was undone.
+        """Return what is published as a trade, in order: counted and undone swaps.
 
-        Only of a token that lives on one partition.
+        Only for a token that lives on one partition.
         """
         return [f.logged for f in self._records[token] if self._fate[f.position] in "CU"]
 
     def numbers(self, token: str, next_offset: int, now: int) -> TokenNumbers:
-        """All numbers of a token that lives on one partition, of the offsets < next_offset."""
+        """Return the numbers of a token on one partition, counted up to `next_offset`."""
         read = [f for f in self._records[token] if f.logged.offset < next_offset]
         fates = [self._fate[fated.position] for fated in read]
         kept = [f.logged for f, fate in zip(read, fates, strict=True) if fate in "CU"]
@@ -143,7 +143,7 @@ class Expected:
         return numbers
 
     def _earliest_counted(self, partition: int, next_offset: int, now: int) -> int | None:
-        """Since when the partition has a history: its log is read from the very first record."""
+        """Return where the partition's history begins: its log is read from the first record."""
         end_of_minute = (now // MINUTE + 1) * MINUTE
         times = [
             timestamp
@@ -153,7 +153,7 @@ class Expected:
         return min(times, default=None)
 
     def sums(self, token: str, nows: dict[int, int]) -> Iterator[dict[int, dict[str, Sums]]]:
-        """For each order that Redis may have decided: {partition: {window: sums}}.
+        """Yield {partition: {window: sums}} for each order that Redis may have decided.
 
         `nows` is the instant of each partition's row.
         """
@@ -171,7 +171,7 @@ class Expected:
 
 
 def _outcomes(records: Sequence[Fated]) -> list[Outcome]:
-    """Every distinct result of reading one swap's records, over the orders of the partitions."""
+    """Return every distinct result of reading one swap's records, over all partition orders."""
     queues: dict[int, list[Fated]] = defaultdict(list)
     for fated in records:
         # Only the first addition and the first retraction of a partition can be canonical.
@@ -197,7 +197,7 @@ def _merges(queues: list[list[Fated]]) -> Iterator[list[Fated]]:
 
 
 def _decide(order: Sequence[Fated]) -> Outcome:
-    """C counted, L late, U undone, V without effect, D repeated: DESIGN 4 rules 1 and 2."""
+    """Return the verdict of each record: C, L, U, V or D, by DESIGN 4 rules 1 and 2."""
     fate: Outcome = {}
     addition = retraction = ""
     for fated in order:
@@ -212,7 +212,7 @@ def _decide(order: Sequence[Fated]) -> Outcome:
 
 
 def _of_no_effect(logged: Logged) -> Logged:
-    """A retraction of a swap that never was: it makes the token known and changes nothing."""
+    """Return a retraction of a swap that never existed: the token is known, no number changes."""
     event = {"tx_hash": "none", "removed": True, "block_hash": None}
     return Logged(logged.event | event, logged.partition, -1, logged.record_timestamp)
 

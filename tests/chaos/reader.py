@@ -1,7 +1,7 @@
-"""A reader as a web node is one: the real board and the real feed, on a thread and loop of its own.
+"""A reader like a web node: the real board and the real feed, on its own thread and event loop.
 
-Writes down every row that the board shows and every step back that it makes. Also puts the same
-question to an owner as a board does, to see the owner's state without a board between.
+Records every row that the board shows and every step back that it makes. It can also send a board's
+resync request to an owner, to see the owner's state directly.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _FIELDS = TokenStats.__struct_fields__
 
 
 class Reader:
-    """Watches from `with` on. `shown`: every row as it was shown; `steps_back`: what went back."""
+    """Watches inside `with`. `shown`: every row that was shown; `steps_back`: what went back."""
 
     def __init__(self, nats_url: str) -> None:
         self.shown: list[TokenStats] = []
@@ -56,7 +56,7 @@ class Reader:
         self._loop.close()
 
     def status(self) -> dict[int, PartitionStatus]:
-        """The board's partitions, by number."""
+        """Return the board's partitions by number."""
 
         async def look() -> dict[int, PartitionStatus]:
             return {each.partition: each for each in self._board.status(monotonic_ms())}
@@ -64,10 +64,10 @@ class Reader:
         return self._call(look())
 
     def rows(self) -> dict[str, TokenStats]:
-        """What the board shows now, by token id."""
+        """Return the rows that the board shows now, by token id."""
 
         async def look() -> dict[str, TokenStats]:
-            # A board's row says more than an owner's: what operators wrote down of the token.
+            # A board's row has more fields than an owner's: what operators registered of the token.
             return {
                 token_id: TokenStats(**{name: getattr(row, name) for name in _FIELDS})
                 for token_id, row in self._board.rows.items()
@@ -76,7 +76,7 @@ class Reader:
         return self._call(look())
 
     def owner_state(self, partition: int, epoch: int) -> list[TokenStats] | None:
-        """The whole live state of the owner under `epoch`; None where it does not give it now."""
+        """Return the live state of the owner under `epoch`; None where it does not answer so."""
         try:
             return self._call(self._ask(partition, epoch))
         except (OSError, TimeoutError, NatsError):

@@ -1,4 +1,4 @@
-"""One run: does the steps of a schedule one after the other, waits for the end, and judges."""
+"""One run: plays the steps of a schedule one after the other, waits for the end, and judges."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ from tests.support.oracle import Logged
 
 STUCK_S = 90
 POLL_S = 0.03
-# How soon every owner must know of a restarted Redis, whether or not it has something to claim.
+# How soon every owner must notice a restarted Redis, whether or not it has something to claim.
 NOTICED_MS = 3_000
 
 
 @dataclass
 class Result:
-    """What came of one run. `done`: the faults that happened, by kind.
+    """The result of one run. `done` counts the faults that happened, by kind.
 
-    What a failed run leaves to look at is in `directory`.
+    `directory` has the evidence of a failed run.
     """
 
     schedule: Schedule
@@ -87,7 +87,7 @@ def run(schedule: Schedule, directory: Path, broker: Stack) -> Result:
         except Broken as broken:
             result.findings.violations.append(str(broken))
         except Exception:
-            # The harness itself: this seed says nothing, the others shall go on.
+            # The harness failed: this seed proves nothing, and the others must continue.
             result.findings.violations.append(traceback.format_exc())
         result.done = cluster.done
     result.seconds = time.monotonic() - begun
@@ -111,7 +111,7 @@ class _Play:
         )
 
     def do(self, step: Step) -> None:
-        """One step. Raises Broken."""
+        """Do one step. Raises Broken."""
         cluster = self._cluster
         cluster.bury()
         match step:
@@ -164,7 +164,7 @@ class _Play:
 
     def _start(self, step: Start) -> None:
         if step.fault and len(self._cluster.members) >= PARTITIONS:
-            # The armed one needs a partition to meet its fault.
+            # The armed aggregator needs a partition to meet its fault.
             self._terminate(self._cluster.running[0])
         before = len(self._cluster.members)
         self._cluster.start(step.fault)
@@ -179,7 +179,10 @@ class _Play:
         return running[int(pick * len(running))] if running else None
 
     def _fired(self, step: Fired) -> None:
-        """An armed one may be given partitions late and batches seldom: feed it, then give up."""
+        """Send swaps until the armed aggregator meets its fault, or kill it after some bursts.
+
+        It may receive partitions late and batches seldom.
+        """
         cluster = self._cluster
         armed = next((m for m in reversed(cluster.members) if m.fault), None)
         for _ in range(4):
@@ -199,15 +202,13 @@ class _Play:
         return not armed.process.running or armed.stopped_itself()
 
     def _wait_dropped(self) -> None:
-        """The group gives up a silent member after its session timeout (6 s)."""
+        """Wait until the group drops the silent member, after its session timeout (6 s)."""
         if not any(member.frozen for member in self._cluster.members):
             return
         if not self._cluster.running:
             self._cluster.start()
         running = len(self._cluster.running)
         self._wait(lambda: self._cluster.group_members() == running, "the frozen member dropped")
-
-    # --- waiting ---
 
     def _wait(self, holds: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + STUCK_S
@@ -222,7 +223,7 @@ class _Play:
             time.sleep(POLL_S)
 
     def _wait_a_while(self, holds: Callable[[], bool], within_s: float) -> bool:
-        """Wait for what need not come: there may be no owner now."""
+        """Wait for a condition that may not come true, since there may be no owner now."""
         deadline = time.monotonic() + within_s
         while not (held := holds()) and time.monotonic() < deadline:
             time.sleep(POLL_S / 10)
@@ -248,7 +249,7 @@ class _Play:
         )
 
     def settle(self) -> dict[int, list[TokenStats]]:
-        """The owners' rows when the faults are over and everything is read."""
+        """Return the owners' rows after the last fault, when everything is read."""
         cluster = self._cluster
         cluster.thaw()
         cluster.flush()
@@ -264,7 +265,8 @@ class _Play:
             if not self._live():
                 caught_up.clear()
                 return False
-            # An owner may say how far it is before it has published it; its next word is behind it.
+            # A heartbeat may report an offset whose patches are still to come. The next heartbeat
+            # follows them.
             for partition, status in self._reader.status().items():
                 if (status.as_of or 0) <= caught_up.setdefault(partition, status.as_of or 0):
                     return False
@@ -279,10 +281,8 @@ class _Play:
         self._wait(answered, "every owner's state")
         return owners
 
-    # --- judging ---
-
     def judge(self, owners: dict[int, list[TokenStats]], result: Result) -> None:
-        """Everything that was shown against the log; the evidence goes to files."""
+        """Compare everything that was shown with the log; write the evidence to files."""
         findings = result.findings
         rows = {(row.token_id, row.partition): row for own in owners.values() for row in own}
         log, bad = self._read_back()
@@ -313,7 +313,7 @@ class _Play:
     def _judge_board(
         self, expected: Expected, rows: dict[tuple[str, int], TokenStats], findings: Findings
     ) -> None:
-        """The board has each row as its owner has it, or newer: a minute may have passed."""
+        """The board must have each row as its owner has it, or newer: a minute may have passed."""
         board = self._reader.rows()
         for (token, partition), row in rows.items():
             shown = board.get(token)
@@ -321,7 +321,7 @@ class _Play:
                 if len(expected.partitions(token)) == 1:
                     findings.violations.append(f"{token} on {partition}: not on the board")
             elif (shown.epoch, shown.seq) < (row.epoch, row.seq):
-                findings.violations.append(f"{token}: the board is behind its owner")
+                findings.violations.append(f"{token}: the board is older than its owner")
             elif (shown.epoch, shown.seq) == (row.epoch, row.seq) and shown != row:
                 findings.violations.append(f"{token}: the board differs from its owner")
 

@@ -1,7 +1,7 @@
-"""What happens in one run, drawn from its seed: traffic, faults, and what is waited for between.
+"""What happens in one run, drawn from its seed: traffic, faults, and conditions to wait for.
 
-A schedule is a list of plain values; the same seed gives the same list. It says nothing of how a
-step is done (`run.py`).
+A schedule is a list of plain values; the same seed gives the same list. How a step is done is the
+concern of `run.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MINUTE: Final = 60_000
 
 @dataclass(frozen=True)
 class Burst:
-    """Produce `size` swaps to `partitions`. `acked`: go on only when the broker has them all."""
+    """Produce `size` swaps to `partitions`; `acked`: wait until the broker acknowledged them."""
 
     size: int
     partitions: tuple[int, ...] = tuple(range(PARTITIONS))
@@ -26,7 +26,7 @@ class Burst:
 
 @dataclass(frozen=True)
 class Claimed:
-    """Wait until Redis has written some claims of the last burst, however few."""
+    """Wait until Redis has written at least some claims of the last burst."""
 
 
 @dataclass(frozen=True)
@@ -36,52 +36,52 @@ class Live:
 
 @dataclass(frozen=True)
 class Start:
-    """Start one more aggregator, with SWAPS_FAULT = `fault`; nothing where three run already."""
+    """Start one more aggregator with SWAPS_FAULT = `fault`, unless three run already."""
 
     fault: str = ""
 
 
 @dataclass(frozen=True)
 class Fired:
-    """Wait until the armed aggregator has met its fault; feed it until it does."""
+    """Send swaps until the armed aggregator has met its fault."""
 
     kind: str
 
 
 @dataclass(frozen=True)
 class Kill:
-    """kill -9 one of the running aggregators."""
+    """Kill one of the running aggregators with -9."""
 
     pick: float
 
 
 @dataclass(frozen=True)
 class Terminate:
-    """SIGTERM one of the running aggregators and wait for its orderly end."""
+    """Send SIGTERM to one of the running aggregators and wait for its orderly end."""
 
     pick: float
 
 
 @dataclass(frozen=True)
 class Freeze:
-    """SIGSTOP one of the running aggregators."""
+    """Send SIGSTOP to one of the running aggregators."""
 
     pick: float
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """Wait until the group has given the frozen aggregators' partitions away."""
+    """Wait until the group has reassigned the partitions of frozen aggregators."""
 
 
 @dataclass(frozen=True)
 class Thaw:
-    """SIGCONT whatever is frozen."""
+    """Send SIGCONT to all frozen aggregators."""
 
 
 @dataclass(frozen=True)
 class KillRedis:
-    """kill -9 Redis and take away `lost` of what it wrote since the last burst began.
+    """Kill Redis with -9 and delete the share `lost` of what it wrote since the last burst.
 
     `lost` is 0 for nothing, below 1 for a tail of its log, 1 for its whole data directory.
     """
@@ -91,17 +91,17 @@ class KillRedis:
 
 @dataclass(frozen=True)
 class StartRedis:
-    """Start Redis on what is left."""
+    """Start Redis on the data that is left."""
 
 
 @dataclass(frozen=True)
 class RestartBroker:
-    """kill -9 the broker and start it."""
+    """Kill the broker with -9 and start it."""
 
 
 @dataclass(frozen=True)
 class KillNats:
-    """kill -9 NATS."""
+    """Kill NATS with -9."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ Step = (
 
 @dataclass(frozen=True)
 class Schedule:
-    """One run. `span_ms`: how far before the start its first events lie."""
+    """One run; its first events lie `span_ms` before its start."""
 
     seed: int
     span_ms: int
@@ -138,7 +138,7 @@ class Schedule:
 
 
 def _reload() -> list[Step]:
-    """Every owner loads its snapshot again: what a zombie may have written there shows."""
+    """Make every owner load its snapshot, which shows what a zombie may have written there."""
     return [Live(), KillRedis(0.0), StartRedis()]
 
 
@@ -245,7 +245,7 @@ FAULTS: Final[dict[str, Callable[[random.Random], list[Step]]]] = {
 
 
 def schedule(seed: int) -> Schedule:
-    """The run of `seed`: four faults, two of which go round with the seed, so all are met."""
+    """Return the run of `seed`: four faults, two of which rotate with the seed, to meet all."""
     rng = random.Random(seed)
     kinds = list(FAULTS)
     chosen = [kinds[2 * seed % len(kinds)], kinds[(2 * seed + 1) % len(kinds)]]

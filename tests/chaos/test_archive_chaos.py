@@ -1,4 +1,4 @@
-"""Two schedules that meet every fault of a service with an archive between them."""
+"""Two schedules that together cover every fault of a service with an archive."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SEEDS = range(2)
 
 @pytest.fixture(scope="module")
 def playing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Future[Outcome]]]:
-    """All seeds, side by side."""
+    """All seeds, played in parallel."""
     directory = tmp_path_factory.mktemp("chaos-archive")
     with (
         Stack(directory / "kafka", only=(Kafka,)) as kafka,

@@ -1,4 +1,4 @@
-"""Ten schedules of kills, pauses, restarts and losses: after each, every number is the oracle's."""
+"""Ten schedules of kills, pauses, restarts and losses; then every number equals the oracle's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def playing(directory: Path) -> Iterator[dict[int, Future[Result]]]:
-    """All seeds, side by side."""
+    """All seeds, played in parallel."""
     with Campaign(directory) as campaign:
         results = campaign.play_seeds(SEEDS)
         yield results

@@ -1,4 +1,4 @@
-"""The named fault points: armed they act at the pass that was asked for, disarmed never."""
+"""Fault points: an armed point acts at the pass that was given, a disarmed one never."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_process_is_killed_at_the_pass_that_was_named() -> None:
     assert process.returncode == -signal.SIGKILL
 
 
-def test_a_stopped_process_goes_on_when_it_is_woken() -> None:
+def test_a_stopped_process_continues_when_it_is_woken() -> None:
     process = run("after_apply:2:stop")
     _, status = os.waitpid(process.pid, os.WUNTRACED)
     assert os.WIFSTOPPED(status)
@@ -60,6 +60,6 @@ def test_nothing_happens_at_another_point_or_disarmed() -> None:
 
 
 @pytest.mark.parametrize("spec", ["nowhere:1", "after_claim", "after_claim:x", "after_claim:1:run"])
-def test_what_is_no_fault_is_refused_with_the_names_that_are(spec: str) -> None:
+def test_an_unknown_fault_is_refused_with_the_known_names(spec: str) -> None:
     with pytest.raises(ConfigError, match=r"SWAPS_FAULT.*after_claim, after_apply"):
         faults.install(spec)

@@ -1,6 +1,6 @@
-"""What the chaos puts in the topic: bursts of swaps with every irregularity the log may hold.
+"""The traffic of a run: bursts of swaps with every irregularity that the log may hold.
 
-The events of a burst follow from the seed, the burst's number and the start of the run alone. Event
+The events of a burst depend only on the seed, the burst's number and the start of the run. Event
 times run from `span_ms` before the start up to it, burst by burst, so the windows' edges pass over
 them. Every token has a home partition; only the tokens of `CROSSED` are ever sent to another one.
 """
@@ -29,7 +29,7 @@ CROSSINGS_A_TOKEN: Final = 4
 
 @dataclass(frozen=True)
 class Message:
-    """One message for the topic."""
+    """A message for the topic."""
 
     partition: int
     key: str
@@ -53,7 +53,7 @@ class Traffic:
         self._crossings = dict.fromkeys(CROSSED, 0)
 
     def burst(self, size: int, partitions: tuple[int, ...]) -> list[Message]:
-        """The next burst: some `size` messages, to `partitions` alone."""
+        """Return the next burst: about `size` messages, only to `partitions`."""
         number, self._number = self._number, self._number + 1
         rng = random.Random(f"{self._seed}:{number}")
         tokens = [token for token in TOKENS if self.home(token) in partitions]
@@ -66,7 +66,7 @@ class Traffic:
         return [message for message in messages if message.partition in partitions]
 
     def home(self, token: str) -> int:
-        """The partition that the token's key belongs to."""
+        """Return the home partition of the token."""
         return TOKENS.index(token) % self._partitions
 
     def _event_clock(self, burst: float) -> int:
@@ -74,7 +74,7 @@ class Traffic:
         return round(self._start_ms - self._span_ms * (1 - passed))
 
     def _swap(self, rng: random.Random, now: int, token: str) -> list[Message]:
-        """One swap, or its retraction first, or repeats and retractions of earlier ones too."""
+        """Return a swap, perhaps after its retraction, or with repeats and retractions."""
         event, home = self._new(rng, now, token), self.home(token)
         draw = rng.random()
         if draw < 0.02:
@@ -94,7 +94,7 @@ class Traffic:
         return messages
 
     def _of_earlier(self, rng: random.Random) -> list[Message]:
-        """A swap of any burst again: as it was, of another amount, in other letters, or undone."""
+        """Repeat a swap of any burst: unchanged, with other values or letter case, or retracted."""
         event, home = rng.choice(self._sent)
         if home != self.home(event["token"]):
             return []
@@ -109,8 +109,9 @@ class Traffic:
         return [_message(event | changes, home)]
 
     def _cross(self, rng: random.Random, event: dict[str, Any], token: str) -> list[Message]:
-        """A producer with a wrong key: the same swap, or its retraction, on another partition."""
-        # The first burst tells since when a partition has a history: nothing there may be open.
+        """Send the same swap, or its retraction, to another partition, as with a wrong key."""
+        # The first burst decides where a partition's history begins, so nothing in it may depend on
+        # the order of partitions.
         if self._number == 1 or self._crossings[token] >= CROSSINGS_A_TOKEN:
             return []
         self._crossings[token] += 1
@@ -162,7 +163,7 @@ class Traffic:
         return now + rng.randrange(3 * MINUTE)
 
     def _bad(self, rng: random.Random) -> bytes | None:
-        """What no aggregator may count. `bad` tells the oracle, which does not decode."""
+        """Return a message to be rejected. `bad` marks it for the oracle, which does not decode."""
         event = self._new(rng, self._start_ms, "T0") | {"bad": True}
         breaks: dict[str, Any] = rng.choice(
             [

@@ -1,7 +1,8 @@
-"""Holds what the owners and the reader showed against the truth of the log.
+"""Compares what the owners and the reader showed with the truth of the log.
 
-Tokens of one partition are compared in every number, at the end and at each instant that the reader
-saw them. Tokens that were sent to several partitions are compared in what can be added over them.
+Tokens of one partition are compared in every number, at the end and at each instant at which the
+reader saw them. Tokens that were sent to several partitions are compared in the numbers that can be
+added.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ AT_THE_END = "at the end"
 
 @dataclass
 class Findings:
-    """What is wrong. `lost` and `double` count swaps at the end; `checked` the rows compared."""
+    """Everything wrong. `lost` and `double` count swaps at the end, `checked` compared rows."""
 
     violations: list[str] = field(default_factory=list)
     lost: int = 0
@@ -35,7 +36,7 @@ class Findings:
     checked: int = 0
 
     def trades(self, shown: int, expected: int) -> None:
-        """Note a count of trades that is off."""
+        """Note a wrong count of trades."""
         self.lost += max(0, expected - shown)
         self.double += max(0, shown - expected)
 
@@ -43,7 +44,7 @@ class Findings:
 def judge_owners(
     expected: Expected, rows: Mapping[tuple[str, int], TokenStats], findings: Findings
 ) -> None:
-    """The owners' final rows, by (token, partition), against the whole log."""
+    """Compare the owners' final rows, by (token, partition), with the whole log."""
     for token in sorted(expected.tokens):
         partitions = expected.partitions(token)
         if len(partitions) == 1:
@@ -52,7 +53,7 @@ def judge_owners(
             if row is None:
                 _missing(expected, token, findings)
             else:
-                # Offsets that the row does not cover changed nothing of it, or it would be newer.
+                # Offsets after the row's next_offset changed no number of it: it is the final row.
                 _judge_row(expected, row, 2**63, findings, AT_THE_END)
         else:
             _judge_crossed(expected, token, {p: rows.get((token, p)) for p in partitions}, findings)
@@ -64,7 +65,7 @@ def judge_owners(
 def judge_shown(
     expected: Expected, shown: Sequence[TokenStats], rng: random.Random, findings: Findings
 ) -> None:
-    """What the reader saw on the way, each row against the log as far as the row covers it."""
+    """Compare rows that the reader saw during the run with the log up to their next_offset."""
     instants = {
         (row.token_id, row.next_offset, row.as_of // MINUTE): row
         for row in shown
@@ -76,7 +77,7 @@ def judge_shown(
 
 
 def _missing(expected: Expected, token: str, findings: Findings) -> None:
-    """A token without a row is right only where no swap of it was ever counted."""
+    """Note a token without a row, unless none of its swaps was ever counted."""
     now = max(expected.watermarks.values())
     trades = expected.numbers(token, 2**63, now).windows["24h"].trades
     if trades:
@@ -147,7 +148,7 @@ def _previous_faults(shown: PreviousWindow | None, truth: PreviousNumbers | None
 
 
 class _Wrong:
-    """Collects what is not as it should be."""
+    """Collects the numbers that are wrong."""
 
     def __init__(self) -> None:
         self.faults: list[str] = []
@@ -157,14 +158,14 @@ class _Wrong:
             self.faults.append(f"{name} is {shown}, not {right}")
 
     def unless_near(self, name: str, shown: str | None, right: Fraction | None) -> None:
-        """A price is a float: right to nine digits."""
+        """Compare a price, a float that is right to nine digits."""
         if shown is None or right is None:
             self.unless_equal(name, shown, right)
         elif abs(Fraction(shown) - right) > abs(right) / 10**9:
             self.faults.append(f"{name} is {shown}, not {float(right)}")
 
     def unless_rounded(self, name: str, shown: float | None, right: Fraction | None) -> None:
-        """A percentage has four decimals."""
+        """Compare a percentage, which has four decimals."""
         if shown is None or right is None:
             self.unless_equal(name, shown, right)
         elif abs(shown - float(right)) > 0.5001e-4 + 1e-9 * abs(float(right)):
@@ -172,14 +173,14 @@ class _Wrong:
 
 
 def micros(usd: str) -> int:
-    """Dollars as text in micro-USD."""
+    """Convert dollars as text to micro-USD."""
     return int(Decimal(usd) * 1_000_000)
 
 
 def _judge_crossed(
     expected: Expected, token: str, rows: Mapping[int, TokenStats | None], findings: Findings
 ) -> None:
-    """Some order of the partitions must explain all their rows at once."""
+    """One order of the partitions must explain all their rows together."""
     findings.checked += 1
     newest = max(expected.watermarks.values())
     nows = {p: newest if row is None else row.as_of for p, row in rows.items()}

@@ -12,7 +12,7 @@ import redis.asyncio
 
 from aggregator.contracts.names import board_keys
 from aggregator.contracts.stats import TokenStats
-from aggregator.counting.board_cache import Published, RowSaver
+from aggregator.counting.board_cache import BoardCache, PublishedRows
 from aggregator.nats.resync import Patch
 from aggregator.redis.board_rows import RedisBoardRows, RowsLost
 from aggregator.runtime.errors import Fenced
@@ -100,8 +100,8 @@ async def test_lost_rows_are_noticed(rows: Rows) -> None:
     assert await rows.read() is None
 
 
-def published(*patches: TokenStats, epoch: int, seq: int, whole: bool = False) -> Published:
-    return Published(
+def published(*patches: TokenStats, epoch: int, seq: int, whole: bool = False) -> PublishedRows:
+    return PublishedRows(
         partition=2,
         partitions=3,
         epoch=epoch,
@@ -116,7 +116,7 @@ def published(*patches: TokenStats, epoch: int, seq: int, whole: bool = False) -
 
 
 async def test_an_owner_that_leaves_has_saved_all_that_it_published(rows: Rows) -> None:
-    saver = RowSaver(RedisBoardRows(rows.url, rows.topic))
+    saver = BoardCache(RedisBoardRows(rows.url, rows.topic))
     saver.start()
     first = (token(1, epoch=4), token(2, epoch=4))
     saver.note(published(*first, epoch=4, seq=1, whole=True))
@@ -131,7 +131,7 @@ async def test_an_owner_that_leaves_has_saved_all_that_it_published(rows: Rows) 
 
 
 def test_rows_that_redis_lost_are_saved_whole_again(rows: Rows) -> None:
-    saver = RowSaver(rows.store)
+    saver = BoardCache(rows.store)
     saver.note(published(token(1), token(2), epoch=1, seq=1, whole=True))
     saver.save()
     with redis.Redis.from_url(rows.url) as admin:

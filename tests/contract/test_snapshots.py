@@ -1,4 +1,4 @@
-"""What every snapshot store promises, on the one in memory and on the real Redis."""
+"""What every snapshot store guarantees, tested on the one in memory and on a real Redis."""
 
 from __future__ import annotations
 
@@ -56,9 +56,6 @@ def snapshots(new_client: NewClient) -> Snapshots:
     return new_client()
 
 
-# --- epochs ---
-
-
 def test_nothing_is_there_at_first(snapshots: Snapshots) -> None:
     assert snapshots.last_epoch(3) == 0
     assert snapshots.load(3) is None
@@ -99,7 +96,7 @@ def test_a_zombie_changes_nothing(new_client: NewClient, replace: bool) -> None:
     assert zombie.load(0) == Snapshot(header(2, 8), {b"a": b"2", b"b": b"1"})
 
 
-def test_only_who_took_the_epoch_may_save(new_client: NewClient) -> None:
+def test_only_the_client_that_took_the_epoch_may_save(new_client: NewClient) -> None:
     owner, other = new_client(), new_client()
     owner.take(0, 1)
     for client, epoch in ((other, 1), (owner, 2), (owner, 0)):
@@ -107,8 +104,6 @@ def test_only_who_took_the_epoch_may_save(new_client: NewClient) -> None:
             client.save(0, header(epoch), {b"a": b""})
     assert owner.load(0) is None
 
-
-# --- what is saved is loaded ---
 
 ALL_BYTES = bytes(range(256))
 
@@ -144,7 +139,7 @@ def test_the_last_write_of_each_section_wins(snapshots: Snapshots) -> None:
     assert snapshots.load(0) == Snapshot(header(1, 4), {b"b": b"2", b"c": b"4", b"d": b"2"})
 
 
-def test_30_000_sections_are_dropped_at_once(snapshots: Snapshots) -> None:
+def test_30_000_sections_are_dropped_in_one_save(snapshots: Snapshots) -> None:
     names = [b"%d" % n for n in range(30_000)]
     snapshots.take(0, 1)
     snapshots.save(0, header(1, 1), dict.fromkeys(names, b"x"))
@@ -152,7 +147,7 @@ def test_30_000_sections_are_dropped_at_once(snapshots: Snapshots) -> None:
     assert snapshots.load(0) == Snapshot(header(1, 2), {b"0": b"x"})
 
 
-def test_a_replacement_leaves_nothing_of_before(snapshots: Snapshots) -> None:
+def test_a_replacement_keeps_no_older_section(snapshots: Snapshots) -> None:
     snapshots.take(0, 1)
     snapshots.save(0, header(1, 1), {b"a": b"1", b"b": b"1"})
     snapshots.save(0, header(1, 2), {b"b": b"2"}, replace=True)
@@ -193,7 +188,7 @@ steps = st.one_of(
 
 
 def run(new_client: NewClient, drawn: list[tuple[Any, ...]]) -> list[object]:
-    """What each step answered or raised, the clients' and partitions' end state last."""
+    """Return what each step returned or raised, and then the end state of every partition."""
     clients = [new_client(), new_client()]
     answers: list[object] = []
     last_tried: dict[tuple[int, int], int] = {}
@@ -220,7 +215,7 @@ def run(new_client: NewClient, drawn: list[tuple[Any, ...]]) -> list[object]:
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(drawn=st.lists(steps, max_size=25))
-def test_redis_does_as_the_model(stack: Stack, drawn: list[tuple[Any, ...]]) -> None:
+def test_redis_behaves_as_the_store_in_memory(stack: Stack, drawn: list[tuple[Any, ...]]) -> None:
     clients = Clients(stack.redis.url)
     try:
         assert run(clients.new, drawn) == run(memory_clients(MemoryServer()), drawn)
@@ -228,11 +223,8 @@ def test_redis_does_as_the_model(stack: Stack, drawn: list[tuple[Any, ...]]) -> 
         clients.close()
 
 
-# --- saves that are cut short, overtaken, or meet a reader ---
-
-
 class Interrupted(dict[bytes, bytes]):
-    """Sections among which something else happens while they are being read."""
+    """Sections that call `what` at one point while they are read."""
 
     def __init__(self, sections: dict[bytes, bytes], at: int, what: Callable[[], object]) -> None:
         super().__init__(sections)
@@ -279,7 +271,7 @@ def test_a_replacement_cut_short_leaves_nothing_to_the_next(clients: Clients) ->
 def test_a_save_that_arrives_after_a_later_one_changes_nothing(
     clients: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A call that timed out is still on its way when the same is saved again, and more."""
+    """A call that timed out may still arrive after the same sections and more were saved."""
     owner = clients.new()
     owner.take(0, 1)
     late: list[Callable[[], Any]] = []
@@ -299,7 +291,7 @@ def test_a_save_that_arrives_after_a_later_one_changes_nothing(
 
 
 class Overtaken(RedisSnapshots):
-    """A reader during whose first readings somebody saves."""
+    """A reader during whose first reads another client saves."""
 
     meanwhile: Callable[[], object]
     times = 1
@@ -313,7 +305,7 @@ class Overtaken(RedisSnapshots):
 
 
 @pytest.mark.parametrize("replace", [False, True], ids=["change", "replace"])
-def test_a_save_amid_a_load_is_loaded_whole(clients: Clients, replace: bool) -> None:
+def test_a_load_during_a_save_is_of_one_snapshot(clients: Clients, replace: bool) -> None:
     owner, reader = clients.new(), clients.new_of(Overtaken)
     owner.take(0, 1)
     owner.save(0, header(1, 1), {b"a": b"1", b"b": b"1"})
@@ -325,7 +317,7 @@ def test_a_save_amid_a_load_is_loaded_whole(clients: Clients, replace: bool) -> 
         reader.load(0)
 
 
-def test_a_load_is_of_one_save_while_another_saves(clients: Clients) -> None:
+def test_loads_during_many_saves_are_each_of_one_snapshot(clients: Clients) -> None:
     owner, reader = clients.new(), clients.new()
     names = [b"%d" % n for n in range(200)]
     owner.take(0, 1)
@@ -361,9 +353,6 @@ def test_a_load_is_of_one_save_while_another_saves(clients: Clients) -> None:
     assert max(offsets) <= saved[0]
 
 
-# --- what only Redis can meet ---
-
-
 def test_topics_do_not_mix(clients: Clients) -> None:
     one = clients.new()
     one.take(0, 1)
@@ -373,7 +362,7 @@ def test_topics_do_not_mix(clients: Clients) -> None:
     assert clients.new().load(0) is None
 
 
-def test_a_redis_that_forgot_the_epoch_takes_no_part_of_a_state(clients: Clients) -> None:
+def test_a_redis_that_lost_the_epoch_accepts_no_part_of_a_state(clients: Clients) -> None:
     owner = clients.new()
     owner.take(0, 4)
     owner.save(0, header(4), {b"a": b"1"})

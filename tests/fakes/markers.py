@@ -1,4 +1,4 @@
-"""The marker store in memory: the same guarantees as `RedisMarkers`, for tests without a server."""
+"""The marker store in memory, with the guarantees of `RedisMarkers`, for tests without a server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class MemoryMarkers:
         self._check(self._bound)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is no connection to close."""
 
     def send(
         self, partition: int, offsets: Sequence[int], markers: Sequence[bytes] | bytes, kinds: str

@@ -1,4 +1,4 @@
-"""The snapshot store in memory: the same guarantees as `RedisSnapshots`, without a server."""
+"""The snapshot store in memory, with the guarantees of `RedisSnapshots`, without a server."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from aggregator.runtime.errors import Fenced
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """What is kept of a partition. Never changed in place."""
+    """The stored state of a partition. Never changed in place."""
 
     epoch: int = 0
     snapshot: Snapshot | None = None
 
 
 class MemoryServer:
-    """What all clients share; `restart(keep)` is a crash that keeps the first `keep` writes."""
+    """The state that all clients share; `restart(keep)` is a crash that loses later writes."""
 
     def __init__(self) -> None:
         self.run = 1
@@ -27,7 +27,7 @@ class MemoryServer:
 
     @property
     def writes(self) -> int:
-        """How many writes were made and are not forgotten."""
+        """How many writes the server has."""
         return len(self._states) - 1
 
     def restart(self, keep: int) -> None:
@@ -36,16 +36,16 @@ class MemoryServer:
         self.run += 1
 
     def kept(self, partition: int) -> Kept:
-        """The present state of a partition."""
+        """Return the present state of a partition."""
         return self._states[-1].get(partition, Kept())
 
     def write(self, partition: int, kept: Kept) -> None:
-        """One atomic write."""
+        """Write the state of a partition atomically."""
         self._states.append({**self._states[-1], partition: kept})
 
 
 class MemorySession:
-    """`Session` on a `MemoryServer`; one for all ports of a process."""
+    """`Session` on a `MemoryServer`; the stores of a process share one."""
 
     def __init__(self, server: MemoryServer) -> None:
         self.server = server
@@ -61,7 +61,7 @@ class MemorySession:
             raise NewIncarnation("restarted")
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is no connection to close."""
 
 
 class MemorySnapshots:

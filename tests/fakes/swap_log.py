@@ -1,4 +1,4 @@
-"""The swap topic in memory, of one partition: what `Aggregator` asks of a `SwapLog`."""
+"""The swap topic in memory with one partition: as much of `SwapLog` as `Aggregator` uses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from aggregator.member.kafka import Batch, LogExtent, Records
 
 
 class MemoryLog:
-    """Partition 0, whose records a test appends; reading begins where `begin` says."""
+    """Partition 0. A test appends records; reading begins at the offset given to `begin`."""
 
     unreachable = ""
     commit_fault = ""
@@ -21,7 +21,7 @@ class MemoryLog:
         self._reading_from: int | None = None
 
     def append(self, value: bytes, record_ms: int) -> None:
-        """A producer puts a record of this time at the log's end."""
+        """Append a record of this time, as a producer does."""
         self._records.append((value, record_ms))
 
     def poll(self, limit: int, _timeout_s: float) -> Batch:
@@ -59,7 +59,7 @@ class MemoryLog:
         self._reading_from = None
 
     def resume(self, _partitions: Sequence[int]) -> None:
-        """See `SwapLog`; nothing here is read before the next `begin`."""
+        """See `SwapLog`; here reading resumes with the next `begin`."""
 
     def newest_end(self, _partition: int) -> int:
         """See `SwapLog`."""

@@ -18,7 +18,7 @@ import numpy as np
 from aggregator.contracts.batch import SwapBatch, batch_of
 from aggregator.contracts.stats import Heartbeat
 from aggregator.contracts.units import MINUTE_MS
-from aggregator.counting.announcer import Telling
+from aggregator.counting.announcer import Announcer
 from aggregator.counting.partition import PartitionOwner
 from aggregator.decoding.rules import decode_swap
 from aggregator.member.kafka import LogExtent
@@ -111,11 +111,11 @@ def main(url: str, epoch: int, tokens: int, minutes: int) -> None:
     while not publisher.connected:
         time.sleep(0.01)
     ignore: Any = SimpleNamespace(note=lambda _: None, drop=lambda _: None)
-    telling = Telling(publisher, ignore, ignore, PARTITIONS)
+    announcer = Announcer(publisher, ignore, ignore, PARTITIONS)
     for market in markets:
-        telling.taken(market.owner)
+        announcer.taken(market.owner)
         market.owner.advance(now_ms())
-        telling.live(market.owner)
+        announcer.live(market.owner)
         market.trade(now_ms())
     next_beat, turn = 0, 0
     while True:
@@ -126,9 +126,9 @@ def main(url: str, epoch: int, tokens: int, minutes: int) -> None:
                 market.trade(now, turn % (tokens // PARTITIONS), 10)
         for owner in owners.values():
             owner.advance(now)
-        telling.check()
-        telling.changes(list(owners.values()))
-        telling.histories(owners)
+        announcer.check()
+        announcer.publish_changes(list(owners.values()))
+        announcer.answer_histories(owners)
         if now >= next_beat:
             next_beat = now + 1_000
             for owner in owners.values():

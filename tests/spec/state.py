@@ -1,4 +1,4 @@
-"""Everything held of one token: its buckets, its counters, and what is newest of it. Pure."""
+"""The state of one token: its buckets, its counters, and its newest values. Pure."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from aggregator.windows.bucket import Bucket, Point, merged
 class TokenState:
     """One token of one partition.
 
-    `buckets` by minute; `touched` is the minute in which its last record was applied, at least 1
-    and 0 before the first; `trades` is the `n` of its last trade.
+    `buckets` are by minute. `touched` is the minute in which its last record was applied, at least
+    1; it is 0 before the first. `trades` is the `n` of its last trade.
     """
 
     __slots__ = (
@@ -56,5 +56,5 @@ class TokenState:
                 self.last_price = point
 
     def between(self, first: int, last: int) -> Bucket:
-        """The buckets of the minutes first … last as one."""
+        """Return the buckets of the minutes first … last merged into one."""
         return merged(each for minute, each in self.buckets.items() if first <= minute <= last)

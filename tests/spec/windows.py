@@ -1,10 +1,10 @@
-"""The windows of one partition, in the plainest code that is right: records in, numbers out.
+"""The windows of one partition in the plainest code that is right: records in, numbers out.
 
-Three parts kept apart: the clock (`observe` moves the watermark, `advance` moves now), the
-assignment (`bucket.py`: which minute, which window), the fold (`Bucket`). Nothing is kept but the
-buckets: a window is merged from them whenever it is asked for, so that no running sum can drift.
-What is decided here depends on the log and on the `now` that the caller gives, never on a machine's
-clock. The faster engine is tested against this one. Pure.
+Three parts are kept apart: the clock (`observe` moves the watermark, `advance` moves now), the
+assignment (`windows_back`: which minute is in which window), and the fold (`Bucket`). Only the
+buckets are kept: a window is merged from them whenever it is read, so no running sum can drift.
+Every decision depends on the log and on the `now` that the caller gives, never on a machine's
+clock. The compiled engine is tested against this one. Pure.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _TRADES: Final = {Verdict.COUNTED, Verdict.UNDONE}
 
 
 def is_closed(minute: int, watermark: int, grace_ms: int) -> bool:
-    """Whether the whole of a minute lies `grace_ms` or more behind the watermark (ms)."""
+    """Whether a minute ended `grace_ms` or more before the watermark (ms)."""
     return (minute + 1) * MINUTE_MS <= watermark - grace_ms
 
 
 def windows_back(minute: int, now_minute: int, length: int) -> int:
-    """0: in the window of `length` minutes; 1: in the one before it; 2: in neither any more."""
+    """Return 0 in the window of `length` minutes, 1 in the previous window, 2 in neither."""
     return min((now_minute - minute) // length, 2)
 
 
@@ -48,11 +48,11 @@ class ReferenceWindows:
 
     `windows` are (name, minutes), `grace_ms` and `max_future_ms` as in the settings. `history_from`
     (ms) is the instant from which every event is known to be here; None when the log was read from
-    its very first record: then it is the earliest event counted. Buckets are kept for twice the
-    longest window, since each window is shown beside the one before it.
+    its first record: then it is the earliest event counted. Buckets are kept for twice the longest
+    window, since each window is shown beside the one before it.
 
     Call order for each batch: `observe` every record in log order, have the markers decide, `apply`
-    every decoded record in log order. `advance` at any time between batches.
+    every decoded record in log order. `advance` may come at any time between batches.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class ReferenceWindows:
         return sum(len(token_ids) for token_ids in self._by_minute.values())
 
     def observe(self, timestamps: Sequence[int], record_timestamps: Sequence[int]) -> list[bool]:
-        """Take note of records' times (ms) in log order; of each, whether it is late.
+        """Move the watermark over records (times in ms) in log order; return which are late.
 
         A record is late when its bucket was closed before it. Every decoded record passes here,
         duplicates and retractions too.
@@ -118,16 +118,16 @@ class ReferenceWindows:
         return late
 
     def apply(self, swaps: Sequence[Swap], offsets: Sequence[int], verdicts: str) -> None:
-        """Do what the markers decided of each record, in log order; a letter of `Verdict` each.
+        """Do what the markers decided of records, in log order; one letter of `Verdict` a swap.
 
-        What would change a minute that has not begun is held back until `advance` comes to it.
+        A swap that would change a future minute is held until `advance` begins that minute.
         """
         for swap, offset, letter in zip(swaps, offsets, verdicts, strict=True):
             verdict = Verdict(letter)
             self.counts[verdict] += 1
             minute = minute_of(swap.timestamp)
             if verdict in _TRADES:
-                self._number(swap, offset)
+                self._assign_trade_number(swap, offset)
             if verdict in _TRADES and minute > self._minute:
                 self._held.setdefault(minute, []).append((swap, offset, verdict))
             else:
@@ -139,8 +139,8 @@ class ReferenceWindows:
             state = self._tokens[swap.token_id] = TokenState(swap)
         return state
 
-    def _number(self, swap: Swap, offset: int) -> None:
-        """A trade has its `n` from the log alone, whenever its minute begins."""
+    def _assign_trade_number(self, swap: Swap, offset: int) -> None:
+        """Give the trade its `n`, which depends on the log alone, not on when its minute begins."""
         state = self._state(swap)
         state.trades = 1 + (state.trades or minute_of(swap.timestamp) * TRADES_A_MINUTE)
         self._applied.append((swap.token_id, offset, state.trades))
@@ -177,16 +177,15 @@ class ReferenceWindows:
             state.unpriced = max(0, state.unpriced - 1)
         minute = minute_of(swap.timestamp)
         if minute > self._minute - self._kept:
-            # Where the swap was counted on another partition the bucket goes below zero here, and
-            # the sum over both is right.
+            # Where the swap was counted on another partition, the bucket goes below zero here and
+            # the sum over both partitions is right.
             self._by_minute.setdefault(minute, set()).add(swap.token_id)
             state.buckets.setdefault(minute, Bucket()).remove(swap)
 
     def advance(self, now_ms: int) -> None:
         """Move now forward: minutes begin, and buckets move from window to window and out.
 
-        A clock set back changes nothing. Every token that shows other numbers than before is marked
-        dirty.
+        A clock that was set back changes nothing. Every token whose numbers change is marked dirty.
         """
         self._now_ms = max(self._now_ms, now_ms)
         before, self._minute = self._minute, minute_of(self._now_ms)
@@ -219,20 +218,20 @@ class ReferenceWindows:
                 del self._tokens[token_id].buckets[minute]
 
     def take_dirty(self) -> list[str]:
-        """The tokens whose numbers changed since the last call."""
+        """Return the tokens whose numbers changed since the last call."""
         dirty = list(self._dirty)
         self._dirty.clear()
         return dirty
 
     def take_trades(self) -> list[tuple[str, int, int]]:
-        """The trades taken in since the last call, in order: (token_id, offset, `n`)."""
+        """Return the trades applied since the last call, in order: (token_id, offset, `n`)."""
         applied, self._applied = self._applied, []
         return applied
 
     def forget_idle(self) -> list[str]:
-        """Drop the tokens that have no bucket left and had no record for as long; their ids.
+        """Drop the tokens without a bucket that had no record for as long; return their ids.
 
-        Late and repeated swaps make no bucket, and their counts are worth showing for a while.
+        Late and duplicate swaps make no bucket, but their counts are shown for as long.
         """
         oldest = self._minute - self._kept + 1
         idle = [
@@ -245,11 +244,11 @@ class ReferenceWindows:
         return idle
 
     def token_ids(self) -> Iterable[str]:
-        """Every token that has numbers: those whose swaps are all of minutes to come have none."""
+        """Return every token that has numbers; one with swaps of future minutes alone has none."""
         return [token_id for token_id, state in self._tokens.items() if state.touched]
 
     def stats(self, token_id: str, *, epoch: int, seq: int, next_offset: int) -> TokenStats:
-        """The numbers of one token at `now_ms`. Raises KeyError for a token that is not held."""
+        """Return the numbers of one token at `now_ms`. Raises KeyError where it is not held."""
         state = self._tokens[token_id]
         return TokenStats(
             token_id=token_id,
@@ -311,12 +310,12 @@ class ReferenceWindows:
         )
 
     def _covers(self, minute: int) -> bool:
-        """Whether the history reaches back to the minute's first ms."""
+        """Whether the history reaches back to the first ms of the minute."""
         since = self.history_from if self.history_from is not None else self._earliest_counted
         return since is not None and since <= minute * MINUTE_MS
 
     def _coverage(self) -> list[bool]:
-        """Of each window, whether the history covers it, and whether the one before it too."""
+        """Return for each window whether the history covers it, and the window before it."""
         return [
             self._covers(self._minute - reach + 1)
             for _, minutes in self._windows

@@ -1,8 +1,8 @@
-"""The windows computed again, slowly and in the open, from the words of DESIGN 3, 4 and 5 alone.
+"""Recomputes the windows, slowly and plainly, from the text of DESIGN 3, 4 and 5 alone.
 
-Takes the raw log and gives what every token must show at an instant. Every number is exact: money
-is whole micro-USD, amounts and prices are fractions. It keeps no running state between instants and
-shares no code with the engine that it checks.
+From the raw log it computes what every token must show at an instant. Every number is exact: money
+is whole micro-USD, amounts and prices are fractions. It keeps no state between instants and shares
+no code with the engine that it checks.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ MINUTE = 60_000
 
 @dataclass(frozen=True, eq=False)
 class Logged:
-    """One record of the log: the event as JSON gives it, and where and when Kafka keeps it (ms).
+    """One record of the log: the event as in its JSON, its position and its record time (ms).
 
-    Two records are never equal, whatever they say.
+    Two records are never equal, even with the same content.
     """
 
     event: dict[str, Any]
@@ -31,7 +31,7 @@ class Logged:
 
 @dataclass(frozen=True)
 class PreviousNumbers:
-    """The window before a window; `retraction_touched` as there."""
+    """The previous window of a window; `retraction_touched` as in `WindowNumbers`."""
 
     trades: int
     volume_usd: int
@@ -43,9 +43,9 @@ class PreviousNumbers:
 class WindowNumbers:
     """One window of one token. USD in whole micro-USD, amounts in tokens, prices in USD.
 
-    `complete`: the history reaches back over it. `retraction_touched`: a swap was taken out of one
-    of these minutes. A bucket keeps extremes only, so there the engine's prices, largest trade and
-    distinct traders need not be those of the swaps that are left.
+    `complete`: the history covers the whole window. `retraction_touched`: a swap was taken out of
+    one of its minutes. A bucket keeps extremes only, so there the engine's prices, largest trade
+    and distinct traders need not be those of the swaps that are left.
     """
 
     trades: int
@@ -73,10 +73,10 @@ class WindowNumbers:
 
 @dataclass
 class TokenNumbers:
-    """One token at one instant. The last price, trade and symbol are of all swaps ever counted.
+    """One token at one instant. Last price, last trade and symbol are of all swaps ever counted.
 
-    `minutes` are those in which a swap was ever counted, retracted or not. `unretracted` are the
-    windows as if nothing had ever been taken out.
+    `minutes` are those in which a swap was counted, retracted or not. `unretracted` holds the
+    windows as if no swap had ever been taken out.
     """
 
     unpriced: int = 0
@@ -93,7 +93,7 @@ class TokenNumbers:
 
 @dataclass
 class _Fate:
-    """What became of each record that is neither undecodable nor without effect."""
+    """What becomes of the records that can be decoded, by verdict."""
 
     counted: list[Logged] = field(default_factory=list)
     undone: list[Logged] = field(default_factory=list)
@@ -102,7 +102,7 @@ class _Fate:
     void: list[Logged] = field(default_factory=list)
 
     def of(self, token: str, now: int) -> _Fate:
-        """One token's part, without what would change a minute that has not begun at `now`."""
+        """Return one token's part, without swaps of minutes that have not begun at `now`."""
         return _Fate(
             counted=_begun(_of(token, self.counted), now),
             undone=_begun(_of(token, self.undone), now),
@@ -112,7 +112,7 @@ class _Fate:
         )
 
     def known(self) -> bool:
-        """Whether anything at all happened."""
+        """Whether there is any record."""
         return any((self.counted, self.undone, self.late, self.duplicates, self.void))
 
 
@@ -125,12 +125,12 @@ def recompute(
     max_future_ms: int,
     history_from: int | None = None,
 ) -> dict[str, TokenNumbers]:
-    """Every token of the log at `now` (ms), by token id. `windows` are (name, minutes).
+    """Return every token of the log at `now` (ms), by token id. `windows` are (name, minutes).
 
     The history of a token's partition begins at `history_from`, or at the earliest event counted.
     """
     accepted = [
-        # A record whose event is too far ahead goes to the dead letters and has no effect at all.
+        # An event too far ahead of its record goes to the dead-letter topic and has no effect.
         logged
         for logged in log
         if logged.event["timestamp"] <= logged.record_timestamp + max_future_ms
@@ -175,7 +175,7 @@ def _earliest(partition: int, counted: list[Logged]) -> int | None:
 
 
 def _decide(log: list[Logged], grace_ms: int, max_future_ms: int) -> _Fate:
-    """Read the log in order and say of each record what it does. `undone` holds the additions."""
+    """Decide in log order what each record does. `undone` holds the additions, not retractions."""
     fate = _Fate()
     watermarks: dict[int, int] = {}
     additions: dict[tuple[Any, ...], Logged] = {}
@@ -237,7 +237,7 @@ def _window(
         high_usd=max(prices, default=None),
         low_usd=min(prices, default=None),
         close_usd=prices[-1] if prices else None,
-        # A price of 0 is no price.
+        # A price of 0 counts as no price.
         vwap_usd=Fraction(volume, 1_000_000) / amount if volume else None,
         price_change_pct=_change(prices),
         largest_trade_usd=max((_micros(one) for one in priced), default=None),
@@ -262,7 +262,7 @@ def _previous(
 
 
 def _reaches(since: int | None, before_first: int) -> bool:
-    """Whether a history that begins at `since` has all of the minutes after `before_first`."""
+    """Whether a history that begins at `since` covers the minutes after `before_first`."""
     return since is not None and since <= (before_first + 1) * MINUTE
 
 
@@ -276,12 +276,12 @@ def _change(prices: list[Fraction]) -> Fraction | None:
 
 
 def token_id(event: dict[str, Any]) -> str:
-    """`chain:token`, an address in lower case."""
+    """Return `chain:token`, with an address in lower case."""
     return f"{event['chain']}:{_lower_hex(event['token'])}"
 
 
 def event_identity(event: dict[str, Any]) -> tuple[Any, ...]:
-    """What makes two records the same swap; the block is part of it where it is given."""
+    """Return what identifies a swap; the block is part of it where it is given."""
     return (
         event["chain"],
         _lower_hex(event["tx_hash"]),
@@ -303,12 +303,12 @@ def _begun(log: list[Logged], now: int) -> list[Logged]:
 
 
 def _within(log: list[Logged], after: int, last: int) -> list[Logged]:
-    """Those whose minute is after `after` and not after `last`."""
+    """Return the records of the minutes (after, last]."""
     return [one for one in log if after < one.event["timestamp"] // MINUTE <= last]
 
 
 def _in_order(log: list[Logged]) -> list[Logged]:
-    """In the order of trading: by event time, then by offset."""
+    """Return the records in the order of trading: by event time, then by offset."""
     return sorted(log, key=lambda one: (one.event["timestamp"], one.offset))
 
 

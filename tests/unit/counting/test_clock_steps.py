@@ -1,4 +1,4 @@
-"""An aggregator whose host's clock is set: what is due goes on, and the numbers stay right."""
+"""An aggregator while its host's clock is set: due work continues, and the numbers stay right."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from aggregator.contracts.batch import SwapBatch
 from aggregator.contracts.stats import Heartbeat, TokenStats
 from aggregator.counting.aggregator import Aggregator
-from aggregator.counting.board_cache import Published
+from aggregator.counting.board_cache import PublishedRows
 from aggregator.nats.resync import Patch
 from aggregator.runtime.clock import CONFIRM_MS, TrustedClock
 from aggregator.runtime.config import load
@@ -29,7 +29,7 @@ TOKEN = "ethereum:A"
 
 
 class Reader:
-    """What the publisher was given: the token's newest numbers, and every heartbeat."""
+    """A publisher that keeps the token's newest numbers and every heartbeat."""
 
     connected = True
 
@@ -66,18 +66,18 @@ class Reader:
     @property
     def trades_5m(self) -> int:
         assert self.row is not None
-        # A token's last row, once its windows have been empty for days, has none.
+        # The tombstone of a token whose windows have been empty for days has no windows.
         return self.row.windows["5m"].trades if self.row.windows else 0
 
 
 class Rows:
-    def note(self, _published: Published) -> None: ...
+    def note(self, _published: PublishedRows) -> None: ...
 
     def drop(self, _partition: int) -> None: ...
 
 
 class Machine:
-    """One aggregator on a machine whose clocks the test turns; a producer whose clock is right."""
+    """An aggregator on a machine whose clocks the test sets, and a producer with the true time."""
 
     def __init__(self) -> None:
         self.wall, self.monotonic, self.true = T0, 77_000, T0
@@ -112,7 +112,7 @@ class Machine:
         self.log.append(json.dumps(event).encode(), self.true)
 
     def run(self, ms: int, *, trade_every: int | None = None) -> None:
-        """Rounds of the loop for so long, with a trade now and then."""
+        """Run rounds of the loop for `ms`, with a trade at every multiple of `trade_every` ms."""
         for _ in range(ms // ROUND_MS):
             self.wall += ROUND_MS
             self.monotonic += ROUND_MS
@@ -170,8 +170,8 @@ def test_a_clock_that_stays_ahead_of_the_log_is_not_followed(machine: Machine, l
     assert any(f"{leap // SECOND} s ahead" in each for each in machine.degraded)
 
 
-def test_a_suspended_machine_follows_the_log_at_once(machine: Machine) -> None:
-    """The monotonic clock stood still for an hour; trades waited in the log."""
+def test_a_machine_that_was_suspended_follows_the_log_immediately(machine: Machine) -> None:
+    """The monotonic clock stood still for an hour while trades waited in the log."""
     for _ in range(60):
         machine.wall += MINUTE
         machine.true += MINUTE
@@ -186,7 +186,7 @@ def test_a_suspended_machine_follows_the_log_at_once(machine: Machine) -> None:
 def test_a_wrong_clock_on_a_quiet_log_is_put_right_without_a_restart(
     machine: Machine, leap: int
 ) -> None:
-    """Nothing contradicts it, so it is followed; set back, the windows are those of the log."""
+    """No record contradicts it, so it is followed; set back, the windows are again the log's."""
     before = machine.reader.row
     assert before is not None
     machine.wall += leap
@@ -206,7 +206,7 @@ def test_a_wrong_clock_on_a_quiet_log_is_put_right_without_a_restart(
     assert any("is followed" in each for each in machine.degraded)
 
 
-def test_a_late_loop_says_so_itself(machine: Machine) -> None:
+def test_a_late_loop_reports_that_it_is_late(machine: Machine) -> None:
     machine.monotonic += 5 * SECOND
     machine.wall += 5 * SECOND
     machine.true += 5 * SECOND

@@ -1,4 +1,4 @@
-"""What one owner publishes of its partition: patches, last rows, trades and histories."""
+"""What an owner publishes of its partition: patches, tombstones, trades and histories."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 
 import msgspec
 import numpy as np
-from tests.oracle import MINUTE
 
 from aggregator.contracts.batch import batch_of
 from aggregator.contracts.stats import TokenStats
@@ -15,6 +14,7 @@ from aggregator.decoding.rules import decode_swap
 from aggregator.member.kafka import LogExtent
 from aggregator.nats.resync import Patch
 from aggregator.runtime.config import load
+from tests.support.oracle import MINUTE
 from tests.unit.windows.service import MAX_FUTURE, T0, swap_event
 
 DAY = 24 * 60 * MINUTE
@@ -34,7 +34,7 @@ def owner(end: int = 0) -> PartitionOwner:
 
 
 def read(owner: PartitionOwner, *numbers: int, verdicts: str = "", token: str = "A") -> None:
-    """Take in the swaps of these numbers at the next offsets."""
+    """Apply the swaps of these numbers at the next offsets."""
     first = owner.next_offset
     events = [swap_event(T0, number, token=token) for number in numbers]
     swaps = [decode_swap(json.dumps(event).encode(), T0, MAX_FUTURE) for event in events]
@@ -49,7 +49,7 @@ def rows(patches: list[Patch]) -> dict[str, TokenStats]:
     }
 
 
-def test_a_token_without_records_for_two_days_gets_a_last_row_and_is_gone() -> None:
+def test_a_token_without_records_for_two_days_is_dropped_with_a_tombstone() -> None:
     one = owner()
     one.go_live()
     read(one, 0)
@@ -69,20 +69,20 @@ def test_a_token_without_records_for_two_days_gets_a_last_row_and_is_gone() -> N
     assert set(rows(one.go_live())) == {"ethereum:B"}
 
 
-def test_of_a_replay_the_last_batches_are_told_once_it_is_live() -> None:
+def test_the_last_batches_of_a_replay_are_published_when_it_is_live() -> None:
     one = owner(end=60)
     for number in range(60):
         read(one, number)
         assert one.take_trades() == []
     one.go_live()
-    told = one.take_trades()
-    assert [batch.offsets for batch in told] == [[offset] for offset in range(40, 60)]
+    published = one.take_trades()
+    assert [batch.offsets for batch in published] == [[offset] for offset in range(40, 60)]
     assert one.take_trades() == []
     read(one, 60, 60, verdicts="CD")
     (batch,) = one.take_trades()
     numbers = batch.swaps["n"].tolist()
     assert numbers[1] == 0
-    assert numbers[0] == told[-1].swaps["n"][0] + 1
+    assert numbers[0] == published[-1].swaps["n"][0] + 1
 
 
 def test_a_history_counts_the_trades_up_to_its_n() -> None:

@@ -1,4 +1,4 @@
-"""While a call is repeated the heartbeats say stalled; when it has worked, reading goes on."""
+"""While a call is repeated the heartbeats say "stalled"; when it works, reading continues."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from aggregator.runtime.health import Health
 
 
 class Recorder:
-    """A log that notes what it is told, and a broker that can be reached."""
+    """A log that records its calls, and a broker that can be reached."""
 
     unreachable = ""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def still_reachable(self) -> bool:
         return not self.unreachable
 
     def pause(self, _partitions: Sequence[int]) -> None:
-        self.told.append("pause")
+        self.calls.append("pause")
 
     def resume(self, _partitions: Sequence[int]) -> None:
-        self.told.append("resume")
+        self.calls.append("resume")
 
 
 class Beats(Health):
@@ -47,7 +47,7 @@ class Beats(Health):
 
 
 def an_aggregator(health: Health, recorder: Recorder) -> Aggregator:
-    """One that owns nothing and beats at each look at its clock."""
+    """Return an aggregator without partitions that is due for a heartbeat at every reading."""
     nothing = cast(Any, None)
     seconds = count(0, 1_000)
     aggregator = Aggregator(
@@ -83,12 +83,12 @@ def test_reading_goes_on_when_the_call_has_worked(engine: str) -> None:
     recorder = Recorder()
     aggregator = an_aggregator(Health(), recorder)
     assert aggregator._patiently(engine, retried(Retry("asleep"), "awake")) == "awake"
-    assert recorder.told == ["pause", "resume"]
+    assert recorder.calls == ["pause", "resume"]
 
 
 @pytest.mark.parametrize("engine", ["kafka", "redis"])
 def test_every_heartbeat_says_stalled_until_that_call_has_worked(engine: str) -> None:
-    """The broker can be reached all the while: that another question is answered cures nothing."""
+    """The broker can be reached meanwhile: an answer to another question must not count."""
     beats = Beats()
     aggregator = an_aggregator(beats, Recorder())
     call = retried(Retry("asleep"), Retry("still asleep"), "awake")

@@ -1,7 +1,7 @@
-"""Random schedules of a busy partition: batches of records, and how the clock goes on between them.
+"""Random schedules of a busy partition: batches of records, and how the clock moves between them.
 
-The same seed is the same schedule. Sizes are those where the compiled engine grows its columns,
-links many buckets and frees them again.
+The same seed gives the same schedule. The sizes make the compiled engine grow its columns, link
+many buckets and free them again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TRADERS = 60
 
 @dataclass(frozen=True)
 class Step:
-    """`swaps` are read at `now`, then the clock moves on to `then` (ms); `forget` idle tokens."""
+    """`swaps` are read at `now`, then the clock moves to `then` (ms); `forget`: drop idle ones."""
 
     now: int
     swaps: list[Swap]
@@ -32,7 +32,7 @@ class Step:
 
 
 def schedule(seed: int, steps: int) -> Iterator[Step]:
-    """`steps` batches: bursts and silences, repeats, retractions, early and late swaps."""
+    """Yield `steps` batches: bursts and silences, repeats, retractions, early and late swaps."""
     rng = random.Random(seed)
     market = _Market(rng)
     now = T0 + rng.randrange(MINUTE)
@@ -45,7 +45,7 @@ def schedule(seed: int, steps: int) -> Iterator[Step]:
 
 
 def _pause(rng: random.Random) -> int:
-    """Mostly some seconds; sometimes minutes, an hour, past everything held; seldom backwards."""
+    """Return mostly seconds; sometimes minutes, an hour, a leap past all windows; rarely back."""
     kind = rng.random()
     if kind < 0.75:
         return rng.randrange(30_000)
@@ -59,7 +59,7 @@ def _pause(rng: random.Random) -> int:
 
 
 class _Market:
-    """Who trades what, when, for how much; and all that was ever sent."""
+    """Draws swaps: token, trader, time and size. Keeps all that were sent, for repeats."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng

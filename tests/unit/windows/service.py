@@ -1,7 +1,7 @@
-"""Engines, markers and a reader in memory, held against `tests/support/oracle.py`.
+"""Engines, markers and a reader in memory, compared with `tests/support/oracle.py`.
 
-What is compared is what a reader sees: the stats as they were last published, where only tokens
-that the engine called dirty are published again. Every test runs on each of `ENGINES`.
+The comparison is of what a reader sees: the stats as they were last published, where a token is
+published again only when the engine marked it dirty. Every test runs on each of `ENGINES`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,6 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from tests.oracle import (
-    MINUTE,
-    Logged,
-    PreviousNumbers,
-    TokenNumbers,
-    WindowNumbers,
-    recompute,
-)
 
 from aggregator.contracts.event import Swap
 from aggregator.contracts.stats import PreviousWindow, TokenStats, WindowStats
@@ -29,6 +21,14 @@ from aggregator.decoding.rules import decode_swap
 from aggregator.runtime.errors import DeadLetter
 from aggregator.windows.engine import ColumnarWindows
 from tests.spec.windows import ReferenceWindows
+from tests.support.oracle import (
+    MINUTE,
+    Logged,
+    PreviousNumbers,
+    TokenNumbers,
+    WindowNumbers,
+    recompute,
+)
 
 ENGINES = [ReferenceWindows, ColumnarWindows]
 Engine = type[ReferenceWindows] | type[ColumnarWindows]
@@ -41,14 +41,14 @@ T0 = 1_760_000_040_000 // MINUTE * MINUTE
 
 
 class Markers:
-    """The verdicts of DESIGN 4 rules 1 and 2, as the marker store gives them, in memory."""
+    """The marker store in memory: the verdicts of DESIGN 4 rules 1 and 2."""
 
     def __init__(self) -> None:
         self._swaps: dict[bytes, Verdict] = {}
         self._retracted: set[bytes] = set()
 
     def decide(self, swap: Swap, late: bool) -> Verdict:
-        """The verdict on the next record of the log."""
+        """Return the verdict on the next record of the log."""
         known = self._swaps.get(swap.marker)
         if swap.removed:
             if swap.marker in self._retracted:
@@ -89,7 +89,7 @@ class Service:
         self._markers = Markers()
 
     def engine(self, partition: int = 0) -> ReferenceWindows:
-        """The engine of one partition."""
+        """Return the engine of one partition."""
         if partition not in self.engines:
             self.engines[partition] = self._engine(
                 partition=partition,
@@ -102,7 +102,7 @@ class Service:
         return self.engines[partition]
 
     def read(self, event: dict[str, Any], partition: int = 0) -> None:
-        """One record arrives at the log now."""
+        """Append one record to the log now."""
         logged = Logged(event, partition, len(self.log), self.now)
         self.log.append(logged)
         try:
@@ -132,7 +132,7 @@ class Service:
         self._batch.clear()
 
     def publish(self, now: int, *, forget: bool = False) -> None:
-        """What was read is applied, the clock moves to `now`, what is dirty reaches the reader."""
+        """Apply what was read, move the clock to `now`, publish dirty tokens to the reader."""
         self.settle()
         self.now = now
         for engine in self.engines.values():
@@ -143,7 +143,7 @@ class Service:
                 del self.board[token]
 
     def truth(self) -> dict[str, TokenNumbers]:
-        """What the board must show, computed from the log."""
+        """Compute from the log what the board must show."""
         return recompute(
             self.log,
             now=self.now,
@@ -154,9 +154,9 @@ class Service:
         )
 
     def assert_right(self, *, forgetful: bool = False) -> None:
-        """Every token of the board shows what the log says, and no bucket is kept for nothing.
+        """Assert that every token of the board shows what the log says, and no bucket is too many.
 
-        `forgetful`: idle tokens were forgotten with their counters, those with trades were not.
+        `forgetful`: idle tokens may have been dropped with their counters, tokens with trades not.
         """
         truth = self.truth()
         oldest = self.now // MINUTE - 2 * max(minutes for _, minutes in self._windows) + 1
@@ -234,7 +234,7 @@ def assert_previous(shown: PreviousWindow | None, expected: PreviousNumbers | No
 
 
 def assert_between(shown: WindowStats, expected: WindowNumbers, unretracted: WindowNumbers) -> None:
-    """After a retraction: nothing narrower than what is left, nor wider than what there was."""
+    """After a retraction extremes lie between those of the swaps left and those of all swaps."""
     if expected.trades == 0:
         shown_prices = (shown.open_usd, shown.high_usd, shown.low_usd, shown.close_usd)
         assert shown_prices == (None, None, None, None)
@@ -251,7 +251,7 @@ def assert_between(shown: WindowStats, expected: WindowNumbers, unretracted: Win
 
 
 def assert_ascending(*numbers: Fraction | int | None) -> None:
-    """Those that are known do not descend by more than a float's rounding."""
+    """Assert that the known numbers do not descend by more than a float's rounding."""
     known = [number for number in numbers if number is not None]
     for one, other in pairwise(known):
         assert one <= other + abs(other) * Fraction(1, 10**9)
@@ -283,7 +283,7 @@ def optional_micros(usd: str | None) -> int | None:
 
 
 def swap_event(at: int, number: int = 0, **changes: Any) -> dict[str, Any]:
-    """A plain buy of 2 TKN for 10 USD at `at`; `number` makes the transaction."""
+    """Return a plain buy of 2 TKN for 10 USD at `at`; `number` names the transaction."""
     event = {
         "chain": "ethereum",
         "tx_hash": f"0x{number:064x}",

@@ -1,6 +1,6 @@
-"""Snapshots around clocks that disagree: a watermark ahead of now, and a now that was ahead itself.
+"""Snapshots while clocks disagree: a watermark ahead of now, and a now that was ahead itself.
 
-The windows are those of production, so that the ring of minutes is the one of 48 hours.
+The windows are those of production, so the ring of minutes covers 48 hours.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def engine(now_ms: int) -> ColumnarWindows:
 
 
 class Producer:
-    """Sends swaps of one token, each a little dearer, into an engine."""
+    """Sends swaps of one token into an engine, each at a slightly higher price."""
 
     def __init__(self, windows: ColumnarWindows) -> None:
         self.windows = windows
         self._number = 0
 
     def trade(self, at: int, record_at: int | None = None) -> None:
-        """One swap at `at`, put in the log at `record_at`, both in ms."""
+        """Send one swap of time `at`, appended to the log at `record_at` (both ms)."""
         record_at = at if record_at is None else record_at
         event = swap_event(at, self._number, token="A", price_usd=str(1 + self._number / 1_000))
         swap = decode_swap(json.dumps(event).encode(), record_at, MAX_FUTURE)
@@ -55,7 +55,7 @@ def stats(windows: ColumnarWindows) -> TokenStats:
 
 
 def every_minute(hours: int) -> ColumnarWindows:
-    """A trade a minute for so many hours; the engine's now is the last of them."""
+    """Return an engine with a trade a minute for so many hours; its now is the last of them."""
     live = engine(T0)
     producer = Producer(live)
     for minute in range(hours * 60):
@@ -68,7 +68,7 @@ def test_minutes_closed_before_they_begin_are_not_those_of_48_hours_ago() -> Non
     live = every_minute(49)
     now, store = live.now_ms, Store()
     store.save(live.take_snapshot())
-    # The producer's clock is a minute ahead, and its event MAX_FUTURE ahead of that.
+    # The producer's clock is a minute ahead, and its event lies MAX_FUTURE ahead of that.
     Producer(live).trade(now + 6 * MINUTE, record_at=now + MINUTE)
     store.save(live.take_snapshot())
     for minute in range(10):
@@ -91,7 +91,7 @@ def test_a_snapshot_made_an_hour_ahead_says_what_it_lacks() -> None:
         assert again.windows[name] == before.windows[name]
     assert again.windows["24h"].trades == before.windows["24h"].trades
     assert again.windows["24h"].complete
-    # The oldest hour of the 24 hours before has left the snapshot.
+    # The snapshot no longer has the oldest hour of the previous window.
     assert before.windows["24h"].previous is not None
     assert again.windows["24h"].previous is None
 
@@ -111,7 +111,7 @@ def test_a_snapshot_made_two_days_ahead_is_not_complete() -> None:
 def test_minutes_that_a_clock_ahead_began_are_kept_apart_from_the_oldest() -> None:
     live = every_minute(49)
     now, store = live.now_ms, Store()
-    # Swaps that a clock ahead had counted before their time.
+    # A clock that is ahead counts swaps before their time.
     live.advance(now + 5 * MINUTE)
     producer = Producer(live)
     for minute in range(1, 6):

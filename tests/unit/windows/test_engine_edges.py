@@ -1,4 +1,4 @@
-"""The edges of buckets, windows, grace and retraction by name, each with its numbers written out.
+"""The edges of buckets, windows, grace and retraction: a name for each, with explicit numbers.
 
 Every case holds for each engine and for the recomputation that checks it.
 """
@@ -75,7 +75,7 @@ EDGES = [
         (1, 2, 2),
     ),
     Edge(
-        "clock leaps over the whole window at once", [0], 60 * MINUTE, (0, 0, 0), read_at=0
+        "clock leaps over the whole window in one step", [0], 60 * MINUTE, (0, 0, 0), read_at=0
     ),
     Edge(
         "clock leaps to the last minute that holds the trade",

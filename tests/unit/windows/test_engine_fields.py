@@ -1,7 +1,7 @@
-"""What each window says beside its sums, case by case, with the numbers written out.
+"""What each window says beside its sums, case by case, with explicit numbers.
 
-Distinct traders, the largest trade, the window before, swaps whose minute has not begun, and what
-a retraction leaves behind. Every case holds for each engine and for the recomputation.
+Distinct traders, the largest trade, the previous window, swaps of future minutes, and the state
+after a retraction. Every case holds for each engine and for the recomputation.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NEXT = T0 + MINUTE
 
 
 def token(service: Service) -> TokenStats:
-    """The only token's numbers, once the recomputation has agreed with them."""
+    """Return the numbers of the only token after the recomputation has confirmed them."""
     service.assert_right()
     return service.board["ethereum:TKN"]
 
@@ -165,7 +165,7 @@ def test_the_window_before_is_unknown_unless_the_history_has_it_whole(
     assert (window.complete, window.previous is not None) == (True, shown)
 
 
-def test_readers_hear_when_the_history_has_come_to_cover_a_window(engine: Engine) -> None:
+def test_a_token_is_dirty_when_the_history_comes_to_cover_a_window(engine: Engine) -> None:
     service = Service(engine, now=T0, history_from=T0 + 1)
     service.read(swap_event(T0, 0))
     shown = []
@@ -176,7 +176,7 @@ def test_readers_hear_when_the_history_has_come_to_cover_a_window(engine: Engine
     assert shown == 3 * [(False, False)] + 3 * [(True, False)] + [(True, True)]
 
 
-def test_before_its_minute_a_swap_is_nowhere_but_in_the_verdicts(engine: Engine) -> None:
+def test_before_its_minute_a_swap_shows_in_the_verdicts_alone(engine: Engine) -> None:
     service = Service(engine, now=T0)
     service.read(swap_event(T0, 0, symbol="OLD", price_usd="1"))
     service.read(swap_event(NEXT, 1, symbol="NEW", price_usd="2", trader="ann", amount_usd=None))
@@ -201,7 +201,7 @@ def test_a_token_is_not_shown_before_the_minute_of_its_first_swap(engine: Engine
     assert token(service).windows["1m"].trades == 1
 
 
-def test_a_repeat_of_a_swap_to_come_is_seen_at_once(engine: Engine) -> None:
+def test_a_repeat_of_a_swap_of_a_future_minute_is_a_duplicate_immediately(engine: Engine) -> None:
     service = Service(engine, now=T0)
     for _ in range(2):
         service.read(swap_event(NEXT, 0))
@@ -211,7 +211,7 @@ def test_a_repeat_of_a_swap_to_come_is_seen_at_once(engine: Engine) -> None:
     assert (token(service).quality.duplicates, token(service).windows["7m"].trades) == (1, 1)
 
 
-def test_a_swap_to_come_and_its_retraction_come_together(engine: Engine) -> None:
+def test_a_swap_of_a_future_minute_and_its_retraction_apply_together(engine: Engine) -> None:
     service = Service(engine, now=T0)
     service.read(swap_event(NEXT, 0, amount_usd=None, trader="ann"))
     service.read(swap_event(NEXT, 0, amount_usd=None, trader="ann", removed=True))
@@ -224,7 +224,7 @@ def test_a_swap_to_come_and_its_retraction_come_together(engine: Engine) -> None
     assert (shown.windows["1m"].trades, shown.windows["1m"].approximate) == (0, True)
 
 
-def test_a_leap_of_the_clock_past_a_swap_to_come_leaves_its_last_price(engine: Engine) -> None:
+def test_a_leap_of_the_clock_past_a_held_swap_leaves_its_last_price(engine: Engine) -> None:
     service = Service(engine, now=T0, history_from=LONG_AGO)
     service.read(swap_event(NEXT, 0, price_usd="3"))
     service.publish(NEXT + 60 * MINUTE)
@@ -234,7 +234,7 @@ def test_a_leap_of_the_clock_past_a_swap_to_come_leaves_its_last_price(engine: E
     assert service.engine().bucket_count == 0
 
 
-def test_a_swap_to_come_closes_the_buckets_behind_it_at_once(engine: Engine) -> None:
+def test_a_swap_of_a_future_minute_closes_older_buckets_immediately(engine: Engine) -> None:
     service = Service(engine, now=T0)
     service.read(swap_event(T0 + MAX_FUTURE, 0))
     service.read(swap_event(T0 + MAX_FUTURE - GRACE - MINUTE, 1))
@@ -292,7 +292,7 @@ def test_a_retraction_of_what_is_long_gone_is_counted_and_changes_nothing(engine
 def test_a_swap_counted_on_another_partition_is_taken_out_of_the_sum_over_both(
     engine: Engine,
 ) -> None:
-    """The retraction's partition goes below zero by what the other one holds too much."""
+    """The partition of the retraction goes below zero by what the other one has too much."""
     swap = Swap(
         token_id="c:t",
         chain="c",

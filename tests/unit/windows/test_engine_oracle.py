@@ -1,7 +1,7 @@
 """Each window engine against the independent recomputation of `tests/support/oracle.py`.
 
-Each scenario is a log that is read while the wall clock moves: events in any order, early and late,
-repeats, retractions, minutes without any.
+A scenario is a log that is read while the wall clock moves: events in any order, early and late,
+repeats, retractions, and minutes without events.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ pytestmark = every_engine
 
 @dataclass(frozen=True)
 class Read:
-    """An event arrives whose time lies `behind` ms before now (negative: ahead)."""
+    """An event arrives that is `age` ms old (negative: of the future)."""
 
-    behind: int
+    age: int
     fields: dict[str, Any]
     on_edge: bool
 
 
 @dataclass(frozen=True)
 class Again:
-    """The record `index` (modulo the log) is sent again, as it was or as its retraction."""
+    """The record `index` (modulo the log's length) is sent again, unchanged or retracted."""
 
     index: int
     removed: bool
@@ -45,7 +45,7 @@ class Again:
 
 @dataclass(frozen=True)
 class Publish:
-    """The clock moves on by `ms` and the reader hears what is dirty."""
+    """The clock moves on by `ms` and dirty tokens are published."""
 
     ms: int
 
@@ -73,7 +73,7 @@ fields = st.fixed_dictionaries(
 )
 reads = st.builds(
     Read,
-    behind=st.one_of(
+    age=st.one_of(
         st.integers(-2 * MINUTE, 3 * MINUTE),
         st.integers(-MAX_FUTURE - 1_000, 12 * MINUTE),
         st.sampled_from([0, GRACE, GRACE + MINUTE, 7 * MINUTE, -MAX_FUTURE, -MAX_FUTURE - 1]),
@@ -94,8 +94,8 @@ scenarios = st.lists(st.one_of(reads, reads, again, publishes), min_size=3, max_
 def play(service: Service, steps: list[Read | Again | Publish]) -> None:
     for step in steps:
         if isinstance(step, Read):
-            at = service.now - step.behind
-            # Half of the events fall exactly on a minute, where a wrong comparison shows.
+            at = service.now - step.age
+            # Half of the events lie exactly on a minute, where a wrong comparison shows.
             at = at // MINUTE * MINUTE if step.on_edge else at
             service.read(swap_event(at, len(service.log), **step.fields), _partition(step.fields))
         elif isinstance(step, Again) and service.log:
@@ -129,7 +129,7 @@ def test_with_no_new_trade_every_window_decays_to_nothing_minute_by_minute(
 ) -> None:
     service = Service(engine, now=T0)
     play(service, steps)
-    # 14 minutes empty the longest window and the one before it, 5 more let the future come and go.
+    # 14 minutes empty the longest window and its previous one; the rest is for future events.
     for _ in range(20):
         service.publish(service.now + MINUTE)
         service.assert_right()
@@ -146,11 +146,11 @@ def test_the_order_of_events_within_the_grace_changes_no_number(
 ) -> None:
     now = T0 + 30_000
     events = [
-        swap_event(now - step.behind % GRACE, number, **step.fields)
+        swap_event(now - step.age % GRACE, number, **step.fields)
         for number, step in enumerate(step for step in steps if isinstance(step, Read))
     ]
     in_order, shuffled = Service(engine, now), Service(engine, now)
-    # Equal times are ordered by offset, which shuffling changes: each event gets its own ms.
+    # Events of equal time are ordered by offset, which shuffling changes: each gets its own ms.
     taken: set[int] = set()
     for event in events:
         while event["timestamp"] in taken:

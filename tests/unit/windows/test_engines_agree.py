@@ -1,20 +1,20 @@
-"""A fast engine against the reference, in lockstep over long random schedules.
+"""The compiled engine against the specification, in lockstep over long random schedules.
 
-After every step each shows the same of every token, has told the same reader of every change, and
-holds as much. Only the distinct traders of an approximate window may differ: the reference keeps
-them exact there.
+After every step both show the same numbers of every token, have marked every change dirty, and hold
+as much. Only the distinct traders of an approximate window may differ: the specification keeps them
+exact there.
 """
 
 from __future__ import annotations
 
 import msgspec
 import pytest
-from tests.oracle import MINUTE
 
 from aggregator.contracts.batch import SwapBatch
 from aggregator.contracts.stats import TokenStats
 from aggregator.contracts.verdict import Verdict
 from tests.spec.windows import ReferenceWindows
+from tests.support.oracle import MINUTE
 from tests.unit.windows.schedules import GRACE, WINDOWS, Step, schedule
 from tests.unit.windows.service import MAX_FUTURE, T0, Engine, Markers
 
@@ -28,9 +28,9 @@ STEPS = 250
 
 
 class Reader:
-    """An engine and what a reader of its patches knows.
+    """An engine, and what a reader of its patches knows.
 
-    `by_event`: its windows end at the watermark, as in a replay of old data.
+    `by_event`: the windows end at the watermark, as in a replay of old data.
     """
 
     def __init__(self, engine: Engine, history_from: int | None, by_event: bool) -> None:
@@ -66,11 +66,11 @@ class Reader:
         return self.engine.stats(token, epoch=2, seq=7, next_offset=self._next_offset)
 
     def fresh(self) -> dict[str, TokenStats]:
-        """Every token as it is now."""
+        """Return every token as it is now."""
         return {token: self.stats(token) for token in sorted(self.engine.token_ids())}
 
     def held(self) -> dict[str, object]:
-        """What the engine says of itself."""
+        """Return what the engine reports of itself."""
         engine = self.engine
         return {
             "counts": {verdict: engine.counts[verdict] for verdict in Verdict},
@@ -82,7 +82,7 @@ class Reader:
 
 
 def comparable(stats: TokenStats) -> TokenStats:
-    """The stats without what an engine is free to show."""
+    """Return the stats without the numbers in which engines may differ."""
     windows = {
         name: msgspec.structs.replace(window, traders=0, buyers=0, sellers=0)
         if window.approximate
@@ -93,7 +93,7 @@ def comparable(stats: TokenStats) -> TokenStats:
 
 
 def timeless(stats: TokenStats) -> TokenStats:
-    """The stats without the times and positions that pass by themselves."""
+    """Return the stats without the times and positions that change without a swap."""
     windows = {
         name: msgspec.structs.replace(window, open_time=0, close_time=0)
         for name, window in stats.windows.items()
@@ -101,15 +101,15 @@ def timeless(stats: TokenStats) -> TokenStats:
     return msgspec.structs.replace(stats, windows=windows, next_offset=0, as_of=0, watermark=0)
 
 
-def assert_told(reader: Reader, fresh: dict[str, TokenStats], where: str) -> None:
-    """Whatever changed was called dirty: the board is right but for the time that passed."""
+def assert_published(reader: Reader, fresh: dict[str, TokenStats], where: str) -> None:
+    """Assert that every change was marked dirty: the board is right except for times."""
     assert reader.board.keys() == fresh.keys(), where
     for token, stats in fresh.items():
-        assert timeless(reader.board[token]) == timeless(stats), f"{where}, {token} was not told"
+        assert timeless(reader.board[token]) == timeless(stats), f"{where}, {token} not published"
 
 
 def numbered(batches: list[SwapBatch]) -> list[tuple[str, int, int]]:
-    """The trades of the batches as the reference tells them."""
+    """Return the trades of the batches in the form of the specification."""
     return [
         (batch.swap(place).token_id, batch.offsets[place], n)
         for batch in batches
@@ -121,7 +121,7 @@ def numbered(batches: list[SwapBatch]) -> list[tuple[str, int, int]]:
 @pytest.mark.parametrize("fast", FAST_ENGINES, ids=lambda engine: engine.__name__)
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_engines_agree_on_every_number_after_every_step(seed: int, fast: Engine) -> None:
-    # Every other schedule knows where its history begins; of four, one goes by event time.
+    # In every other schedule `history_from` is known; one of four runs at event time.
     history_from = T0 + 20 * MINUTE if seed % 2 else None
     one = Reader(ReferenceWindows, history_from, by_event=seed % 4 == 3)
     other = Reader(fast, history_from, by_event=seed % 4 == 3)
@@ -143,6 +143,6 @@ def test_engines_agree_on_every_number_after_every_step(seed: int, fast: Engine)
         assert shown.keys() == expected.keys(), where
         for token, stats in expected.items():
             assert comparable(shown[token]) == comparable(stats), f"{where}, {token}"
-        assert_told(one, expected, where)
-        assert_told(other, shown, where)
+        assert_published(one, expected, where)
+        assert_published(other, shown, where)
     assert seen == {verdict.value for verdict in Verdict}

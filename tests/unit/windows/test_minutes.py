@@ -1,4 +1,4 @@
-"""The minutes of a token as candles, each against the one-minute window of the recomputation."""
+"""The minutes of a token as candles, compared with one-minute windows of the recomputation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def candles(service: Service, token: str) -> list[CandleRow]:
     return candles_of(service.engine().minutes(f"ethereum:{token}"))
 
 
-def test_every_minute_is_the_one_minute_window_of_it() -> None:
+def test_every_candle_equals_the_one_minute_window_of_its_minute() -> None:
     rng = random.Random(3)
     service = Service(ColumnarWindows, now=T0)
     for number in range(300):
@@ -95,7 +95,7 @@ def test_the_n_of_a_token_counts_on_and_an_unknown_token_has_none() -> None:
     assert (unknown.n, candles_of(unknown)) == (0, [])
 
 
-def test_a_minute_to_come_is_there_as_soon_as_its_trades_have_a_number() -> None:
+def test_a_future_minute_has_a_candle_as_soon_as_its_trades_have_a_number() -> None:
     service = Service(ColumnarWindows, now=T0)
     for number, price in enumerate(("2", "5", "3")):
         service.read(swap_event(T0 + MINUTE, number, token="A", price_usd=price))

@@ -1,12 +1,12 @@
-"""What the reference engine promises beyond the others: exact traders after a retraction."""
+"""What only the specification promises: exact distinct traders after a retraction."""
 
 from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.oracle import MINUTE
 
 from tests.spec.windows import ReferenceWindows
+from tests.support.oracle import MINUTE
 from tests.unit.windows.service import T0, Service, swap_event
 
 trades = st.lists(

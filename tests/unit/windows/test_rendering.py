@@ -1,4 +1,4 @@
-"""What the compiled loop writes into the gaps is what the contract's own functions make of it."""
+"""The compiled loop fills gaps with the same text as the contract's own functions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ texts = st.one_of(st.none(), st.text())
 
 
 def limbs(value: int, count: int) -> list[int]:
-    """Digits of base 10^9, the last with the sign and whatever is left."""
+    """Return digits of base 10^9; the last has the sign and all that is left."""
     digits = []
     for _ in range(count - 1):
         value, digit = divmod(value, 10**9)
@@ -93,6 +93,7 @@ def test_an_amount_is_the_token_text_of_its_digits(attos: int) -> None:
     assert only([AMOUNT], limbs(attos, LIMBS), [], []) == encode([token_text(attos)])
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-(2**62), 2**62), min_size=LIMBS, max_size=LIMBS))
 def test_carrying_changes_no_sum(digits: list[int]) -> None:
     carried = np.array(digits, np.int64)
@@ -121,7 +122,7 @@ positive = st.floats(1e-12, 1e12)
 @example(100.0, 100.00005)
 @example(1e-12, 1e12)
 def test_a_change_is_rounded_as_the_contract_does(opened: float, other: float) -> None:
-    # An integer means a change of so many halves of the last digit: those that are hard to round.
+    # An integer means a change by so many halves of the last digit, which are hard to round.
     closed = opened * (1 + other / 2e6) if isinstance(other, int) else other
     (change,) = _changes(np.array([opened]), np.array([closed])).tolist()
     assert encode(change) == encode(change_pct(opened, closed))

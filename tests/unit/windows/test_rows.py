@@ -1,4 +1,4 @@
-"""The rows of the fast engine: byte for byte what msgspec makes of their `TokenStats`."""
+"""The rows of the compiled engine equal msgspec's JSON of their `TokenStats`, byte for byte."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_a_row_is_the_json_of_its_stats_at_every_step(seed: int) -> None:
     engine = ColumnarWindows(
         partition=3, windows=WINDOWS, grace_ms=GRACE, max_future_ms=MAX_FUTURE, now_ms=T0
     )
-    markers, offset, told = Markers(), 0, 0
+    markers, offset, seq_taken = Markers(), 0, 0
     for step in schedule(seed, 80):
         late = engine.observe([swap.timestamp for swap in step.swaps], [step.now] * len(step.swaps))
         verdicts = "".join(map(markers.decide, step.swaps, late))
@@ -26,14 +26,14 @@ def test_a_row_is_the_json_of_its_stats_at_every_step(seed: int) -> None:
         offset += len(step.swaps)
         engine.advance(step.then)
         dirty = engine.take_dirty()
-        rows = engine.rows_of(dirty, epoch=2, first_seq=told + 1, next_offset=offset)
-        for seq, (token_id, row) in enumerate(zip(dirty, rows, strict=True), told + 1):
+        rows = engine.rows_of(dirty, epoch=2, first_seq=seq_taken + 1, next_offset=offset)
+        for seq, (token_id, row) in enumerate(zip(dirty, rows, strict=True), seq_taken + 1):
             stats = decode(row)
             assert msgspec.json.encode(stats) == row
             assert (stats.token_id, stats.seq, stats.epoch) == (token_id, seq, 2)
             assert (stats.next_offset, stats.as_of) == (offset, engine.now_ms)
-        told += len(rows)
-    assert told > 500
+        seq_taken += len(rows)
+    assert seq_taken > 500
 
 
 def test_rows_of_one_state_may_share_a_seq() -> None:

@@ -1,4 +1,4 @@
-"""Snapshots of the columnar engine: a restored engine is the one that was saved, at any moment."""
+"""Snapshots of the window engine: at any moment, a restored engine equals the one saved."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def engine(now_ms: int = T0, windows: Any = WINDOWS) -> ColumnarWindows:
 
 
 class Store:
-    """The sections as Redis holds them."""
+    """The sections as Redis stores them."""
 
     def __init__(self) -> None:
         self.sections: dict[bytes, bytes] = {}
@@ -57,7 +57,7 @@ def feed(windows: ColumnarWindows, markers: Markers, step: Step, first_offset: i
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_restored_engine_is_the_one_that_was_saved(seed: int) -> None:
-    """Saved now and then, lost and restored now and then, it goes on as if nothing had been."""
+    """An engine that is saved, lost and restored at random continues as if it had not been."""
     rng = random.Random(seed)
     live, store, markers, offset, restored = engine(), Store(), Markers(), 0, 0
     for number, step in enumerate(schedule(seed, 200)):
