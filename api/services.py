@@ -29,7 +29,7 @@ from api.auth.jwt import Verifier
 from api.auth.key_keeper import KeyKeeper
 from api.auth.keys import KeyFile, KeySource
 from api.auth.origins import Origins
-from api.auth.ratelimit import Rate, RateLimiter
+from api.auth.ratelimit import BucketRate, RateLimiter
 from api.auth.redis_link import RedisLink
 from api.board.board import Board
 from api.board.feed import Feed
@@ -156,7 +156,7 @@ def build(
         limiter=RateLimiter(
             redis,
             access,
-            Rate(config.rate_ip_per_s, config.rate_ip_burst),
+            BucketRate(config.rate_ip_per_s, config.rate_ip_burst),
             lambda: now_ms() / 1000,
         ),
         redis=redis,

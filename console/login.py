@@ -30,7 +30,7 @@ from redis.exceptions import RedisError
 
 from aggregator.runtime import metrics
 from api.auth.client_ip import request_ip
-from api.auth.ratelimit import LocalBuckets, Rate
+from api.auth.ratelimit import BucketRate, LocalBuckets
 
 NAME_FACTOR: Final = 5
 LONGEST_NAME: Final = 150
@@ -141,7 +141,7 @@ def _used_up(request: HttpRequest, key: str, most: int, period_s: int) -> int:
         )
     except RedisError as error:
         log.warning("admin_login_counted_locally", error=str(error))
-        passed, wait_us, *_ = _local.take([key], [Rate(most / period_s, most)], 1)
+        passed, wait_us, *_ = _local.take([key], [BucketRate(most / period_s, most)], 1)
         return 0 if passed else max(1, math.ceil(wait_us / 1e6))
     assert usage is not None
     return max(1, int(usage["time_left"])) if usage["should_limit"] else 0

@@ -12,17 +12,17 @@ from django.utils import timezone
 
 from aggregator.contracts.names import ACCESS_REVISION_KEY, ACCESS_STATE_KEY
 from aggregator.runtime.errors import Retry
-from api.auth.access import AccessState, OwnLimits, Revoked
+from api.auth.access import AccessState, OwnLimits, RevocationEntry
 from api.auth.control import CHANGED, CLOSE, GROUP, NOTICE
 from console.models.access import AccessRevision, ApiSubject, Revocation
-from console.published import Published
+from console.published import PublishedState
 
 
 def state_of(revision: int) -> AccessState:
     """The database's decisions that are in force, under that revision (read before them)."""
     in_force = Q(expires_at__isnull=True) | Q(expires_at__gt=timezone.now())
     revoked = [
-        Revoked(
+        RevocationEntry(
             kind="jti" if each.kind == Revocation.Kind.TOKEN else "sub",
             value=each.value,
             until=int(each.expires_at.timestamp()) + 1 if each.expires_at else None,
@@ -66,7 +66,7 @@ def _send(message: dict[str, object]) -> None:
     async_to_sync(layer.group_send)(GROUP, message)
 
 
-_published = Published(
+_published = PublishedState(
     name="access",
     revisions=AccessRevision,
     revision_key=ACCESS_REVISION_KEY,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aggregator.contracts.names import REGISTRY_REVISION_KEY, REGISTRY_STATE_KEY
 from api.board.listing import Listing, RegistryState
 from console.models.registry import RegisteredToken, RegistryRevision
-from console.published import Published
+from console.published import PublishedState
 
 
 def listings() -> dict[str, Listing]:
@@ -24,7 +24,7 @@ def _listing(token: RegisteredToken) -> Listing:
     )
 
 
-_published = Published(
+_published = PublishedState(
     name="registry",
     revisions=RegistryRevision,
     revision_key=REGISTRY_REVISION_KEY,

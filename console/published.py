@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedState:
     """A part of the database that web nodes follow.
 
     `revisions` is the model of its one revision (ms since the epoch of the last change, unique);

@@ -21,7 +21,7 @@ CONNECTIONS: Final = 10
 SUBSCRIPTIONS: Final = 200
 
 
-class Revoked(msgspec.Struct, frozen=True):
+class RevocationEntry(msgspec.Struct, frozen=True):
     """A token (`jti`) or all tokens of a subject (`sub`) that let nobody in any more.
 
     `until` is seconds since the epoch, None for ever. `reason` is told to open sockets.
@@ -46,11 +46,11 @@ class AccessState(msgspec.Struct, frozen=True):
     """Every decision in force. `revision` is ms since the epoch of the last change, and unique."""
 
     revision: int
-    revoked: list[Revoked]
+    revoked: list[RevocationEntry]
     limits: dict[str, OwnLimits]
 
 
-class Limits(NamedTuple):
+class SubjectLimits(NamedTuple):
     """What a subject may take: cost a second and at once, open sockets, subscriptions on each."""
 
     rate_per_s: int
@@ -62,16 +62,16 @@ class Limits(NamedTuple):
 class Access:
     """The newest state. Used from one event loop only, so it needs no lock."""
 
-    def __init__(self, default: Limits, now_s: Callable[[], float] = time.time) -> None:
+    def __init__(self, default: SubjectLimits, now_s: Callable[[], float] = time.time) -> None:
         """`now_s` is the wall clock."""
         self._default = default
         self._now_s = now_s
-        self._revoked: dict[tuple[str, str], Revoked] = {}
-        self._limits: dict[str, Limits] = {}
-        self._listeners: list[Callable[[Revoked], object]] = []
+        self._revoked: dict[tuple[str, str], RevocationEntry] = {}
+        self._limits: dict[str, SubjectLimits] = {}
+        self._listeners: list[Callable[[RevocationEntry], object]] = []
         self.revision = 0
 
-    def listen(self, listener: Callable[[Revoked], object]) -> None:
+    def listen(self, listener: Callable[[RevocationEntry], object]) -> None:
         """Have `listener` called with each revocation that comes into force."""
         self._listeners.append(listener)
 
@@ -84,7 +84,7 @@ class Access:
             entries.append(self._revoked.get(("jti", claims.token_id)))
         return any(each is not None and _holds(each, now_s) for each in entries)
 
-    def limits(self, subject: str) -> Limits:
+    def limits(self, subject: str) -> SubjectLimits:
         """What the subject may take."""
         return self._limits.get(subject, self._default)
 
@@ -106,19 +106,19 @@ class Access:
                     listener(revoked)
 
 
-def _holds(revoked: Revoked, now_s: float) -> bool:
+def _holds(revoked: RevocationEntry, now_s: float) -> bool:
     return revoked.until is None or now_s < revoked.until
 
 
-def limits_of(own: OwnLimits, default: Limits) -> Limits:
+def limits_of(own: OwnLimits, default: SubjectLimits) -> SubjectLimits:
     """The subject's limits, the default's where it has none of its own."""
     given = msgspec.structs.asdict(own)
     return default._replace(**{name: value for name, value in given.items() if value is not None})
 
 
-def default_limits(config: Config) -> Limits:
+def default_limits(config: Config) -> SubjectLimits:
     """What a subject may take of which the operators said nothing."""
-    return Limits(
+    return SubjectLimits(
         config.rate_per_s,
         config.rate_burst,
         config.ws_subject_connections,

@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 
 from aggregator.contracts.names import ACCESS_REVISION_KEY, ACCESS_STATE_KEY
 from aggregator.runtime.errors import Retry
-from api.auth.access import Access, AccessState, Revoked
+from api.auth.access import Access, AccessState, RevocationEntry
 from api.auth.first_state import FirstState
 from api.auth.redis_link import RedisLink
 
@@ -147,7 +147,7 @@ class Control:
                 "code": int(code),
                 "reason": str(reason),
             }:
-                self._close(Revoked(kind, value, reason=reason), code)
+                self._close(RevocationEntry(kind, value, reason=reason), code)
             case _:
                 log.warning("control_message_unknown", kind=str(message.get("type"))[:32])
 
@@ -244,10 +244,10 @@ class Control:
         while not self._was_away or self._link.fault:  # noqa: ASYNC110 - looked at, not told
             await asyncio.sleep(LOOK_EVERY_S)
 
-    def _close_revoked(self, revoked: Revoked) -> None:
+    def _close_revoked(self, revoked: RevocationEntry) -> None:
         self._close(revoked, REVOKED_CODE)
 
-    def _close(self, revoked: Revoked, code: int) -> None:
+    def _close(self, revoked: RevocationEntry, code: int) -> None:
         jti = revoked.value if revoked.kind == "jti" else None
         sub = revoked.value if revoked.kind == "sub" else None
         closed = sum(

@@ -63,7 +63,7 @@ class Claims(msgspec.Struct, frozen=True):
     token_id: str | None
 
 
-class Revoked(Protocol):
+class TokenRevoked(Protocol):
     """Who was thrown out."""
 
     def refuses(self, claims: Claims, now_s: float) -> bool:
@@ -79,7 +79,7 @@ class Verifier:
     """
 
     def __init__(
-        self, keys: KeySource, issuer: str, audience: str, leeway_ms: int, revoked: Revoked
+        self, keys: KeySource, issuer: str, audience: str, leeway_ms: int, revoked: TokenRevoked
     ) -> None:
         self._keys = keys
         self._issuer = issuer

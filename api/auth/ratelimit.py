@@ -36,14 +36,14 @@ COST_ADMIN: Final = 10
 BUCKET_LUA: Final = Path(__file__).with_name("bucket.lua")
 
 
-class Rate(NamedTuple):
+class BucketRate(NamedTuple):
     """A bucket's size: `per_s` comes in a second, `burst` is what it holds."""
 
     per_s: float
     burst: int
 
 
-class Decision(NamedTuple):
+class RateDecision(NamedTuple):
     """Whether the cost passed, and what the bucket that is nearest to its end says.
 
     `remaining` is what could be taken at once; `reset_s` is when the bucket is full again,
@@ -78,7 +78,7 @@ class LocalBuckets:
         self._now_s = now_s
         self._full_at: dict[str, float] = {}
 
-    def take(self, keys: Sequence[str], rates: Sequence[Rate], cost: int) -> list[int]:
+    def take(self, keys: Sequence[str], rates: Sequence[BucketRate], cost: int) -> list[int]:
         """As `bucket.lua` answers."""
         now = self._now_s()
         before = [max(self._full_at.get(key, now), now) for key in keys]
@@ -111,7 +111,7 @@ class RateLimiter:
     """
 
     def __init__(
-        self, link: RedisLink, access: Access, ip_rate: Rate, now_s: Callable[[], float]
+        self, link: RedisLink, access: Access, ip_rate: BucketRate, now_s: Callable[[], float]
     ) -> None:
         self._link = link
         self._access = access
@@ -126,7 +126,7 @@ class RateLimiter:
             return None
         return f"rate limits are of this node alone: {self._link.fault}"
 
-    async def take(self, subject: str | None, ip: str | None, cost: int = 1) -> Decision:
+    async def take(self, subject: str | None, ip: str | None, cost: int = 1) -> RateDecision:
         """Take `cost` from the bucket of the address and of the subject, where given.
 
         At least one must be.
@@ -141,7 +141,7 @@ class RateLimiter:
             digest = hashlib.blake2b(subject.encode(), digest_size=16).hexdigest()
             keys.append(f"{RATE_PREFIX}sub:{digest}")
             limits = self._access.limits(subject)
-            rates.append(Rate(limits.rate_per_s, limits.burst))
+            rates.append(BucketRate(limits.rate_per_s, limits.burst))
         local = False
         try:
             answer = await self._link.run(self._script, keys, _arguments(cost, rates))
@@ -150,18 +150,18 @@ class RateLimiter:
         return _decision(answer, rates, local)
 
 
-def _arguments(cost: int, rates: Sequence[Rate]) -> list[float]:
+def _arguments(cost: int, rates: Sequence[BucketRate]) -> list[float]:
     arguments: list[float] = [cost]
     for rate in rates:
         arguments += rate
     return arguments
 
 
-def _decision(answer: Sequence[int], rates: Sequence[Rate], local: bool) -> Decision:
+def _decision(answer: Sequence[int], rates: Sequence[BucketRate], local: bool) -> RateDecision:
     passed, wait_us, *of_buckets = answer
     left, full_us = of_buckets[0::2], of_buckets[1::2]
     nearest = min(range(len(rates)), key=lambda i: left[i] / rates[i].burst)
-    return Decision(
+    return RateDecision(
         passed=bool(passed),
         limit=rates[nearest].burst,
         remaining=left[nearest],

@@ -12,7 +12,7 @@ from ninja.security.base import AuthBase
 from aggregator.runtime import metrics
 from api.auth.client_ip import request_ip
 from api.auth.jwt import Claims, TokenRefused
-from api.auth.ratelimit import COST_REFUSED, Decision
+from api.auth.ratelimit import COST_REFUSED, RateDecision
 from api.problem import Problem
 from api.services import Services, services
 
@@ -21,7 +21,7 @@ HISTORY_READ: Final = "history:read"
 WS_CONNECT: Final = "ws:connect"
 OPS_READ: Final = "ops:read"
 
-# Where a request's META holds the `Decision` on it, for the headers of its answer.
+# Where a request's META holds the `RateDecision` on it, for the headers of its answer.
 DECISION: Final = "swaps.rate_limit"
 # Where it holds the subject of a token that was verified, for the access log.
 SUBJECT: Final = "swaps.subject"
@@ -73,7 +73,7 @@ async def charge(parts: Services, request: HttpRequest, subject: str | None, cos
         raise rate_problem(decision)
 
 
-def rate_problem(decision: Decision) -> Problem:
+def rate_problem(decision: RateDecision) -> Problem:
     """The 429 of a decision; the middleware adds the headers that every answer has."""
     return Problem(
         429,

@@ -54,7 +54,7 @@ _LOOK_S: Final = 0.02
 _encode = msgspec.json.Encoder().encode
 
 
-class Trades(msgspec.Struct, frozen=True):
+class TradesAnswer(msgspec.Struct, frozen=True):
     """Trades, newest first; `next_cursor` is null where there are no older ones in the range.
 
     `live` tells that those are among them that are counted, but not archived yet.
@@ -65,19 +65,19 @@ class Trades(msgspec.Struct, frozen=True):
     live: bool
 
 
-class Candles(msgspec.Struct, frozen=True):
+class CandlesAnswer(msgspec.Struct, frozen=True):
     """Candles, oldest first; an interval without a trade has none."""
 
     candles: list[Candle]
 
 
-class Days(msgspec.Struct, frozen=True):
+class DaysAnswer(msgspec.Struct, frozen=True):
     """Days, oldest first; a day without a trade has none."""
 
     days: list[Day]
 
 
-SHAPES: Final = (Trades, Candles, Days)
+SHAPES: Final = (TradesAnswer, CandlesAnswer, DaysAnswer)
 
 
 class RangeParams(Schema):
@@ -114,21 +114,21 @@ def add_routes(api: NinjaAPI) -> None:
         auth=auth,
         operation_id="token_trades",
         tags=["history"],
-        openapi_extra=_answers(Trades, examples.TRADES, "bad parameter"),
+        openapi_extra=_answers(TradesAnswer, examples.TRADES, "bad parameter"),
     )(trades)
     api.get(
         f"{base}/candles",
         auth=auth,
         operation_id="token_candles",
         tags=["history"],
-        openapi_extra=_answers(Candles, examples.CANDLES, limits),
+        openapi_extra=_answers(CandlesAnswer, examples.CANDLES, limits),
     )(candles)
     api.get(
         f"{base}/daily",
         auth=auth,
         operation_id="token_days",
         tags=["history"],
-        openapi_extra=_answers(Days, examples.DAYS, "bad parameter"),
+        openapi_extra=_answers(DaysAnswer, examples.DAYS, "bad parameter"),
     )(daily)
 
 
@@ -163,7 +163,7 @@ async def trades(request: HttpRequest, token_id: str, params: Query[TradesParams
     if not page.trades and after is None:
         await _require_known(token)
     cursor = None if page.next is None else signing.dumps(page.next, salt=salt)
-    return _json(Trades(page.trades, cursor, page.live))
+    return _json(TradesAnswer(page.trades, cursor, page.live))
 
 
 def _stream(token_id: str, until: int) -> TokenStream | None:
@@ -206,7 +206,7 @@ async def candles(
     )
     if not found:
         await _require_known(token)
-    return _json(Candles(found if params.limit is None else found[-params.limit :]))
+    return _json(CandlesAnswer(found if params.limit is None else found[-params.limit :]))
 
 
 async def daily(request: HttpRequest, token_id: str, params: Query[RangeParams]) -> HttpResponse:
@@ -219,7 +219,7 @@ async def daily(request: HttpRequest, token_id: str, params: Query[RangeParams])
     )
     if not found:
         await _require_known(token)
-    return _json(Days(found))
+    return _json(DaysAnswer(found))
 
 
 def _answers(struct: type[msgspec.Struct], example: Any, bad: str) -> dict[str, Any]:

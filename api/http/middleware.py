@@ -25,7 +25,7 @@ from structlog.contextvars import bound_contextvars
 from aggregator.runtime import metrics
 from aggregator.runtime.tracing import server_span
 from api.auth.client_ip import asks_from_inside, from_trusted_proxy
-from api.auth.ratelimit import COST_ADMIN, COST_PAGE, Decision
+from api.auth.ratelimit import COST_ADMIN, COST_PAGE, RateDecision
 from api.correlation import HEADER, correlation_of
 from api.http import access_log
 from api.http.bearer import DECISION, charge
@@ -119,7 +119,7 @@ def guard(get_response: View) -> View:
         except Problem as problem:
             response = response_of(problem)
         decision = request.META.get(DECISION)
-        if isinstance(decision, Decision):
+        if isinstance(decision, RateDecision):
             for name, value in decision.headers.items():
                 response.headers.setdefault(name, value)
         harden(request, response, page=not program)

@@ -10,7 +10,7 @@ from api.board.board import PartitionStatus
 from api.services import Services, services
 
 
-class Readiness(msgspec.Struct, frozen=True):
+class ServiceReadiness(msgspec.Struct, frozen=True):
     """The answer of `/readyz`.
 
     `reasons` are why the node should get no traffic, empty where it is ready; `degraded` is what
@@ -78,7 +78,7 @@ def node_reasons(parts: Services) -> list[str]:
     return reasons
 
 
-def readiness_of(parts: Services) -> Readiness:
+def readiness_of(parts: Services) -> ServiceReadiness:
     """What `/readyz` says of these parts now."""
     partitions = parts.board.status(parts.now_ms())
     reasons = [fault for fault in (parts.feed.fault, parts.auth_fault) if fault]
@@ -93,7 +93,7 @@ def readiness_of(parts: Services) -> Readiness:
         degraded.append(parts.feed.clock.fault)
     if parts.feed.unreadable:
         degraded.append(f"{parts.feed.unreadable} messages from NATS could not be read")
-    return Readiness(not reasons, reasons, degraded, partitions)
+    return ServiceReadiness(not reasons, reasons, degraded, partitions)
 
 
 def _reasons(status: PartitionStatus) -> list[str]:

@@ -16,8 +16,8 @@ import pytest
 
 from aggregator.runtime.errors import Retry
 from api.auth import redis_link
-from api.auth.access import Access, Limits
-from api.auth.ratelimit import Rate, RateLimiter
+from api.auth.access import Access, SubjectLimits
+from api.auth.ratelimit import BucketRate, RateLimiter
 from api.auth.redis_link import ANSWER_WITHIN_S, RedisLink, Script
 from infra.embedded.redis import Redis
 from infra.embedded.stack import Stack
@@ -27,7 +27,7 @@ from tests.support.web_nodes import STATUS, Node, Nodes
 pytestmark = pytest.mark.engines
 
 HOME = "203.0.113.9"
-WIDE = Rate(1_000_000, 1_000_000)
+WIDE = BucketRate(1_000_000, 1_000_000)
 
 
 @pytest.fixture
@@ -51,14 +51,14 @@ async def until_up(link: RedisLink, within_s: float = 20) -> None:
             await asyncio.sleep(0.01)
 
 
-def limiter_of(link: RedisLink, rate: int, burst: int, ip: Rate = WIDE) -> RateLimiter:
-    return RateLimiter(link, Access(Limits(rate, burst)), ip, time.monotonic)
+def limiter_of(link: RedisLink, rate: int, burst: int, ip: BucketRate = WIDE) -> RateLimiter:
+    return RateLimiter(link, Access(SubjectLimits(rate, burst)), ip, time.monotonic)
 
 
 async def test_both_buckets_must_let_a_cost_pass_and_a_refusal_charges_none(
     link: RedisLink,
 ) -> None:
-    limiter = limiter_of(link, 1, 10, Rate(1, 15))
+    limiter = limiter_of(link, 1, 10, BucketRate(1, 15))
     first = [await limiter.take("a", HOME, 2) for _ in range(6)]
     assert [each.passed for each in first] == [True] * 5 + [False]
     assert (first[4].remaining, first[4].limit) == (0, 10)

@@ -16,7 +16,7 @@ from channels_redis.pubsub import RedisPubSubChannelLayer
 
 from aggregator.contracts.names import ACCESS_REVISION_KEY, REGISTRY_REVISION_KEY
 from aggregator.runtime.errors import Retry
-from api.auth.access import Access, AccessState, Limits, Revoked
+from api.auth.access import Access, AccessState, RevocationEntry, SubjectLimits
 from api.auth.control import CLOSE, GROUP, NOTICE, Control
 from api.auth.redis_link import RedisLink
 from tests.support.processes import wait_until
@@ -226,7 +226,7 @@ async def until(holds: Any, within_s: float = WITHIN_S) -> None:
 async def test_control_messages_reach_the_sockets_of_a_process(nodes: Nodes) -> None:
     url = nodes.engines.redis.url
     layer = RedisPubSubChannelLayer(hosts=[url], prefix="control:")
-    link, access, sockets = RedisLink(url), Access(Limits(1, 1)), Recorded()
+    link, access, sockets = RedisLink(url), Access(SubjectLimits(1, 1)), Recorded()
     compared = 0
 
     async def compare() -> None:
@@ -268,7 +268,7 @@ async def test_a_message_that_is_lost_costs_a_second(nodes: Nodes) -> None:
     """With the channel layer out of order the revision alone brings the change."""
     url = nodes.engines.redis.url
     elsewhere = RedisPubSubChannelLayer(hosts=[url], prefix="another:")
-    link, access, sockets = RedisLink(url), Access(Limits(1, 1)), Recorded()
+    link, access, sockets = RedisLink(url), Access(SubjectLimits(1, 1)), Recorded()
 
     async def compare() -> None:
         pass
@@ -288,23 +288,26 @@ async def test_a_message_that_is_lost_costs_a_second(nodes: Nodes) -> None:
 
 
 def test_a_revocation_that_ran_out_and_is_extended_closes_sockets() -> None:
-    now_s, told = 1_000.0, list[Revoked]()
-    access = Access(Limits(1, 1), lambda: now_s)
+    now_s, told = 1_000.0, list[RevocationEntry]()
+    access = Access(SubjectLimits(1, 1), lambda: now_s)
     access.listen(told.append)
-    short, long = Revoked("sub", "ann", until=1_006), Revoked("sub", "ann", until=None)
+    short, long = (
+        RevocationEntry("sub", "ann", until=1_006),
+        RevocationEntry("sub", "ann", until=None),
+    )
     access.take(AccessState(1, [short], {}))
     assert told == [short]
     now_s = 1_010.0
-    access.take(AccessState(2, [short, Revoked("jti", "over", until=1_009)], {}))
+    access.take(AccessState(2, [short, RevocationEntry("jti", "over", until=1_009)], {}))
     assert told == [short], "what is not in force closes nothing"
     access.take(AccessState(3, [long], {}))
     assert told == [short, long]
 
 
 def test_access_tells_of_each_revocation_once() -> None:
-    access, told = Access(Limits(1, 1)), list[Revoked]()
+    access, told = Access(SubjectLimits(1, 1)), list[RevocationEntry]()
     access.listen(told.append)
-    ann, token = Revoked("sub", "ann"), Revoked("jti", "j")
+    ann, token = RevocationEntry("sub", "ann"), RevocationEntry("jti", "j")
     access.take(AccessState(1, [ann], {}))
     access.take(AccessState(2, [ann, token], {}))
     access.take(AccessState(3, [token], {}))

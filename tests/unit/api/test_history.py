@@ -24,7 +24,7 @@ from api import services as services_module
 from api.archive.questions import History
 from api.auth.demo_issuer import ensure_keys, issue
 from api.http import history_examples as examples
-from api.http.history import MAX_CANDLES, MAX_DAYS, Candles, Days, Trades
+from api.http.history import MAX_CANDLES, MAX_DAYS, CandlesAnswer, DaysAnswer, TradesAnswer
 from api.problem import Problem
 from api.services import build
 
@@ -151,9 +151,9 @@ async def test_a_cursor_belongs_to_its_question(ask: Any) -> None:
 async def test_the_description_has_examples_of_the_right_shape(ask: Any) -> None:
     described = json.loads((await ask("/api/openapi.json")).content)
     for route, shape, example in (
-        ("trades", Trades, examples.TRADES),
-        ("candles", Candles, examples.CANDLES),
-        ("daily", Days, examples.DAYS),
+        ("trades", TradesAnswer, examples.TRADES),
+        ("candles", CandlesAnswer, examples.CANDLES),
+        ("daily", DaysAnswer, examples.DAYS),
     ):
         operation = described["paths"][f"/api/tokens/{{token_id}}/{route}"]["get"]
         content = operation["responses"]["200"]["content"]["application/json"]

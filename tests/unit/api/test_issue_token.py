@@ -12,7 +12,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from aggregator.runtime.config import load
-from api.auth.access import Access, Limits
+from api.auth.access import Access, SubjectLimits
 from api.auth.demo_issuer import ensure_keys
 from api.auth.jwt import Verifier
 from api.auth.keys import KeyFile
@@ -33,7 +33,7 @@ def run(*arguments: str) -> str:
 def verifier(issuer: Path) -> Verifier:
     config = load({})
     keys = KeyFile(issuer / "public.pem")
-    access = Access(Limits(1, 1))
+    access = Access(SubjectLimits(1, 1))
     return Verifier(keys, config.jwt_issuer, config.jwt_audience, config.jwt_leeway_ms, access)
 
 

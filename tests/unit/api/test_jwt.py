@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api.auth.access import Access, AccessState, Limits, Revoked
+from api.auth.access import Access, AccessState, RevocationEntry, SubjectLimits
 from api.auth.jwks import KeySet
 from api.auth.jwt import VERIFIED_KEPT, TokenRefused, Verifier
 from api.auth.keys import KeyFile
@@ -27,7 +27,7 @@ from tests.unit.api.key_host import KeyHost
 
 @pytest.fixture
 def access() -> Access:
-    return Access(Limits(10, 10))
+    return Access(SubjectLimits(10, 10))
 
 
 def verifier_of(keys: KeyFile | KeySet, access: Access) -> Verifier:
@@ -136,13 +136,13 @@ def test_what_is_remembered_of_tokens_is_bounded(
 @pytest.mark.parametrize(
     "revoked",
     [
-        pytest.param(Revoked("jti", "j1"), id="the token"),
-        pytest.param(Revoked("sub", "someone"), id="the subject"),
-        pytest.param(Revoked("sub", "someone", until=NOW + 1), id="for a time"),
+        pytest.param(RevocationEntry("jti", "j1"), id="the token"),
+        pytest.param(RevocationEntry("sub", "someone"), id="the subject"),
+        pytest.param(RevocationEntry("sub", "someone", until=NOW + 1), id="for a time"),
     ],
 )
 def test_a_revoked_token_is_refused_even_where_it_was_verified_before(
-    verifier: Verifier, access: Access, revoked: Revoked
+    verifier: Verifier, access: Access, revoked: RevocationEntry
 ) -> None:
     good = token(jti="j1")
     assert verifier.verify(good, NOW).token_id == "j1"
@@ -156,7 +156,11 @@ def test_a_revoked_token_is_refused_even_where_it_was_verified_before(
 def test_a_revocation_ends_by_itself_and_means_its_own_kind_only(
     verifier: Verifier, access: Access
 ) -> None:
-    entries = [Revoked("sub", "someone", until=NOW), Revoked("jti", "someone"), Revoked("sub", "j")]
+    entries = [
+        RevocationEntry("sub", "someone", until=NOW),
+        RevocationEntry("jti", "someone"),
+        RevocationEntry("sub", "j"),
+    ]
     access.take(AccessState(1, entries, {}))
     assert verifier.verify(token(jti="j"), NOW).subject == "someone"
     assert verifier.verify(token(), NOW).token_id is None

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from aggregator.runtime.config import load
 from aggregator.runtime.errors import ConfigError, Retry
-from api.auth.access import Access, Limits
+from api.auth.access import Access, SubjectLimits
 from api.auth.jwks import LOOK_EVERY_S, MOST_KEYS, REFRESH_EVERY_S, KeySet, parse_keys
 from api.auth.jwt import KeyUnknown, Verifier
 from api.auth.keys import KeyFile, load_public_key
@@ -189,7 +189,7 @@ async def test_a_token_of_a_new_key_is_let_in_by_authenticate() -> None:
     clock, host = Clock(), KeyHost(A)
     keys = KeySet(URL, clock, host.fetch)
     await keys.refresh()
-    verifier = Verifier(keys, "swaps-demo", "swaps", 0, Access(Limits(1, 1)))
+    verifier = Verifier(keys, "swaps-demo", "swaps", 0, Access(SubjectLimits(1, 1)))
     fresh = jwt.encode(GOOD, OTHER, algorithm="RS256", headers={"kid": "b"})
     with pytest.raises(KeyUnknown):
         await verifier.authenticate(fresh, NOW)

@@ -8,8 +8,8 @@ import random
 import pytest
 
 from api.auth import ratelimit
-from api.auth.access import Access, AccessState, Limits, OwnLimits
-from api.auth.ratelimit import LocalBuckets, Rate, RateLimiter
+from api.auth.access import Access, AccessState, OwnLimits, SubjectLimits
+from api.auth.ratelimit import BucketRate, LocalBuckets, RateLimiter
 from api.auth.redis_link import RedisLink
 
 HOME = "203.0.113.9"
@@ -30,13 +30,15 @@ def clock() -> Clock:
 
 @pytest.fixture
 def access() -> Access:
-    return Access(Limits(rate_per_s=2, burst=10))
+    return Access(SubjectLimits(rate_per_s=2, burst=10))
 
 
 @pytest.fixture
 def limiter(clock: Clock, access: Access) -> RateLimiter:
     # never started: as a node whose Redis was never there
-    return RateLimiter(RedisLink("redis://:pass-word@127.0.0.1:1/0"), access, Rate(20, 30), clock)
+    return RateLimiter(
+        RedisLink("redis://:pass-word@127.0.0.1:1/0"), access, BucketRate(20, 30), clock
+    )
 
 
 async def passed(limiter: RateLimiter, subject: str | None, ip: str, count: int) -> int:
@@ -121,13 +123,13 @@ def test_what_is_kept_of_callers_is_bounded(clock: Clock, monkeypatch: pytest.Mo
     monkeypatch.setattr(ratelimit, "BUCKETS_KEPT", 100)
     buckets = LocalBuckets(clock)
     for number in range(1_000):
-        buckets.take([f"k{number}"], [Rate(1, 1)], 1)
+        buckets.take([f"k{number}"], [BucketRate(1, 1)], 1)
     assert len(buckets._full_at) == 100
-    assert buckets.take(["k999"], [Rate(1, 1)], 1)[0] == 0, "the newest is remembered"
+    assert buckets.take(["k999"], [BucketRate(1, 1)], 1)[0] == 0, "the newest is remembered"
 
 
 def test_over_any_stretch_of_time_no_more_passes_than_burst_and_refill(clock: Clock) -> None:
-    rate, draw = Rate(7, 20), random.Random(11)
+    rate, draw = BucketRate(7, 20), random.Random(11)
     buckets = LocalBuckets(clock)
     taken: list[tuple[float, int]] = []
     for _ in range(3_000):
