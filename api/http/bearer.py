@@ -16,11 +16,6 @@ from api.auth.ratelimit import COST_REFUSED, RateDecision
 from api.problem import Problem
 from api.services import Services, services
 
-STATS_READ: Final = "stats:read"
-HISTORY_READ: Final = "history:read"
-WS_CONNECT: Final = "ws:connect"
-OPS_READ: Final = "ops:read"
-
 # Where a request's META holds the `RateDecision` on it, for the headers of its answer.
 DECISION: Final = "swaps.rate_limit"
 # Where it holds the subject of a token that was verified, for the access log.

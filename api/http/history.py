@@ -20,9 +20,10 @@ from aggregator.contracts.history import Candle, Day, Trade
 from aggregator.contracts.ids import TokenId
 from aggregator.contracts.units import DAY_MS
 from api.archive.newest import Newest, Wanted, archived_only, with_newest
+from api.auth.scopes import HISTORY_READ
 from api.board.overview_params import LATEST_MS, Instant, refuse_unknown
 from api.http import history_examples as examples
-from api.http.bearer import HISTORY_READ, Bearer
+from api.http.bearer import Bearer
 from api.http.ids import asked_token, not_found
 from api.problem import Problem
 from api.services import services

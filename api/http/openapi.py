@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 from ninja import NinjaAPI
 
+from api.auth.scopes import STATS_READ
 from api.problem import CONTENT_TYPE
 
 _METHODS: Final = ("get",)
@@ -27,7 +28,7 @@ PROBLEMS: Final[dict[str, tuple[int, str, dict[str, Any]]]] = {
     "token_missing": (401, "Send a token in the header Authorization: Bearer <token>.", {}),
     "token_expired": (401, "The token has expired.", {"claim": "exp"}),
     "token_revoked": (401, "The token was revoked.", {}),
-    "scope_missing": (403, "The token lacks the scope stats:read.", {"scope": "stats:read"}),
+    "scope_missing": (403, f"The token lacks the scope {STATS_READ}.", {"scope": STATS_READ}),
     "token_not_found": (404, "No such token.", {}),
     "token_invalid": (
         422,

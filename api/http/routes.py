@@ -16,6 +16,7 @@ from ninja.errors import ValidationError
 
 from aggregator.runtime.version import VERSION
 from api.auth.ratelimit import COST_BATCH, COST_OVERVIEW
+from api.auth.scopes import OPS_READ, STATS_READ
 from api.board.answers import answered, json, tagged
 from api.board.overview import Overview
 from api.board.overview_params import (
@@ -27,7 +28,7 @@ from api.board.overview_params import (
 from api.board.row import TokenRow
 from api.http import examples, history
 from api.http.batch import MOST_TOKENS, BatchParams, TokenBatch, ids_of
-from api.http.bearer import OPS_READ, STATS_READ, Bearer
+from api.http.bearer import Bearer
 from api.http.docs import anybody, docs
 from api.http.ids import asked_token, not_found
 from api.http.openapi import answers, description_of

@@ -16,7 +16,8 @@ from django_prometheus.exports import ExportToDjangoView
 from aggregator.runtime import metrics
 from aggregator.runtime.profiling import requests
 from api.auth.client_ip import asks_from_inside
-from api.http.bearer import OPS_READ, Bearer
+from api.auth.scopes import OPS_READ
+from api.http.bearer import Bearer
 from api.problem import Problem, response_of
 from api.services import Services, services
 from api.sockets.tally import TALLY

@@ -22,6 +22,7 @@ from aggregator.runtime import metrics
 from api.auth.access import SubjectLimits
 from api.auth.jwt import Claims, TokenRefused
 from api.auth.ratelimit import COST_CONNECT, COST_MESSAGE, RateDecision
+from api.auth.scopes import STATS_READ, WS_CONNECT
 from api.board.overview import OverviewQuery
 from api.board.overview_params import OverviewParams, fault_of, sentence
 from api.problem import Problem
@@ -47,8 +48,6 @@ from api.sockets.protocol import (
 )
 from api.sockets.topic import TopicKey
 
-WS_CONNECT: Final = "ws:connect"
-STATS_READ: Final = "stats:read"
 MOST_OVERVIEW_TOKENS: Final = 100
 PORTION_COST: Final = 50
 PAID_WITHIN_S: Final = 20

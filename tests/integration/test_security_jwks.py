@@ -139,7 +139,7 @@ async def test_a_host_that_drips_is_cut_and_its_thread_ends(host: KeyHost) -> No
 
     host.answer = drip
     begun = time.monotonic()
-    with pytest.raises(Retry, match="no whole answer within"):
+    with pytest.raises(Retry, match="no complete answer within"):
         await fetch_document(host.url)
     assert time.monotonic() - begun < TIMEOUT_S + 1.5
     assert ended.wait(3), "the connection was closed"
