@@ -344,7 +344,7 @@ async def test_readyz_names_what_is_missing(site: Site) -> None:
     answer = body(response)
     assert answer["ready"] is False
     assert answer["reasons"][0].startswith("NATS at 127.0.0.1:4222 is unreachable")
-    assert "no partition is known yet: no aggregator has been heard" in answer["reasons"]
+    assert "no partition is known yet: no aggregator sends heartbeats" in answer["reasons"]
 
 
 async def test_readyz_tells_rebuilding_stalled_silent_and_unhydrated(site: Site) -> None:
