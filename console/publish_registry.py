@@ -1,4 +1,4 @@
-"""The token registry for the web nodes."""
+"""Publishes the token registry of the database to the web nodes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from console.published import PublishedState
 
 
 def listings() -> dict[str, Listing]:
-    """The database's tokens as web nodes take them."""
+    """Return the database's tokens in the form that web nodes use, by token id."""
     return {each.token_id: _listing(each) for each in RegisteredToken.objects.iterator()}
 
 

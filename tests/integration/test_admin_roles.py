@@ -154,7 +154,7 @@ def test_who_may_look(
 def test_who_may_act(
     site: Site, path: str, viewer: int, operator: int, admin: int, clerk: int
 ) -> None:
-    """An empty form: who may act is told what is missing."""
+    """An empty form: a user who may act gets a message about what is missing."""
     expected = {"viewer": viewer, "operator": operator, "admin": admin, "clerk": clerk}
     got = {}
     for role in ROLES:
@@ -241,9 +241,9 @@ def test_dead_letters_are_shown_and_replayed_and_logged(site: Site) -> None:
 
 def test_the_pipeline_page(site: Site) -> None:
     browser = site.as_role["viewer"]
-    wait_until(lambda: "live" in browser.get(PIPELINE).text, 5, "the owner is heard")
+    wait_until(lambda: "live" in browser.get(PIPELINE).text, 5, "the owner's heartbeat")
     page = browser.get(PIPELINE).text
-    for said in ("Watermark behind", "Snapshot age", "Dead letters", "No archiver has been heard"):
+    for said in ("Watermark age", "Snapshot age", "Dead letters", "No archiver reports"):
         assert said in page
     assert "no-store" in browser.get(PIPELINE).headers["Cache-Control"]
 

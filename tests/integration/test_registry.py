@@ -219,7 +219,7 @@ def test_an_edit_while_redis_is_away_comes_in_when_it_is_back(tmp_path: Path) ->
         nodes.engines.redis.kill()
         node.wait_degraded("registry is not followed")
         nodes.shell(
-            "from console.models.access import RegisteredToken\n"
+            "from console.models import RegisteredToken\n"
             "RegisteredToken.objects.create(token_id='a:1', hidden=True)\n"
         )
         nodes.engines.redis.start()

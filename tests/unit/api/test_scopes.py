@@ -1,4 +1,4 @@
-"""The scopes are defined once: code asks for these, and docs, pages and the demo name only these."""
+"""The scopes are defined once; code, docs, pages and the demo name no others."""
 
 from __future__ import annotations
 
