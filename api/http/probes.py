@@ -111,7 +111,7 @@ def _reasons(status: PartitionStatus) -> list[str]:
     elif status.state == "late":
         reasons.append(
             f"{name} is stale: its owner's heartbeats are {(status.late_ms or 0) / 1000:.1f} s old "
-            "when they arrive (something between queues, or the clocks of the hosts differ)"
+            "when they arrive (a queue delays them, or the clocks of the hosts differ)"
         )
     elif status.stale and status.hydrated:
         reasons.append(f"{name} is stale: it lags its owner")

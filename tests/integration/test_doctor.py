@@ -1,4 +1,4 @@
-"""`manage.py doctor` on an installation that is well, and on one with a fault of each kind."""
+"""`manage.py doctor` on a healthy installation, and on one with a fault of each kind."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from tests.support.service import Service, swap
 
 
 class Installation(NamedTuple):
-    """Engines, a database and a topology; no process of the service."""
+    """Engines, a database and a topology, without a process of the service."""
 
     service: Service
     archive: Archive
 
     def findings(self, **env: str) -> tuple[int, dict[str, tuple[str, str, str]]]:
-        """The exit status, and (level, said, fix) by what was looked at."""
+        """Return the exit status, and (level, said, fix) by what was checked."""
         done = self.service.manage("doctor", "--json", **env)
         report = json.loads(done.stdout)
         assert report["healthy"] is (done.returncode == 0), done.stderr
@@ -86,8 +86,8 @@ def test_a_producer_whose_clock_is_too_far_ahead_is_refused(installed: Installat
     assert fix == "set it to 60000"
 
 
-def test_many_faults_are_all_told_with_what_to_do(installed: Installation) -> None:
-    """Each of another kind; one does not hide the others."""
+def test_every_fault_is_reported_with_a_fix(installed: Installation) -> None:
+    """Faults of different kinds; no fault hides another."""
     redis = Redis.from_url(installed.service.env["REDIS_URL"])
     redis.config_set("maxmemory-policy", "allkeys-lru")
     redis.config_set("appendonly", "no")

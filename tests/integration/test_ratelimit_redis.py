@@ -1,4 +1,4 @@
-"""Rate limits as they run: one bucket for all web nodes, in Redis; and without Redis."""
+"""Rate limits of running nodes: buckets in Redis for all web nodes, and local ones without it."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ async def test_both_buckets_must_let_a_cost_pass_and_a_refusal_charges_none(
     assert not any(each.local for each in first + second)
 
 
-async def test_a_demoted_redis_is_left_for_the_one_that_its_name_leads_to(tmp_path: Path) -> None:
-    """It answers READONLY on the open connection for as long as that is used."""
+async def test_a_demoted_redis_is_left_for_the_new_master(tmp_path: Path) -> None:
+    """A demoted master answers READONLY for as long as the open connection is used."""
     with redis_pair(tmp_path) as pair:
         await asyncio.to_thread(pair.demote, pair.second, pair.first)
         link = RedisLink(pair.url)
@@ -101,16 +101,16 @@ async def test_it_refills_at_its_rate(link: RedisLink) -> None:
     assert 45 <= passed <= 50 * took + 1
 
 
-async def test_many_at_once_get_exactly_the_burst(
+async def test_concurrent_callers_get_exactly_the_burst(
     link: RedisLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # On a busy machine a few of thousands at once are answered late, and decided without Redis.
+    # On a busy machine a few of thousands of concurrent calls time out and are decided locally.
     monkeypatch.setattr(redis_link, "ANSWER_WITHIN_S", 60)
     limiter = limiter_of(link, 1, 100)
     begun = time.monotonic()
     decisions = []
     for _ in range(10):
-        # no more at once than Redis answers in its time, however busy the machine is
+        # no more concurrent calls than Redis answers in time on a busy machine
         decisions += await asyncio.gather(*(limiter.take("a", HOME) for _ in range(300)))
     took = time.monotonic() - begun
     assert not any(each.local for each in decisions)
@@ -185,7 +185,7 @@ async def test_callers_that_give_up_do_not_mix_up_the_answers(link: RedisLink) -
 
 
 class Answer(NamedTuple):
-    """What a node said."""
+    """The answer of a node."""
 
     status: int
     headers: dict[str, str]
@@ -193,9 +193,9 @@ class Answer(NamedTuple):
 
 
 async def _fire(nodes: list[Node], token: str, count: int) -> list[Answer]:
-    """`count` requests, spread over the nodes, fifty under way at once.
+    """Send `count` requests to the nodes in turn, fifty of them concurrently.
 
-    By hand: an HTTP client would take longer to ask than the nodes to answer.
+    Over raw sockets: an HTTP client would be slower than the nodes.
     """
     request = f"GET {STATUS} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n\r\n"
     waiting = iter(range(count))
@@ -250,14 +250,14 @@ def test_a_client_cannot_change_its_address_by_a_header(tmp_path: Path) -> None:
         ]
         assert 15 <= sum(each.status_code == 401 for each in forged) <= 25
         assert forged[-1].status_code == 429, "bad tokens are counted too"
-        behind = nodes.web("behind", TRUSTED_PROXIES="127.0.0.0/8")
+        proxied = nodes.web("proxied", TRUSTED_PROXIES="127.0.0.0/8")
         honest = [
-            behind.get("no-token", **{"X-Forwarded-For": f"9.9.9.9, 198.51.100.{number}"})
+            proxied.get("no-token", **{"X-Forwarded-For": f"9.9.9.9, 198.51.100.{number}"})
             for number in range(40)
         ]
         assert {each.status_code for each in honest} == {401}
         one = [
-            behind.get("no-token", **{"X-Forwarded-For": f"198.51.100.{number}, 203.0.113.1"})
+            proxied.get("no-token", **{"X-Forwarded-For": f"198.51.100.{number}, 203.0.113.1"})
             for number in range(40)
         ]
         assert one[-1].status_code == 429, "only the entry that the proxy wrote counts"

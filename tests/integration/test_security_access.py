@@ -1,4 +1,4 @@
-"""Revocations and limits as an operator makes them, at web nodes that run."""
+"""Revocations and limits that an operator sets, at running web nodes."""
 
 from __future__ import annotations
 
@@ -109,8 +109,8 @@ def test_a_redis_that_lost_everything_gets_the_revocations_from_the_database(nod
     wait_until(lambda: late.refuses(token), 15, "a node that knows Redis only")
 
 
-def test_what_is_saved_while_redis_is_down_comes_in_when_it_is_back(nodes: Nodes) -> None:
-    """A node with the database need not wait for Redis; one without knows when Redis is back."""
+def test_a_change_while_redis_is_down_arrives_when_it_is_back(nodes: Nodes) -> None:
+    """A node with a database does not wait for Redis; one without does."""
     node = nodes.web()
     other = nodes.web("no-database", DATABASE_FILE=str(nodes.directory / "empty.sqlite3"))
     token = nodes.token("ann")
@@ -136,7 +136,7 @@ def test_a_node_that_starts_without_redis_takes_revocations_from_the_database(
 
 
 def test_a_node_that_knows_no_decisions_lets_nobody_in(nodes: Nodes) -> None:
-    """As a pod without a database that starts while Redis is away."""
+    """A node without a database that starts while Redis is down."""
     nodes.shell(revoke("sub", "ann"))
     nodes.engines.redis.kill()
     node = nodes.web(redis=False, DATABASE_FILE=str(nodes.directory / "empty.sqlite3"))
@@ -156,8 +156,8 @@ def test_a_node_that_knows_no_decisions_lets_nobody_in(nodes: Nodes) -> None:
     [b"garbage", b"-1", b"\xff\xfe", b"1" * 5_000],
     ids=["text", "negative", "bytes", "5,000 digits"],
 )
-def test_a_garbled_revision_is_overcome(nodes: Nodes, written: bytes) -> None:
-    """The node names it, goes on with what it has, and follows again when it is overwritten."""
+def test_a_garbled_revision_is_replaced(nodes: Nodes, written: bytes) -> None:
+    """The node reports it, keeps the last state, and follows again when it is overwritten."""
     node = nodes.web()
     with redis.Redis.from_url(nodes.engines.redis.url) as client:
         keys = (ACCESS_REVISION_KEY, REGISTRY_REVISION_KEY)
@@ -171,7 +171,7 @@ def test_a_garbled_revision_is_overcome(nodes: Nodes, written: bytes) -> None:
     wait_until(lambda: not any("followed" in each for each in node.degraded()), 20, "no fault")
 
 
-def test_a_node_whose_database_is_empty_takes_nobodys_revocation_away(nodes: Nodes) -> None:
+def test_an_empty_database_lifts_no_revocation(nodes: Nodes) -> None:
     node = nodes.web()
     token = nodes.token("ann")
     nodes.shell(revoke("sub", "ann"))
@@ -196,7 +196,7 @@ def test_no_token_is_in_any_log(nodes: Nodes) -> None:
 
 
 class Recorded:
-    """Sockets that write down what is asked of them."""
+    """Sockets that record the calls."""
 
     def __init__(self) -> None:
         self.closed: list[tuple[str | None, str | None, int, str]] = []
@@ -261,7 +261,7 @@ async def test_control_messages_reach_the_sockets_of_a_process(nodes: Nodes) -> 
 
 
 async def test_a_message_that_is_lost_costs_a_second(nodes: Nodes) -> None:
-    """With the channel layer out of order the revision alone brings the change."""
+    """Without the channel layer, polling the revision alone brings the change."""
     url = nodes.engines.redis.url
     elsewhere = RedisPubSubChannelLayer(hosts=[url], prefix="another:")
     link, access, sockets = RedisLink(url), Access(SubjectLimits(1, 1)), Recorded()

@@ -1,4 +1,4 @@
-"""What the doctor finds without an engine: names, room, and owners that count otherwise."""
+"""The findings of the doctor that need no engine: names, disks, and owners' settings."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ CONFIG = load({})
         ("KAFKA_BOOTSTRAP_SERVERS", "KAFKA_BOOTSTRAP"),
     ],
 )
-def test_a_name_that_is_nearly_a_setting(name: str, meant: str) -> None:
+def test_a_misspelt_name_of_a_setting(name: str, meant: str) -> None:
     [found] = of_names([name])
     assert (found.level, found.what, found.fix) == ("WARN", name, f"did you mean {meant}?")
 
 
-def test_settings_and_what_others_read_are_no_mistakes() -> None:
+def test_settings_and_names_that_others_read_are_no_faults() -> None:
     others = [
         "PATH", "HOME", "HOSTNAME", "LANG", "LOGNAME", "PWD", "SHELL", "TERM", "USER", "TOKEN",
         "WEB_URL", "HTTP_PORT", "SWAPS_VERSION", "NUMBA_CACHE_DIR", "PYTHONUNBUFFERED",
@@ -88,6 +88,6 @@ def test_owners_of_another_version_or_with_other_settings() -> None:
     }
 
 
-def test_an_owner_that_does_not_say_its_settings_yet_is_not_blamed() -> None:
+def test_an_owner_without_settings_in_its_heartbeat_is_no_fault() -> None:
     [found] = of_owners(CONFIG, [beat(0, "a:1", settings={})])
     assert found.level == "OK"

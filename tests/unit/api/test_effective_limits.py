@@ -1,4 +1,4 @@
-"""What the admin says a subject's limits come to at one address."""
+"""The limits of a subject at one address, as the admin shows them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tokens: what is let in, and every way in which a token may be wrong, with its code."""
+"""Verification of tokens: which are accepted, and the code of every refusal."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_attack_with_a_key_set(key_set: KeySet, access: Access, name: str) -> No
 @pytest.mark.parametrize("name", ATTACKS)
 def test_attack_with_a_key_file(verifier: Verifier, name: str) -> None:
     make, expected = ATTACKS[name]
-    # a file's key serves any kid, so who names a wrong one fails by the signature
+    # the key of a file serves every kid, so a wrong kid fails by its signature
     assert refusal(verifier, make()) == (
         ("token_signature", "") if expected[0] == "token_key" else expected
     )
@@ -123,7 +123,7 @@ def test_a_token_verified_before_still_expires(verifier: Verifier) -> None:
     assert refusal(verifier, good, NOW + 60 + LEEWAY_S) == ("token_expired", "exp")
 
 
-def test_what_is_remembered_of_tokens_is_bounded(
+def test_the_cache_of_tokens_is_bounded(
     verifier: Verifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.auth.jwt.VERIFIED_KEPT", 3)
@@ -153,7 +153,7 @@ def test_a_revoked_token_is_refused_even_where_it_was_verified_before(
     assert verifier.verify(good, NOW).token_id == "j1"
 
 
-def test_a_revocation_ends_by_itself_and_means_its_own_kind_only(
+def test_a_revocation_expires_and_matches_its_own_kind_only(
     verifier: Verifier, access: Access
 ) -> None:
     entries = [
@@ -166,7 +166,7 @@ def test_a_revocation_ends_by_itself_and_means_its_own_kind_only(
     assert verifier.verify(token(), NOW).token_id is None
 
 
-async def test_a_key_that_is_taken_away_ends_the_tokens_that_were_verified_by_it(
+async def test_a_removed_key_ends_the_tokens_that_it_verified(
     access: Access,
 ) -> None:
     host = KeyHost(public_jwk(KEY) | {"kid": KID})

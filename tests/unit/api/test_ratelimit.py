@@ -1,4 +1,4 @@
-"""Rate limits without Redis: the node's own buckets, whose they are, and what the answers say."""
+"""Rate limits without Redis: the node's local buckets, their keys, and the decisions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def access() -> Access:
 
 @pytest.fixture
 def limiter(clock: Clock, access: Access) -> RateLimiter:
-    # never started: as a node whose Redis was never there
+    # not started, like a node that has never reached Redis
     return RateLimiter(
         RedisLink("redis://:pass-word@127.0.0.1:1/0"), access, BucketRate(20, 30), clock
     )
@@ -64,7 +64,7 @@ async def test_subjects_do_not_share_but_the_address_does(limiter: RateLimiter) 
 
 async def test_what_does_not_pass_is_not_charged(limiter: RateLimiter) -> None:
     await passed(limiter, "a", HOME, 1_000)
-    # had the 990 refusals been charged to the address, it would be empty
+    # if the 990 refusals had been charged, the bucket of the address would be empty
     assert await passed(limiter, "b", HOME, 10) == 10
 
 
@@ -119,7 +119,7 @@ async def test_concurrent_takes_never_pass_more_than_the_burst(limiter: RateLimi
     assert sum(each.passed for each in decisions) == 10
 
 
-def test_what_is_kept_of_callers_is_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_local_buckets_are_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ratelimit, "BUCKETS_KEPT", 100)
     buckets = LocalBuckets(clock)
     for number in range(1_000):
