@@ -343,10 +343,10 @@ async def test_registry_entries_are_shown_with_the_numbers(site: Site) -> None:
 
 async def test_a_hidden_token_is_nowhere_and_comes_back(site: Site) -> None:
     owners = filled(site)
-    heard: list[str] = []
-    site.board.listen(heard.append)
+    changed: list[str] = []
+    site.board.listen(changed.append)
     site.board.take_listings({"ethereum:0xbb": Listing(version=1, hidden=True)})
-    assert heard == ["ethereum:0xbb"]
+    assert changed == ["ethereum:0xbb"]
     problem(await site.get(STATS), 404, "token_not_found")
     overview = body(await site.get("/api/overview"))
     assert "ethereum:0xbb" not in [each["token_id"] for each in overview["tokens"]]
