@@ -1,8 +1,8 @@
-"""What ties a request to its log lines: an id of its own, and the trace that it is part of.
+"""Request ids and trace ids, which tie log lines to a request and to its trace.
 
-The trace's id comes from the caller's `traceparent` (W3C Trace Context), the request's from its
-`X-Request-ID` where that looks like one; else both are made here. Both stand in every log line that
-is written while the request is answered.
+The trace id comes from the caller's `traceparent` (W3C Trace Context), the request id from its
+`X-Request-ID` if that is well-formed; otherwise they are generated here. Every log line written
+while the request is answered contains both.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Correlation(NamedTuple):
 
 
 def correlation_of(request_id: str, traceparent: str) -> Correlation:
-    """Of the headers' texts, "" where they are absent. What is malformed counts as absent."""
+    """Return the ids for the headers' texts, "" if absent. A malformed text counts as absent."""
     match = _TRACEPARENT.match(traceparent)
     return Correlation(
         request_id if _REQUEST_ID.match(request_id) else secrets.token_hex(8),

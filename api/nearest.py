@@ -1,4 +1,4 @@
-"""What somebody probably meant who wrote a word that there is not. Pure."""
+"""Suggestions for misspelt words. Pure."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _LONGEST: Final = 64
 
 
 def nearest(given: str, known: Sequence[str]) -> str | None:
-    """The known word that is most like the given one, None where none is."""
+    """Return the known word closest to the given one; None if none is close."""
     found = difflib.get_close_matches(given[:_LONGEST].lower(), known, 1)
     return found[0] if found else None
 
 
 def hint(given: str, known: Sequence[str]) -> str:
-    """The end of a sentence that names it; empty where no word is like it."""
+    """Return the end of a sentence that suggests a known word; "" if none is close."""
     meant = nearest(given, known)
     return "" if meant is None else f"; did you mean {meant}?"

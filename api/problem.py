@@ -15,9 +15,9 @@ CONTENT_TYPE: Final = "application/problem+json"
 
 
 class Problem(SwapsError):
-    """What a client did wrong, or what this node cannot do now: answer it with `response_of`.
+    """A client's mistake, or what this node cannot do now; `response_of` makes the answer.
 
-    `extra` are members of the document beside the standard ones; no value may hold a secret.
+    `extra` are members of the document besides the standard ones; no value may hold a secret.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Problem(SwapsError):
 
 
 def response_of(problem: Problem) -> HttpResponse:
-    """The problem as an HTTP response."""
+    """Return the problem as an HTTP response."""
     document = {
         "type": "about:blank",
         "title": HTTPStatus(problem.status).phrase,

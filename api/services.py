@@ -1,7 +1,7 @@
-"""What the views use, assembled in one place from the settings.
+"""Assembles the parts of a web node from the settings, in one place.
 
-Assembling opens nothing but the public key's file; the feed connects when `start` is called inside
-the server's event loop.
+Assembling reads the public key's file and opens nothing else. Connections are opened by `start`,
+which must be called inside the server's event loop.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from api.auth.jwt import Verifier
 from api.auth.key_keeper import KeyKeeper
 from api.auth.keys import KeyFile, KeySource
 from api.auth.origins import Origins
-from api.auth.ratelimit import Rate, RateLimiter
+from api.auth.ratelimit import BucketRate, RateLimiter
 from api.auth.redis_link import RedisLink
 from api.board.board import Board
 from api.board.feed import Feed
@@ -74,30 +74,30 @@ class Services:
 
     @property
     def verifier(self) -> Verifier | None:
-        """Who checks tokens; None where nobody can be let in (`auth_fault`)."""
+        """The token verifier; None while no caller can be let in (`auth_fault`)."""
         return None if self.auth_fault is not None else self.tokens
 
     @property
     def auth_fault(self) -> str | None:
-        """Why nobody is let in: no key, or what operators revoked and hid is not known here."""
+        """Why no caller is let in: no key, or the operators' decisions are unknown here."""
         if self.keys.empty:
             return self.keys.fault or "there is no key to verify tokens with"
         return self.control.unknown or self.registry.unknown
 
     async def settled(self) -> None:
-        """Return when `auth_fault` is final: right after the start it may pass in a moment."""
+        """Wait, for a bounded time after the start, until `auth_fault` is final."""
         await self.control.settled()
         await self.registry.settled()
 
     @property
     def access_faults(self) -> list[str]:
-        """What is wrong with keys, limits and revocations while callers are let in all the same."""
+        """What is wrong with keys, limits and revocations without refusing callers."""
         keys = None if self.keys.empty else self.keys.fault
         found = [each for each in (keys, self.limiter.fault, self.registry.fault) if each]
         return found + self.control.faults
 
     def start(self) -> None:
-        """Begin what lives in the event loop, which must be running; again does nothing."""
+        """Start the background tasks in the running event loop; a second call does nothing."""
         tracing.start(self.config, "swaps-web")
         self.feed.start()
         self.redis.start()
@@ -106,7 +106,7 @@ class Services:
         self.registry.start()
 
     async def stop(self) -> None:
-        """End what `start` began."""
+        """Stop what `start` started."""
         self.history.close()
         await self.hub.stop()
         await self.registry.stop()
@@ -121,7 +121,7 @@ def build(
     now_ms: Callable[[], int] = monotonic_ms,
     now_s: Callable[[], float] = time.time,
 ) -> Services:
-    """Assemble a web node."""
+    """Assemble a web node without starting it."""
     board = Board(config.stale_after_ms)
     access = Access(default_limits(config))
     redis = RedisLink(config.redis_url)
@@ -151,7 +151,7 @@ def build(
         limiter=RateLimiter(
             redis,
             access,
-            Rate(config.rate_ip_per_s, config.rate_ip_burst),
+            BucketRate(config.rate_ip_per_s, config.rate_ip_burst),
             lambda: now_ms() / 1000,
         ),
         redis=redis,
@@ -171,7 +171,7 @@ def build(
 
 @cache
 def services() -> Services:
-    """The parts of this process."""
+    """Return the parts of this process, which the first call assembles."""
     return build(settings.SWAPS)
 
 

@@ -1,1 +1,1 @@
-"""The operators' Django app: models, admin pages, the site, `doctor`."""
+"""The one Django app for operators: models, admin pages, the admin site and `doctor`."""

@@ -1,4 +1,4 @@
-"""Registers the operators' pages; Django imports this module by its name."""
+"""Registers the admin pages. Django imports this module by its name."""
 
 from __future__ import annotations
 

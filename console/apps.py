@@ -1,4 +1,4 @@
-"""The operators' Django app: its models, admin pages, templates and static files."""
+"""The configuration of `console`, the one Django app for operators."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from django.db.models.signals import post_delete, post_save
 class ConsoleConfig(AppConfig):
     """Publishes every saved or deleted decision; opens no connection at start.
 
-    The models keep the app labels `api` and `aggregator` that their tables, permissions and
-    migrations were made under (`MIGRATION_MODULES` in `swapsite.settings`).
+    The models have the app labels `api` and `aggregator`, because their tables, permissions and
+    migrations have them (`MIGRATION_MODULES` in `swapsite.settings`).
     """
 
     name = "console"
 
     def ready(self) -> None:
-        """Publish every saved or deleted decision."""
+        """Connect the signals that publish every saved or deleted decision."""
         for signal in (post_save, post_delete):
             signal.connect(_on_change, dispatch_uid="console-decisions")
 
 
 def _on_change(sender: type[Any], **_: Any) -> None:
-    # here, because models cannot be imported before the apps are ready
+    # imported here, because models cannot be imported before the apps are ready
     from console.models import Decision, RegisteredToken  # noqa: PLC0415
     from console.publish_access import changed  # noqa: PLC0415
     from console.publish_registry import changed as registry_changed  # noqa: PLC0415

@@ -1,6 +1,7 @@
-"""The operators' decisions as web nodes ask for them (`settings.DECISIONS`).
+"""What web nodes call for the operators' decisions, without importing `console`.
 
-Runs in threads. Every function raises Retry where the database or Redis cannot be used.
+`settings.DECISIONS` names this module. Its functions block, so web nodes call them in threads. Each
+raises Retry if the database or Redis cannot be used.
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ from console import publish_access, publish_registry
 
 
 def publish() -> None:
-    """Put limits, revocations and the token registry in Redis where the database is newer."""
+    """Publish limits, revocations and the token registry to Redis if the database is newer."""
     publish_access.publish()
     publish_registry.publish()
 
 
 def access_state() -> AccessState:
-    """Limits and revocations that are in force by the database."""
+    """Return the limits and revocations in force by the database."""
     state: AccessState = publish_access.recall()
     return state
 
 
 def registry_state() -> RegistryState:
-    """The token registry by the database."""
+    """Return the token registry by the database."""
     state: RegistryState = publish_registry.recall()
     return state

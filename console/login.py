@@ -1,10 +1,10 @@
-"""The door of the admin: attempts to log in are limited by address and by name, and logged.
+"""The login page of the admin: attempts are limited by address and by name, and logged.
 
-Counted in Redis for all web nodes together (django-ratelimit); while Redis is away each node
-counts alone. An attempt that its address's limit refuses is not charged to the name, and a name may
-be tried five times as often as an address: a single host cannot lock an operator out. Many hosts
-can, but not from a browser in which that operator has logged in: it holds a signed cookie and has a
-limit of its own (OWASP, "Slow Down Online Guessing Attacks with Device Cookies").
+django-ratelimit counts in Redis for all web nodes; while Redis is down each node counts alone. An
+attempt that the address's limit refuses is not charged to the name, and the limit of a name is five
+times that of an address, so a single host cannot lock an operator out. Many hosts can, but not out
+of a browser in which that operator has logged in before: its signed cookie gives it a separate
+limit (OWASP, "Slow Down Online Guessing Attacks with Device Cookies").
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from redis.exceptions import RedisError
 
 from aggregator.runtime import metrics
 from api.auth.client_ip import request_ip
-from api.auth.ratelimit import LocalBuckets, Rate
+from api.auth.ratelimit import BucketRate, LocalBuckets
 
 NAME_FACTOR: Final = 5
 LONGEST_NAME: Final = 150
@@ -45,7 +45,7 @@ _local = LocalBuckets(time.monotonic)
 @never_cache
 @csrf_protect
 def login(request: HttpRequest) -> HttpResponse:
-    """The admin's login page; 429 after too many attempts, whatever the password."""
+    """Serve the login page; 429 after too many attempts, whatever the password."""
     if request.method == "POST" and (wait_s := _wait_s(request)) > 0:
         metrics.LIMITS_HIT.labels("admin_login").inc()
         log.warning("admin_login_limited", ip=request_ip(request))
@@ -63,25 +63,25 @@ def login(request: HttpRequest) -> HttpResponse:
 
 
 def name_digest(name: str) -> str:
-    """What a name is counted under: equal for all spellings that Django takes for one user.
+    """Return the key of a name's counter, equal for all spellings that Django takes for one user.
 
-    The login form normalizes names to NFKC, so the full-width letters of a name log in too.
+    The login form normalizes names to NFKC, so a name in full-width letters logs in too.
     """
-    # A longer name is of no user; normalization could make it eighteen times as long.
+    # No user has a longer name, and normalization can make a text eighteen times as long.
     folded = unicodedata.normalize("NFKC", name.strip()[: LONGEST_NAME + 1]).casefold()
     plain = unicodedata.normalize("NFKC", folded).strip()
     return hashlib.blake2b(plain.encode(errors="replace"), digest_size=16).hexdigest()
 
 
 def unlock(name: str) -> None:
-    """Count the attempts on the name from zero. Raises redis.RedisError."""
+    """Reset the counter of a name. Raises redis.RedisError."""
     _, period_s = settings.SWAPS.login_rate
-    # Later than the period the counter from before is gone too.
+    # The old counter expires within the period, so this key need not last longer than that.
     cache.set(_unlocked_key(name_digest(name)), secrets.token_hex(8), timeout=2 * period_s)
 
 
 def _wait_s(request: HttpRequest) -> int:
-    """How long the caller must wait, 0 where the attempt is let through; counts the attempt."""
+    """Count the attempt; return the seconds that the caller must wait, 0 if it is allowed."""
     count, period_s = settings.SWAPS.login_rate
     wait_s = _used_up(request, f"ip:{request_ip(request)}", count, period_s)
     if wait_s:
@@ -98,7 +98,7 @@ def _unlocked_key(digest: str) -> str:
 
 
 def _unlocked(digest: str) -> str:
-    """Names the counter that was begun by the last `unlock`."""
+    """Return the part of the counter's key that the last `unlock` set."""
     try:
         return str(cache.get(_unlocked_key(digest), ""))
     except RedisError:
@@ -110,7 +110,7 @@ def _cookie_name() -> str:
 
 
 def _device(request: HttpRequest, digest: str) -> str | None:
-    """The id of a browser in which this name has logged in; None for any other."""
+    """Return the id of a browser in which this name has logged in; None for any other."""
     value = request.get_signed_cookie(
         _cookie_name(), default="", salt=_DEVICE_SALT, max_age=DEVICE_AGE_S
     )
@@ -141,7 +141,7 @@ def _used_up(request: HttpRequest, key: str, most: int, period_s: int) -> int:
         )
     except RedisError as error:
         log.warning("admin_login_counted_locally", error=str(error))
-        passed, wait_us, *_ = _local.take([key], [Rate(most / period_s, most)], 1)
+        passed, wait_us, *_ = _local.take([key], [BucketRate(most / period_s, most)], 1)
         return 0 if passed else max(1, math.ceil(wait_us / 1e6))
     assert usage is not None
     return max(1, int(usage["time_left"])) if usage["should_limit"] else 0
@@ -154,5 +154,5 @@ def _on_login(sender: Any, request: HttpRequest, user: Any, **_: Any) -> None:  
 
 @receiver(user_login_failed, dispatch_uid="log-admin-login-failed")
 def _on_failure(sender: Any, request: HttpRequest | None = None, **_: Any) -> None:  # noqa: ARG001
-    # without the name: people type their password there
+    # without the name: people type their password into that field
     log.warning("admin_login_failed", ip=request_ip(request) if request is not None else None)

@@ -1,28 +1,26 @@
-"""Limits and revocations for the web nodes, and what every socket is told besides."""
+"""Publishes the limits and revocations of the database to the web nodes."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import redis
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 from django.db.models import Q
 from django.utils import timezone
 
 from aggregator.contracts.names import ACCESS_REVISION_KEY, ACCESS_STATE_KEY
-from aggregator.runtime.errors import Retry
-from api.auth.access import AccessState, OwnLimits, Revoked
-from api.auth.control import CHANGED, CLOSE, GROUP, NOTICE
+from api.auth.access import AccessState, OwnLimits, RevocationEntry
+from api.auth.control import CHANGED, GROUP
 from console.models.access import AccessRevision, ApiSubject, Revocation
-from console.published import Published
+from console.published import PublishedState
 
 
 def state_of(revision: int) -> AccessState:
-    """The database's decisions that are in force, under that revision (read before them)."""
+    """Return the decisions in force by the database. `revision` must have been read before them."""
     in_force = Q(expires_at__isnull=True) | Q(expires_at__gt=timezone.now())
     revoked = [
-        Revoked(
+        RevocationEntry(
             kind="jti" if each.kind == Revocation.Kind.TOKEN else "sub",
             value=each.value,
             until=int(each.expires_at.timestamp()) + 1 if each.expires_at else None,
@@ -44,35 +42,18 @@ def state_of(revision: int) -> AccessState:
     return AccessState(revision, revoked, limits)
 
 
-def send_notice(text: str) -> None:
-    """Have every socket of every web node told; raises Retry where Redis cannot be used."""
-    _send_or_retry({"type": NOTICE, "text": text})
-
-
-def send_close(kind: str, value: str, code: int, reason: str) -> None:
-    """Have the sockets of a token (`jti`) or subject (`sub`) closed everywhere; raises Retry."""
-    _send_or_retry({"type": CLOSE, "kind": kind, "value": value, "code": code, "reason": reason})
-
-
-def _send_or_retry(message: dict[str, object]) -> None:
-    try:
-        _send(message)
-    except (redis.RedisError, OSError) as error:
-        raise Retry(f"Redis cannot be used: {error}") from error
-
-
-def _send(message: dict[str, object]) -> None:
+def _announce() -> None:
     layer: Any = get_channel_layer()  # type: ignore[no-untyped-call]
-    async_to_sync(layer.group_send)(GROUP, message)
+    async_to_sync(layer.group_send)(GROUP, {"type": CHANGED})
 
 
-_published = Published(
+_published = PublishedState(
     name="access",
     revisions=AccessRevision,
     revision_key=ACCESS_REVISION_KEY,
     state_key=ACCESS_STATE_KEY,
     state=state_of,
-    announce=lambda: _send({"type": CHANGED}),
+    announce=_announce,
 )
 changed = _published.changed
 publish = _published.publish

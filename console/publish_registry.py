@@ -1,15 +1,15 @@
-"""The token registry for the web nodes."""
+"""Publishes the token registry of the database to the web nodes."""
 
 from __future__ import annotations
 
 from aggregator.contracts.names import REGISTRY_REVISION_KEY, REGISTRY_STATE_KEY
 from api.board.listing import Listing, RegistryState
 from console.models.registry import RegisteredToken, RegistryRevision
-from console.published import Published
+from console.published import PublishedState
 
 
 def listings() -> dict[str, Listing]:
-    """The database's tokens as web nodes take them."""
+    """Return the database's tokens in the form that web nodes use, by token id."""
     return {each.token_id: _listing(each) for each in RegisteredToken.objects.iterator()}
 
 
@@ -24,7 +24,7 @@ def _listing(token: RegisteredToken) -> Listing:
     )
 
 
-_published = Published(
+_published = PublishedState(
     name="registry",
     revisions=RegistryRevision,
     revision_key=REGISTRY_REVISION_KEY,

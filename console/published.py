@@ -1,8 +1,9 @@
-"""What operators decide, from the database to Redis, where every web node finds it.
+"""Publishes the operators' decisions from the database to Redis, from where web nodes read them.
 
-Runs in threads: the admin calls it when a change is committed, a web node now and then, because
-the database is the truth and Redis may have been away or emptied. What is newer wins by its
-revision, so it may run anywhere, twice, and late. It must not know what it publishes.
+The admin calls it after each committed change. Web nodes call it periodically, because the database
+is the source of truth and Redis may have been down or emptied. The higher revision wins, so calls
+may run in any process, repeatedly and late. Calls block; run them in threads. This module must not
+know what it publishes.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from aggregator.runtime.redis_client import redis_client
 from api.auth.revision import NEWEST_REVISION, revision_of
 
 _TIMEOUT_S: Final = 2.0
-# Two processes may publish at once: the older state must not take the place of the newer one.
+# Two processes may publish concurrently: the older state must not replace the newer one.
 _PUT: Final = """
 local held = tonumber(redis.call('GET', KEYS[1]) or '-1') or -1
--- What cannot be a revision (ARGV[3] is the newest) was written by somebody else.
+-- Overwrite a value above the largest possible revision (ARGV[3]): another client wrote it.
 if tonumber(ARGV[1]) <= held and held <= tonumber(ARGV[3]) then return 0 end
 redis.call('SET', KEYS[2], ARGV[2])
 redis.call('SET', KEYS[1], ARGV[1])
@@ -38,12 +39,12 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedState:
     """A part of the database that web nodes follow.
 
-    `revisions` is the model of its one revision (ms since the epoch of the last change, unique);
-    `state(revision)` reads what is in force, after the revision. `announce` is called after it is
-    in Redis, and may raise redis.RedisError.
+    `revisions` is the model with its revision (unique time of the last change, ms since the epoch).
+    `state(revision)` reads what is in force; it is called after the revision was read. `announce`
+    is called after the state is in Redis, and may raise redis.RedisError.
     """
 
     name: str
@@ -54,9 +55,9 @@ class Published:
     announce: Callable[[], None] = lambda: None
 
     def changed(self) -> None:
-        """Give the state a newer revision, and publish it once the transaction is committed.
+        """Increase the revision, and publish the state after the transaction commits.
 
-        Call it in the transaction of the change, once however many rows it changes.
+        Call it in the transaction of the change, once for any number of changed rows.
         """
         now_ms = wall_ms()
         self.revisions.objects.get_or_create(pk=1)
@@ -65,9 +66,9 @@ class Published:
         transaction.on_commit(self._publish_now)
 
     def publish(self) -> bool:
-        """Put the database's state in Redis where it is newer; false where Redis holds it already.
+        """Publish the database's state if it is newer; return False if Redis has it already.
 
-        Raises Retry where the database or Redis cannot be used.
+        Raises Retry if the database or Redis cannot be used.
         """
         if not transaction.get_connection().in_atomic_block:
             close_old_connections()
@@ -84,7 +85,7 @@ class Published:
         return True
 
     def recall(self) -> Any:
-        """The database's state, for a node that cannot ask Redis; raises Retry."""
+        """Return the database's state, for a node that cannot read Redis. Raises Retry."""
         if not transaction.get_connection().in_atomic_block:
             close_old_connections()
         try:
@@ -112,5 +113,5 @@ class Published:
         try:
             self.publish()
         except Retry as error:
-            # The change is in the database; the web nodes bring it to Redis when it is back.
+            # The change is in the database; a web node publishes it when Redis is back.
             log.warning(f"{self.name}_not_published", error=str(error))

@@ -1,4 +1,4 @@
-"""Taking a file of tokens into the registry: all of its rows, or none where one is wrong."""
+"""Imports a CSV file into the token registry: all of its rows, or none if one is wrong."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from console.models.registry import RegisteredToken
 from console.publish_registry import changed
 
 
-class Taken(NamedTuple):
+class Imported(NamedTuple):
     """The tokens that a file added and those that it changed."""
 
     added: list[RegisteredToken]
     edited: list[RegisteredToken]
 
 
-def take_in(content: bytes) -> Taken:
-    """Save the rows of a CSV file and publish the registry once the transaction is committed.
+def import_csv(content: bytes) -> Imported:
+    """Save the rows of a CSV file; publish the registry after the transaction commits.
 
     Raises table.BadTable that names what is wrong.
     """
@@ -30,14 +30,14 @@ def take_in(content: bytes) -> Taken:
         raise table.BadTable(["The file is not UTF-8 text."]) from None
     with transaction.atomic():
         tokens = table.read(text)
-        taken = Taken(
+        imported = Imported(
             [each for each in tokens if each.pk is None],
             [each for each in tokens if each.pk is not None],
         )
-        RegisteredToken.objects.bulk_create(taken.added, batch_size=500)
+        RegisteredToken.objects.bulk_create(imported.added, batch_size=500)
         names = [name for name in table.COLUMNS if name != "token_id"]
-        for each in taken.edited:
+        for each in imported.edited:
             each.changed_at = Now()
-        RegisteredToken.objects.bulk_update(taken.edited, [*names, "changed_at"], batch_size=500)
+        RegisteredToken.objects.bulk_update(imported.edited, [*names, "changed_at"], batch_size=500)
         changed()
-    return taken
+    return imported

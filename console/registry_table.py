@@ -1,7 +1,8 @@
-"""The registry as a CSV file: what is written is what can be read back.
+"""Reads and writes the registry as a CSV file; a written file reads back unchanged.
 
-A cell that a spreadsheet would take for a formula gets an apostrophe before it, which is taken off
-again when it is read (OWASP, "CSV Injection").
+Writing puts an apostrophe before a cell that a spreadsheet would run as a formula, and reading
+removes it (OWASP, "CSV Injection"). docs/decisions/027-own-token-import.md says why this is not a
+library.
 """
 
 from __future__ import annotations
@@ -24,36 +25,36 @@ _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 class BadTable(Exception):
-    """What is wrong with a file, a sentence each."""
+    """What is wrong with a file, one sentence each."""
 
     def __init__(self, faults: list[str]) -> None:
         super().__init__("; ".join(faults))
         self.faults = faults
 
 
-def written(tokens: Iterable[RegisteredToken]) -> Iterator[str]:
-    """The lines of the file."""
+def write(tokens: Iterable[RegisteredToken]) -> Iterator[str]:
+    """Yield the rows of the file, the header first."""
     line = io.StringIO()
     writer = csv.writer(line)
 
-    def taken() -> str:
+    def take() -> str:
         text = line.getvalue()
         line.seek(0)
         line.truncate()
         return text
 
     writer.writerow(COLUMNS)
-    yield taken()
+    yield take()
     for token in tokens:
         writer.writerow([_cell(getattr(token, name)) for name in COLUMNS])
-        yield taken()
+        yield take()
 
 
 def read(text: str) -> list[RegisteredToken]:
-    """The tokens of the file, checked, those in the database with what the file changes.
+    """Return the validated tokens of the file, existing ones with the changes; save nothing.
 
-    Columns that are absent change nothing. Nothing is saved. Raises BadTable that names each line
-    at fault, up to MOST_FAULTS.
+    A column that is absent changes nothing. Raises BadTable that names each row at fault, up to
+    MOST_FAULTS.
     """
     rows = csv.DictReader(io.StringIO(text.removeprefix("\ufeff"), newline=""), strict=True)
     try:

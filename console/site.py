@@ -1,4 +1,4 @@
-"""The admin as operators see it: its pages by what one does there, not by Django app."""
+"""The admin site of `console`: its pages are grouped by task, not by app label."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from django.contrib.admin.apps import AdminConfig
 from django.http import HttpRequest
 from django.urls import reverse
 
-# The groups in order, with the models of each in order.
+# The groups and the models of each, in the order of the index.
 _GROUPS: Final = (
     ("Health", ("Pipeline", "ClickHouseHealth", "DeadLetter")),
     ("Tokens", ("RegisteredToken",)),
@@ -19,13 +19,13 @@ _GROUPS: Final = (
 
 
 class OperatorsSite(AdminSite):
-    """Django's admin with its index in that order."""
+    """Django's admin with that index."""
 
     site_header = site_title = "Swap aggregator"
     index_title = "Operations"
 
     def get_app_list(self, request: HttpRequest, app_label: str | None = None) -> list[Any]:
-        """What the person may see; a model that is in no group is in one of its own at the end."""
+        """Return what the user may see, by group; models without a group come last, under More."""
         apps = super().get_app_list(request, app_label)
         if app_label is not None:
             return apps
@@ -46,7 +46,7 @@ class OperatorsSite(AdminSite):
 
 
 class OperatorsAdminConfig(AdminConfig):
-    """Has Django's admin use the site."""
+    """Makes Django's admin use `OperatorsSite`."""
 
     default = False
     default_site = "console.site.OperatorsSite"

@@ -1,1 +1,1 @@
-"""History questions: answers from ClickHouse joined with the newest trades in memory."""
+"""History queries: answers from ClickHouse, joined with the newest trades in memory."""

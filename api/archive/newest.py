@@ -1,8 +1,8 @@
-"""A page of archived trades with those in front that the archive does not have yet.
+"""Merges a page of archived trades with newer trades that the archive does not have yet.
 
-A trade is archived some seconds after it is counted; until then the token's stream on this node has
-it. Both know a trade by its offset in the log, so none is given twice, and a page goes on behind a
-trade wherever that one came from. Pure.
+A trade is archived some seconds after it is counted; until then the token's stream on this node
+holds it. Archive and stream identify a trade by its offset in the log, so no trade appears twice,
+and the next page continues after a trade of either source. Pure.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Final, NamedTuple
 
 from aggregator.clickhouse.reader import Offset, TradePage, TradePosition
 from aggregator.contracts.history import Trade
-from aggregator.contracts.trades import Trade as Told
+from aggregator.contracts.trades import Trade as LiveTrade
 
-# Behind every marker, and what is not archived yet has none.
+# Sorts before every archived marker; a live trade has no marker yet.
 _ANY_MARKER: Final = "00" * 16
 
 
 class Wanted(NamedTuple):
-    """What a page is asked for, as `HistoryReader.trades` is."""
+    """The query of a page, with the arguments of `HistoryReader.trades`."""
 
     chain: str
     since: int
@@ -30,15 +30,19 @@ class Wanted(NamedTuple):
 
 
 class Newest(NamedTuple):
-    """The last trades of a token on this node, oldest first; `most` is how many are ever kept."""
+    """The last trades of a token on this node, oldest first; at most `most` of them are kept."""
 
     partition: int
-    told: list[Told]
+    trades: list[LiveTrade]
     most: int
 
 
 class Page(NamedTuple):
-    """Trades, newest first, the position to go on behind, and whether memory had its say."""
+    """Trades, newest first.
+
+    `next` is the position after which the next page begins, None on the last page; `live` is
+    whether trades of memory were merged.
+    """
 
     trades: list[Trade]
     next: TradePosition | None
@@ -52,81 +56,82 @@ class _Placed(NamedTuple):
 
 
 def archived_only(page: TradePage) -> Page:
-    """The page as it is."""
+    """Return the page without trades of memory."""
     return Page(page.trades, page.next, False)
 
 
 def with_newest(page: TradePage, newest: Newest, wanted: Wanted) -> Page:
-    """The page with the trades that memory has and the archive has not.
+    """Return the page with the trades that memory has and the archive does not have yet.
 
-    `live` is False, and the page as it is, where between the two there may be trades that neither
-    has: an archiver that is more than the kept trades behind.
+    The page is returned unchanged, with `live` False, if trades may be missing between the two:
+    the archiver lags by more trades than memory keeps.
     """
-    offsets = [Offset(newest.partition, told.offset) for told in newest.told]
+    offsets = [Offset(newest.partition, live.offset) for live in newest.trades]
     fresh = []
-    for told, offset in zip(newest.told, offsets, strict=True):
-        position = TradePosition(told.timestamp, told.tx_hash, told.log_index, _ANY_MARKER)
-        # What lies behind the end of a full page is the next page's.
+    for live, offset in zip(newest.trades, offsets, strict=True):
+        position = TradePosition(live.timestamp, live.tx_hash, live.log_index, _ANY_MARKER)
+        # Trades after the end of a full page belong to the next page.
         here = page.next is None or position[:3] > page.next[:3]
-        if here and _asked_for(position, told, wanted) and offset not in page.seen:
-            fresh.append(_Placed(position, offset, _trade(wanted.chain, told)))
+        if here and _asked_for(position, live, wanted) and offset not in page.seen:
+            fresh.append(_Placed(position, offset, _trade(wanted.chain, live)))
     if fresh and len(offsets) >= newest.most and not page.seen.intersection(offsets):
         return archived_only(page)
     known = zip(page.positions, page.offsets, page.trades, strict=True)
     placed = [*(_Placed(*each) for each in known), *fresh]
     gone = _retracted(placed, newest)
-    live = sorted((each for each in placed if each.offset not in gone), key=_place, reverse=True)
+    kept = sorted((each for each in placed if each.offset not in gone), key=_place, reverse=True)
     end = page.next
-    if len(live) > wanted.limit:
-        live = live[: wanted.limit]
-        end = live[-1].position
-    return Page([each.trade for each in live], end, True)
+    if len(kept) > wanted.limit:
+        kept = kept[: wanted.limit]
+        end = kept[-1].position
+    return Page([each.trade for each in kept], end, True)
 
 
 def _place(placed: _Placed) -> TradePosition:
     return placed.position
 
 
-def _asked_for(position: TradePosition, told: Told, wanted: Wanted) -> bool:
-    behind = wanted.after is None or position[:3] < wanted.after[:3]
+def _asked_for(position: TradePosition, live: LiveTrade, wanted: Wanted) -> bool:
+    follows = wanted.after is None or position[:3] < wanted.after[:3]
     in_range = wanted.since <= position.ms < wanted.until
-    return not told.removed and behind and in_range and wanted.side in {None, told.side}
+    return not live.removed and follows and in_range and wanted.side in {None, live.side}
 
 
 def _retracted(placed: Iterable[_Placed], newest: Newest) -> set[Offset]:
-    """The offsets of those that memory has a retraction of.
+    """Return the offsets of the trades that a retraction in memory takes back.
 
-    It undoes the last addition before it: the same transaction may come again in another block.
+    A retraction undoes the last addition before it, because the same transaction may be added again
+    in another block.
     """
     additions: dict[tuple[str, int], list[Offset]] = {}
     for each in placed:
         additions.setdefault(each.position[1:3], []).append(each.offset)
     gone: set[Offset] = set()
-    for told in newest.told:
-        if told.removed:
-            same = additions.get((told.tx_hash, told.log_index), ())
+    for live in newest.trades:
+        if live.removed:
+            same = additions.get((live.tx_hash, live.log_index), ())
             before = [
                 each
                 for each in same
-                if each.partition == newest.partition and each.offset < told.offset
+                if each.partition == newest.partition and each.offset < live.offset
             ]
             gone.update(sorted(before)[-1:])
     return gone
 
 
-def _trade(chain: str, told: Told) -> Trade:
+def _trade(chain: str, live: LiveTrade) -> Trade:
     return Trade(
-        event_id=f"{chain}:{told.tx_hash}:{told.log_index}",
-        timestamp=told.timestamp,
-        side=told.side,
-        amount=told.amount,
-        amount_usd=told.amount_usd,
-        price_usd=told.price_usd,
-        trader=told.trader,
-        venue=told.venue,
-        pool=told.pool,
-        quote=told.quote,
-        tx_hash=told.tx_hash,
-        log_index=told.log_index,
+        event_id=f"{chain}:{live.tx_hash}:{live.log_index}",
+        timestamp=live.timestamp,
+        side=live.side,
+        amount=live.amount,
+        amount_usd=live.amount_usd,
+        price_usd=live.price_usd,
+        trader=live.trader,
+        venue=live.venue,
+        pool=live.pool,
+        quote=live.quote,
+        tx_hash=live.tx_hash,
+        log_index=live.log_index,
         block_number=None,
     )

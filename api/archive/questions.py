@@ -1,8 +1,7 @@
-"""The archive as the views use it: questions in a bounded pool of threads, errors as problems.
+"""Runs the views' queries of the archive in a bounded pool of threads; errors become problems.
 
-The driver blocks, so it never runs in the event loop. With more questions than threads and queue
-hold, or while ClickHouse is down, the answer is a quick 503: live numbers are not slowed down by
-the archive, whatever happens to it.
+The driver blocks, so it never runs in the event loop. If the pool and its queue are full, or while
+ClickHouse is down, the answer is an immediate 503: no fault of the archive slows down live numbers.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 THREADS: Final = 4
 QUEUE: Final = 32
-# While it is down one question in this many seconds tries it; the others would wait for nothing.
+# A circuit breaker: after a failed query, the following ones fail immediately for this long.
 _TRY_AGAIN_S: Final = 1.0
 # TOO_MANY_ROWS, TIMEOUT_EXCEEDED, MEMORY_LIMIT_EXCEEDED, TOO_MANY_ROWS_OR_BYTES
 _TOO_MUCH: Final = frozenset({158, 159, 241, 396})
@@ -33,9 +32,9 @@ T = TypeVar("T")
 
 
 class History:
-    """Asks the archive; `reader` is None where this deployment has none.
+    """Queries the archive. `reader` is None if this deployment has no archive.
 
-    `fault` says what is wrong with the archive, None while it is well or was not asked yet.
+    `fault` is what is wrong with the archive, None while it works or before the first query.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class History:
         self.fault: str | None = None
 
     async def ask(self, question: Callable[[HistoryReader], T]) -> T:
-        """What `question` finds; raises Problem 503 where the archive cannot say now."""
+        """Run `question` in a thread and return its answer; raises Problem 503 if it fails."""
         if self._reader is None:
             raise _unavailable("This deployment keeps no archive.", 3600)
         if self._clock() < self._down_until:
@@ -64,12 +63,12 @@ class History:
             raise Problem(
                 503,
                 "history_busy",
-                "Too many questions to the archive at once.",
+                "Too many concurrent queries of the archive.",
                 headers={"Retry-After": "1"},
             )
         self._asked += 1
         task = asyncio.get_running_loop().run_in_executor(self._pool, question, self._reader)
-        # Counted down when the thread is free, not when the client gives up.
+        # Decrement when the thread is free, not when the client gives up.
         task.add_done_callback(self._answered)
         try:
             found = await asyncio.shield(task)
@@ -79,7 +78,7 @@ class History:
         return found
 
     def close(self) -> None:
-        """Close what is idle; questions under way end by their time limit."""
+        """Shut down the pool; running queries end by their time limit."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         if self._reader is not None:
             self._reader.close()
@@ -87,7 +86,7 @@ class History:
     def _answered(self, task: asyncio.Future[T]) -> None:
         self._asked -= 1
         if not task.cancelled():
-            task.exception()  # else an answer that nobody waits for any more is reported as lost
+            task.exception()  # mark it as retrieved: the client may have gone
 
     def _problem(self, error: Unavailable | Refused) -> Problem:
         if error.code in _TOO_MUCH:

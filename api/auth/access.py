@@ -1,8 +1,8 @@
-"""What the operators decided: who is thrown out, and how much each subject may take.
+"""The operators' decisions about callers: which are revoked, and the limits of each subject.
 
-`AccessState` is the whole decision of one revision, as it lies in Redis under `auth:state`; a web
-node holds the newest one in an `Access` and asks it at every request. Pure: `api.auth.control`
-brings the states, the models and the admin make them.
+`AccessState` holds every decision of one revision, in the format that Redis stores under
+`auth:state`. A web node keeps the newest state in an `Access` and consults it for every request.
+Pure: `api.auth.control` reads the states, `console` writes them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ CONNECTIONS: Final = 10
 SUBSCRIPTIONS: Final = 200
 
 
-class Revoked(msgspec.Struct, frozen=True):
-    """A token (`jti`) or all tokens of a subject (`sub`) that let nobody in any more.
+class RevocationEntry(msgspec.Struct, frozen=True):
+    """The revocation of one token (`jti`) or of all tokens of a subject (`sub`).
 
-    `until` is seconds since the epoch, None for ever. `reason` is told to open sockets.
+    `until` is the end of the revocation in seconds since the epoch, None for one without an end.
+    `reason` is sent to the open sockets that the revocation closes.
     """
 
     kind: Kind
@@ -34,7 +35,7 @@ class Revoked(msgspec.Struct, frozen=True):
 
 
 class OwnLimits(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The limits that an operator gave one subject; None leaves the default."""
+    """The limits that an operator gave to one subject; None keeps the default."""
 
     rate_per_s: int | None = None
     burst: int | None = None
@@ -43,15 +44,19 @@ class OwnLimits(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AccessState(msgspec.Struct, frozen=True):
-    """Every decision in force. `revision` is ms since the epoch of the last change, and unique."""
+    """Every decision in force. `revision`: time of the last change, ms since the epoch, unique."""
 
     revision: int
-    revoked: list[Revoked]
+    revoked: list[RevocationEntry]
     limits: dict[str, OwnLimits]
 
 
-class Limits(NamedTuple):
-    """What a subject may take: cost a second and at once, open sockets, subscriptions on each."""
+class SubjectLimits(NamedTuple):
+    """The limits of a subject.
+
+    `rate_per_s` and `burst` are the refill and the size of its token bucket, in units of cost;
+    `connections` counts its open sockets, `subscriptions` those of each socket.
+    """
 
     rate_per_s: int
     burst: int
@@ -60,23 +65,23 @@ class Limits(NamedTuple):
 
 
 class Access:
-    """The newest state. Used from one event loop only, so it needs no lock."""
+    """The newest state. Needs no lock, because only one event loop uses it."""
 
-    def __init__(self, default: Limits, now_s: Callable[[], float] = time.time) -> None:
+    def __init__(self, default: SubjectLimits, now_s: Callable[[], float] = time.time) -> None:
         """`now_s` is the wall clock."""
         self._default = default
         self._now_s = now_s
-        self._revoked: dict[tuple[str, str], Revoked] = {}
-        self._limits: dict[str, Limits] = {}
-        self._listeners: list[Callable[[Revoked], object]] = []
+        self._revoked: dict[tuple[str, str], RevocationEntry] = {}
+        self._limits: dict[str, SubjectLimits] = {}
+        self._listeners: list[Callable[[RevocationEntry], object]] = []
         self.revision = 0
 
-    def listen(self, listener: Callable[[Revoked], object]) -> None:
-        """Have `listener` called with each revocation that comes into force."""
+    def listen(self, listener: Callable[[RevocationEntry], object]) -> None:
+        """Call `listener` with each revocation that comes into force."""
         self._listeners.append(listener)
 
     def refuses(self, claims: Claims, now_s: float) -> bool:
-        """Whether the token or its subject is revoked at `now_s`, wall time."""
+        """Return whether the token or its subject is revoked at `now_s`, wall-clock seconds."""
         if not self._revoked:
             return False
         entries = [self._revoked.get(("sub", claims.subject))]
@@ -84,15 +89,15 @@ class Access:
             entries.append(self._revoked.get(("jti", claims.token_id)))
         return any(each is not None and _holds(each, now_s) for each in entries)
 
-    def limits(self, subject: str) -> Limits:
-        """What the subject may take."""
+    def limits(self, subject: str) -> SubjectLimits:
+        """Return the limits of the subject."""
         return self._limits.get(subject, self._default)
 
     def take(self, state: AccessState) -> None:
-        """Put the state in force, and tell the listeners of what is revoked now and was not.
+        """Put the state in force, and call the listeners with every new revocation.
 
-        A revocation whose end was moved is told again: it may have run out in between, and let
-        sockets in.
+        A revocation with a changed end counts as new: the old one may have expired in between, so
+        that sockets of the subject are open again.
         """
         before, self._revoked = self._revoked, {(r.kind, r.value): r for r in state.revoked}
         self._limits = {
@@ -106,19 +111,19 @@ class Access:
                     listener(revoked)
 
 
-def _holds(revoked: Revoked, now_s: float) -> bool:
+def _holds(revoked: RevocationEntry, now_s: float) -> bool:
     return revoked.until is None or now_s < revoked.until
 
 
-def limits_of(own: OwnLimits, default: Limits) -> Limits:
-    """The subject's limits, the default's where it has none of its own."""
+def limits_of(own: OwnLimits, default: SubjectLimits) -> SubjectLimits:
+    """Return the subject's own limits, completed by those of `default`."""
     given = msgspec.structs.asdict(own)
     return default._replace(**{name: value for name, value in given.items() if value is not None})
 
 
-def default_limits(config: Config) -> Limits:
-    """What a subject may take of which the operators said nothing."""
-    return Limits(
+def default_limits(config: Config) -> SubjectLimits:
+    """Return the limits of a subject for which the operators set none."""
+    return SubjectLimits(
         config.rate_per_s,
         config.rate_burst,
         config.ws_subject_connections,

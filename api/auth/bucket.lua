@@ -1,8 +1,8 @@
--- Token buckets, all of which must let the cost pass; if one does not, none is charged.
--- KEYS: a bucket each. ARGV: the cost, then of each bucket its rate (a second) and its burst.
--- A key holds the instant (µs of this server's clock) at which its bucket will be full again; this
--- is the generic cell rate algorithm of ITU-T I.371, equal to a token bucket without a float kept.
--- Answers {1 or 0, µs to wait, then of each bucket what is left and µs until it is full}.
+-- Charge token buckets: all of them, or none if one does not hold the cost.
+-- KEYS: one per bucket. ARGV: the cost, then for each bucket its rate a second and its burst.
+-- A key holds the instant at which its bucket will be full again, in µs of this server's clock. This
+-- is the generic cell rate algorithm of ITU-T I.371: it equals a token bucket and stores no float.
+-- Returns {1 or 0, µs to wait, then for each bucket what is left and µs until it is full}.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local full_at, answer, wait = {}, {}, 0
@@ -19,7 +19,7 @@ for i, key in ipairs(KEYS) do
   local before, after, interval, burst = unpack(full_at[i])
   if passes then
     before = after
-    -- a number's own text would lose the microseconds
+    -- tostring() would round to 14 digits and lose the microseconds
     redis.call('SET', key, string.format('%.0f', math.ceil(after)),
       'PX', math.ceil((after - now) / 1000) + 1000)
   end

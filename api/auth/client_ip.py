@@ -1,8 +1,9 @@
-"""The address that a request is counted under.
+"""The client address that rate limits and logs use.
 
-X-Forwarded-For is text that anybody can send, so it is read only as far as trusted proxies wrote
-it: from the right, one entry for each proxy of TRUSTED_PROXIES, up to the first address that is
-none. The server must run without `--proxy-headers`, which would believe the leftmost entry.
+Anybody can send an X-Forwarded-For header, so only the part that trusted proxies wrote is used:
+entries are read from the right while the address before them is in TRUSTED_PROXIES. The first
+address outside TRUSTED_PROXIES is the client. The server must run without `--proxy-headers`, which
+would trust the leftmost entry.
 """
 
 from __future__ import annotations
@@ -18,18 +19,19 @@ from django.http import HttpRequest
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# What a peer without an address (a Unix socket) is counted under.
+# Stands for a peer without an address, such as a Unix socket.
 NO_ADDRESS: Final = "local"
 _MOST_HOPS: Final = 16
-# A home or an office has a whole /64 of IPv6; by address it would have 2^64 buckets.
+# A home or an office has a whole /64 of IPv6. A bucket per address would give it 2^64 buckets.
 _IPV6_PREFIX: Final = 64
 
 
 @lru_cache(maxsize=8_192)
 def client_ip(peer: str, forwarded_for: str, trusted: tuple[Network, ...]) -> str:
-    """The client's address as text: IPv4 as it is, IPv6 as the address of its /64.
+    """Return the client's address as text: IPv4 unchanged, IPv6 as the address of its /64.
 
-    `peer` is who opened the connection, `forwarded_for` the header's text ("" where absent).
+    `peer` is the address that opened the connection, `forwarded_for` the text of the header, "" if
+    it is absent.
     """
     client = _parse(peer)
     if client is None:
@@ -46,7 +48,7 @@ def client_ip(peer: str, forwarded_for: str, trusted: tuple[Network, ...]) -> st
 
 
 def request_ip(request: HttpRequest) -> str:
-    """The client's address of an HTTP request."""
+    """Return the client's address of an HTTP request."""
     meta = request.META
     return client_ip(
         meta.get("REMOTE_ADDR") or "",
@@ -56,33 +58,33 @@ def request_ip(request: HttpRequest) -> str:
 
 
 def scope_ip(scope: dict[str, Any], trusted: tuple[Network, ...]) -> str:
-    """The client's address of an ASGI scope, HTTP or WebSocket."""
+    """Return the client's address of an ASGI scope, HTTP or WebSocket."""
     client = scope.get("client")
     return client_ip(client[0] if client else "", forwarded_for(scope["headers"]), trusted)
 
 
 def forwarded_for(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """X-Forwarded-For of all its lines, in their order."""
+    """Join all X-Forwarded-For lines in their order."""
     lines = [value for name, value in headers if name == b"x-forwarded-for"]
     return b",".join(lines).decode("latin-1")
 
 
 def asks_from_inside(request: HttpRequest) -> bool:
-    """Whether somebody of the networks of METRICS_ALLOW asks, and not through a proxy."""
+    """Return whether a peer in METRICS_ALLOW asks directly, without a proxy."""
     if "HTTP_X_FORWARDED_FOR" in request.META or "HTTP_FORWARDED" in request.META:
-        return False  # the peer is a proxy, and says so
+        return False  # the peer identifies itself as a proxy
     peer = _parse(request.META.get("REMOTE_ADDR") or "")
     return peer is not None and _within(peer, settings.SWAPS.metrics_allow)
 
 
 def from_trusted_proxy(request: HttpRequest) -> bool:
-    """Whether a trusted proxy opened the connection, so that what it adds may be believed."""
+    """Return whether a trusted proxy opened the connection, so that its headers can be trusted."""
     peer = _parse(request.META.get("REMOTE_ADDR") or "")
     return peer is not None and _within(peer, settings.SWAPS.trusted_proxies)
 
 
 def _parse(text: str) -> Address | None:
-    """`1.2.3.4`, `1.2.3.4:567`, `2001:db8::1` or `[2001:db8::1]:567`, without a zone."""
+    """Parse `1.2.3.4`, `1.2.3.4:567`, `2001:db8::1` or `[2001:db8::1]:567`; drop the zone."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:

@@ -1,11 +1,12 @@
-"""Decisions of the operators, brought to this process while it runs.
+"""Keeps the operators' decisions of this process up to date.
 
-Two ways, because either may fail. The state of `api.auth.access` lies in Redis beside its
-revision, and a look at the revision every second finds what was missed. A message over the channel
-layer says at once that there is a new one; the same way come a notice to all sockets and the order
-to close some. The database is the truth: every 10 s, and whenever Redis was away, it is compared
-with what Redis holds. While Redis cannot be asked, the state comes from the database. A process
-that could ask neither since its start says so (`unknown`), and then nobody is let in.
+Changes arrive in two ways, because either may fail. A message over the channel layer announces a
+new state immediately; the same way carries notices to all sockets. A poll of the revision in Redis
+every second finds a state whose message was lost (`api.auth.revision`).
+
+The database is the source of truth: it is published to Redis every 10 s and after every outage of
+Redis. While Redis is unreachable the state is read from the database. A process that has reached
+neither since its start reports that (`unknown`) and lets no caller in.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from redis.exceptions import RedisError
 
 from aggregator.contracts.names import ACCESS_REVISION_KEY, ACCESS_STATE_KEY
 from aggregator.runtime.errors import Retry
-from api.auth.access import Access, AccessState, Revoked
+from api.auth.access import Access, AccessState, RevocationEntry
 from api.auth.first_state import FirstState
 from api.auth.redis_link import RedisLink
+from api.auth.revision import newer_state
 
 GROUP: Final = "control"
 CHANGED: Final = "access.changed"
 NOTICE: Final = "notice"
-CLOSE: Final = "close"
 REVOKED_CODE: Final = 4003
 LOOK_EVERY_S: Final = 1.0
 RECONCILE_EVERY_S: Final = 10.0
@@ -50,19 +51,19 @@ class Sockets(Protocol):
     def close_where(
         self, *, jti: str | None = None, sub: str | None = None, code: int, reason: str
     ) -> int:
-        """Close those of the token or of the subject; how many there were."""
+        """Close the sockets of the token or of the subject; return how many."""
         ...
 
     def notice(self, text: str) -> object:
-        """Tell every client something."""
+        """Send the text to every client."""
         ...
 
 
 class Control:
-    """Keeps `access` at the newest state; `start` it in the server's event loop.
+    """Keeps `access` at the newest state. Call `start` in the server's event loop.
 
-    `reconcile` compares the database with Redis, `recall` reads the database's state; both raise
-    Retry where they cannot.
+    `reconcile` publishes the database's state to Redis if it is newer, `recall` reads it; both
+    raise Retry if they cannot.
     """
 
     def __init__(
@@ -90,26 +91,26 @@ class Control:
 
     @property
     def faults(self) -> list[str]:
-        """What keeps decisions from coming in, a sentence each."""
+        """What keeps decisions from arriving, one sentence each."""
         return list(self._faults.values())
 
     @property
     def unknown(self) -> str | None:
-        """Why no decision of the operators is known here; None once one state was taken."""
+        """Why this process knows no decision of the operators; None after the first state."""
         if not self._first.missing:
             return None
-        return self._faults.get("follow", "revocations and limits were not read yet")
+        return self._faults.get("follow", "revocations and limits have not been read yet")
 
     async def settled(self) -> None:
-        """Return when the first state was taken; soon after the start also without one."""
+        """Wait for the first state, for a bounded time after the start."""
         await self._first.wait()
 
     def serve(self, sockets: Sockets) -> None:
-        """Have these sockets told and closed too."""
+        """Send notices to these sockets, and close those of revoked tokens and subjects."""
         self._sockets.append(sockets)
 
     def start(self) -> None:
-        """Begin, in the running event loop; a second call does nothing."""
+        """Start the tasks in the running event loop; a second call does nothing."""
         if not self._tasks:
             self._first.begin()
             loop = asyncio.get_running_loop()
@@ -119,10 +120,10 @@ class Control:
                 task.add_done_callback(self._ended)
 
     async def stop(self) -> None:
-        """End the tasks."""
+        """Stop the tasks."""
         tasks, self._tasks = self._tasks, []
         while left := [each for each in tasks if not each.done()]:
-            # again and again: the channel layer's `flush` swallows a cancellation
+            # repeatedly, because the channel layer's `flush` swallows a cancellation
             for task in left:
                 task.cancel()
             await asyncio.wait(left, timeout=_CANCEL_AGAIN_S)
@@ -133,21 +134,13 @@ class Control:
             log.error("access_control_ended", exc_info=error)
 
     def obey(self, message: dict[str, Any]) -> None:
-        """Do what a control message says; one that cannot be understood is logged and dropped."""
+        """Obey a control message; log and drop one that is not understood."""
         match message:
             case {"type": "access.changed"}:
                 self._changed.set()
             case {"type": "notice", "text": str(text)}:
                 for each in self._sockets:
                     each.notice(text)
-            case {
-                "type": "close",
-                "kind": "jti" | "sub" as kind,
-                "value": str(value),
-                "code": int(code),
-                "reason": str(reason),
-            }:
-                self._close(Revoked(kind, value, reason=reason), code)
             case _:
                 log.warning("control_message_unknown", kind=str(message.get("type"))[:32])
 
@@ -157,7 +150,7 @@ class Control:
             try:
                 await self._look()
             except (Retry, RedisError) as error:
-                # A state that was taken stays in force.
+                # The last state stays in force.
                 self._faults["follow"] = f"revocations and limits are not followed: {error}"
                 self._was_away = True
                 await self._ask_database()
@@ -169,23 +162,19 @@ class Control:
                 await asyncio.wait_for(self._changed.wait(), pause_s)
 
     async def _look(self) -> None:
-        revision = await self._link.revision(ACCESS_REVISION_KEY)
-        state = None
-        if revision is not None and revision > self._access.revision:
-            state = await self._link.call("GET", ACCESS_STATE_KEY)
+        known = self._access.revision
+        keys = ACCESS_REVISION_KEY, ACCESS_STATE_KEY
+        state = await newer_state(self._link, *keys, _decode_state, known)
         if state is not None:
-            try:
-                self._take(_decode_state(state))
-            except msgspec.MsgspecError as error:
-                raise Retry(f"the state in Redis cannot be read: {error}") from error
+            self._take(state)
         elif self._compared:
-            # An empty Redis says nothing before the database had its chance to fill it.
+            # An empty Redis means "no decisions" only after the database had a chance to fill it.
             self._first.arrived()
 
     async def _ask_database(self) -> None:
-        """While Redis cannot be asked: the state from the database, if this node has one."""
+        """Read the state from the database while Redis is unreachable, at a limited rate."""
         now_s = time.monotonic()
-        # Redis may hold what is newer: it is tried first.
+        # Try Redis first: its state may be newer.
         if now_s < self._recall_at or not self._link.tried:
             return
         self._recall_at = now_s + (LOOK_EVERY_S if self._first.missing else RECONCILE_EVERY_S)
@@ -193,20 +182,20 @@ class Control:
             async with asyncio.timeout(RECALL_WITHIN_S):
                 self._take(await self._recall())
         except (Retry, TimeoutError) as error:
-            said = str(error) or f"the database did not answer within {RECALL_WITHIN_S:.0f} s"
-            self._faults["recall"] = f"revocations and limits are not read: {said}"
+            why = str(error) or f"the database did not answer within {RECALL_WITHIN_S:.0f} s"
+            self._faults["recall"] = f"revocations and limits are not read: {why}"
         else:
             self._faults.pop("recall", None)
 
-    def _take(self, decoded: AccessState) -> None:
+    def _take(self, state: AccessState) -> None:
         """Put the state in force, unless a newer one is."""
-        if decoded.revision > self._access.revision:
-            self._access.take(decoded)
+        if state.revision > self._access.revision:
+            self._access.take(state)
             log.info(
                 "access_state_taken",
-                revision=decoded.revision,
-                revoked=len(decoded.revoked),
-                limits=len(decoded.limits),
+                revision=state.revision,
+                revoked=len(state.revoked),
+                limits=len(state.limits),
             )
         self._first.arrived()
 
@@ -220,7 +209,7 @@ class Control:
                 while True:
                     self.obey(await layer.receive(channel))
             except (RedisError, OSError) as error:
-                self._faults["listen"] = f"control messages are not heard: {error}"
+                self._faults["listen"] = f"control messages are not received: {error}"
                 with contextlib.suppress(RedisError, OSError):
                     await layer.flush()
             await asyncio.sleep(_LISTEN_AGAIN_S)
@@ -240,19 +229,17 @@ class Control:
                     await self._until_redis_is_back()
 
     async def _until_redis_is_back(self) -> None:
-        """Return a moment after Redis was away: it may have lost what it held."""
-        while not self._was_away or self._link.fault:  # noqa: ASYNC110 - looked at, not told
+        """Wait for the end of the next outage of Redis, which may have lost its data."""
+        while not self._was_away or self._link.fault:  # noqa: ASYNC110 - nothing signals it
             await asyncio.sleep(LOOK_EVERY_S)
 
-    def _close_revoked(self, revoked: Revoked) -> None:
-        self._close(revoked, REVOKED_CODE)
-
-    def _close(self, revoked: Revoked, code: int) -> None:
+    def _close_revoked(self, revoked: RevocationEntry) -> None:
         jti = revoked.value if revoked.kind == "jti" else None
         sub = revoked.value if revoked.kind == "sub" else None
+        reason = revoked.reason or "revoked"
         closed = sum(
-            each.close_where(jti=jti, sub=sub, code=code, reason=revoked.reason or "revoked")
+            each.close_where(jti=jti, sub=sub, code=REVOKED_CODE, reason=reason)
             for each in self._sockets
         )
         if closed:
-            log.info("sockets_closed", kind=revoked.kind, code=code, count=closed)
+            log.info("sockets_closed", kind=revoked.kind, code=REVOKED_CODE, count=closed)

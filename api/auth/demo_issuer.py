@@ -1,7 +1,7 @@
-"""The demo's token issuer: its own key pair in a directory, made where missing.
+"""The token issuer of the demo: a key pair in a directory, generated if it is missing.
 
-A real deployment has an identity provider instead. Only `manage.py issue_token` uses this; the
-service never loads the private key.
+A real deployment uses an identity provider instead. Only `manage.py issue_token` calls this module;
+the service never loads the private key.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ KEY_BITS: Final = 2048
 
 
 def ensure_keys(directory: Path) -> RSAPrivateKey:
-    """The key pair of `directory`, made if there is none; raises Fatal where it cannot be used.
+    """Return the private key of `directory`, and generate the key pair if there is none.
 
-    private.pem is readable by its owner only, public.pem is what JWT_PUBLIC_KEY_FILE names. Safe
-    from two processes at once: the first key that is complete stays.
+    private.pem is readable by its owner only; JWT_PUBLIC_KEY_FILE names public.pem. Safe to call
+    from several processes at the same time: the first complete key wins. Raises Fatal if the keys
+    cannot be used.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -43,7 +44,7 @@ def ensure_keys(directory: Path) -> RSAPrivateKey:
             _put_once(private_file, _private_pem(made))
         key = load_pem_private_key(private_file.read_bytes(), password=None)
         if not isinstance(key, RSAPrivateKey):
-            raise Fatal(f"{private_file} holds no RSA key: remove it to have a new one made")
+            raise Fatal(f"{private_file} is not an RSA key: remove it to generate a new one")
         public_pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
         public_file = directory / PUBLIC_NAME
         if not public_file.exists() or public_file.read_bytes() != public_pem:
@@ -63,7 +64,7 @@ def issue(
     issued_at: int,
     ttl_ms: int,
 ) -> str:
-    """A signed token; `issued_at` is seconds since the epoch."""
+    """Return a signed token. `issued_at` is in seconds since the epoch, `ttl_ms` in ms."""
     claims = {
         "sub": subject,
         "iss": issuer,
@@ -81,7 +82,7 @@ def _private_pem(key: RSAPrivateKey) -> bytes:
 
 
 def _temporary(beside: Path, content: bytes) -> Path:
-    # mkstemp makes the file readable by its owner only.
+    # mkstemp creates the file readable by its owner only.
     handle, name = tempfile.mkstemp(dir=beside.parent, prefix=f".{beside.name}.")
     with os.fdopen(handle, "wb") as file:
         file.write(content)
@@ -93,7 +94,7 @@ def _put_once(path: Path, content: bytes) -> None:
     try:
         path.hardlink_to(temporary)
     except FileExistsError:
-        pass  # Another process was first; its key is the one.
+        pass  # another process was first: its key wins
     finally:
         temporary.unlink()
 

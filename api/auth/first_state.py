@@ -1,7 +1,7 @@
 """Whether a part of the operators' decisions has arrived since the process started.
 
-Before the first state nobody may be let in: a revoked token would pass. A request that comes right
-after the start waits for it, a bounded time and only then.
+Until the first state arrives no caller is let in, because a revoked token would pass. A request
+that arrives right after the start waits for that state, for a bounded time.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import asyncio
 import contextlib
 from typing import Final
 
-# Longer than Redis may take to be connected to.
+# Longer than a connection to Redis may take.
 WITHIN_S: Final = 3.0
 
 
 class FirstState:
-    """Nothing is missing before `begin`: what was never started serves nobody."""
+    """The arrival of the first state. Before `begin` nothing is missing."""
 
     def __init__(self) -> None:
         self._arrived = asyncio.Event()
@@ -27,16 +27,16 @@ class FirstState:
         return self._waits_until is not None and not self._arrived.is_set()
 
     def begin(self) -> None:
-        """Count from now, in the running event loop."""
+        """Start the bounded wait, in the running event loop."""
         if self._waits_until is None:
             self._waits_until = asyncio.get_running_loop().time() + WITHIN_S
 
     def arrived(self) -> None:
-        """A state is in force, or it is known that there is none."""
+        """Record that a state is in force, or that there is none."""
         self._arrived.set()
 
     async def wait(self) -> None:
-        """Return when a state has arrived, at the latest WITHIN_S after `begin`."""
+        """Wait until a state has arrived, at most until WITHIN_S after `begin`."""
         if self._waits_until is None or self._arrived.is_set():
             return
         left_s = self._waits_until - asyncio.get_running_loop().time()

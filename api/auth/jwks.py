@@ -1,8 +1,9 @@
-"""Keys from a JWKS address (RFC 7517), kept in memory and read again now and then.
+"""Keys from a JWKS URL (RFC 7517), cached in memory and refreshed periodically.
 
-The address is a setting, never anything that a token says. A token that names an unknown key has
-the set read again, at most once in 30 s however many such tokens come; while the host cannot be
-reached the last good set serves on. Size, time and redirects are bounded: the host may be hostile.
+The URL is a setting and never comes from a token. A token that names an unknown key triggers a
+refresh, at most one in 30 s for any number of such tokens. While the host is unreachable, the last
+good set stays in use. Size and time are bounded and no redirect is followed, because the host may
+be hostile.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ Fetch = Callable[[str], Awaitable[bytes]]
 
 
 class KeySet:
-    """The keys at `url`. `now_s` is a clock that never jumps, in seconds."""
+    """The keys at `url`. `now_s` is a monotonic clock in seconds."""
 
     def __init__(self, url: str, now_s: Callable[[], float], fetch: Fetch | None = None) -> None:
         self.generation = 0
@@ -56,30 +57,33 @@ class KeySet:
 
     @property
     def fault(self) -> str | None:
-        """Why the set could not be read the last time."""
+        """Why the last read failed; None if it succeeded."""
         return None if self._fault is None else f"JWT_JWKS_URL {self._url}: {self._fault}"
 
     @property
     def empty(self) -> bool:
-        """Whether no set was ever read."""
+        """Whether no set has been read yet."""
         return not self._keys and self._only is None
 
     def find(self, kid: str | None) -> RSAPublicKey | None:
-        """The key of that id; without an id the set's only key."""
+        """Return the key with that id; without an id, the set's only key."""
         return self._only if kid is None else self._keys.get(kid)
 
     async def refresh(self) -> None:
-        """Read the set where it is due: every 5 min, every 5 s while it cannot be read."""
+        """Read the set if it is due: every 5 min, and every 5 s while reading fails."""
         if self._now_s() >= self._due_s:
             async with self._reading:
                 if self._now_s() >= self._due_s:
                     await self._read()
 
     async def look_for(self, kid: str | None) -> bool:
-        """Read the set for a key that is not in it, unless that was done in the last 30 s."""
+        """Read the set for a key that is not in it, unless such a read began in the last 30 s.
+
+        Return whether the keys changed or the key is there now.
+        """
         before = self.generation
         async with self._reading:
-            # whoever waited for the lock may find that another has read the set meanwhile
+            # another caller may have read the set while this one waited for the lock
             if self.find(kid) is None and self._now_s() >= self._look_due_s:
                 self._look_due_s = self._now_s() + LOOK_EVERY_S
                 await self._read()
@@ -109,18 +113,19 @@ def _identity(key: RSAPublicKey) -> tuple[int, int]:
 
 
 def parse_keys(document: bytes) -> tuple[dict[str, RSAPublicKey], RSAPublicKey | None]:
-    """The usable keys of a JWKS by their `kid`, and the one for tokens without a `kid`.
+    """Return the usable keys of a JWKS by `kid`, and the key for tokens without a `kid`.
 
-    A key is usable where it is RSA (RFC 7518, 6.3.1), meant for RS256 signatures and of a good
-    size; of two with one `kid` the first counts. Raises Retry where no key is usable, so that an
-    empty or broken answer does not take the place of good keys.
+    A key is usable if it is RSA (RFC 7518, 6.3.1), meant for RS256 signatures, and neither too
+    short nor too long. The first of several keys with the same `kid` wins. A token without a `kid`
+    has a key only if the set has exactly one. Raises Retry if no key is usable, so that an empty or
+    broken answer does not replace good keys.
     """
     try:
         keys = msgspec.json.decode(document)["keys"]
     except (msgspec.DecodeError, RecursionError, TypeError, KeyError):
-        raise Retry("the answer is no JWKS document") from None
+        raise Retry("the answer is not a JWKS document") from None
     if not isinstance(keys, list) or len(keys) > MOST_KEYS:
-        raise Retry(f"the answer is no JWKS document of at most {MOST_KEYS} keys")
+        raise Retry(f"the answer is not a JWKS document of at most {MOST_KEYS} keys")
     usable = [(jwk, key) for jwk in keys if (key := _key_of(jwk)) is not None]
     if not usable:
         raise Retry("the document holds no RSA key for RS256 signatures")
@@ -132,7 +137,7 @@ def parse_keys(document: bytes) -> tuple[dict[str, RSAPublicKey], RSAPublicKey |
 
 
 def _key_of(jwk: Any) -> RSAPublicKey | None:
-    """The key of one member, None where it is not for us."""
+    """Return the key of one member; None if it is not for RS256 signatures."""
     if not isinstance(jwk, dict) or jwk.get("kty") != "RSA":
         return None
     meant = jwk.get("use", "sig") == "sig" and jwk.get("alg", "RS256") == "RS256"
@@ -140,7 +145,7 @@ def _key_of(jwk: Any) -> RSAPublicKey | None:
     if not meant or not isinstance(operations, list) or "verify" not in operations:
         return None
     if "d" in jwk:
-        log.error("jwks_private_key", detail="the JWKS shows a private key; it is not used")
+        log.error("jwks_private_key", detail="the JWKS contains a private key; it is ignored")
         return None
     try:
         key = RSAPublicNumbers(_whole(jwk["e"]), _whole(jwk["n"])).public_key()
@@ -150,15 +155,15 @@ def _key_of(jwk: Any) -> RSAPublicKey | None:
 
 
 def _whole(text: str) -> int:
-    """Base64urlUInt of RFC 7518, section 2."""
+    """Decode a Base64urlUInt (RFC 7518, section 2)."""
     padded = text + "=" * (-len(text) % 4)
     return int.from_bytes(base64.b64decode(padded, altchars=b"-_", validate=True), "big")
 
 
 async def fetch_document(url: str) -> bytes:
-    """GET the address, in a thread; raises Retry where it fails, is slow or too large.
+    """GET the URL in a thread. Raises Retry if it fails, is slow or the answer is too large.
 
-    No redirect is followed and no proxy is asked: the host is who the setting names.
+    Follows no redirect and uses no proxy: only the host of the setting is contacted.
     """
     parts = urlsplit(url)
     assert parts.hostname is not None
@@ -175,12 +180,12 @@ async def fetch_document(url: str) -> bytes:
         async with asyncio.timeout(TIMEOUT_S):
             return await asyncio.to_thread(_get, connection, path, opened)
     except TimeoutError:
-        raise Retry(f"no whole answer within {TIMEOUT_S:.0f} s") from None
+        raise Retry(f"no complete answer within {TIMEOUT_S:.0f} s") from None
     except (OSError, http.client.HTTPException) as error:
         raise Retry(f"{type(error).__name__}: {error}") from None
     finally:
-        # Ends a thread that still reads what a slow host drips. The connection itself has let go of
-        # the socket by then, where the answer says no length.
+        # Unblock a thread that still reads from a slow host. Closing the connection is not enough:
+        # it has released the socket already if the answer has no Content-Length.
         for each in opened:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)

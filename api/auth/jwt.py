@@ -1,8 +1,8 @@
-"""Bearer tokens: who the caller is and what it may do, from a JSON Web Token signed with RS256.
+"""Verifies bearer tokens: JSON Web Tokens signed with RS256.
 
-The algorithm is pinned, so a token cannot choose how it is checked (RFC 8725, 3.1), and of its
-header only `alg`, `kid` and `typ` are read. Claims are those of RFC 7519; `scope` is RFC 8693's
-space-separated list. Time is an argument; nothing here knows of HTTP, files or networks.
+The algorithm is pinned, so a token cannot choose how it is verified (RFC 8725, 3.1), and only
+`alg`, `kid` and `typ` of its header are used. Claims follow RFC 7519; `scope` is the
+space-separated list of RFC 8693. Time is an argument. Knows no HTTP, files or networks.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ LONGEST_TOKEN: Final = 8_192
 LONGEST_KEY_ID: Final = 256
 LONGEST_NAME: Final = 256
 VERIFIED_KEPT: Final = 16_384
-# Other kinds of token of the same issuer (logout tokens, id tokens of RFC 8725, 3.11) are not ours.
+# The same issuer signs other kinds of token, such as logout tokens; RFC 8725, 3.11: refuse them.
 TYPES: Final = frozenset({"jwt", "at+jwt", "application/at+jwt"})
 _LATEST_TIME: Final = 2**53
 _PART: Final = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 
 class TokenRefused(SwapsError):
-    """This token lets nobody in. `code` is stable, `claim` names the claim at fault ("" if none).
+    """The token is not accepted. `code` is stable, `claim` names the claim at fault, "" if none.
 
-    The text never holds the token or a claim's value.
+    The text never contains the token or the value of a claim.
     """
 
     def __init__(self, code: str, detail: str, claim: str = "") -> None:
@@ -47,7 +47,7 @@ class TokenRefused(SwapsError):
 
 
 class KeyUnknown(TokenRefused):
-    """The token names a key that is not known, as far as the keys were read."""
+    """The token names a key that is not in the keys read so far."""
 
     def __init__(self, kid: str | None) -> None:
         super().__init__("token_key", "The token's key is not one of this service's issuer.")
@@ -55,7 +55,7 @@ class KeyUnknown(TokenRefused):
 
 
 class Claims(msgspec.Struct, frozen=True):
-    """What a verified token says. `expires_at` is seconds since the epoch."""
+    """The claims of a verified token. `expires_at` is in seconds since the epoch."""
 
     subject: str
     scopes: frozenset[str]
@@ -63,23 +63,23 @@ class Claims(msgspec.Struct, frozen=True):
     token_id: str | None
 
 
-class Revoked(Protocol):
-    """Who was thrown out."""
+class TokenRevoked(Protocol):
+    """Knows which tokens are revoked."""
 
     def refuses(self, claims: Claims, now_s: float) -> bool:
-        """Whether the token or its subject is revoked."""
+        """Return whether the token or its subject is revoked."""
         ...
 
 
 class Verifier:
-    """Checks tokens against the keys, one issuer and one audience.
+    """Verifies tokens against the keys, one issuer and one audience.
 
-    A token that was good once is known by its hash until it expires, the keys change or it must
-    make room for others; whether it is revoked is asked every time.
+    A verified token is cached by its hash until it expires, the keys change or the cache is full;
+    revocation is checked every time.
     """
 
     def __init__(
-        self, keys: KeySource, issuer: str, audience: str, leeway_ms: int, revoked: Revoked
+        self, keys: KeySource, issuer: str, audience: str, leeway_ms: int, revoked: TokenRevoked
     ) -> None:
         self._keys = keys
         self._issuer = issuer
@@ -87,19 +87,19 @@ class Verifier:
         self._leeway_s = leeway_ms / 1000
         self._revoked = revoked
         self._jws = PyJWS(algorithms=[ALGORITHM])
-        # An RSA check costs some 50 µs and a client sends the same token with every request.
+        # An RSA verification takes about 50 µs, and a client sends the same token every time.
         self._verified: dict[bytes, Claims] = {}
         self._verified_of = keys.generation
 
     @property
     def leeway_s(self) -> float:
-        """The clock difference that is allowed for, in seconds."""
+        """The clock difference to the issuer that is tolerated, in seconds."""
         return self._leeway_s
 
     async def authenticate(self, token: str, now_s: float) -> Claims:
-        """As `verify`; a token of an unknown key has the keys read again first, where that is due.
+        """Verify the token, and refresh the keys first if it names an unknown one.
 
-        For everyone that can wait; a set that is at hand costs no wait.
+        For callers that can wait. It waits only if a refresh is due (`KeySource.look_for`).
         """
         try:
             return self.verify(token, now_s)
@@ -109,7 +109,7 @@ class Verifier:
         return self.verify(token, now_s)
 
     def verify(self, token: str, now_s: float) -> Claims:
-        """The claims of the token; TokenRefused says why it is refused. `now_s` is wall time."""
+        """Return the claims of the token; raises TokenRefused. `now_s` is wall-clock seconds."""
         if len(token) > LONGEST_TOKEN or not token.isascii():
             raise _malformed("is not a JSON Web Token")
         if self._verified_of != self._keys.generation:
@@ -138,7 +138,7 @@ class Verifier:
 
     def _signed(self, token: str, signature: str, key: RSAPublicKey) -> bytes:
         try:
-            # a decoder that skips what it does not know would take many spellings of one signature
+            # a lenient decoder would accept many spellings of one signature
             if not signature or _canonical(_base64url(signature)) != signature:
                 raise InvalidSignatureError
             signed = self._jws.decode(token, key, algorithms=[ALGORITHM])
@@ -200,7 +200,7 @@ def _canonical(raw: bytes) -> str:
 
 
 def _object(raw: bytes, part: str) -> dict[str, Any]:
-    """A JSON object in which no name occurs twice (RFC 7515, 4; RFC 8725, 2.4)."""
+    """Decode a JSON object in which no name occurs twice (RFC 7515, 4; RFC 8725, 2.4)."""
     try:
         value = json.loads(raw.decode(), object_pairs_hook=_once, parse_constant=_no_constant)
     except (ValueError, RecursionError):
@@ -222,11 +222,11 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _key_id(header: Mapping[str, Any]) -> str | None:
-    """The header's `kid`; TokenRefused where the header asks for anything that is not done here."""
+    """Return the `kid` of the header. Raises TokenRefused for anything but RS256."""
     if header.get("alg") != ALGORITHM:
         raise TokenRefused("token_algorithm", f"The token must be signed with {ALGORITHM}.")
-    # Extensions that must be understood (RFC 7515, 4.1.11), among them unencoded payloads (RFC
-    # 7797): there are none that we do.
+    # "crit" lists extensions that a verifier must understand (RFC 7515, 4.1.11), "b64" is one of
+    # them (unencoded payloads, RFC 7797). This verifier supports none.
     if "crit" in header or "b64" in header:
         raise _malformed("asks for an extension that is not known here")
     kind = header.get("typ", "JWT")

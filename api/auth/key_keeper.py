@@ -1,7 +1,7 @@
-"""Has the keys read again where that is due, for as long as the server runs.
+"""Refreshes the keys while the server runs.
 
-A source decides itself what is due; this only asks it every second, so that rotated keys come in
-without a restart and without a request that waits for them.
+A source decides when a refresh is due; the task here only calls it every second, so that rotated
+keys arrive without a restart and no request waits for them.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ log = structlog.get_logger(__name__)
 
 
 class KeyKeeper:
-    """One task over one source."""
+    """A background task that refreshes one source."""
 
     def __init__(self, keys: KeySource) -> None:
         self._keys = keys
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin, in the running event loop; a second call does nothing."""
+        """Start the task in the running event loop; a second call does nothing."""
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run(), name="key-keeper")
 
     async def stop(self) -> None:
-        """End the task."""
+        """Stop the task."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

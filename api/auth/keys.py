@@ -1,7 +1,7 @@
-"""The RSA keys that tokens are verified with: where they come from, and when they are read again.
+"""Sources of the RSA public keys that verify tokens.
 
-`KeyFile` reads a PEM file, `api.auth.jwks.KeySet` a JWKS address; `Verifier` knows neither. A
-source keeps what it has while it cannot be read, and says so. Public keys only.
+`KeyFile` reads a PEM file, `api.auth.jwks.KeySet` a JWKS URL; `Verifier` knows neither. A source
+that cannot be read keeps its last keys and reports a fault.
 """
 
 from __future__ import annotations
@@ -16,47 +16,47 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from aggregator.runtime.errors import ConfigError
 
 LEAST_KEY_BITS: Final = 2048
-# A check costs with the square of the size; no issuer uses more.
+# Verification time grows with the square of the size, and no issuer uses longer keys.
 MOST_KEY_BITS: Final = 8192
 
 
 class KeySource(Protocol):
-    """Keys by `kid`. `generation` grows with every change of the keys."""
+    """Keys by `kid`. `generation` increases with every change of the keys."""
 
     generation: int
 
     @property
     def fault(self) -> str | None:
-        """Why the keys could not be read again the last time; None while all is well."""
+        """Why the last read failed; None if it succeeded."""
         ...
 
     @property
     def empty(self) -> bool:
-        """Whether there is no key at all, so that nobody can be let in."""
+        """Whether there is no key at all, so that no token can be verified."""
         ...
 
     def find(self, kid: str | None) -> RSAPublicKey | None:
-        """The key of that id; None where there is none."""
+        """Return the key with that id; None if there is none."""
         ...
 
     async def refresh(self) -> None:
-        """Read the keys again where that is due; keeps what there is where it fails."""
+        """Read the keys again if that is due; keep the old ones if it fails."""
         ...
 
     async def look_for(self, kid: str | None) -> bool:
-        """Whether the keys changed after a token named a key that is not known."""
+        """Read the keys for an unknown `kid` if that is due; return whether they changed."""
         ...
 
 
 def size_fault(key: RSAPublicKey) -> str | None:
-    """What is wrong with the size of the key, None where it is good."""
+    """Return what is wrong with the size of the key; None if it is accepted."""
     if not LEAST_KEY_BITS <= key.key_size <= MOST_KEY_BITS:
         return f"{key.key_size} bits, at least {LEAST_KEY_BITS} needed and at most {MOST_KEY_BITS}"
     return None
 
 
 def load_public_key(path: Path | None) -> RSAPublicKey:
-    """The RSA public key in the PEM file. Raises ConfigError that says what is wrong with it."""
+    """Return the RSA public key of a PEM file. Raises ConfigError that names the fault."""
     if path is None:
         raise ConfigError(["JWT_PUBLIC_KEY_FILE is not set"])
     try:
@@ -79,10 +79,10 @@ def load_public_key(path: Path | None) -> RSAPublicKey:
 
 
 class KeyFile:
-    """One key in a PEM file, read again when the file changes; it serves any `kid`."""
+    """One key in a PEM file, for every `kid`; read again when the file changes."""
 
     def __init__(self, path: Path | None) -> None:
-        """Reads the file, and remembers the fault where there is no usable key in it."""
+        """Read the file; `fault` says why if it holds no usable key."""
         self.generation = 0
         self._path = path
         self._key: RSAPublicKey | None = None
@@ -92,25 +92,25 @@ class KeyFile:
 
     @property
     def fault(self) -> str | None:
-        """What is wrong with the file now."""
+        """What is wrong with the file now; None if nothing is."""
         return self._fault
 
     @property
     def empty(self) -> bool:
-        """Whether no usable key was ever read."""
+        """Whether no usable key has been read yet."""
         return self._key is None
 
     def find(self, kid: str | None) -> RSAPublicKey | None:  # noqa: ARG002 - one key for all
-        """The key of the file."""
+        """Return the key of the file."""
         return self._key
 
     async def refresh(self) -> None:
-        """Read the file again where it was written since."""
+        """Read the file again if it has changed."""
         if self._changed():
             self._read()
 
     async def look_for(self, kid: str | None) -> bool:  # noqa: ARG002 - a file names no kid
-        """The file as it is now."""
+        """Read the file again if it has changed; return whether the key is new."""
         before = self.generation
         await self.refresh()
         return self.generation != before

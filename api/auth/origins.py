@@ -1,7 +1,7 @@
-"""Which pages may open a WebSocket: a browser names its page's origin, and cannot lie about it.
+"""Decides which web pages may open a WebSocket, by the `Origin` that the browser sends.
 
-Browsers put no same-origin rule on WebSockets, so the server must look (RFC 6455, 10.2). A program
-sends no `Origin` and is let through: it could send any. Pure.
+Browsers apply no same-origin policy to WebSockets, so the server must check the origin (RFC 6455,
+10.2). A program that sends no `Origin` is allowed, because it could send any. Pure.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _PORTS: Final = {"http": 80, "https": 443}
 
 
 class Origins:
-    """The allow-list: `scheme://host[:port]` each, or "*" for any."""
+    """The allow-list: entries of the form `scheme://host[:port]`, or "*" for any origin."""
 
     def __init__(self, allowed: Iterable[str]) -> None:
         listed = list(allowed)
@@ -23,9 +23,9 @@ class Origins:
         self._allowed = {_parts(each) for each in listed if each != ANY} - {None}
 
     def allow(self, origin: str | None, host: str | None) -> bool:
-        """Whether a page of `origin` may connect; `host` is the request's Host header.
+        """Return whether a page of `origin` may connect; `host` is the request's Host header.
 
-        A page of the very host that it connects to is our own.
+        A page that connects to its own host is always allowed.
         """
         if origin is None or self._any:
             return True
@@ -36,7 +36,7 @@ class Origins:
 
 
 def _parts(origin: str) -> tuple[str, str, int] | None:
-    """(scheme, host, port) of an origin (RFC 6454, 4); None where it is none, such as "null"."""
+    """Return (scheme, host, port) of an origin (RFC 6454, 4); None for other text."""
     try:
         split = urlsplit(origin.strip().lower())
         port = split.port or _PORTS.get(split.scheme)

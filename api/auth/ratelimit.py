@@ -1,8 +1,8 @@
-"""How much a caller may take: a token bucket for the subject and one for the address.
+"""Rate limits: a token bucket for the subject of a request and one for its address.
 
-Both must let a request's cost pass, decided by one call to Redis (`bucket.lua`), so that any
-number of web nodes share one bucket. While Redis is away each node decides alone with buckets of
-the same rates, and says that it does.
+A request passes if both buckets hold its cost. One call to Redis decides (`bucket.lua`), so that
+all web nodes share the buckets. While Redis is down each node uses local buckets of the same rates
+and reports that it does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from api.auth.redis_link import RedisLink
 
 BUCKETS_KEPT: Final = 100_000
 
-# What the routes and the sockets cost; a stats row is the unit.
+# The costs of routes and sockets, in units of one stats row.
 COST_STATS: Final = 1
 COST_OVERVIEW: Final = 3
 COST_HISTORY: Final = 10
@@ -29,27 +29,27 @@ COST_BATCH: Final = 10
 COST_CONNECT: Final = 5
 COST_MESSAGE: Final = 1
 COST_REFUSED: Final = 1
-# Of the address alone: a page, a static file, a probe or an unknown address, from memory.
+# Charged to the address only: a page, static file, probe or unknown path, answered from memory.
 COST_PAGE: Final = 1
-# A page of the admin takes sessions, the database and a template: about ten times as much.
+# An admin page needs a session, the database and a template: about ten times as much.
 COST_ADMIN: Final = 10
 
 BUCKET_LUA: Final = Path(__file__).with_name("bucket.lua")
 
 
-class Rate(NamedTuple):
-    """A bucket's size: `per_s` comes in a second, `burst` is what it holds."""
+class BucketRate(NamedTuple):
+    """The rate of a bucket: `per_s` is its refill a second, `burst` its size."""
 
     per_s: float
     burst: int
 
 
-class Decision(NamedTuple):
-    """Whether the cost passed, and what the bucket that is nearest to its end says.
+class RateDecision(NamedTuple):
+    """Whether the cost passed, and the state of the bucket with the smallest share left.
 
-    `remaining` is what could be taken at once; `reset_s` is when the bucket is full again,
-    `retry_after_s` when the same cost would pass (0 where it did), both from now. `local` tells
-    that this node decided without Redis.
+    `limit` is the size of that bucket and `remaining` what is left of it. `reset_s` is the time
+    until it is full again, `retry_after_s` the time until the same cost would pass, 0 if it passed.
+    `local` is true if this node decided without Redis.
     """
 
     passed: bool
@@ -61,7 +61,7 @@ class Decision(NamedTuple):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The X-RateLimit headers, and Retry-After where it did not pass."""
+        """The X-RateLimit headers, and Retry-After if the cost did not pass."""
         headers = {
             "X-RateLimit-Limit": str(self.limit),
             "X-RateLimit-Remaining": str(self.remaining),
@@ -73,14 +73,14 @@ class Decision(NamedTuple):
 
 
 class LocalBuckets:
-    """The buckets of one process: the arithmetic of `bucket.lua` on a clock in seconds."""
+    """The buckets of one process: the algorithm of `bucket.lua` on a clock in seconds."""
 
     def __init__(self, now_s: Callable[[], float]) -> None:
         self._now_s = now_s
         self._full_at: dict[str, float] = {}
 
-    def take(self, keys: Sequence[str], rates: Sequence[Rate], cost: int) -> list[int]:
-        """As `bucket.lua` answers."""
+    def take(self, keys: Sequence[str], rates: Sequence[BucketRate], cost: int) -> list[int]:
+        """Take the cost; return what `bucket.lua` returns."""
         now = self._now_s()
         before = [max(self._full_at.get(key, now), now) for key in keys]
         after = [
@@ -93,7 +93,7 @@ class LocalBuckets:
         passes = wait < 1e-6
         if passes:
             for key, at in zip(keys, after, strict=True):
-                # the newest stands last, so the oldest is dropped first
+                # reinsert at the end, so that the least recently used bucket is evicted first
                 self._full_at.pop(key, None)
                 self._full_at[key] = at
             while len(self._full_at) > BUCKETS_KEPT:
@@ -106,13 +106,13 @@ class LocalBuckets:
 
 
 class RateLimiter:
-    """Takes costs from the buckets. `ip_rate` is every address's, a subject's comes from `access`.
+    """Takes costs from the buckets. Every address has `ip_rate`; `access` has a subject's rate.
 
-    It never waits for a Redis that is away and raises nothing.
+    Never waits for a Redis that is down, and raises nothing.
     """
 
     def __init__(
-        self, link: RedisLink, access: Access, ip_rate: Rate, now_s: Callable[[], float]
+        self, link: RedisLink, access: Access, ip_rate: BucketRate, now_s: Callable[[], float]
     ) -> None:
         self._link = link
         self._access = access
@@ -122,27 +122,27 @@ class RateLimiter:
 
     @property
     def fault(self) -> str | None:
-        """Why this node decides alone; None while Redis decides."""
+        """Why this node uses its local buckets; None while it uses those in Redis."""
         if self._link.fault is None:
             return None
         return f"rate limits are of this node alone: {self._link.fault}"
 
-    async def take(self, subject: str | None, ip: str | None, cost: int = 1) -> Decision:
-        """Take `cost` from the bucket of the address and of the subject, where given.
+    async def take(self, subject: str | None, ip: str | None, cost: int = 1) -> RateDecision:
+        """Take `cost` from the buckets of the address and of the subject; None skips one of them.
 
-        At least one must be.
-        A cost above a bucket's burst counts as the burst: it passes when the bucket is full.
+        At least one must be given. A cost above the size of a bucket counts as its size, so it
+        passes when the bucket is full.
         """
         keys, rates = [], []
         if ip is not None:
             keys.append(f"{RATE_PREFIX}ip:{ip}")
             rates.append(self._ip_rate)
         if subject is not None:
-            # by its hash: a subject may be any text of any language
+            # the hash bounds the key's length: a subject may be any text
             digest = hashlib.blake2b(subject.encode(), digest_size=16).hexdigest()
             keys.append(f"{RATE_PREFIX}sub:{digest}")
             limits = self._access.limits(subject)
-            rates.append(Rate(limits.rate_per_s, limits.burst))
+            rates.append(BucketRate(limits.rate_per_s, limits.burst))
         local = False
         try:
             answer = await self._link.run(self._script, keys, _arguments(cost, rates))
@@ -151,18 +151,18 @@ class RateLimiter:
         return _decision(answer, rates, local)
 
 
-def _arguments(cost: int, rates: Sequence[Rate]) -> list[float]:
+def _arguments(cost: int, rates: Sequence[BucketRate]) -> list[float]:
     arguments: list[float] = [cost]
     for rate in rates:
         arguments += rate
     return arguments
 
 
-def _decision(answer: Sequence[int], rates: Sequence[Rate], local: bool) -> Decision:
+def _decision(answer: Sequence[int], rates: Sequence[BucketRate], local: bool) -> RateDecision:
     passed, wait_us, *of_buckets = answer
     left, full_us = of_buckets[0::2], of_buckets[1::2]
     nearest = min(range(len(rates)), key=lambda i: left[i] / rates[i].burst)
-    return Decision(
+    return RateDecision(
         passed=bool(passed),
         limit=rates[nearest].burst,
         remaining=left[nearest],

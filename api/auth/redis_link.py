@@ -1,9 +1,9 @@
-"""One connection to Redis that all requests of a web node share, for calls that may not wait long.
+"""One connection to Redis that all requests of a web node share, with a short deadline per call.
 
-Calls are written one behind the other and answered in that order, so a busy node has many under
-way on one connection, and a request never opens one. A connection that is lost, or that leaves a
-call without an answer for 250 ms, is dropped and made again with backoff and jitter; meanwhile
-every call fails at once. Redis' own client does the handshake (password, TLS, database).
+Calls are pipelined: they are written as they come and answered in that order, so one connection
+carries all calls of a busy node and a request never opens one. A connection that breaks, or that
+leaves a call without an answer for 250 ms, is dropped and opened again with backoff and jitter;
+meanwhile every call fails immediately. redis-py does the handshake (password, TLS, database).
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from aggregator.runtime.backoff import Backoff
 from aggregator.runtime.errors import Retry
 from aggregator.runtime.lua import LuaScript
 from aggregator.runtime.redis_client import async_redis_client
-from api.auth.revision import revision_of
 
 ANSWER_WITHIN_S: Final = 0.25
 CONNECT_WITHIN_S: Final = 2.0
@@ -41,7 +40,7 @@ class _Call(NamedTuple):
 
 
 class RedisLink:
-    """The connection to the Redis at `url`; `start` it in the event loop that calls it."""
+    """The connection to the Redis at `url`. Call `start` in the event loop that uses it."""
 
     def __init__(self, url: str) -> None:
         # A lost answer is noticed here, after ANSWER_WITHIN_S, and not by a timeout of the socket.
@@ -59,22 +58,22 @@ class RedisLink:
         self._calls: deque[_Call] = deque()
         self._fault = "not tried yet"
         self.tried = False
-        """Whether a connection was made, or failed, since the start."""
+        """Whether an attempt to connect has succeeded or failed since the start."""
 
     @property
     def fault(self) -> str | None:
-        """Why Redis cannot be asked now; None while it can."""
+        """Why Redis is unreachable; None while the connection is up."""
         if self._connection is not None:
             return None
         return f"Redis at {self._address} is unreachable: {self._fault}"
 
     def start(self) -> None:
-        """Begin, in the running event loop; a second call does nothing."""
+        """Start the task in the running event loop; a second call does nothing."""
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._run(), name="redis-link")
 
     async def stop(self) -> None:
-        """End the task and the connection."""
+        """Stop the task and close the connection."""
         if self._task is None:
             return
         self._task.cancel()
@@ -84,13 +83,13 @@ class RedisLink:
         self._fault = "stopped"
 
     async def call(self, *words: str | bytes | float) -> Any:
-        """The answer to one command; raises Retry where there is none, and Redis' ResponseError."""
+        """Return the answer to one command. Raises Retry if none arrives, and ResponseError."""
         connection = self._connection
         if connection is None:
             raise Retry(self.fault or "")
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
-        # no await between the two: answers come in the order of the writes
+        # no await before the write: answers are matched to calls by their order
         self._calls.append(_Call(answer, loop.time()))
         try:
             await connection.send_packed_command(
@@ -100,19 +99,10 @@ class RedisLink:
             self._lose(connection, error)
         return await answer
 
-    async def revision(self, key: str) -> int | None:
-        """The revision under the key, None where there is none; raises Retry for anything else."""
-        value = await self.call("GET", key)
-        if value is None:
-            return None
-        if (revision := revision_of(value)) is None:
-            raise Retry(f"{key} in Redis is no revision: {value[:32]!r}")
-        return revision
-
     async def run(
         self, script: LuaScript, keys: Sequence[str], arguments: Sequence[str | bytes | float]
     ) -> Any:
-        """The script's answer; it is loaded where Redis does not know it yet. Raises Retry."""
+        """Run the script, which Redis loads if it has not cached it. Raises Retry."""
         words = (len(keys), *keys, *arguments)
         try:
             try:
@@ -137,7 +127,7 @@ class RedisLink:
                 self._lose(self._connection, ConnectionError("stopped"))
 
     async def _session(self) -> bool:
-        """One connection from its making to its loss; whether it was made."""
+        """Serve one connection until it is lost; return whether it could be opened."""
         connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
@@ -171,13 +161,13 @@ class RedisLink:
                 return
             future = self._calls.popleft().answer
             if future.done():
-                pass  # the caller has gone
+                pass  # the caller was cancelled
             elif isinstance(answer, ResponseError):
                 future.set_exception(answer)
             else:
                 future.set_result(answer)
             if isinstance(answer, ReadOnlyError):
-                # The server was demoted: a new connection looks the master's name up again.
+                # The server was demoted. A new connection resolves the master's name again.
                 self._lose(connection, answer)
                 return
 
@@ -189,7 +179,7 @@ class RedisLink:
             )
 
     def _lose(self, connection: AbstractConnection, error: Exception) -> None:
-        """Give up the connection and every call on it; a later one is left alone."""
+        """Drop the connection and fail every call on it, unless a newer connection replaced it."""
         if self._connection is not connection:
             return
         self._connection = None

@@ -1,8 +1,7 @@
-"""The access log: one record for each request and for both ends of each WebSocket.
+"""The access log: one record for each request, and one each for open and close of a WebSocket.
 
-A record names the route's pattern, never the raw address, so no token id, query or secret of an
-address is in it. `swapsite.logs` renders it. Probes and static files are at debug, where nothing is
-made of them unless LOG_LEVEL asks for it.
+A record names the pattern of the route, never the raw path, so it contains no token id, query or
+secret. `swapsite.logs` renders it. Probes and static files are logged at debug level.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from api.correlation import Correlation
 from api.http.bearer import SUBJECT
 
 LOGGER: Final = "access"
-# Where a record of `logging` holds the fields.
+# The attribute of a `logging` record that holds the fields.
 FIELDS: Final = "access"
-# Who hung up before the answer was there; nginx's number for it.
+# nginx's status for a client that closed the connection before the answer.
 CLIENT_GONE: Final = 499
 
 _QUIET: Final = frozenset({"healthz", "readyz", "readyz/node", "metrics", "static/<path:path>"})
@@ -34,7 +33,7 @@ def request(
     response: HttpResponseBase | None,
     seconds: float,
 ) -> None:
-    """One answered request; without a response the client left before it was there."""
+    """Log an answered request; `response` is None if the client left before the answer."""
     level = logging.DEBUG if route in _QUIET else logging.INFO
     if not _log.isEnabledFor(level):
         return
@@ -54,7 +53,7 @@ def request(
 
 
 def socket(event: str, caller: Correlation, ip: str, subject: str | None, **fields: Any) -> None:
-    """A WebSocket: `event` is ws_open, ws_close or ws_refused."""
+    """Log an event of a WebSocket: ws_open, ws_close or ws_refused."""
     if _log.isEnabledFor(logging.INFO):
         _write(
             logging.INFO,

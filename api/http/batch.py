@@ -1,4 +1,4 @@
-"""The stats of many tokens in one answer."""
+"""The batch query: the stats of many tokens in one answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_TOKENS: Final = 100
 
 
 class TokenBatch(msgspec.Struct, frozen=True):
-    """The tokens in the order in which they were asked for, each once; `missing` are unknown."""
+    """The rows in the order of the query, each token once; `missing` are the unknown ids."""
 
     tokens: list[TokenRow]
     missing: list[str]
@@ -29,14 +29,14 @@ class BatchParams(Schema):
         ...,
         min_length=1,
         max_length=MOST_TOKENS,
-        description="token ids: `ids` repeated, or with commas between; up to 100 in all",
+        description="token ids: repeat `ids`, or separate them by commas; up to 100 in all",
     )
 
 
 def ids_of(given: Iterable[str], known: Callable[[str], bool]) -> list[str]:
-    """Each id once, canonical, in order; raises Problem 422 that names each that cannot be one.
+    """Return each canonical id once, in order. Raises Problem 422 that names every malformed id.
 
-    A token may hold a comma: a text that is the id of a `known` token is not taken apart.
+    A token may contain a comma, so the id of a `known` token is not split.
     """
     found: dict[str, None] = {}
     refused: list[tuple[str, str]] = []
@@ -63,7 +63,7 @@ def _canonical(text: str) -> str | None:
 
 
 def _between_commas(text: str) -> Iterator[str]:
-    """The parts that are not empty; commas in the type arguments of a Move type separate none."""
+    """Yield the non-empty parts; a comma inside the type arguments of a Move type is kept."""
     depth = begin = 0
     for at, letter in enumerate(text):
         if letter == "," and depth == 0:

@@ -1,6 +1,4 @@
-"""The door of the HTTP API: a bearer token (RFC 6750) with the scope that a route asks for, and
-enough left in the caller's buckets for what the route costs.
-"""
+"""Authentication of the HTTP API: a bearer token (RFC 6750), its scope, and the rate limit."""
 
 from __future__ import annotations
 
@@ -12,26 +10,21 @@ from ninja.security.base import AuthBase
 from aggregator.runtime import metrics
 from api.auth.client_ip import request_ip
 from api.auth.jwt import Claims, TokenRefused
-from api.auth.ratelimit import COST_REFUSED, Decision
+from api.auth.ratelimit import COST_REFUSED, RateDecision
 from api.problem import Problem
 from api.services import Services, services
 
-STATS_READ: Final = "stats:read"
-HISTORY_READ: Final = "history:read"
-WS_CONNECT: Final = "ws:connect"
-OPS_READ: Final = "ops:read"
-
-# Where a request's META holds the `Decision` on it, for the headers of its answer.
+# The key in a request's META of its `RateDecision`, for the headers of the answer.
 DECISION: Final = "swaps.rate_limit"
-# Where it holds the subject of a token that was verified, for the access log.
+# The key in a request's META of the verified token's subject, for the access log.
 SUBJECT: Final = "swaps.subject"
 _CHALLENGE: Final = 'Bearer realm="swaps"'
 
 
 class Bearer(AuthBase):
-    """Lets in a request whose token is good and holds `scope` (None asks for none), at `cost`.
+    """Accepts requests with a valid token that has `scope` (None: any), and charges `cost`.
 
-    A request that is refused costs its address something too, so guessing is limited.
+    A refused request is charged to its address too, so guessing tokens is limited.
     """
 
     openapi_type = "http"
@@ -45,7 +38,7 @@ class Bearer(AuthBase):
         self._cost = cost
 
     async def __call__(self, request: HttpRequest) -> Claims:
-        """The caller's claims; raises Problem where it may not pass."""
+        """Return the caller's claims; raises Problem if the request is refused."""
         parts = services()
         try:
             claims = await _claims(parts, request)
@@ -62,9 +55,9 @@ class Bearer(AuthBase):
 
 
 async def charge(parts: Services, request: HttpRequest, subject: str | None, cost: int) -> None:
-    """Take the cost from the buckets of address and subject; raises Problem where it is not there.
+    """Take the cost from the buckets of address and subject; raises Problem 429 if they are empty.
 
-    The answer's headers tell what is left, and so does the 429.
+    The rate-limit headers of every answer, a 429 included, report what is left.
     """
     decision = await parts.limiter.take(subject, request_ip(request), cost)
     request.META[DECISION] = decision
@@ -73,8 +66,8 @@ async def charge(parts: Services, request: HttpRequest, subject: str | None, cos
         raise rate_problem(decision)
 
 
-def rate_problem(decision: Decision) -> Problem:
-    """The 429 of a decision; the middleware adds the headers that every answer has."""
+def rate_problem(decision: RateDecision) -> Problem:
+    """Return the 429 for a decision; the middleware adds the rate-limit headers."""
     return Problem(
         429,
         "rate_limited",

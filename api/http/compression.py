@@ -1,8 +1,8 @@
-"""gzip for answers that are worth it, where the client takes it.
+"""gzip compression of answers, for clients that accept it.
 
-No answer mixes a secret with what a stranger chose (there are no cookies here and the token is not
-echoed), so its length gives nothing away (BREACH). The tag of a compressed answer is weak, because
-its bytes are not those of the plain one (RFC 9110, 8.8.3).
+No answer mixes a secret with text that an attacker chooses: there are no cookies here and the token
+is not echoed. So the length of an answer reveals nothing (BREACH). The ETag of a compressed answer
+is weak, because its bytes differ from those of the plain one (RFC 9110, 8.8.3).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.cache import patch_vary_headers
 
 WORTH_BYTES: Final = 1_000
-# More takes long enough to hold up the event loop; zlib lets go of the interpreter's lock.
+# Larger answers would block the event loop for too long; zlib releases the GIL.
 _IN_A_THREAD_BYTES: Final = 65_536
 _LEVEL: Final = 1
 
 
 async def compress(request: HttpRequest, response: HttpResponse) -> None:
-    """Compress the answer in place, if that may be and is worth it."""
+    """Compress the answer in place if it is large enough and the client accepts gzip."""
     content = response.content
     if len(content) < WORTH_BYTES or "Content-Encoding" in response.headers:
         return
@@ -40,7 +40,7 @@ async def compress(request: HttpRequest, response: HttpResponse) -> None:
 
 
 def takes_gzip(accepted: str) -> bool:
-    """Whether an Accept-Encoding names gzip with a weight above 0 (RFC 9110, 12.5.3)."""
+    """Return whether an Accept-Encoding has gzip with a weight above 0 (RFC 9110, 12.5.3)."""
     for each in accepted.lower().split(","):
         coding, _, weight = each.partition(";")
         if coding.strip() in {"gzip", "*"}:

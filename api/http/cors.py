@@ -1,7 +1,7 @@
-"""Which pages of other origins may read the API from a browser (Fetch standard, "CORS protocol").
+"""CORS: which pages of other origins may read the API in a browser (Fetch standard).
 
-Tokens travel in a header, never in a cookie, so no credentials are allowed: a page can only use a
-token that it was given.
+Tokens travel in a header, never in a cookie, so credentials are not allowed: a page can only use a
+token that it has been given.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _READABLE: Final = (
 
 
 def preflight(request: HttpRequest, origins: Origins) -> HttpResponse | None:
-    """The answer to a browser's question whether its page may ask; None for any other request."""
+    """Return the answer to a CORS preflight request; None for any other request."""
     asked = "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in request.META
     if request.method != "OPTIONS" or not asked or not _allowed(request, origins):
         return None
@@ -34,7 +34,7 @@ def preflight(request: HttpRequest, origins: Origins) -> HttpResponse | None:
 
 
 def allow(request: HttpRequest, response: HttpResponseBase, origins: Origins) -> None:
-    """Let the page that asked read the answer, a problem too, where its origin is listed."""
+    """Allow a page of a listed origin to read the answer, problems included."""
     patch_vary_headers(response, ("Origin",))
     if _allowed(request, origins):
         response.headers["Access-Control-Allow-Origin"] = request.META["HTTP_ORIGIN"]

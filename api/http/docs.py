@@ -1,9 +1,9 @@
-"""The page that shows the API's description and lets one try it: Swagger UI, served from here.
+"""The page of the API's description: Swagger UI, served from this host.
 
-The files are those that come with django-ninja (Swagger UI, Apache License 2.0), so nothing is
-loaded from elsewhere and the page's policy allows no script but our own host's. The page and the
-description are open, because a browser sends no token with an address; they hold nothing that is
-not in the repository. Asking them is charged to the address.
+The files come with django-ninja (Swagger UI, Apache License 2.0), so the page loads nothing from
+elsewhere and its policy allows scripts of this host only. Page and description need no token,
+because a browser sends none when it opens a page; they contain nothing that is not in the
+repository. Requests are charged to the address.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _PAGE: Final = """<!doctype html>
 
 
 async def anybody(request: HttpRequest) -> Literal[True]:
-    """Lets every caller in; raises Problem where the bucket of its address is empty."""
+    """Accept every caller; raises Problem 429 if the bucket of its address is empty."""
     decision = await services().limiter.take(None, request_ip(request))
     request.META[DECISION] = decision
     if not decision.passed:
@@ -47,8 +47,8 @@ async def anybody(request: HttpRequest) -> Literal[True]:
     return True
 
 
-async def docs(request: HttpRequest) -> HttpResponse:  # noqa: ARG001 - as a view is called
-    """The page."""
+async def docs(request: HttpRequest) -> HttpResponse:  # noqa: ARG001 - a view's signature
+    """Return the page."""
     page = _PAGE.format(
         style=static("ninja/swagger-ui.css"),
         bundle=static("ninja/swagger-ui-bundle.js"),

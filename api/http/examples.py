@@ -1,4 +1,4 @@
-"""The examples of the API's description, made of the structs that the routes answer with."""
+"""Examples for the API's description, built from the structs that the routes answer with."""
 
 from __future__ import annotations
 

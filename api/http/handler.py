@@ -1,9 +1,9 @@
-"""Django's ASGI handler without what only the admin needs, for everything else.
+"""A Django ASGI handler for everything but the admin, without the parts that only the admin needs.
 
-For each request Django's own starts a thread, in which signals close database connections, and
-hops to it three times more: measured, half of the time of a small answer. What is answered here
-uses no database connection, sends no signal and streams nothing, so it stays in the event loop.
-The middleware and the views are the same.
+Django's own handler starts a thread for each request, in which signals close database connections,
+and switches to it three more times; measured, this is half of the time of a small answer. The
+requests handled here use no database connection, signal or stream, so they stay in the event loop.
+Middleware and views are the same.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from api.http.middleware import needs_django
 
 
 class DirectHandler(ASGIHandler):
-    """Answers in the event loop; use it for scopes that `takes` says yes to."""
+    """Answers in the event loop. Use it for the scopes that `takes` accepts."""
 
     @staticmethod
     def takes(scope: Scope) -> bool:
-        """Whether the scope is a request of anything but the admin."""
+        """Return whether the scope is an HTTP request outside the admin."""
         return bool(scope["type"] == "http" and not needs_django(scope["path"]))
 
     async def __call__(  # type: ignore[override]
@@ -36,7 +36,7 @@ class DirectHandler(ASGIHandler):
             return
         try:
             request, refusal = self.create_request(dict(scope), body)
-            # the chain turns every exception into a response
+            # the middleware chain turns every exception into a response
             chain: Any = self._middleware_chain  # type: ignore[attr-defined]
             response = refusal if request is None else await chain(request)
             assert isinstance(response, HttpResponse)

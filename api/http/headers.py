@@ -1,7 +1,7 @@
-"""The headers by which a browser is told what an answer may do.
+"""Security headers of pages and API answers.
 
-Pages get a Content-Security-Policy with a nonce that is new for every request: a template writes
-`<script nonce="{{ csp_nonce }}">`, and a script that somebody smuggled in does not run.
+Pages get a Content-Security-Policy with a fresh nonce for every request: a template writes
+`<script nonce="{{ csp_nonce }}">`, and an injected script does not run.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ PAGE_POLICY: Final = (
 
 
 def csp_nonce(request: HttpRequest) -> dict[str, object]:
-    """A context processor: `csp_nonce`, made when a template asks for it."""
+    """Provide `csp_nonce` to templates (a context processor); generated on first use."""
     return {"csp_nonce": SimpleLazyObject(lambda: nonce_of(request))}
 
 
 def nonce_of(request: HttpRequest) -> str:
-    """The request's nonce."""
+    """Return the request's nonce."""
     nonce: str = request.META.setdefault(_NONCE, secrets.token_urlsafe(16))
     return nonce
 
 
 def harden(request: HttpRequest, response: HttpResponseBase, *, page: bool) -> None:
-    """Add what is missing; `page` tells an answer for a browser from one for a program."""
+    """Add the headers that are missing; `page` is whether the answer is a page for a browser."""
     headers = response.headers
     headers.setdefault("X-Content-Type-Options", "nosniff")
     if not page:
@@ -44,8 +44,8 @@ def harden(request: HttpRequest, response: HttpResponseBase, *, page: bool) -> N
         headers.setdefault("Content-Security-Policy", API_POLICY)
     else:
         nonce = request.META.get(_NONCE)
-        said = f" 'nonce-{nonce}'" if nonce else ""
-        headers.setdefault("Content-Security-Policy", PAGE_POLICY.format(nonce=said))
+        source = f" 'nonce-{nonce}'" if nonce else ""
+        headers.setdefault("Content-Security-Policy", PAGE_POLICY.format(nonce=source))
         headers.setdefault("X-Frame-Options", "DENY")
         headers.setdefault("Referrer-Policy", "same-origin")
         headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")

@@ -1,17 +1,16 @@
-"""The routes of a token's past, answered from the archive: trades, candles, days.
+"""The history routes, answered from the archive: trades, candles and days of a token.
 
-Asked in a pool of threads (`api.archive.questions`), so the event loop goes on. Each range has a
-limit that the problem names, so that one request cannot make ClickHouse read all it has. The
-trades that the archive does not have yet come from the token's stream on this node.
+Queries run in a pool of threads (`api.archive.questions`) and do not block the event loop. Each
+range has a limit, which the problem names, so that one request cannot make ClickHouse read
+everything. Trades that are not archived yet come from the token's stream on this node.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
-from django.core import signing
 from django.http import HttpRequest, HttpResponse
 from ninja import Field, NinjaAPI, Query, Schema
 
@@ -21,11 +20,14 @@ from aggregator.contracts.ids import TokenId
 from aggregator.contracts.intervals import INTERVALS_MS, Interval
 from aggregator.contracts.units import DAY_MS
 from api.archive.newest import Newest, Wanted, archived_only, with_newest
-from api.board.overview_params import LATEST_MS, Instant, refuse_unknown
+from api.auth.scopes import HISTORY_READ
+from api.board.answers import json
+from api.board.cursors import sealed, unsealed
+from api.board.overview_params import LATEST_MS, Instant, bad, refuse_unknown
 from api.http import history_examples as examples
-from api.http.bearer import HISTORY_READ, Bearer
+from api.http.bearer import Bearer
 from api.http.ids import asked_token, not_found
-from api.problem import Problem
+from api.http.openapi import answers
 from api.services import services
 from api.trades.stream import KEPT, TokenStream
 
@@ -37,19 +39,17 @@ MAX_DAYS: Final = 1_830
 _DEFAULT_CANDLES: Final = 300
 _DEFAULT_DAYS: Final = 30
 
-# Trades wait some seconds for the archive: who asks for older ones needs no stream.
+# Trades are archived after some seconds: a query for older ones needs no stream.
 _NEWEST_MS: Final = 3_600_000
-# How long the first question of a token waits for its stream.
+# How long the first query of a token waits for its stream.
 _STREAM_S: Final = 0.3
 _LOOK_S: Final = 0.02
 
-_encode = msgspec.json.Encoder().encode
 
+class TradesAnswer(msgspec.Struct, frozen=True):
+    """Trades, newest first; `next_cursor` is null if the range has no older ones.
 
-class Trades(msgspec.Struct, frozen=True):
-    """Trades, newest first; `next_cursor` is null where there are no older ones in the range.
-
-    `live` tells that those are among them that are counted, but not archived yet.
+    `live` is whether trades that are counted, but not archived yet, are included.
     """
 
     trades: list[Trade]
@@ -57,30 +57,30 @@ class Trades(msgspec.Struct, frozen=True):
     live: bool
 
 
-class Candles(msgspec.Struct, frozen=True):
-    """Candles, oldest first; an interval without a trade has none."""
+class CandlesAnswer(msgspec.Struct, frozen=True):
+    """Candles, oldest first; an interval without a trade has no candle."""
 
     candles: list[Candle]
 
 
-class Days(msgspec.Struct, frozen=True):
-    """Days, oldest first; a day without a trade has none."""
+class DaysAnswer(msgspec.Struct, frozen=True):
+    """Days, oldest first; a day without a trade is left out."""
 
     days: list[Day]
 
 
-SHAPES: Final = (Trades, Candles, Days)
+SHAPES: Final = (TradesAnswer, CandlesAnswer, DaysAnswer)
 
 
 class RangeParams(Schema):
-    """A range of time: from inclusive, to exclusive."""
+    """A range of time: `from` is inclusive, `to` exclusive."""
 
     from_: Instant | None = Field(None, alias="from", description="ms or ISO 8601, inclusive")
     to: Instant | None = Field(None, description="ms or ISO 8601, exclusive; default: now")
 
 
 class TradesParams(RangeParams):
-    """The parameters of trades."""
+    """The parameters of the trades route."""
 
     limit: int = Field(100, ge=1, le=MAX_TRADES)
     side: Side | None = Field(None, description="only buys, or only sells")
@@ -88,17 +88,22 @@ class TradesParams(RangeParams):
 
 
 class CandlesParams(RangeParams):
-    """The parameters of candles."""
+    """The parameters of the candles route."""
 
-    interval: Interval = Field("1m", description="length of a candle; they begin at UTC multiples")
+    interval: Interval = Field(
+        "1m", description="length of a candle; candles begin at multiples of it in UTC"
+    )
     limit: int | None = Field(
-        None, ge=1, le=MAX_CANDLES, description="the newest so many candles of the range"
+        None, ge=1, le=MAX_CANDLES, description="return only this many of the newest candles"
     )
 
 
 def add_routes(api: NinjaAPI) -> None:
     """Register the routes on the API."""
-    limits = f"bad parameter, or more than {MAX_CANDLES:,} candles"
+    found = "token_not_found"
+    refused = "parameter_invalid, token_invalid"
+    failed = "history_unavailable, history_busy, history_too_slow"
+    problems = {"x404": found, "x422": refused, "x503": failed}
     base = "/tokens/{path:token_id}"
     auth = Bearer(HISTORY_READ)
     api.get(
@@ -106,41 +111,41 @@ def add_routes(api: NinjaAPI) -> None:
         auth=auth,
         operation_id="token_trades",
         tags=["history"],
-        openapi_extra=_answers(Trades, examples.TRADES, "bad parameter"),
+        openapi_extra=answers(TradesAnswer, examples.TRADES, **problems),
     )(trades)
     api.get(
         f"{base}/candles",
         auth=auth,
         operation_id="token_candles",
         tags=["history"],
-        openapi_extra=_answers(Candles, examples.CANDLES, limits),
+        openapi_extra=answers(CandlesAnswer, examples.CANDLES, **problems),
     )(candles)
     api.get(
         f"{base}/daily",
         auth=auth,
         operation_id="token_days",
         tags=["history"],
-        openapi_extra=_answers(Days, examples.DAYS, "bad parameter"),
+        openapi_extra=answers(DaysAnswer, examples.DAYS, **problems),
     )(daily)
 
 
 async def trades(request: HttpRequest, token_id: str, params: Query[TradesParams]) -> HttpResponse:
-    """The trades of a token, newest first, without those that were retracted.
+    """The trades of a token, newest first, without retracted ones.
 
-    Pages do not shift while trades arrive: a page goes on behind the last trade of the one before.
-    The newest, which the archive gets some seconds later, come from memory, with `live` true; their
-    `block_number` is null until then. `live` is false where this node has none of the token in
-    memory, or fewer than wait to be archived: then all are archived ones.
+    Pages do not shift while trades arrive: a page begins after the last trade of the page before.
+    The newest trades, which are archived some seconds later, come from memory: `live` is true and
+    their `block_number` is null. `live` is false if this node has no trades of the token in memory,
+    or fewer than are waiting to be archived; then all trades are archived ones.
     """
     refuse_unknown(request, TradesParams)
     token = _token(token_id)
     token_id = str(token)
     since, until = params.from_ or 0, LATEST_MS if params.to is None else params.to
     _require_order(since, until)
-    # A cursor goes on with the question that it is the answer to.
+    # The salt ties a cursor to the query that returned it.
     salt = f"trades {token_id} {params.side}"
     after = None if params.cursor is None else _position(params.cursor, salt)
-    # Asked for first, so that no trade can leave it before the archive is seen to have it.
+    # Get the stream before the query, so that no trade can leave it before it is archived.
     stream = _stream(token_id, until if after is None else after.ms + 1)
     found = await services().history.ask(
         lambda reader: reader.trades(
@@ -154,12 +159,12 @@ async def trades(request: HttpRequest, token_id: str, params: Query[TradesParams
         page = with_newest(found, newest, wanted)
     if not page.trades and after is None:
         await _require_known(token)
-    cursor = None if page.next is None else signing.dumps(page.next, salt=salt)
-    return _json(Trades(page.trades, cursor, page.live))
+    cursor = None if page.next is None else sealed(page.next, salt)
+    return json(TradesAnswer(page.trades, cursor, page.live))
 
 
 def _stream(token_id: str, until: int) -> TokenStream | None:
-    """The stream of a token that trades now, None where the trades asked for are all older."""
+    """Return the stream of a live token; None if the query asks for older trades only."""
     parts = services()
     now_ms = int(parts.now_s() * 1000)
     if until <= now_ms - _NEWEST_MS or parts.board.get(token_id, parts.now_ms()) is None:
@@ -168,7 +173,7 @@ def _stream(token_id: str, until: int) -> TokenStream | None:
 
 
 async def _newest(stream: TokenStream) -> Newest | None:
-    """What the stream holds; one that was not looked at before is waited for a little."""
+    """Return the trades of the stream; wait briefly for a stream that has just been opened."""
     for _ in range(int(_STREAM_S / _LOOK_S)):
         if not stream.wants_history:
             break
@@ -183,8 +188,9 @@ async def candles(
 ) -> HttpResponse:
     """Open, high, low, close and volumes of each interval that has a trade, oldest first.
 
-    `from` is taken down and `to` up to the next multiple of the interval. Without `from` the newest
-    300 intervals, or `limit` where that is more. `limit` leaves the newest so many.
+    `from` is rounded down and `to` up to a multiple of the interval. Without `from` the range is
+    the newest 300 intervals, or `limit` intervals if that is more. `limit` keeps only that many of
+    the newest candles.
     """
     refuse_unknown(request, CandlesParams)
     token = _token(token_id)
@@ -198,7 +204,7 @@ async def candles(
     )
     if not found:
         await _require_known(token)
-    return _json(Candles(found if params.limit is None else found[-params.limit :]))
+    return json(CandlesAnswer(found if params.limit is None else found[-params.limit :]))
 
 
 async def daily(request: HttpRequest, token_id: str, params: Query[RangeParams]) -> HttpResponse:
@@ -211,20 +217,7 @@ async def daily(request: HttpRequest, token_id: str, params: Query[RangeParams])
     )
     if not found:
         await _require_known(token)
-    return _json(Days(found))
-
-
-def _answers(struct: type[msgspec.Struct], example: Any, bad: str) -> dict[str, Any]:
-    schema = {"$ref": f"#/components/schemas/{struct.__name__}"}
-    content = {"application/json": {"schema": schema, "example": example}}
-    return {
-        "responses": {
-            "200": {"description": "OK", "content": content},
-            "404": {"description": "token_not_found"},
-            "422": {"description": f"{bad}; parameter_invalid or token_invalid"},
-            "503": {"description": "history_unavailable, history_busy or history_too_slow"},
-        }
-    }
+    return json(DaysAnswer(found))
 
 
 def _token(token_id: str) -> TokenId:
@@ -235,7 +228,7 @@ def _token(token_id: str) -> TokenId:
 
 
 async def _require_known(token: TokenId) -> None:
-    """An empty answer is one for a token that exists; raises Problem 404 for any other."""
+    """Raise Problem 404 for a token that neither the board nor the archive knows."""
     parts = services()
     if parts.board.get(str(token), parts.now_ms()) is None and not await parts.history.ask(
         lambda reader: reader.knows(*token)
@@ -246,9 +239,9 @@ async def _require_known(token: TokenId) -> None:
 def _aligned_range(
     params: RangeParams, length: int, default: int, most: int, what: str
 ) -> tuple[int, int]:
-    """[from, to) in ms, widened to multiples of `length`; by default the newest `default` of them.
+    """Return [from, to) in ms, widened to multiples of `length`; by default the newest `default`.
 
-    Raises Problem 422 where it holds more than `most`.
+    Raises Problem 422 if the range holds more than `most` of them.
     """
     until = int(services().now_s() * 1000) if params.to is None else params.to
     end = -(-until // length) * length
@@ -257,9 +250,9 @@ def _aligned_range(
     since, until = since // length * length, end
     count = (until - since) // length
     if count > most:
-        raise _bad(
+        raise bad(
             "from",
-            f"the range holds {count:,} {what}, at most {most:,} are answered at once; ask for a "
+            f"the range holds {count:,} {what}, at most {most:,} fit in one answer; ask for a "
             "shorter range",
             limit=most,
         )
@@ -268,27 +261,13 @@ def _aligned_range(
 
 def _require_order(since: int, until: int) -> None:
     if since >= until:
-        raise _bad("from", "must lie before `to` (default: now); give an earlier time")
+        raise bad("from", "must lie before `to` (default: now); give an earlier time")
 
 
 def _position(cursor: str, salt: str) -> TradePosition:
-    try:
-        return TradePosition(*signing.loads(cursor, salt=salt))
-    except signing.BadSignature:
-        raise _bad(
+    position = unsealed(cursor, salt, TradePosition)
+    if position is None:
+        raise bad(
             "cursor", "give the next_cursor of an answer unchanged, with the same token and side"
-        ) from None
-
-
-def _bad(parameter: str, detail: str, **extra: Any) -> Problem:
-    return Problem(
-        422,
-        "parameter_invalid",
-        f"{parameter}: {detail}",
-        parameter=parameter,
-        errors=[{"parameter": parameter, "detail": detail, **extra}],
-    )
-
-
-def _json(value: object) -> HttpResponse:
-    return HttpResponse(_encode(value), content_type="application/json")
+        )
+    return position

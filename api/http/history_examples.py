@@ -1,4 +1,4 @@
-"""Examples of the history answers for the OpenAPI description; a test reads them as the structs."""
+"""Examples of the history answers for the API's description; a test decodes them as structs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Token ids that clients ask by: any spelling in, the canonical one out, or a problem."""
+"""Token ids of requests: any spelling becomes the canonical one, or a problem."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TOKEN_INVALID: Final = "token_invalid"  # noqa: S105 - the code of a problem
 
 
 def asked_token(token_id: str) -> TokenId:
-    """The id of an address such as `/api/tokens/{token_id}/stats`; raises Problem 422."""
+    """Parse the id of a path such as `/api/tokens/{token_id}/stats`; raises Problem 422."""
     try:
         return parse_token_id(token_id)
     except TokenIdInvalid as error:
@@ -19,7 +19,7 @@ def asked_token(token_id: str) -> TokenId:
 
 
 def invalid_ids(parameter: str, refused: list[tuple[str, str]]) -> Problem:
-    """A 422 for ids that cannot be one: each with the sentence that says why."""
+    """Return the 422 for malformed ids, each with the reason."""
     return Problem(
         422,
         TOKEN_INVALID,
@@ -32,5 +32,5 @@ def invalid_ids(parameter: str, refused: list[tuple[str, str]]) -> Problem:
 
 
 def not_found() -> Problem:
-    """A 404 for an id of a token that is not known, or not shown."""
+    """Return the 404 for a token that is unknown or hidden."""
     return Problem(404, "token_not_found", "No such token.")

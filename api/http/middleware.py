@@ -1,9 +1,9 @@
-"""The outermost middleware: refuses foreign hosts, charges every request, writes the access log,
-turns the errors of the API into problem documents, and takes all but the admin past Django's own.
+"""The outermost middleware: host check, rate limit, access log, problem documents, routing.
 
-Django's own middleware is for the admin (sessions, forms, messages) and each class of it costs a
-hop to a thread and back. The API, the probes, the dashboard and static files know no session,
-cookie or form, so they are answered here directly, in the event loop where the board lives.
+Everything but the admin bypasses Django's own middleware, which serves sessions, forms and messages
+and costs a switch to a thread and back per class. The API, the probes, the dashboard and static
+files have no session, cookie or form, so they are answered directly in the event loop, where the
+board lives.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from structlog.contextvars import bound_contextvars
 from aggregator.runtime import metrics
 from aggregator.runtime.tracing import server_span
 from api.auth.client_ip import asks_from_inside, from_trusted_proxy
-from api.auth.ratelimit import COST_ADMIN, COST_PAGE, Decision
+from api.auth.ratelimit import COST_ADMIN, COST_PAGE, RateDecision
 from api.correlation import HEADER, correlation_of
 from api.http import access_log
 from api.http.bearer import DECISION, charge
@@ -40,7 +40,7 @@ from api.services import services
 
 View = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
 
-# A load balancer's probe, and a scrape of Prometheus, name the node by its address.
+# Load balancers and Prometheus address a node by its IP, so the host check skips these paths.
 PROBES: Final = frozenset({"/healthz", "/readyz", "/readyz/node", "/metrics"})
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -60,23 +60,23 @@ def _not_found_page() -> bytes:
 
 
 def is_for_programs(path: str) -> bool:
-    """Whether a path is of the API, a probe or a profile: no page for a browser."""
+    """Return whether a path belongs to the API, a probe or a profile, not to a page."""
     return path.startswith(("/api/", "/debug/")) or path in PROBES or path == "/api"
 
 
 def needs_django(path: str) -> bool:
-    """Whether a path is of the admin, which has sessions, forms and the database."""
+    """Return whether a path belongs to the admin, which uses sessions, forms and the database."""
     return path.startswith("/admin/") or path == "/admin"
 
 
 def _charges_itself(path: str) -> bool:
-    """Whether the views below a path take what their answers cost, by subject too."""
+    """Return whether the views of a path charge their own cost, by subject too."""
     return path.startswith(("/api/", "/debug/")) or path in {"/api", "/metrics", "/demo-token"}
 
 
 @async_only_middleware
 def guard(get_response: View) -> View:
-    """Wrap the site."""
+    """Wrap the whole site."""
     direct: View = convert_exception_to_response(_view)  # type: ignore[assignment]
 
     async def answer(request: HttpRequest) -> HttpResponseBase:
@@ -117,12 +117,12 @@ def guard(get_response: View) -> View:
                 await charge(services(), request, None, cost)
             response = await answered(request, program, probe)
             if not free and DECISION not in request.META:
-                # no view took anything: a preflight, or a method that the route does not have
+                # no view has charged: a preflight, or a method that the route does not have
                 await charge(services(), request, None, COST_PAGE)
         except Problem as problem:
             response = response_of(problem)
         decision = request.META.get(DECISION)
-        if isinstance(decision, Decision):
+        if isinstance(decision, RateDecision):
             for name, value in decision.headers.items():
                 response.headers.setdefault(name, value)
         harden(request, response, page=not program)
@@ -145,7 +145,7 @@ def _route(request: HttpRequest) -> str:
 
 
 def _to_https(request: HttpRequest) -> HttpResponse | None:
-    """Send a browser that came over plain HTTP to the same address over TLS, as Django would."""
+    """Redirect a browser from HTTP to HTTPS, as Django's SecurityMiddleware does."""
     if not settings.SECURE_SSL_REDIRECT or is_for_programs(request.path) or request.is_secure():
         return None
     return HttpResponsePermanentRedirect(f"https://{request.get_host()}{request.get_full_path()}")
@@ -157,14 +157,14 @@ def _trace_headers(meta: Mapping[str, str]) -> dict[str, str]:
 
 
 async def _directly(request: HttpRequest, direct: View, program: bool) -> HttpResponse:
-    """An answer without Django's middleware, compressed.
+    """Answer without Django's middleware, and compress the answer.
 
-    That of a program has its problems as documents and can be read by pages of other origins.
+    For a path of programs, errors become problem documents and CORS headers are added.
     """
     origins = services().cors_origins
     head = request.method == "HEAD"
     if head:
-        # answered as GET is, without the body (RFC 9110, 9.3.2)
+        # answer as GET without the body (RFC 9110, 9.3.2)
         request.method = "GET"
     response = preflight(request, origins) if program else None
     if response is None:
@@ -187,7 +187,7 @@ async def _view(request: HttpRequest) -> HttpResponseBase:
     try:
         request.resolver_match = match = resolve(request.path_info)
     except Resolver404:
-        # Django's own way hops to a thread and renders a template
+        # Django's own handling switches to a thread and renders a template
         return HttpResponse(status=404)
     response: HttpResponseBase = await match.func(request, *match.args, **match.kwargs)
     return response

@@ -1,8 +1,8 @@
-"""The API's description: what django-ninja reads from the routes, the structs' schemas, and what
-holds for every route (problems, headers).
+"""The OpenAPI description: django-ninja's schema of the routes, completed.
 
-A route names the problem codes that it may answer with; the catalogue here turns each into an
-example, so a code is described in one place.
+Added are the schemas of the answers' structs, and the problems and headers of every route. A route
+names the problem codes that it may answer with; the catalogue here turns each code into an example,
+so a code is described in one place.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from typing import Any, Final
 import msgspec
 from ninja import NinjaAPI
 
+from api.auth.scopes import STATS_READ
 from api.problem import CONTENT_TYPE
 
 _METHODS: Final = ("get",)
 _CODE: Final = re.compile(r"[a-z]+(?:_[a-z]+)+")
 
-# By code: the status, a detail as a client may see it, and members of the document beside it.
+# By code: the status, an example of the detail, and the additional members of the document.
 PROBLEMS: Final[dict[str, tuple[int, str, dict[str, Any]]]] = {
     "host_not_allowed": (400, "This host name is not served here.", {}),
     "token_missing": (401, "Send a token in the header Authorization: Bearer <token>.", {}),
     "token_expired": (401, "The token has expired.", {"claim": "exp"}),
     "token_revoked": (401, "The token was revoked.", {}),
-    "scope_missing": (403, "The token lacks the scope stats:read.", {"scope": "stats:read"}),
+    "scope_missing": (403, f"The token lacks the scope {STATS_READ}.", {"scope": STATS_READ}),
     "token_not_found": (404, "No such token.", {}),
     "token_invalid": (
         422,
@@ -57,7 +58,7 @@ PROBLEMS: Final[dict[str, tuple[int, str, dict[str, Any]]]] = {
     "board_not_ready": (503, "This node does not know every token yet; see /readyz.", {}),
     "auth_unavailable": (503, "This node cannot check tokens now: it has no key.", {}),
     "history_unavailable": (503, "The archive does not answer.", {}),
-    "history_busy": (503, "Too many questions to the archive at once.", {}),
+    "history_busy": (503, "Too many concurrent queries of the archive.", {}),
     "history_too_slow": (503, "The archive did not answer in time.", {}),
 }
 _EVERYWHERE: Final = {
@@ -85,16 +86,16 @@ _PROBLEM_SCHEMA: Final = {
     "required": ["type", "title", "status", "code", "detail"],
 }
 _HEADERS: Final = {
-    "X-RateLimit-Limit": "cost that may be spent at once",
-    "X-RateLimit-Remaining": "cost that is left",
-    "X-RateLimit-Reset": "seconds until all of it is there again",
+    "X-RateLimit-Limit": "size of the token bucket, in units of cost",
+    "X-RateLimit-Remaining": "cost left in the bucket",
+    "X-RateLimit-Reset": "seconds until the bucket is full again",
 }
 
 
 def answers(struct: type[msgspec.Struct], example: Any, **problems: str) -> dict[str, Any]:
-    """The description of an operation that answers with the struct.
+    """Describe an operation that answers with the struct.
 
-    `problems` are the codes that it may answer with beside the common ones, as `x404="..."`.
+    `problems` are the codes that it may answer with besides the common ones, as `x404="..."`.
     """
     schema = {"$ref": f"#/components/schemas/{struct.__name__}"}
     responses: dict[str, Any] = {
@@ -106,16 +107,16 @@ def answers(struct: type[msgspec.Struct], example: Any, **problems: str) -> dict
 
 
 def tagged(described: dict[str, Any]) -> dict[str, Any]:
-    """The same, for an operation whose answers have an ETag."""
+    """Add the ETag and the 304 to the description of an operation."""
     responses = described["responses"]
     etag = {"ETag": {"schema": {"type": "string"}, "description": "send it as If-None-Match"}}
     responses["200"]["headers"] = etag
-    responses["304"] = {"description": "what the client has by that ETag is still so"}
+    responses["304"] = {"description": "the answer with that ETag is still current"}
     return described
 
 
 def description_of(api: NinjaAPI, structs: Iterable[type[msgspec.Struct]]) -> dict[str, Any]:
-    """The API in OpenAPI 3.1."""
+    """Return the description of the API in OpenAPI 3.1, with the schemas of `structs`."""
     schema: dict[str, Any] = dict(api.get_openapi_schema())
     _, components = msgspec.json.schema_components(
         structs, ref_template="#/components/schemas/{name}"
@@ -130,8 +131,8 @@ def description_of(api: NinjaAPI, structs: Iterable[type[msgspec.Struct]]) -> di
 
 
 def _completed(described: dict[Any, Any]) -> dict[str, Any]:
-    """With what every operation may answer with, and what its problems look like."""
-    # ninja's own have numbers for keys, and say less
+    """Return the responses with those of every operation, and with examples of problems."""
+    # ninja's own responses have numeric keys and less detail, so ours overwrite them
     by_kind = sorted(described.items(), key=lambda each: isinstance(each[0], str))
     responses = {str(status): copy.deepcopy(response) for status, response in by_kind}
     for status, codes in _EVERYWHERE.items():
@@ -159,7 +160,7 @@ def _problem_content(status: int, description: str) -> dict[str, Any]:
 
 
 def problem_example(code: str) -> dict[str, Any]:
-    """A problem document with that code."""
+    """Return an example of the problem document with that code."""
     status, detail, extra = PROBLEMS[code]
     return {
         "type": "about:blank",

@@ -1,4 +1,4 @@
-"""The probes: is the process alive, and can it serve."""
+"""The probes: whether the process is alive, and whether it can serve."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from api.board.board import PartitionStatus
 from api.services import Services, services
 
 
-class Readiness(msgspec.Struct, frozen=True):
+class ServiceReadiness(msgspec.Struct, frozen=True):
     """The answer of `/readyz`.
 
-    `reasons` are why the node should get no traffic, empty where it is ready; `degraded` is what
-    is wrong beside that.
+    `reasons` say why the numbers are not fresh, empty if it is ready; `degraded` lists faults that
+    do not affect them.
     """
 
     ready: bool
@@ -24,7 +24,7 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 class NodeReadiness(msgspec.Struct, frozen=True):
-    """The answer of `/readyz/node`; `reasons` are empty where it is ready."""
+    """The answer of `/readyz/node`; `reasons` are empty if it is ready."""
 
     ready: bool
     reasons: list[str]
@@ -32,13 +32,13 @@ class NodeReadiness(msgspec.Struct, frozen=True):
 
 @require_safe
 async def healthz(_request: HttpRequest) -> HttpResponse:
-    """The process is alive and its event loop turns."""
+    """Answer 200: the process is alive and its event loop runs."""
     return HttpResponse(b'{"alive":true}', content_type="application/json")
 
 
 @require_safe
 async def readyz(_request: HttpRequest) -> HttpResponse:
-    """200 where the node can serve fresh numbers, 503 with the reasons where it cannot."""
+    """Answer 200 if the node can serve fresh numbers, else 503 with the reasons."""
     readiness = readiness_of(services())
     return HttpResponse(
         msgspec.json.encode(readiness),
@@ -50,10 +50,10 @@ async def readyz(_request: HttpRequest) -> HttpResponse:
 
 @require_safe
 async def readyz_node(_request: HttpRequest) -> HttpResponse:
-    """200 where this node itself can serve, 503 with the reasons where it cannot.
+    """Answer 200 if this node itself can serve, else 503 with the reasons.
 
-    For balancers and orchestrators. Every node shows the same partitions, so what is wrong with a
-    partition or an engine is no reason to take a node out: its answers say what is stale.
+    For load balancers and orchestrators. Every node shows the same partitions, so a fault of a
+    partition or an engine is no reason to remove a node: its answers say what is stale.
     """
     reasons = node_reasons(services())
     return HttpResponse(
@@ -65,10 +65,10 @@ async def readyz_node(_request: HttpRequest) -> HttpResponse:
 
 
 def node_reasons(parts: Services) -> list[str]:
-    """Why this node cannot serve: what it needs once after its start, and a key to let callers in.
+    """Return why this node cannot serve; empty if it can.
 
-    Once the board was filled and NATS connected, losing either leaves a node that shows old numbers
-    and says so.
+    It needs a key to verify tokens, and after its start a connection to NATS and a filled board. A
+    node that loses NATS later still serves, and marks its numbers as stale.
     """
     reasons = [] if parts.auth_fault is None else [parts.auth_fault]
     if not parts.feed.connected_once:
@@ -78,12 +78,12 @@ def node_reasons(parts: Services) -> list[str]:
     return reasons
 
 
-def readiness_of(parts: Services) -> Readiness:
-    """What `/readyz` says of these parts now."""
+def readiness_of(parts: Services) -> ServiceReadiness:
+    """Return the answer of `/readyz` for these parts."""
     partitions = parts.board.status(parts.now_ms())
     reasons = [fault for fault in (parts.feed.fault, parts.auth_fault) if fault]
     if not parts.board.partitions_known():
-        reasons.append("no partition is known yet: no aggregator has been heard")
+        reasons.append("no partition is known yet: no aggregator sends heartbeats")
     reasons += [reason for status in partitions for reason in _reasons(status)]
     degraded = parts.board.degraded() + parts.access_faults
     degraded += parts.feed.archives.faults(parts.now_ms())
@@ -93,7 +93,7 @@ def readiness_of(parts: Services) -> Readiness:
         degraded.append(parts.feed.clock.fault)
     if parts.feed.unreadable:
         degraded.append(f"{parts.feed.unreadable} messages from NATS could not be read")
-    return Readiness(not reasons, reasons, degraded, partitions)
+    return ServiceReadiness(not reasons, reasons, degraded, partitions)
 
 
 def _reasons(status: PartitionStatus) -> list[str]:
@@ -111,10 +111,10 @@ def _reasons(status: PartitionStatus) -> list[str]:
     elif status.state == "late":
         reasons.append(
             f"{name} is stale: its owner's heartbeats are {(status.late_ms or 0) / 1000:.1f} s old "
-            "when they arrive (something between queues, or the clocks of the hosts differ)"
+            "when they arrive (a queue delays them, or the clocks of the hosts differ)"
         )
     elif status.stale and status.hydrated:
-        reasons.append(f"{name} is stale: behind its owner")
+        reasons.append(f"{name} is stale: it lags its owner")
     if not status.hydrated:
         reasons.append(f"{name} is not hydrated")
     return reasons

@@ -1,10 +1,10 @@
-"""The routes under /api. Those of data ask for a token; answers are encoded from the structs.
+"""The routes under /api. Data routes need a token; answers are encoded from structs.
 
-All views are coroutines that run in the server's event loop, where the board lives. HEAD is
-answered for every GET, and answers are compressed, in `api.http.middleware`.
+All views are coroutines that run in the server's event loop, where the board lives.
+`api.http.middleware` answers HEAD for every GET and compresses the answers.
 """
 
-# ruff: noqa: ARG001 - ninja passes by name what a view need not use.
+# ruff: noqa: ARG001 - ninja passes arguments by name that a view may not use.
 from __future__ import annotations
 
 from functools import cache
@@ -16,6 +16,7 @@ from ninja.errors import ValidationError
 
 from aggregator.runtime.version import VERSION
 from api.auth.ratelimit import COST_BATCH, COST_OVERVIEW
+from api.auth.scopes import OPS_READ, STATS_READ
 from api.board.answers import answered, json, tagged
 from api.board.overview import Overview
 from api.board.overview_params import (
@@ -27,7 +28,7 @@ from api.board.overview_params import (
 from api.board.row import TokenRow
 from api.http import examples, history
 from api.http.batch import MOST_TOKENS, BatchParams, TokenBatch, ids_of
-from api.http.bearer import OPS_READ, STATS_READ, Bearer
+from api.http.bearer import Bearer
 from api.http.docs import anybody, docs
 from api.http.ids import asked_token, not_found
 from api.http.openapi import answers, description_of
@@ -53,13 +54,13 @@ api = NinjaAPI(
 
 @api.exception_handler(Problem)
 def on_problem(_request: HttpRequest, problem: Problem) -> HttpResponse:
-    """A problem that a view raised."""
+    """Answer a problem that a view raised."""
     return response_of(problem)
 
 
 @api.exception_handler(ValidationError)
 def on_bad_parameter(request: HttpRequest, error: ValidationError) -> HttpResponse:
-    """A parameter that breaks its rule."""
+    """Answer a parameter that breaks its rule with a 422."""
     return response_of(parameter_problem(error, request.GET))
 
 
@@ -73,7 +74,7 @@ def on_bad_parameter(request: HttpRequest, error: ValidationError) -> HttpRespon
 async def overview(request: HttpRequest, params: Query[OverviewPageParams]) -> HttpResponse:
     """Totals and top tokens of one window; the totals are over all tokens that match.
 
-    `next_cursor` is null on the last page. A page begins behind the value and id of the last token
+    `next_cursor` is null on the last page. A page begins after the value and id of the last token
     of the page before: a token whose value stays is on exactly one page, one whose value falls may
     come again, one whose value rises may be missed.
     """
@@ -147,7 +148,7 @@ async def token_stats(request: HttpRequest, token_id: str) -> HttpResponse:
     openapi_extra=answers(Status, examples.STATUS, x422="parameter_invalid"),
 )
 async def status(request: HttpRequest) -> HttpResponse:
-    """Every partition: how far it is, its owner, lag, watermark and snapshot; and the archive."""
+    """Every partition: state, offsets, owner, lag, watermark and snapshot; and the archive."""
     refuse_unknown(request)
     return json(status_of(services()))
 
@@ -171,12 +172,12 @@ def _description() -> dict[str, Any]:
 
 @api.api_operation(_METHODS, "/{path:rest}", include_in_schema=False)
 async def nothing_here(request: HttpRequest, rest: str) -> HttpResponse:
-    """Any other address, for callers with a token; without one they get 401 like everywhere."""
+    """Answer 404 for any other path; a caller without a token gets 401 as everywhere."""
     raise Problem(404, "route_not_found", "There is nothing at this address.")
 
 
 def _require_complete(parts: Services) -> None:
-    """Raise Problem while this node does not know every token, so that it cannot say "unknown"."""
+    """Raise Problem 503 while this node does not know every token and cannot answer "unknown"."""
     if not parts.board.complete():
         raise Problem(
             503,
@@ -187,7 +188,7 @@ def _require_complete(parts: Services) -> None:
 
 
 def _etag(parts: Services, row: TokenRow) -> str:
-    """`"<epoch>-<seq>"`, and what else can change the row: the registry, and staleness."""
+    """Return `"<epoch>-<seq>"` with what else changes the row: registry version and staleness."""
     listing = parts.board.listing(row.token_id)
     words = [str(row.epoch), str(row.seq)]
     words += [f"r{listing.version}"] if listing is not None else []

@@ -1,4 +1,4 @@
-"""How the service does, for operators: every partition, its owner, the archive, the versions."""
+"""The status of the service for operators: partitions, owners, archive and versions."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from api.services import Services
 class Status(msgspec.Struct, frozen=True):
     """The answer of `/api/status`.
 
-    `ready`, `reasons` and `degraded` are those of `/readyz`. `nats` is null while NATS is well,
-    else what is wrong. `rates` are of owners that were heard for some seconds. `archive` is empty
-    where no archiver has been heard. `versions` are of this web node ("web", "python") and of the
+    `ready`, `reasons` and `degraded` are those of `/readyz`. `nats` is what is wrong with NATS, or
+    null. `rates` has the owners whose heartbeats arrived for some seconds. `archive` is
+    empty until an archiver reports. `versions` has this web node ("web", "python") and the
     partitions' owners ("aggregators").
     """
 
@@ -35,7 +35,7 @@ class Status(msgspec.Struct, frozen=True):
 
 
 def status_of(parts: Services) -> Status:
-    """What `/api/status` says of these parts now."""
+    """Return the answer of `/api/status` for these parts."""
     readiness = readiness_of(parts)
     aggregators = {each.version for each in readiness.partitions if each.version is not None}
     return Status(

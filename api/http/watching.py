@@ -1,7 +1,7 @@
-"""What operators ask of a web node: `/metrics`, and where PROFILING is on `/debug/pprof/…`.
+"""`/metrics`, and `/debug/pprof/…` if PROFILING is on.
 
-`/metrics` is for the networks of METRICS_ALLOW, not through a proxy, or a token with `ops:read`;
-profiles are for such a token only.
+`/metrics` is for the networks of METRICS_ALLOW without a proxy, or for a token with `ops:read`;
+profiles need such a token.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from django_prometheus.exports import ExportToDjangoView
 from aggregator.runtime import metrics
 from aggregator.runtime.profiling import requests
 from api.auth.client_ip import asks_from_inside
-from api.http.bearer import OPS_READ, Bearer
+from api.auth.scopes import OPS_READ
+from api.http.bearer import Bearer
 from api.problem import Problem, response_of
 from api.services import Services, services
 from api.sockets.tally import TALLY
@@ -26,7 +27,7 @@ _operator = Bearer(OPS_READ)
 
 @require_safe
 async def metrics_page(request: HttpRequest) -> HttpResponse:
-    """Every metric of this process in Prometheus's text format."""
+    """Answer with every metric of this process in Prometheus's text format."""
     if not asks_from_inside(request):
         try:
             await _operator(request)
@@ -39,7 +40,7 @@ async def metrics_page(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 async def profile(request: HttpRequest, name: str) -> HttpResponse:
-    """A profile of this process (`aggregator.runtime.profiling`); the node goes on serving."""
+    """Answer with a profile of this process (`aggregator.runtime.profiling`) while it serves."""
     try:
         await _operator(request)
         if not settings.SWAPS.profiling:
@@ -58,7 +59,7 @@ async def profile(request: HttpRequest, name: str) -> HttpResponse:
 
 
 def _observe(parts: Services) -> None:
-    """Set what is known only by looking."""
+    """Set the gauges that are computed on demand."""
     TALLY.report()
     now_ms = parts.now_ms()
     metrics.BOARD_TOKENS.set(len(parts.board.rows))

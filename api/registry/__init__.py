@@ -1,1 +1,1 @@
-"""The token registry: what operators say of tokens, brought to every web node while it runs."""
+"""The token registry: symbols, names and flags that operators give to tokens, on every web node."""

@@ -1,8 +1,8 @@
-"""The registry, brought to this process while it runs.
+"""Keeps the token registry of this process up to date.
 
-A look at its revision in Redis twice a second, so an edit is here within a second whatever message
-is lost. While Redis is away, the newest of what was taken and what the database holds is in force.
-A process that could ask neither since its start says so (`unknown`).
+It polls the registry's revision in Redis twice a second, so an edit arrives within a second and no
+message can be lost. While Redis is unreachable, the state is read from the database if that is
+newer. A process that has reached neither since its start reports that (`unknown`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from aggregator.contracts.names import REGISTRY_REVISION_KEY, REGISTRY_STATE_KEY
 from aggregator.runtime.errors import Retry
 from api.auth.first_state import FirstState
 from api.auth.redis_link import RedisLink
+from api.auth.revision import newer_state
 from api.board.listing import RegistryState
 
 LOOK_EVERY_S: Final = 0.5
@@ -33,9 +34,9 @@ _decode_state = msgspec.json.Decoder(RegistryState).decode
 
 
 class RegistryFollower:
-    """Calls `take` with each newer state; `start` it in the server's event loop.
+    """Calls `take` with each newer state. Call `start` in the server's event loop.
 
-    `recall` reads the database's state and raises Retry where it cannot.
+    `recall` reads the database's state, and raises Retry if it cannot.
     """
 
     def __init__(
@@ -50,32 +51,32 @@ class RegistryFollower:
         self._recall_at = 0.0
         self._first = FirstState()
         self._task: asyncio.Task[None] | None = None
-        self._fault: str | None = "the token registry was not read yet"
+        self._fault: str | None = "the token registry has not been read yet"
         self.revision: int | None = None
 
     @property
     def fault(self) -> str | None:
-        """What keeps edits from coming in."""
+        """What keeps edits from arriving; None if nothing does."""
         return self._fault
 
     @property
     def unknown(self) -> str | None:
-        """Why it is not known here which tokens are hidden; None once one state was taken."""
+        """Why this process does not know which tokens are hidden; None after the first state."""
         return self._fault if self._first.missing else None
 
     async def settled(self) -> None:
-        """Return when the first state was taken; soon after the start also without one."""
+        """Wait for the first state, for a bounded time after the start."""
         await self._first.wait()
 
     def start(self) -> None:
-        """Begin, in the running event loop; a second call does nothing."""
+        """Start the task in the running event loop; a second call does nothing."""
         if self._task is None:
             self._first.begin()
             loop = asyncio.get_running_loop()
             self._task = loop.create_task(self._run(), name="token-registry")
 
     async def stop(self) -> None:
-        """End the task."""
+        """Stop the task."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -93,20 +94,16 @@ class RegistryFollower:
             await asyncio.sleep(FIRST_LOOK_EVERY_S if self._first.missing else LOOK_EVERY_S)
 
     async def _look(self) -> None:
-        revision = await self._link.revision(REGISTRY_REVISION_KEY)
-        if revision is not None and (self.revision is None or revision > self.revision):
-            state = await self._link.call("GET", REGISTRY_STATE_KEY)
-            if state is not None:
-                try:
-                    self._put_in_force(_decode_state(state))
-                except msgspec.MsgspecError as error:
-                    raise Retry(f"its state in Redis cannot be read: {error}") from error
+        keys = REGISTRY_REVISION_KEY, REGISTRY_STATE_KEY
+        state = await newer_state(self._link, *keys, _decode_state, self.revision)
+        if state is not None:
+            self._put_in_force(state)
         self._first.arrived()
 
     async def _ask_database(self) -> None:
-        """While Redis cannot be asked: the state from the database, if this node has one."""
+        """Read the state from the database while Redis is unreachable, at a limited rate."""
         now_s = time.monotonic()
-        # Redis may hold what is newer: it is tried first.
+        # Try Redis first: its state may be newer.
         if now_s < self._recall_at or not self._link.tried:
             return
         self._recall_at = now_s + (LOOK_EVERY_S if self._first.missing else RECALL_EVERY_S)
@@ -114,13 +111,13 @@ class RegistryFollower:
             async with asyncio.timeout(RECALL_WITHIN_S):
                 self._put_in_force(await self._recall())
         except (Retry, TimeoutError) as error:
-            said = str(error) or f"the database did not answer within {RECALL_WITHIN_S:.0f} s"
-            self._fault = f"{self._fault}; {said}"
+            why = str(error) or f"the database did not answer within {RECALL_WITHIN_S:.0f} s"
+            self._fault = f"{self._fault}; {why}"
         else:
             self._first.arrived()
 
     def _put_in_force(self, state: RegistryState) -> None:
-        """Hand the state on, unless a newer one is in force."""
+        """Call `take` with the state, unless a newer one is in force."""
         if self.revision is None or state.revision > self.revision:
             self._take(state)
             self.revision = state.revision

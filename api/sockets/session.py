@@ -21,9 +21,10 @@ from aggregator.contracts.ids import TokenIdInvalid, canonical_token_id
 from aggregator.contracts.intervals import FLUSH_MS
 from aggregator.contracts.stats import usd_text
 from aggregator.runtime import metrics
-from api.auth.access import Limits as SubjectLimits
+from api.auth.access import SubjectLimits
 from api.auth.jwt import Claims, TokenRefused
-from api.auth.ratelimit import COST_CONNECT, COST_MESSAGE, Decision
+from api.auth.ratelimit import COST_CONNECT, COST_MESSAGE, RateDecision
+from api.auth.scopes import STATS_READ, WS_CONNECT
 from api.board.overview import OverviewQuery
 from api.board.overview_params import OverviewParams, fault_of, sentence
 from api.problem import Problem
@@ -48,8 +49,6 @@ from api.sockets.protocol import (
 )
 from api.sockets.topic import TopicKey
 
-WS_CONNECT: Final = "ws:connect"
-STATS_READ: Final = "stats:read"
 MOST_OVERVIEW_TOKENS: Final = 100
 PORTION_COST: Final = 50
 PAID_WITHIN_S: Final = 20
@@ -62,7 +61,7 @@ AUTH_RETRY_MS: Final = 5_000
 _TOKEN_CHANNELS: Final = frozenset({"token_stats", "trades", "candles"})
 
 Verify = Callable[[str], Awaitable[Claims]]
-Charge = Callable[[str | None, int], Awaitable[Decision]]
+Charge = Callable[[str | None, int], Awaitable[RateDecision]]
 
 
 class SocketSession:
@@ -173,7 +172,7 @@ class SocketSession:
         self._refuse_rate(decision)
         return False
 
-    def _refuse_rate(self, decision: Decision) -> None:
+    def _refuse_rate(self, decision: RateDecision) -> None:
         data = {"retry_after_ms": decision.retry_after_s * 1_000}
         text = f"too many requests: wait {decision.retry_after_s} s"
         self._connection.refuse("rate_limited", text, Close.LIMIT, self._now_ms(), data)

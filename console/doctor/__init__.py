@@ -1,1 +1,1 @@
-"""What `manage.py doctor` looks at, a module an engine; it changes nothing anywhere."""
+"""The read-only checks of `manage.py doctor`, one module per engine."""

@@ -1,4 +1,4 @@
-"""ClickHouse: its version, the archive's tables and the storage policy that they lie on."""
+"""Checks ClickHouse: version, clock, disks, the archive's tables, schema and storage policy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OLDEST = (25, 3)
 
 
 def check(config: Config) -> list[Finding]:
-    """The findings, one FAIL where it does not answer; a deployment may have none."""
+    """Return the findings; one FAIL if ClickHouse does not answer, one WARN if there is none."""
     if not config.clickhouse_url:
         fix = "set CLICKHOUSE_URL, unless you want no archive and no history"
         return [Finding("WARN", "clickhouse", "CLICKHOUSE_URL is empty: there is no archive", fix)]
@@ -23,7 +23,7 @@ def check(config: Config) -> list[Finding]:
     try:
         return _check(clickhouse, config)
     except (SwapsError, OSError) as error:
-        fix = "start it, or set CLICKHOUSE_URL to where it is"
+        fix = "start it, or set CLICKHOUSE_URL to its address"
         return [Finding("FAIL", "clickhouse", str(error), fix)]
     finally:
         clickhouse.close()
@@ -33,10 +33,13 @@ def _check(clickhouse: ClickHouseClient, config: Config) -> list[Finding]:
     before = time.time_ns()
     ((version, now_ms),) = clickhouse.execute("SELECT version(), toUnixTimestamp64Milli(now64(3))")
     here_ms = (before + time.time_ns()) // 2_000_000
-    said = f"{version} at {clickhouse.address}"
-    found = [Finding("OK", "clickhouse", said), of_clock("clock of clickhouse", now_ms - here_ms)]
+    address = f"{version} at {clickhouse.address}"
+    found = [
+        Finding("OK", "clickhouse", address),
+        of_clock("clock of clickhouse", now_ms - here_ms),
+    ]
     if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
-        found[0] = Finding("WARN", "clickhouse", said, "it is tested with 26.9: upgrade it")
+        found[0] = Finding("WARN", "clickhouse", address, "upgrade it: 26.9 is tested")
     found.append(_policy(clickhouse))
     found += [
         of_room(f"room on disk {name} of clickhouse", free, total)
@@ -59,7 +62,7 @@ def _check(clickhouse: ClickHouseClient, config: Config) -> list[Finding]:
 
 
 _RESTORE = (
-    "run manage.py ensure_topology; a table that was there before is not made again: restore it "
+    "run manage.py ensure_topology; a table that existed before is not created again: restore it "
     "from a backup (docs/operations.md, Restore)"
 )
 

@@ -1,4 +1,4 @@
-"""This environment: variables whose names are nearly those of settings, and room on the disk."""
+"""Checks this environment: misspelt names of settings, and free space on the disk."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from typing import Final
 from aggregator.runtime.config import SECRETS, Config
 from console.doctor.finding import Finding
 
-# 0.8 takes some letters that are wrong, swapped or missing, and not another name.
+# 0.8 matches names with a few wrong, swapped or missing letters, but no other name.
 _ALIKE: Final = 0.8
-# OpenTelemetry's SDK, Django's commands and the tests of this repository read these themselves.
+# Read by OpenTelemetry's SDK, Django's commands and the tests of this repository.
 _OTHERS: Final = ("OTEL_", "DJANGO_SUPERUSER_", "DJANGO_SETTINGS_MODULE")
-# A disk is as good as full below the first; below both of the second it soon is.
+# FAIL below the first; WARN below both of the others.
 _FULL_BYTES: Final = 512 * 2**20
 _LITTLE_BYTES: Final = 10 * 2**30
 _LITTLE_SHARE: Final = 0.1
 
 
 def check(config: Config) -> list[Finding]:
-    """What this machine alone can say."""
+    """Return the findings that need no engine."""
     return [*of_names(os.environ), _disk(config)]
 
 
 def of_names(names: Iterable[str]) -> list[Finding]:
-    """A warning for each variable that looks like a setting and is none."""
+    """Return a warning for each variable that looks like a misspelt setting."""
     known = {each.metadata["env"] for each in fields(Config)}
     known |= {f"{name}_FILE" for name in SECRETS}
     found = []
@@ -37,20 +37,20 @@ def of_names(names: Iterable[str]) -> list[Finding]:
         if name.startswith(_OTHERS):
             continue
         if near := _near(name, known):
-            said = "is no setting, so it changes nothing"
+            said = "is not a setting, so it changes nothing"
             found.append(Finding("WARN", name, said, f"did you mean {near}?"))
     return found or [Finding("OK", "names of settings", "none looks misspelt")]
 
 
 def _near(name: str, known: set[str]) -> str | None:
-    """The setting that was meant, where the name is misspelt or says more than the setting's."""
+    """Return the setting that a misspelt name, or a name with a suffix too many, stands for."""
     longer = [each for each in known if "_" in each and name.startswith(f"{each}_")]
     alike = get_close_matches(name, known, 1, _ALIKE)
     return alike[0] if alike else max(longer, key=len, default=None)
 
 
 def of_room(what: str, free: int, total: int) -> Finding:
-    """A disk with that many bytes free."""
+    """Return the finding for a disk with `free` of `total` bytes."""
     said = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
     fix = "make room, or give it a larger disk, before it is full"
     if free < _FULL_BYTES:
@@ -61,7 +61,7 @@ def of_room(what: str, free: int, total: int) -> Finding:
 
 
 def _disk(config: Config) -> Finding:
-    """The disk of the admin's database, where it is a file, else of the working directory."""
+    """Check the disk of the admin's database file, or of the working directory."""
     place = Path(config.database_file or ".").absolute()
     while not place.exists():
         place = place.parent

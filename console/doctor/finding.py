@@ -1,4 +1,4 @@
-"""One line of the doctor's report."""
+"""One line of the report of `manage.py doctor`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from aggregator.runtime.config import Config
 
 Level = Literal["OK", "WARN", "FAIL"]
 
-# How long an engine may take to answer, and how far clocks may lie apart.
+# The time limit for an engine's answer, and the limits for clock differences.
 TIMEOUT_S: Final = 5.0
 SKEW_WARN_MS: Final = 1_000
 SKEW_FAIL_MS: Final = 30_000
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """`what` was looked at, `said` is how it is, `fix` what to do; "" where nothing need be done.
+    """`what` was checked, `said` is its state, `fix` the action to take; "" if none is needed.
 
-    OK: as it should be. WARN: it works, but look at it. FAIL: the service cannot run right.
+    OK: as it should be. WARN: it works, but needs attention. FAIL: the service cannot work.
     """
 
     level: Level
@@ -33,8 +33,8 @@ Check = Callable[[Config], list[Finding]]
 
 
 def of_clock(what: str, ahead_ms: int) -> Finding:
-    """An engine's clock that is `ahead_ms` of this machine's; negative where it is behind."""
-    said = f"{abs(ahead_ms)} ms {'ahead of' if ahead_ms >= 0 else 'behind'} this machine"
+    """Return the finding for an engine's clock that is `ahead_ms` fast, slow if negative."""
+    said = f"{abs(ahead_ms)} ms {'fast' if ahead_ms >= 0 else 'slow'} compared with this machine"
     fix = "let NTP (chrony) set the clocks of both machines"
     if abs(ahead_ms) > SKEW_FAIL_MS:
         return Finding("FAIL", what, said, fix)

@@ -1,4 +1,4 @@
-"""Kafka: the brokers, both topics with partitions and retention, and the producers' clocks."""
+"""Checks Kafka: brokers, both topics with partitions and retention, and the producers' clocks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TOPOLOGY: Final = "run manage.py ensure_topology"
 
 
 def check(config: Config) -> list[Finding]:
-    """The findings, one FAIL where no broker answers."""
+    """Return the findings; one FAIL if no broker answers."""
     admin = AdminClient(
         {
             "bootstrap.servers": config.kafka_bootstrap,
@@ -36,7 +36,7 @@ def check(config: Config) -> list[Finding]:
     try:
         cluster = admin.list_topics(timeout=TIMEOUT_S)
     except KafkaException as error:
-        fix = "start the brokers, or set KAFKA_BOOTSTRAP to where they are"
+        fix = "start the brokers, or set KAFKA_BOOTSTRAP to their address"
         return [Finding("FAIL", "kafka", f"{config.kafka_bootstrap}: {_text(error)}", fix)]
     said = f"{len(cluster.brokers)} brokers at {config.kafka_bootstrap}, client {libversion()[0]}"
     found = [Finding("OK", "kafka", said)]
@@ -96,7 +96,7 @@ def _retention(config: Config, kept_ms: int) -> Finding:
     needed_ms = 2 * config.longest_window_minutes * 60_000
     needed_ms += config.grace_ms + config.max_future_ms
     if kept_ms < 0:
-        return Finding("OK", what, "for ever")
+        return Finding("OK", what, "unlimited")
     said = (
         f"{duration_text(kept_ms)}, KAFKA_RETENTION is {duration_text(config.kafka_retention_ms)}"
     )
@@ -110,18 +110,18 @@ def _retention(config: Config, kept_ms: int) -> Finding:
 
 
 def _ahead(config: Config, values: dict[str, Any]) -> list[Finding]:
-    """A producer's clock moves the windows' clock by as much as the broker lets it."""
+    """Check how far ahead the broker lets a producer's clock, and with it the windows, run."""
     what = f"{AHEAD_MS} of {config.kafka_topic}"
-    if (told := values.get(AHEAD_MS)) is None:  # a broker before 3.6
+    if (limit_ms := values.get(AHEAD_MS)) is None:  # a broker before 3.6
         return []
-    if int(told) <= config.max_future_ms:
-        return [Finding("OK", what, duration_text(int(told)))]
-    said = f"{duration_text(int(told))}, MAX_FUTURE is {duration_text(config.max_future_ms)}"
+    if int(limit_ms) <= config.max_future_ms:
+        return [Finding("OK", what, duration_text(int(limit_ms)))]
+    said = f"{duration_text(int(limit_ms))}, MAX_FUTURE is {duration_text(config.max_future_ms)}"
     return [Finding("WARN", what, said, f"set it to {config.max_future_ms}")]
 
 
 def _clock(admin: Any, config: Config, partitions: list[int]) -> list[Finding]:
-    """The newest record of the topic cannot be of the future."""
+    """Check that the newest record of the topic is not in the future."""
     what = f"timestamps in {config.kafka_topic}"
     newest_of = OffsetSpec.max_timestamp()  # type: ignore[no-untyped-call]
     wanted = {TopicPartition(config.kafka_topic, each): newest_of for each in partitions}
@@ -130,9 +130,7 @@ def _clock(admin: Any, config: Config, partitions: list[int]) -> list[Finding]:
         newest = max(future.result(timeout=TIMEOUT_S).timestamp for future in futures)
     except KafkaException as error:
         return [
-            Finding(
-                "WARN", what, f"the broker does not tell them: {_text(error)}", "look at a record's"
-            )
+            Finding("WARN", what, f"cannot be read: {_text(error)}", "look at those of a record")
         ]
     if newest <= 0:
         return [Finding("OK", what, "no record yet")]

@@ -1,7 +1,7 @@
-"""NATS: whether it answers, which version, and what the running owners say of themselves.
+"""Checks NATS: whether it answers, its version, and the settings of the running owners.
 
 Owners announce their version and their settings every second. A process with other windows than
-this environment counts other numbers, and nothing else would show it.
+this environment counts other numbers, and nothing else would show that.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ _decode = msgspec.json.Decoder(Heartbeat).decode
 
 
 def check(config: Config) -> list[Finding]:
-    """The findings, one FAIL where it does not answer."""
+    """Return the findings; one FAIL if NATS does not answer."""
     address = urlsplit(config.nats_url).netloc.rpartition("@")[2]
     try:
-        version, heard = asyncio.run(_ask(config.nats_url))
+        version, heartbeats = asyncio.run(_ask(config.nats_url))
     except (OSError, TimeoutError, NatsError) as error:
-        fix = "start it, or set NATS_URL to where it is, with its token"
+        fix = "start it, or set NATS_URL to its address, with its token"
         return [Finding("FAIL", "nats", f"{address}: {error or type(error).__name__}", fix)]
-    return [Finding("OK", "nats", f"{version} at {address}"), *of_owners(config, heard)]
+    return [Finding("OK", "nats", f"{version} at {address}"), *of_owners(config, heartbeats)]
 
 
-def of_owners(config: Config, heard: Iterable[Heartbeat]) -> list[Finding]:
-    """What differs between this environment and the owners that were heard."""
-    owners = {each.owner: each for each in heard}
+def of_owners(config: Config, heartbeats: Iterable[Heartbeat]) -> list[Finding]:
+    """Return the differences between this environment and the owners of the heartbeats."""
+    owners = {each.owner: each for each in heartbeats}
     if not owners:
         return [Finding("OK", "owners", "none is running: nothing to compare with")]
     found = []
@@ -62,7 +62,7 @@ def of_owners(config: Config, heard: Iterable[Heartbeat]) -> list[Finding]:
 
 async def _ask(url: str) -> tuple[str, list[Heartbeat]]:
     async def swallow(_error: Exception) -> None:
-        """The exception that `connect` raises says it."""
+        """Ignore the error: `connect` raises it too."""
 
     client = Client()
     async with asyncio.timeout(TIMEOUT_S):
@@ -75,29 +75,29 @@ async def _ask(url: str) -> tuple[str, list[Heartbeat]]:
             error_cb=swallow,
         )
     try:
-        heard = await _heartbeats(client)
+        heartbeats = await _heartbeats(client)
         version = client.connected_server_version
-        return f"{version.major}.{version.minor}.{version.patch}", heard
+        return f"{version.major}.{version.minor}.{version.patch}", heartbeats
     finally:
         await client.close()
 
 
 async def _heartbeats(client: Client) -> list[Heartbeat]:
-    """One of each partition, or those that were heard in time."""
-    heard: dict[int, Heartbeat] = {}
-    all_heard = asyncio.Event()
+    """Return a heartbeat of each partition, or those that arrive in time."""
+    received: dict[int, Heartbeat] = {}
+    complete = asyncio.Event()
 
-    async def hear(message: Msg) -> None:
+    async def receive(message: Msg) -> None:
         try:
             heartbeat = _decode(message.data)
         except msgspec.MsgspecError:
-            return  # of a version that speaks otherwise
-        heard[heartbeat.partition] = heartbeat
-        if len(heard) >= heartbeat.partitions:
-            all_heard.set()
+            return  # of a version with another format
+        received[heartbeat.partition] = heartbeat
+        if len(received) >= heartbeat.partitions:
+            complete.set()
 
-    await client.subscribe(ALL_HEARTBEATS_SUBJECT, cb=hear)
+    await client.subscribe(ALL_HEARTBEATS_SUBJECT, cb=receive)
     await client.flush()
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(all_heard.wait(), _LISTEN_S)
-    return list(heard.values())
+        await asyncio.wait_for(complete.wait(), _LISTEN_S)
+    return list(received.values())

@@ -1,4 +1,4 @@
-"""Redis: what must not be lost is neither evicted nor kept in memory alone."""
+"""Checks Redis: version, clock, memory, and that it neither evicts nor forgets markers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from console.doctor.finding import TIMEOUT_S, Finding, of_clock
 
 
 def check(config: Config) -> list[Finding]:
-    """The findings, one FAIL where it does not answer."""
+    """Return the findings; one FAIL if Redis does not answer."""
     client = redis_client(config.redis_url, timeout_s=TIMEOUT_S, retries=False)
     address = urlsplit(config.redis_url).netloc.rpartition("@")[2]
     try:
@@ -25,7 +25,7 @@ def check(config: Config) -> list[Finding]:
         said = f"{address} answers, but refuses this user: {error}"
         return [Finding("FAIL", "redis", said, fix)]
     except RedisError as error:
-        fix = "start it, or set REDIS_URL to where it is"
+        fix = "start it, or set REDIS_URL to its address"
         return [Finding("FAIL", "redis", f"{address}: {error}", fix)]
     finally:
         client.close()
@@ -49,7 +49,7 @@ def _check(client: Any, address: str) -> list[Finding]:
 
 
 _WANTED: Final = {
-    "maxmemory-policy": ("noeviction", "or swaps count twice: it evicts markers"),
+    "maxmemory-policy": ("noeviction", "or it evicts markers and swaps count twice"),
     "appendonly": ("yes", "or a restart forgets every marker"),
 }
 
@@ -58,7 +58,7 @@ def _settings(client: Any) -> list[Finding]:
     settings = read_settings(client)
     if settings is None:
         wanted = " and ".join(f"{name} {value}" for name, (value, _) in _WANTED.items())
-        fix = f"see to it yourself that it has {wanted}"
+        fix = f"make sure that it has {wanted}"
         return [Finding("WARN", "redis settings", UNCHECKED, fix)]
     found = []
     for name, (wanted, why) in _WANTED.items():
@@ -77,7 +77,7 @@ def _memory(info: dict[str, Any]) -> list[Finding]:
     used, most = int(info["used_memory"]), int(info.get("maxmemory", 0))
     said = f"{used / 2**20:.0f} MiB used"
     if not most:
-        return [Finding("OK", "redis memory", f"{said}, no limit of its own")]
+        return [Finding("OK", "redis memory", f"{said}, no maxmemory")]
     said += f" of {most / 2**20:.0f}"
     if used > 0.8 * most:
         fix = "give it more, or shorten WINDOWS and MARKER_TTL: docs/operations.md, Redis memory"

@@ -1,4 +1,4 @@
-"""The web nodes: the keys that verify tokens, the database of the admin, what Django needs."""
+"""Checks the web nodes: settings, the keys that verify tokens, and the admin's database."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ _SHORTEST_SECRET = 50
 
 
 def check_settings(config: Config) -> list[Finding]:
-    """What is allowed, but not in production. Faults have ended the command before this."""
-    found = [Finding("OK", "settings", "every variable can be read, and they fit together")]
+    """Check for settings that are valid, but not for production.
+
+    Invalid settings have ended the command before this check.
+    """
+    found = [Finding("OK", "settings", "all variables are valid and consistent")]
     if config.debug:
         found.append(Finding("WARN", "DEBUG", "on: pages show the source", "set DEBUG=0"))
     secret = config.django_secret_key
@@ -30,7 +33,7 @@ def check_settings(config: Config) -> list[Finding]:
         fix = f"give it at least {_SHORTEST_SECRET} random characters"
         found.append(Finding("WARN", "DJANGO_SECRET_KEY", f"{len(secret)} characters", fix))
     if not config.https_only:
-        fix = "set HTTPS_ONLY=1 behind TLS"
+        fix = "set HTTPS_ONLY=1 where TLS is used"
         found.append(Finding("WARN", "HTTPS_ONLY", "off: cookies go over plain http", fix))
     if config.profiling:
         fix = "set PROFILING=0 when you are done"
@@ -39,12 +42,12 @@ def check_settings(config: Config) -> list[Finding]:
 
 
 def check_keys(config: Config) -> list[Finding]:
-    """Whether a token could be verified."""
+    """Check that tokens can be verified."""
     if config.jwt_jwks_url:
         keys = KeySet(config.jwt_jwks_url, time.monotonic)
         asyncio.run(keys.refresh())
         if keys.fault is not None or keys.empty:
-            fix = "see that the issuer answers here with RSA keys of 2048 bits or more"
+            fix = "make sure that the issuer answers here with RSA keys of 2048 bits or more"
             return [Finding("FAIL", "JWT keys", keys.fault or "no usable key", fix)]
         return [Finding("OK", "JWT keys", f"read from {config.jwt_jwks_url}")]
     try:
@@ -57,13 +60,13 @@ def check_keys(config: Config) -> list[Finding]:
 
 
 def check_database(_config: Config) -> list[Finding]:
-    """Whether the admin's tables are as this version needs them."""
+    """Check that the admin's database is reachable and migrated to this version."""
     connection = connections[DEFAULT_DB_ALIAS]
     try:
         executor = MigrationExecutor(connection)
         plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
     except (DatabaseError, OSError) as error:
-        fix = "see DATABASE_URL or DATABASE_FILE, and that its directory can be written to"
+        fix = "check DATABASE_URL or DATABASE_FILE, and that its directory is writable"
         return [Finding("FAIL", "admin database", str(error).strip(), fix)]
     finally:
         connection.close()

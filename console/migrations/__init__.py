@@ -1,1 +1,1 @@
-"""Migrations of the operators' tables, by the app label that they were made under."""
+"""The migrations of `console`, by the app label of their tables."""

@@ -1,4 +1,4 @@
-"""What operators decide, as tables, and the models that give pages without a table their place."""
+"""The tables of the operators' decisions, and models without a table for the other pages."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""What operators decide about the API's callers: limits of a subject, and who is thrown out.
+"""The tables of decisions about the API's callers: limits of subjects, and revocations.
 
-The tables are the truth; `console.publish_access` brings every change to the web nodes. A change by
-`QuerySet.update` or `bulk_create` tells nobody: call `console.publish_access.changed` after it.
+The tables are the source of truth; `console.publish_access` publishes every change to the web
+nodes. `QuerySet.update` and `bulk_create` send no signal: call `console.publish_access.changed`
+after them.
 """
 
 from __future__ import annotations
@@ -17,26 +18,26 @@ _POSITIVE = (MinValueValidator(1), MaxValueValidator(1_000_000))
 
 
 def printable(text: str) -> None:
-    """Refuse what no token can carry as a subject or id, blanks around it included."""
+    """Refuse a text that no token can have as subject or id, such as one with outer blanks."""
     if not text.isprintable() or text != text.strip():
         raise ValidationError("Give printable characters, no blanks before or after.")
 
 
 class Decision(models.Model):
-    """A row that the web nodes must hear of, in the transaction that writes it."""
+    """A row whose changes are published to the web nodes."""
 
     class Meta:
         app_label = "api"
         abstract = True
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Save the row and the new revision together (see `api.apps`)."""
+        """Save the row and the new revision in one transaction (see `console.apps`)."""
         with transaction.atomic():
             super().save(*args, **kwargs)
 
 
 class ApiSubject(Decision):
-    """A subject (`sub`) of the tokens and the limits of its own; an empty one is the default's."""
+    """A subject (`sub`) with its own limits; an empty limit means the default."""
 
     subject = models.CharField(
         max_length=LONGEST_NAME,
@@ -47,7 +48,9 @@ class ApiSubject(Decision):
     rate_per_s = models.PositiveIntegerField(
         "cost a second", null=True, blank=True, validators=_POSITIVE
     )
-    burst = models.PositiveIntegerField("cost at once", null=True, blank=True, validators=_POSITIVE)
+    burst = models.PositiveIntegerField(
+        "cost in a burst", null=True, blank=True, validators=_POSITIVE
+    )
     connections = models.PositiveIntegerField(
         "open sockets", null=True, blank=True, validators=_POSITIVE
     )
@@ -68,10 +71,10 @@ class ApiSubject(Decision):
 
 
 class Revocation(Decision):
-    """A token, or all tokens of a subject, that let nobody in until the row is taken away."""
+    """The revocation of a token, or of all tokens of a subject, until the row is deleted."""
 
     class Kind(models.TextChoices):
-        """What `value` is."""
+        """What `value` identifies."""
 
         TOKEN = "jti", "one token (jti)"
         SUBJECT = "sub", "all tokens of a subject (sub)"
@@ -82,7 +85,9 @@ class Revocation(Decision):
         max_length=200, blank=True, help_text="for colleagues, not for callers"
     )
     expires_at = models.DateTimeField(
-        null=True, blank=True, help_text="when it ends by itself; for a token not before its `exp`"
+        null=True,
+        blank=True,
+        help_text="when it ends automatically; for a token not before its `exp`",
     )
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -98,7 +103,7 @@ class Revocation(Decision):
 
 
 class AccessRevision(models.Model):
-    """One row: ms since the epoch of the newest change, and always above the one before."""
+    """One row: the time of the newest change, ms since the epoch, strictly increasing."""
 
     revision = models.BigIntegerField(default=0)
 

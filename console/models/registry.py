@@ -20,13 +20,13 @@ _TOKEN_ID = RegexValidator(
 
 
 def one_line(text: str) -> None:
-    """Refuse what would break a line or hide in one; blanks around it are taken off by forms."""
+    """Refuse characters that break a line or are invisible; forms strip outer blanks."""
     if not text.isprintable():
         raise ValidationError("Give printable characters on one line.")
 
 
 class RegisteredToken(models.Model):
-    """What operators say of a token; an empty field leaves what its swaps say."""
+    """An operator's entry for a token; an empty field keeps the value of its swaps."""
 
     token_id = models.CharField(
         "token id",
@@ -64,13 +64,13 @@ class RegisteredToken(models.Model):
         return self.token_id
 
     def clean_fields(self, exclude: Collection[str] | None = None) -> None:
-        """The id becomes the canonical one before its rules are asked."""
+        """Replace the id by its canonical form before the fields are validated."""
         with contextlib.suppress(TokenIdInvalid):
             self.token_id = canonical_token_id(self.token_id)
         super().clean_fields(exclude)
 
     def clean(self) -> None:
-        """The id becomes the canonical one, as in the events; verified spam is a mistake."""
+        """Replace the id by its canonical form, as in the events, and refuse verified spam."""
         try:
             self.token_id = canonical_token_id(self.token_id)
         except TokenIdInvalid as error:
@@ -80,7 +80,7 @@ class RegisteredToken(models.Model):
 
 
 class RegistryRevision(models.Model):
-    """One row: ms since the epoch of the newest change, and always above the one before."""
+    """One row: the time of the newest change, ms since the epoch, strictly increasing."""
 
     revision = models.BigIntegerField(default=0)
 

@@ -1,4 +1,4 @@
-"""Models without a table: each gives an admin page its place and its permissions."""
+"""Models without a table: each gives an admin page its entry in the index and its permissions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from django.db import models
 
 
 class ClickHouseHealth(models.Model):
-    """No table: it gives the admin's page of that name its place and its permission."""
+    """The page ClickHouse health; has no table."""
 
     class Meta:
         app_label = "aggregator"
@@ -20,7 +20,7 @@ class ClickHouseHealth(models.Model):
 
 
 class DeadLetter(models.Model):
-    """No table: dead letters lie in Kafka; it gives their admin page its place and permissions."""
+    """The page of dead letters; has no table, because dead letters are in Kafka."""
 
     class Meta:
         app_label = "aggregator"
@@ -34,7 +34,7 @@ class DeadLetter(models.Model):
 
 
 class Pipeline(models.Model):
-    """No table: it gives the admin's page of that name its place and its permission."""
+    """The page Pipeline; has no table."""
 
     class Meta:
         app_label = "api"

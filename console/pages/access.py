@@ -1,4 +1,4 @@
-"""Subjects with their limits, and revocations. What is saved here is in force within 2 s."""
+"""The pages of subjects with their limits, and of revocations. Changes take effect within 2 s."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ else:
 
 @admin.register(ApiSubject)
 class ApiSubjectAdmin(_Subjects):
-    """Subjects that have limits of their own; everyone else has the default."""
+    """Subjects with their own limits; every other subject has the defaults."""
 
     list_display = (
         *("subject", "rate_per_s", "burst", "in_force", "connections", "subscriptions"),
@@ -36,7 +36,7 @@ class ApiSubjectAdmin(_Subjects):
 
     @admin.display(description="in force from one address")
     def in_force(self, subject: ApiSubject) -> str:
-        """What a caller at one address gets of these limits."""
+        """Show what a caller at one address gets of these limits."""
         return effective(subject, settings.SWAPS)
 
     def get_form(
@@ -46,18 +46,18 @@ class ApiSubjectAdmin(_Subjects):
         change: bool = False,
         **kwargs: Any,
     ) -> type[ModelForm[ApiSubject]]:
-        """Say what a number limits, and what is in force without it."""
+        """Add help texts that name what a number limits, and its default."""
         kwargs["help_texts"] = _helps(settings.SWAPS)
         return super().get_form(request, obj, change=change, **kwargs)
 
     def get_fields(self, request: HttpRequest, obj: ApiSubject | None = None) -> Any:
-        """A new one has no times yet."""
+        """Leave out the read-only fields of a new subject: they have no values yet."""
         fields = super().get_fields(request, obj)
         return fields if obj else [each for each in fields if each not in self.readonly_fields]
 
     @admin.action(description="Revoke all tokens of the selected subjects", permissions=["change"])
     def revoke(self, request: HttpRequest, queryset: QuerySet[ApiSubject]) -> None:
-        """Throw the subjects out, their open sockets too."""
+        """Revoke the subjects, which also closes their open sockets."""
         if not request.user.has_perm("api.add_revocation"):
             self.message_user(request, "You may not add revocations.", messages.ERROR)
             return
@@ -76,7 +76,7 @@ class ApiSubjectAdmin(_Subjects):
 
 @admin.register(Revocation)
 class RevocationAdmin(_Revocations):
-    """Tokens and subjects that let nobody in. Deleting a row lets them in again."""
+    """Revoked tokens and subjects. Deleting a row lifts the revocation."""
 
     list_display = ("value", "kind", "reason", "expires_at", "created_at")
     list_filter = ("kind",)
@@ -88,20 +88,20 @@ class RevocationAdmin(_Revocations):
         request: HttpRequest,  # noqa: ARG002 - the admin's signature
         obj: Revocation | None = None,
     ) -> tuple[str, ...]:
-        """Who is revoked stays as it was entered."""
+        """Make what is revoked read-only after it was entered."""
         return (*self.readonly_fields, "kind", "value") if obj else self.readonly_fields
 
 
 def effective(subject: ApiSubject, config: Config) -> str:
-    """The rate and burst that a subject has at one address, and what caps them.
+    """Describe the rate and burst that a subject has at one address, and what caps them.
 
-    A request takes from the bucket of the subject and from that of its address, so the smaller one
+    A request is charged to the bucket of the subject and to that of its address, so the smaller one
     decides.
     """
     rate = subject.rate_per_s or config.rate_per_s
     burst = subject.burst or config.rate_burst
     in_force = min(rate, config.rate_ip_per_s), min(burst, config.rate_ip_burst)
-    said = f"{in_force[0]:,} a second, {in_force[1]:,} at once"
+    said = f"{in_force[0]:,} a second, bursts of {in_force[1]:,}"
     caps = [
         f"at {most:,} by the address's bucket unless {setting} is raised"
         for value, most, setting in (
@@ -116,13 +116,13 @@ def effective(subject: ApiSubject, config: Config) -> str:
 def _helps(config: Config) -> dict[str, str]:
     return {
         "subject": "the `sub` of its tokens",
-        "rate_per_s": "what comes back into its bucket each second: the stats of a token cost 1, "
+        "rate_per_s": "refill of its bucket in cost a second: the stats of a token cost 1, "
         f"an overview {COST_OVERVIEW}, a batch {COST_BATCH}. Empty: {config.rate_per_s}. "
-        f"Above {config.rate_ip_per_s:,} it helps a caller with several addresses only: each has a "
-        "bucket of its own (RATE_LIMIT_IP).",
-        "burst": f"what the bucket holds, to be spent at once. Empty: {config.rate_burst}. "
+        f"Above {config.rate_ip_per_s:,} it helps only a caller with several addresses: each has "
+        "its own bucket (RATE_LIMIT_IP).",
+        "burst": f"size of the bucket. Empty: {config.rate_burst}. "
         f"Above {config.rate_ip_burst:,} the address's own bucket caps it (RATE_BURST_IP).",
-        "connections": f"WebSockets at once. Empty: {config.ws_subject_connections}.",
+        "connections": f"open WebSockets. Empty: {config.ws_subject_connections}.",
         "subscriptions": f"channels and tokens on one WebSocket. Empty: {config.ws_subscriptions}.",
         "notes": "for colleagues",
     }

@@ -1,6 +1,6 @@
-"""The admin's page "ClickHouse health": what `stores.clickhouse.health` finds, for a person.
+"""The page "ClickHouse health": the report of `aggregator.clickhouse.health`.
 
-Rendered in Django's thread for synchronous views, so a slow answer holds up this page alone.
+Rendered in Django's thread for synchronous views, so a slow ClickHouse delays only this page.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ else:  # generic for the type checker alone
 
 @admin.register(ClickHouseHealth)
 class ClickHouseHealthAdmin(ReadOnlyAdmin, _ModelAdmin):
-    """For staff with the permission `aggregator.view_clickhousehealth`; nothing to edit."""
+    """A read-only page for staff with the permission `aggregator.view_clickhousehealth`."""
 
     def get_urls(self) -> list[URLPattern]:
-        """The page alone: there is no table behind it to add to or to change."""
+        """Serve the list page only: the model has no table to add to or to change."""
         page = self.admin_site.admin_view(self.changelist_view)
         return [path("", page, name="aggregator_clickhousehealth_changelist")]
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> TemplateResponse:
-        """The page; also where ClickHouse is down."""
+        """Render the report, also while ClickHouse is down."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         began = time.monotonic()

@@ -1,7 +1,7 @@
-"""The admin's pages of the dead letters: the newest, one whole, and replaying them.
+"""The pages of dead letters: a list, one letter in full, and replay.
 
-Asked of Kafka while the page is made, in Django's thread for synchronous views; where Kafka is
-down the page says so. What was replayed here is in the admin's log, and shown beside the letter.
+A page reads Kafka while it is rendered, in Django's thread for synchronous views, and says so if
+Kafka is down. A replay is recorded in the admin's log and shown with the letter.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ log = structlog.get_logger(__name__)
 
 @admin.register(DeadLetter)
 class DeadLetterAdmin(ReadOnlyAdmin, _Letters):
-    """To look: `aggregator.view_deadletter`; to replay: `aggregator.replay_deadletter`.
+    """Needs `aggregator.view_deadletter` to view and `aggregator.replay_deadletter` to replay.
 
-    Nobody deletes one: Kafka forgets them after KAFKA_DLQ_RETENTION.
+    Letters cannot be deleted here: Kafka deletes them after KAFKA_DLQ_RETENTION.
     """
 
     def get_urls(self) -> list[URLPattern]:
-        """The list, one letter, and replaying."""
+        """Return the paths of the list, of one letter, and of replay."""
         wrap, replay_view = self.admin_site.admin_view, require_POST(self.replay_view)
         return [
             path("", wrap(self.changelist_view), name="aggregator_deadletter_changelist"),
@@ -63,7 +63,7 @@ class DeadLetterAdmin(ReadOnlyAdmin, _Letters):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> TemplateResponse:
-        """The newest letters; `reason` filters, `before` goes on to older ones."""
+        """Render the newest letters; `reason` filters, `before` continues with older ones."""
         self._require_view(request)
         reason = request.GET.get("reason") or None
         before = _parsed(request.GET["before"]) if "before" in request.GET else None
@@ -83,7 +83,7 @@ class DeadLetterAdmin(ReadOnlyAdmin, _Letters):
         return self._page(request, page, "Dead letters", context | (extra_context or {}))
 
     def letter_view(self, request: HttpRequest, position: str) -> TemplateResponse:
-        """One letter whole; 404 where the topic does not hold it."""
+        """Render one letter in full; 404 if the topic does not hold it."""
         self._require_view(request)
         config: Config = settings.SWAPS
         context: dict[str, Any] = {"letter": None, "down": ""}
@@ -106,7 +106,7 @@ class DeadLetterAdmin(ReadOnlyAdmin, _Letters):
         return self._page(request, page, f"Dead letter {position}", context)
 
     def replay_view(self, request: HttpRequest) -> HttpResponse:
-        """Send the letters of the form back to where they came from."""
+        """Replay the letters of the form to the source topic."""
         if not request.user.has_perm("aggregator.replay_deadletter"):
             raise PermissionDenied
         chosen = [_parsed(each) for each in dict.fromkeys(request.POST.getlist("position"))]
@@ -170,7 +170,7 @@ class DeadLetterAdmin(ReadOnlyAdmin, _Letters):
 
 
 def _replay(positions: list[Position], *, force: bool) -> tuple[list[Letter], list[Outlook]]:
-    """Replay those that are still there; which were sent and which were not. Raises SwapsError."""
+    """Replay the letters that still exist; return those sent and skipped. Raises SwapsError."""
     config: Config = settings.SWAPS
     with DeadLetterLog(config.kafka_bootstrap, config.kafka_dlq_topic) as letters:
         found = [letter for each in positions if (letter := letters.get(each)) is not None]
@@ -189,7 +189,7 @@ def _replay(positions: list[Position], *, force: bool) -> tuple[list[Letter], li
 
 
 def _now(letter: Letter) -> str:
-    """What a replay would do, as far as that is known without reading another topic."""
+    """Describe what a replay would do, as far as that is known without reading another topic."""
     if letter.cut:
         return f"cut from {letter.cut_from_bytes:,} bytes: read from {letter.source}"
     refusal = refusal_of(letter, settings.SWAPS.max_future_ms)
@@ -197,7 +197,7 @@ def _now(letter: Letter) -> str:
 
 
 def _rows(letters: list[Letter]) -> list[dict[str, Any]]:
-    """The letters for a page, with when each was replayed here."""
+    """Return the letters for a template, with the time of each replay from here."""
     kind = ContentType.objects.get_for_model(DeadLetter)
     entries = LogEntry.objects.filter(
         content_type=kind, object_id__in=[str(each.position) for each in letters]

@@ -1,6 +1,6 @@
-"""The admin's page "Pipeline": each partition from Kafka to this web node and into the archive.
+"""The page "Pipeline": each partition from Kafka to this web node and to the archive.
 
-What it shows is what the owners and archivers said in the last second, as this web node heard it.
+It shows what owners and archivers reported to this web node in the last second.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 else:
     _Pipeline = admin.ModelAdmin
 
-# Above these somebody should look; each is some times what is usual.
+# Above these limits a value is marked; each is several times the usual value.
 _LAG_WATCH: Final = 10_000
 _WATERMARK_WATCH_S: Final = 120
 _SNAPSHOT_WATCH_S: Final = 30
@@ -37,14 +37,14 @@ _ARCHIVE_AGE_WATCH_S: Final = 300
 
 
 class Cell(msgspec.Struct, frozen=True):
-    """A number with its unit, and whether it is worth a look ("watch") or not ("")."""
+    """A number with its unit; `verdict` is "watch" if it needs attention, else ""."""
 
     text: str
     verdict: str = ""
 
 
 class PartitionRow(msgspec.Struct, frozen=True):
-    """One partition in a line."""
+    """The row of one partition."""
 
     number: int
     state: str
@@ -62,7 +62,7 @@ class PartitionRow(msgspec.Struct, frozen=True):
 
 
 class ArchiveRow(msgspec.Struct, frozen=True):
-    """One partition's archiver in a line."""
+    """The row of one partition's archiver."""
 
     number: int
     state: str
@@ -76,17 +76,17 @@ class ArchiveRow(msgspec.Struct, frozen=True):
 
 @admin.register(Pipeline)
 class PipelineAdmin(ReadOnlyAdmin, _Pipeline):
-    """For staff with the permission `api.view_pipeline`; nothing to edit."""
+    """A read-only page for staff with the permission `api.view_pipeline`."""
 
     def get_urls(self) -> list[URLPattern]:
-        """The page alone: there is no table behind it to add to or to change."""
+        """Serve the list page only: the model has no table to add to or to change."""
         page = self.admin_site.admin_view(self.changelist_view)
         return [path("", page, name="api_pipeline_changelist")]
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> TemplateResponse:
-        """The page; also where no aggregator was heard."""
+        """Render the page, also if no aggregator has sent a heartbeat."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         status = status_of(services())
@@ -106,13 +106,13 @@ class PipelineAdmin(ReadOnlyAdmin, _Pipeline):
 
 
 def partition_rows(status: Status, now_s: float) -> list[PartitionRow]:
-    """The partitions' lines; `now_s` is the wall clock."""
+    """Return the rows of the partitions; `now_s` is wall-clock seconds."""
     rates = {each.partition: each for each in status.rates}
     return [_partition_row(each, rates.get(each.partition), now_s) for each in status.partitions]
 
 
 def _partition_row(each: PartitionStatus, rate: CountRate | None, now_s: float) -> PartitionRow:
-    behind_s = None if each.watermark is None else max(0.0, now_s - each.watermark / 1_000)
+    watermark_s = None if each.watermark is None else max(0.0, now_s - each.watermark / 1_000)
     snapshot_s = None if each.snapshot_age_ms is None else each.snapshot_age_ms / 1_000
     return PartitionRow(
         number=each.partition,
@@ -122,12 +122,12 @@ def _partition_row(each: PartitionStatus, rate: CountRate | None, now_s: float) 
         epoch=each.epoch,
         next_offset=each.next_offset,
         lag=_counted(each.lag, _LAG_WATCH),
-        watermark=_aged(behind_s, _WATERMARK_WATCH_S),
+        watermark=_aged(watermark_s, _WATERMARK_WATCH_S),
         snapshot=_aged(snapshot_s, _SNAPSHOT_WATCH_S),
-        records=_met(each, rate, "records"),
-        duplicates=_met(each, rate, "duplicates"),
-        late=_met(each, rate, "late"),
-        dead_letters=_met(each, rate, "dead_letters", watch=True),
+        records=_tally(each, rate, "records"),
+        duplicates=_tally(each, rate, "duplicates"),
+        late=_tally(each, rate, "late"),
+        dead_letters=_tally(each, rate, "dead_letters", watch=True),
     )
 
 
@@ -140,7 +140,7 @@ def _archive_row(each: ArchiveStatus) -> ArchiveRow:
         next_offset=each.next_offset,
         lag=_counted(each.lag, 10 * _LAG_WATCH),
         age=_aged(None if each.age_ms is None else each.age_ms / 1_000, _ARCHIVE_AGE_WATCH_S),
-        gaps=", ".join(f"{first:,} to {behind - 1:,}" for first, behind in each.gaps) or "none",
+        gaps=", ".join(f"{first:,} to {end - 1:,}" for first, end in each.gaps) or "none",
         fault=each.fault or "",
     )
 
@@ -158,8 +158,10 @@ def _aged(seconds: float | None, watch: int) -> Cell:
     return Cell(said, "watch" if seconds > watch else "")
 
 
-def _met(each: PartitionStatus, rate: CountRate | None, name: str, *, watch: bool = False) -> Cell:
-    """The rate a second, and how many since the owner took the partition."""
+def _tally(
+    each: PartitionStatus, rate: CountRate | None, name: str, *, watch: bool = False
+) -> Cell:
+    """Return the rate a second, and the total since the owner's takeover."""
     if each.tallies is None:
         return Cell("-")
     total: int = getattr(each.tallies, name)

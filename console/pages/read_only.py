@@ -1,4 +1,4 @@
-"""The mixin of what is in the admin to be looked at, of the aggregator and of the API."""
+"""The mixin for read-only admin pages."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from django.http import HttpRequest
 
 
 class ReadOnlyAdmin:
-    """Stands before `ModelAdmin`: whoever may see it can neither add, change nor delete."""
+    """Precedes `ModelAdmin` in the bases of a page on which nobody can add, change or delete."""
 
     def has_add_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Nobody."""
+        """Refuse everybody."""
         return False
 
     def has_change_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Nobody."""
+        """Refuse everybody."""
         return False
 
     def has_delete_permission(self, _request: HttpRequest, _obj: Any = None) -> bool:
-        """Nobody."""
+        """Refuse everybody."""
         return False

@@ -1,6 +1,6 @@
-"""The token registry, with live numbers beside each row. What is saved is shown within 2 s.
+"""The pages of the token registry, with live numbers for each row. Changes are shown within 2 s.
 
-The numbers are those of this web node's board; a script brings newer ones while the page is open.
+The numbers come from this web node's board; a script refreshes them while the page is open.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from api.services import services
 from console import registry_table as table
 from console.models.registry import RegisteredToken
 from console.publish_registry import changed
-from console.registry_intake import take_in
+from console.registry_intake import import_csv
 
 if TYPE_CHECKING:
     _Tokens = admin.ModelAdmin[RegisteredToken]
@@ -39,14 +39,14 @@ _LIVE: Final = ("price", "volume", "trades", "traders")
 
 
 class UploadForm(forms.Form):
-    """A file of tokens."""
+    """The upload of a CSV file of tokens."""
 
     file = forms.FileField(label="CSV file, UTF-8")
 
 
 @admin.register(RegisteredToken)
 class RegisteredTokenAdmin(_Tokens):
-    """Tokens of which operators said something; any other is shown as its swaps have it."""
+    """The registered tokens; any other token is shown as its swaps describe it."""
 
     change_list_template = "admin/api/registeredtoken/change_list.html"
     list_display = (
@@ -74,76 +74,76 @@ class RegisteredTokenAdmin(_Tokens):
         request: HttpRequest,  # noqa: ARG002 - the admin's signature
         obj: RegisteredToken | None = None,
     ) -> tuple[str, ...]:
-        """Which token it is stays as it was entered."""
+        """Make the token id read-only after it was entered."""
         return (*self.readonly_fields, "token_id") if obj else self.readonly_fields
 
     @admin.display(description="symbol", ordering="symbol")
     def shown_symbol(self, token: RegisteredToken) -> str:
-        """The operators' symbol, else the swaps'."""
+        """Show the registered symbol, else that of the swaps."""
         published = services().board.published(token.token_id)
         return token.symbol or (published.symbol if published else None) or "-"
 
     @admin.display(description="flags")
     def marks(self, token: RegisteredToken) -> str:
-        """The flags that are set, in words."""
-        # The admin's stylesheet has a class "hidden" already, which hides.
+        """Show the flags that are set as badges."""
+        # "unseen", because the admin's stylesheet hides the class "hidden".
         looks = {"hidden": "unseen", "verified": "verified", "spam": "spam"}
         badges = [(look, name) for name, look in looks.items() if getattr(token, name)]
         return format_html_join(" ", '<span class="badge {}">{}</span>', badges) or "-"
 
     @admin.display(description="price, USD")
     def live_price(self, token: RegisteredToken) -> str:
-        """The last price."""
+        """Show the last price."""
         return _cell(token.token_id, "price")
 
     @admin.display(description="volume 24 h, USD")
     def live_volume(self, token: RegisteredToken) -> str:
-        """The volume of the longest window."""
+        """Show the volume of the longest window."""
         return _cell(token.token_id, "volume")
 
     @admin.display(description="trades 24 h")
     def live_trades(self, token: RegisteredToken) -> str:
-        """The trades of the longest window."""
+        """Show the trades of the longest window."""
         return _cell(token.token_id, "trades")
 
     @admin.display(description="traders 24 h")
     def live_traders(self, token: RegisteredToken) -> str:
-        """The distinct traders of the longest window."""
+        """Show the distinct traders of the longest window."""
         return _cell(token.token_id, "traders")
 
     @admin.display(description="numbers now")
     def live_numbers(self, token: RegisteredToken) -> str:
-        """All of them in one line."""
+        """Show all live numbers in one line."""
         return ", ".join(f"{name} {said}" for name, said in _numbers(token.token_id).items())
 
     @admin.action(description="Hide from callers", permissions=["change"])
     def hide(self, request: HttpRequest, queryset: QuerySet[RegisteredToken]) -> None:
-        """Show them nowhere any more."""
+        """Hide the tokens from callers."""
         self._set(request, queryset, hidden=True)
 
     @admin.action(description="Show to callers again", permissions=["change"])
     def show(self, request: HttpRequest, queryset: QuerySet[RegisteredToken]) -> None:
-        """Show them again."""
+        """Show the tokens to callers again."""
         self._set(request, queryset, hidden=False)
 
     @admin.action(description="Mark as verified", permissions=["change"])
     def verify(self, request: HttpRequest, queryset: QuerySet[RegisteredToken]) -> None:
-        """Verified is not spam."""
+        """Mark the tokens as verified, and not as spam."""
         self._set(request, queryset, verified=True, spam=False)
 
-    @admin.action(description="Take the mark verified away", permissions=["change"])
+    @admin.action(description="Remove the mark verified", permissions=["change"])
     def unverify(self, request: HttpRequest, queryset: QuerySet[RegisteredToken]) -> None:
-        """No longer verified."""
+        """Remove the mark verified."""
         self._set(request, queryset, verified=False)
 
     @admin.action(description="Mark as spam", permissions=["change"])
     def mark_spam(self, request: HttpRequest, queryset: QuerySet[RegisteredToken]) -> None:
-        """Spam is not verified."""
+        """Mark the tokens as spam, and not as verified."""
         self._set(request, queryset, spam=True, verified=False)
 
-    @admin.action(description="Take the mark spam away", permissions=["change"])
+    @admin.action(description="Remove the mark spam", permissions=["change"])
     def unmark_spam(self, request: HttpRequest, queryset: QuerySet[RegisteredToken]) -> None:
-        """No longer spam."""
+        """Remove the mark spam."""
         self._set(request, queryset, spam=False)
 
     @admin.action(description="Export as CSV", permissions=["view"])
@@ -152,9 +152,9 @@ class RegisteredTokenAdmin(_Tokens):
         request: HttpRequest,  # noqa: ARG002 - an action's signature
         queryset: QuerySet[RegisteredToken],
     ) -> StreamingHttpResponse:
-        """The selected tokens as a file that can be imported."""
+        """Download the selected tokens as a CSV file that can be imported."""
         return StreamingHttpResponse(
-            table.written(list(queryset)),
+            table.write(list(queryset)),
             content_type="text/csv; charset=utf-8",
             headers={"Content-Disposition": 'attachment; filename="tokens.csv"'},
         )
@@ -162,7 +162,7 @@ class RegisteredTokenAdmin(_Tokens):
     def _set(
         self, request: HttpRequest, queryset: QuerySet[RegisteredToken], **flags: bool
     ) -> None:
-        """Set the flags of all in one step, so that web nodes take them as one change."""
+        """Set the flags of all tokens in one transaction, so that web nodes apply one change."""
         with transaction.atomic():
             tokens = list(queryset.select_for_update())
             ids = [each.pk for each in tokens]
@@ -172,10 +172,8 @@ class RegisteredTokenAdmin(_Tokens):
             _log(request, tokens, CHANGE, f"by an action: {said}")
         self.message_user(request, f"{len(tokens)} tokens changed: {said}.", messages.SUCCESS)
 
-    # Pages beside the list.
-
     def get_urls(self) -> list[URLPattern]:
-        """The list's own, and import, export and live numbers."""
+        """Return the paths of the admin, and those of import, export and live numbers."""
         wrap = self.admin_site.admin_view
         own = [
             path("import/", wrap(self.import_view), name="api_registeredtoken_import"),
@@ -187,25 +185,25 @@ class RegisteredTokenAdmin(_Tokens):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """The list, with a way to import for those who may."""
+        """Render the list, with the import link for users who may import."""
         may_import = request.user.has_perm("api.import_registeredtoken")
         return super().changelist_view(request, {"may_import": may_import, **(extra_context or {})})
 
     def live_view(self, request: HttpRequest) -> JsonResponse:
-        """The live numbers of some tokens, for the open page."""
+        """Return the live numbers of some tokens to the script of an open page."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         ids = request.GET.getlist("id")[:_MOST_LIVE]
         return JsonResponse({token_id: _numbers(token_id) for token_id in ids})
 
     def export_view(self, request: HttpRequest) -> StreamingHttpResponse:
-        """Every token as a file."""
+        """Download every token as a CSV file."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         return self.export(request, RegisteredToken.objects.all())
 
     def import_view(self, request: HttpRequest) -> HttpResponse:
-        """Take a file in: all of its rows, or none where one is wrong."""
+        """Import a file: all of its rows, or none if one is wrong."""
         if not request.user.has_perm("api.import_registeredtoken"):
             raise PermissionDenied
         form = UploadForm(request.POST or None, request.FILES or None)
@@ -235,10 +233,10 @@ class RegisteredTokenAdmin(_Tokens):
     @staticmethod
     def _import(request: HttpRequest, content: bytes) -> tuple[int, int]:
         with transaction.atomic():
-            taken = take_in(content)
-            _log(request, taken.added, ADDITION, "by a file")
-            _log(request, taken.edited, CHANGE, "by a file")
-        return len(taken.added), len(taken.edited)
+            imported = import_csv(content)
+            _log(request, imported.added, ADDITION, "by a file")
+            _log(request, imported.edited, CHANGE, "by a file")
+        return len(imported.added), len(imported.edited)
 
 
 def _log(request: HttpRequest, tokens: Sequence[RegisteredToken], flag: int, said: str) -> None:
@@ -253,7 +251,7 @@ def _cell(token_id: str, name: str) -> str:
 
 
 def _numbers(token_id: str) -> dict[str, str]:
-    """What the board has of the token, hidden or not, as a person reads it."""
+    """Return the board's numbers of the token, hidden or not, formatted for people."""
     published = services().board.published(token_id)
     if published is None or not published.windows:
         return dict.fromkeys(_LIVE, "-")
@@ -267,7 +265,7 @@ def _numbers(token_id: str) -> dict[str, str]:
 
 
 def _short(price: str | None) -> str:
-    """A price in six digits that count, and no exponent."""
+    """Format a price with six significant digits and no exponent."""
     if price is None:
         return "-"
     return decimal_text(float(f"{float(price):.6g}"))

@@ -1,4 +1,4 @@
-"""Web nodes with an owner of numbers on NATS, and a person's browser, for tests of the admin."""
+"""For tests of the admin: an owner that publishes over NATS, a browser and a socket."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TOKEN = re.compile(r'name="csrfmiddlewaretoken" value="([^"]+)"')
 
 @contextmanager
 def owner_in_a_thread(nats_url: str, owner: Owner) -> Iterator[Any]:
-    """The owner, heard while the test waits; `call(patch)` publishes."""
+    """Run the owner in a thread, with heartbeats; `call(patch)` publishes."""
     loop = asyncio.new_event_loop()
     stop, started = asyncio.Event(), threading.Event()
     held: list[Any] = []
@@ -50,7 +50,7 @@ def owner_in_a_thread(nats_url: str, owner: Owner) -> Iterator[Any]:
 
 
 class Browser:
-    """A person at the admin: cookies, forms and an address of their own."""
+    """An operator's browser: cookies, forms and its own address."""
 
     def __init__(self, node: Node, address: str, name: str = "root") -> None:
         self.client = httpx.Client(
@@ -73,7 +73,7 @@ class Browser:
         files: dict[str, Any] | None = None,
         **fields: Any,
     ) -> httpx.Response:
-        """Fill in the form of `page` (by default the path's own) and send it to the path."""
+        """Fill in the form of `page`, by default that of `path`, and post it to `path`."""
         found = _TOKEN.search(self.client.get(page or path).text)
         assert found is not None, "the page has no form"
         data = {"csrfmiddlewaretoken": found[1], **fields}
@@ -106,7 +106,7 @@ class Socket:
         self._socket.send(json.dumps(request))
 
     def next(self, within_s: float = 5, **fields: Any) -> dict[str, Any]:
-        """The next message with these fields; those before it are dropped."""
+        """Return the next message with these fields, and drop those before it."""
         while True:
             while self._seen:
                 message = self._seen.pop(0)

@@ -1,4 +1,4 @@
-"""What a web node writes while it runs: JSON alone, a line for each request and socket."""
+"""The log of a running web node: JSON only, one line for each request and socket event."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def nodes(tmp_path: Path) -> Iterator[Nodes]:
 
 
 def lines(node: Node) -> list[dict[str, Any]]:
-    """Every line of the node's log; one that is not a JSON object fails."""
+    """Parse every line of the node's log; fail for one that is not a JSON object."""
     text = node.process.log.read_text()
     found = [json.loads(each) for each in text.splitlines() if each]
     assert all({"at", "level", "logger", "event"} <= set(each) for each in found), found
@@ -52,7 +52,7 @@ def test_every_line_is_json_and_a_request_is_one_of_them(nodes: Nodes) -> None:
         "/api/tokens/ethereum%3A0xsecret/stats",
         **{"X-Request-ID": "of-a-caller.1", "X-Forwarded-For": "203.0.113.7"},
     )
-    assert answer.status_code == 503  # no aggregator was heard
+    assert answer.status_code == 503  # there is no aggregator
     assert node.get(token, "/api/overview?q=private").status_code == 200
     assert node.get(None, "/api/status").status_code == 401
     assert node.get(None, "/nothing?token=eyJhbGciOiJSUzI1NiJ9.x.y").status_code == 404
@@ -85,7 +85,7 @@ def test_probes_and_files_are_at_debug(nodes: Nodes) -> None:
     assert accessed(node, route="/healthz", level="debug")
 
 
-def test_both_ends_of_a_socket_are_lines(nodes: Nodes) -> None:
+def test_open_and_close_of_a_socket_are_lines(nodes: Nodes) -> None:
     node = nodes.web()
     url = node.url.replace("http", "ws") + "/ws"
     headers = {"Authorization": f"Bearer {nodes.token('bob', scope='stats:read ws:connect')}"}
@@ -117,7 +117,7 @@ def test_both_ends_of_a_socket_are_lines(nodes: Nodes) -> None:
     wait_until(lambda: bool(accessed(node, "ws_refused", status=403)), WITHIN_S, "the handshake")
 
 
-def test_a_caller_that_hangs_up_is_a_line_or_an_answer(nodes: Nodes) -> None:
+def test_a_caller_that_disconnects_is_a_line_or_an_answer(nodes: Nodes) -> None:
     node = nodes.web()
     with pytest.raises(httpx.TimeoutException):
         httpx.get(f"{node.url}/admin/login/", timeout=0.001)
@@ -126,7 +126,7 @@ def test_a_caller_that_hangs_up_is_a_line_or_an_answer(nodes: Nodes) -> None:
     assert all(isinstance(each["status"], int) for each in accessed(node))
 
 
-def test_on_a_terminal_it_can_be_read(nodes: Nodes) -> None:
+def test_on_a_terminal_the_log_is_for_people(nodes: Nodes) -> None:
     node = nodes.web(LOG_FORMAT="console")
     node.get(nodes.token("ann"), "/api/status")
     wait_until(lambda: "/api/status 200" in node.process.log.read_text(), WITHIN_S, "the line")

@@ -1,4 +1,4 @@
-"""What each role may do on each of the admin's addresses, and what its pages show."""
+"""What each role may do at each address of the admin, and what the pages show."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.processes import wait_until
 from tests.support.web_nodes import Node, Nodes
 from tests.unit.api.samples import Owner
 
-# The first test waits for every engine of the module, which takes its time on a busy machine.
+# The first test starts every engine of the module, which is slow on a busy machine.
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
 
 ROLES = ("viewer", "operator", "admin", "clerk")
@@ -36,7 +36,7 @@ PIPELINE = "/admin/api/pipeline/"
 
 
 class Site:
-    """A node with one of everything, and a browser for each role."""
+    """A node with a row of each kind, and a browser for each role."""
 
     def __init__(self, nodes: Nodes, node: Node, closing: ExitStack) -> None:
         self.nodes = nodes
@@ -82,7 +82,7 @@ def put_aside(bootstrap: str, topic: str, value: bytes) -> None:
     letters.close()
 
 
-# Each row: address, then what the viewer, the operator, the admin and staff without a role get.
+# A row: the address, and the statuses for viewer, operator, admin and staff without a role.
 GET = [
     ("/admin/", 200, 200, 200, 200),
     (TOKENS, 200, 200, 200, 403),
@@ -116,7 +116,7 @@ GET = [
     (f"{GROUPS}add/", 403, 403, 403, 403),
     (f"{GROUPS}1/delete/", 403, 403, 403, 403),
 ]
-# Key 99 is of nothing: who may act is sent back to the list, nobody else gets that far.
+# Key 99 does not exist: a user who may act is redirected to the list, any other is refused.
 POST = [
     (f"{TOKENS}add/", 403, 200, 200, 403),
     (f"{TOKENS}99/change/", 403, 302, 302, 403),
@@ -154,7 +154,7 @@ def test_who_may_look(
 def test_who_may_act(
     site: Site, path: str, viewer: int, operator: int, admin: int, clerk: int
 ) -> None:
-    """An empty form: who may act is told what is missing."""
+    """An empty form: a user who may act gets a message about what is missing."""
     expected = {"viewer": viewer, "operator": operator, "admin": admin, "clerk": clerk}
     got = {}
     for role in ROLES:
@@ -241,9 +241,9 @@ def test_dead_letters_are_shown_and_replayed_and_logged(site: Site) -> None:
 
 def test_the_pipeline_page(site: Site) -> None:
     browser = site.as_role["viewer"]
-    wait_until(lambda: "live" in browser.get(PIPELINE).text, 5, "the owner is heard")
+    wait_until(lambda: "live" in browser.get(PIPELINE).text, 5, "the owner's heartbeat")
     page = browser.get(PIPELINE).text
-    for said in ("Watermark behind", "Snapshot age", "Dead letters", "No archiver has been heard"):
+    for said in ("Watermark age", "Snapshot age", "Dead letters", "No archiver reports"):
         assert said in page
     assert "no-store" in browser.get(PIPELINE).headers["Cache-Control"]
 

@@ -1,4 +1,4 @@
-"""A database that version 0.1.0 filled is used by today's code: same tables, labels and rights.
+"""The console uses a database of version 0.1.0 unchanged: same tables, app labels and rights.
 
 `tests/data/operators-0.1.0.sql` is the dump of such a database: its migrations applied, an
 operator, and one row of each kind.
@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from django.apps import apps
 
 ROOT = Path(__file__).parents[2]
 DUMP = ROOT / "tests/data/operators-0.1.0.sql"
@@ -38,7 +39,7 @@ print(olga.has_perm("api.change_registeredtoken"), olga.has_perm("aggregator.vie
 
 @pytest.fixture
 def database(tmp_path: Path) -> Path:
-    """The file of a database as 0.1.0 left it."""
+    """Return the file of a database that 0.1.0 filled."""
     file = tmp_path / "db.sqlite3"
     with closing(sqlite3.connect(file)) as connection:
         connection.executescript(DUMP.read_text())
@@ -46,7 +47,7 @@ def database(tmp_path: Path) -> Path:
 
 
 def manage(database: Path, *arguments: str) -> str:
-    """What the command prints."""
+    """Run a command and return its output."""
     done = subprocess.run(
         [sys.executable, "manage.py", *arguments],
         cwd=ROOT,
@@ -60,7 +61,7 @@ def manage(database: Path, *arguments: str) -> str:
 
 
 def rows(database: Path, query: str) -> set[tuple[str, ...]]:
-    """What the query finds."""
+    """Return the rows of the query."""
     with closing(sqlite3.connect(database)) as connection:
         return set(connection.execute(query))
 
@@ -81,3 +82,11 @@ def test_rows_of_0_1_0_are_read_back(database: Path) -> None:
     manage(database, "migrate", "--verbosity=0")
     printed = manage(database, "shell", "--no-imports", "-c", READ_BACK).split("\n")
     assert printed[:3] == ["5 gone", "WETH", "True True"]
+
+
+def test_the_console_is_the_one_app_with_models_of_ours() -> None:
+    ours = [each for each in apps.get_models() if each._meta.app_label in {"aggregator", "api"}]
+    assert len(ours) > 5
+    assert {each.__module__.partition(".")[0] for each in ours} == {"console"}
+    labels = {each._meta.app_label for each in apps.get_models() if each not in ours}
+    assert labels <= {"admin", "auth", "contenttypes", "sessions"}

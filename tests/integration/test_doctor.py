@@ -24,7 +24,7 @@ from tests.support.service import Service, swap
 
 
 class Installation(NamedTuple):
-    """Engines, a database and a topology; no process of the service."""
+    """Engines, a database and a topology, without a process of the service."""
 
     service: Service
     archive: Archive

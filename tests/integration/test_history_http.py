@@ -1,4 +1,4 @@
-"""History over HTTP as a client meets it: Daphne, a ClickHouse of its own that is killed."""
+"""History over HTTP, through Daphne, with a ClickHouse that the test kills."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BASE = f"/api/tokens/{quote(TOKEN, safe='')}"
 
 
 class Site:
-    """A web node over an archive that a test may kill."""
+    """A web node with an archive that a test may kill."""
 
     def __init__(self, engine: ClickHouseEngine, node: Node, token: str, first: int) -> None:
         self.engine = engine
@@ -106,7 +106,7 @@ def test_unknown_and_empty_are_not_the_same(site: Site) -> None:
     assert (empty.status_code, empty.json()) == (200, {"candles": []})
 
 
-def test_the_archive_goes_and_comes_while_the_rest_goes_on(site: Site) -> None:
+def test_an_outage_of_the_archive_affects_history_only(site: Site) -> None:
     def code() -> str:
         answer = site.node.get(site.token, f"{BASE}/trades")
         return "ok" if answer.status_code == 200 else str(answer.json()["code"])

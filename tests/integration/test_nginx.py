@@ -1,4 +1,4 @@
-"""The shipped nginx in front of two web nodes: what one answer says takes no node out."""
+"""The shipped nginx in front of two web nodes: a 503 of one route removes no node."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def nats_server(tmp_path: Path) -> Iterator[Nats]:
 
 @contextlib.asynccontextmanager
 async def site(directory: Path, nats_url: str) -> AsyncIterator[tuple[int, list[int], str]]:
-    """nginx's port, the nodes' ports, a token; partition 1 has no owner, no archive answers."""
+    """nginx's port, the nodes' ports and a token; partition 1 has no owner, the archive is down."""
     ensure_keys(directory / "issuer")
     owner = Owner(partition=0, partitions=2)
     owner.trade(TOKEN_ID)
@@ -96,7 +96,7 @@ async def test_stale_partitions_and_a_failing_archive_take_no_node_out(
         assert min(map(len, said)) >= 3
 
 
-async def test_a_node_that_is_gone_is_passed_over(tmp_path: Path, nats_server: Nats) -> None:
+async def test_a_dead_node_is_skipped(tmp_path: Path, nats_server: Nats) -> None:
     async with site(tmp_path, nats_server.url) as (_, ports, _):
         gone = free_port()
         with proxy(tmp_path / "one-gone", [gone, ports[0]]) as port:

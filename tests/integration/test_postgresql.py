@@ -1,4 +1,4 @@
-"""The admin's tables in PostgreSQL, by DATABASE_URL: migrations, pages, roles, and their reach."""
+"""The admin's tables in PostgreSQL, by DATABASE_URL: migrations, pages, roles, revocations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.postgres import postgresql
 from tests.support.processes import wait_until
 from tests.support.web_nodes import Node, Nodes
 
-# The first test waits for every engine of the module, which takes its time on a busy machine.
+# The first test starts every engine of the module, which is slow on a busy machine.
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
 
 TOKENS, REVOCATIONS = "/admin/api/registeredtoken/", "/admin/api/revocation/"
@@ -53,7 +53,7 @@ def node(nodes: Nodes) -> Node:
     return nodes.web()
 
 
-def test_the_migrations_make_every_table_and_can_be_made_again(
+def test_the_migrations_make_every_table_and_can_run_again(
     nodes: Nodes, node: Node, database: str
 ) -> None:
     with psycopg.connect(database) as connection:

@@ -1,4 +1,4 @@
-"""Rate limits in operation: one bucket for all web nodes in Redis, and buckets without Redis."""
+"""Rate limits of running nodes: buckets in Redis for all web nodes, and local ones without it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import pytest
 from aggregator.runtime.errors import Retry
 from aggregator.runtime.lua import load_lua
 from api.auth import redis_link
-from api.auth.access import Access, Limits
-from api.auth.ratelimit import Rate, RateLimiter
+from api.auth.access import Access, SubjectLimits
+from api.auth.ratelimit import BucketRate, RateLimiter
 from api.auth.redis_link import ANSWER_WITHIN_S, RedisLink
 from infra.embedded.redis import Redis
 from infra.embedded.stack import Stack
@@ -28,7 +28,7 @@ from tests.support.web_nodes import STATUS, Node, Nodes
 pytestmark = pytest.mark.engines
 
 HOME = "203.0.113.9"
-WIDE = Rate(1_000_000, 1_000_000)
+WIDE = BucketRate(1_000_000, 1_000_000)
 
 
 @pytest.fixture
@@ -52,14 +52,14 @@ async def until_up(link: RedisLink, within_s: float = 20) -> None:
             await asyncio.sleep(0.01)
 
 
-def limiter_of(link: RedisLink, rate: int, burst: int, ip: Rate = WIDE) -> RateLimiter:
-    return RateLimiter(link, Access(Limits(rate, burst)), ip, time.monotonic)
+def limiter_of(link: RedisLink, rate: int, burst: int, ip: BucketRate = WIDE) -> RateLimiter:
+    return RateLimiter(link, Access(SubjectLimits(rate, burst)), ip, time.monotonic)
 
 
 async def test_both_buckets_must_let_a_cost_pass_and_a_refusal_charges_none(
     link: RedisLink,
 ) -> None:
-    limiter = limiter_of(link, 1, 10, Rate(1, 15))
+    limiter = limiter_of(link, 1, 10, BucketRate(1, 15))
     first = [await limiter.take("a", HOME, 2) for _ in range(6)]
     assert [each.passed for each in first] == [True] * 5 + [False]
     assert (first[4].remaining, first[4].limit) == (0, 10)
@@ -69,10 +69,8 @@ async def test_both_buckets_must_let_a_cost_pass_and_a_refusal_charges_none(
     assert not any(each.local for each in first + second)
 
 
-async def test_the_link_to_a_demoted_redis_follows_its_name_to_the_master(
-    tmp_path: Path,
-) -> None:
-    """The demoted server answers READONLY on the open connection as long as that is used."""
+async def test_a_demoted_redis_is_left_for_the_new_master(tmp_path: Path) -> None:
+    """A demoted master answers READONLY for as long as the open connection is used."""
     with redis_pair(tmp_path) as pair:
         await asyncio.to_thread(pair.demote, pair.second, pair.first)
         link = RedisLink(pair.url)
@@ -104,16 +102,16 @@ async def test_it_refills_at_its_rate(link: RedisLink) -> None:
     assert 45 <= passed <= 50 * took + 1
 
 
-async def test_many_at_once_get_exactly_the_burst(
+async def test_concurrent_callers_get_exactly_the_burst(
     link: RedisLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # On a busy machine a few of thousands of calls get a late answer, and are decided locally.
+    # On a busy machine a few of thousands of concurrent calls time out and are decided locally.
     monkeypatch.setattr(redis_link, "ANSWER_WITHIN_S", 60)
     limiter = limiter_of(link, 1, 100)
     begun = time.monotonic()
     decisions = []
     for _ in range(10):
-        # No more calls together than Redis answers in time, however busy the machine is.
+        # no more concurrent calls than Redis answers in time on a busy machine
         decisions += await asyncio.gather(*(limiter.take("a", HOME) for _ in range(300)))
     took = time.monotonic() - begun
     assert not any(each.local for each in decisions)
@@ -191,7 +189,7 @@ async def test_callers_that_give_up_do_not_mix_up_the_answers(link: RedisLink) -
 
 
 class Answer(NamedTuple):
-    """The response of a node."""
+    """The answer of a node."""
 
     status: int
     headers: dict[str, str]
@@ -199,9 +197,9 @@ class Answer(NamedTuple):
 
 
 async def _fire(nodes: list[Node], token: str, count: int) -> list[Answer]:
-    """`count` requests, spread over the nodes, fifty under way at once.
+    """Send `count` requests to the nodes in turn, fifty of them concurrently.
 
-    By hand: an HTTP client would take longer to ask than the nodes to answer.
+    Over raw sockets: an HTTP client would be slower than the nodes.
     """
     request = f"GET {STATUS} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n\r\n"
     waiting = iter(range(count))

@@ -1,4 +1,4 @@
-"""What an operator says of a token reaches every node, board and socket in two seconds."""
+"""An operator's edit of a token reaches every node, board and socket within two seconds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.processes import wait_until
 from tests.support.web_nodes import Node, Nodes
 from tests.unit.api.samples import Owner
 
-# The first test waits for every engine of the module, which takes its time on a busy machine.
+# The first test starts every engine of the module, which is slow on a busy machine.
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
 
 WITHIN_S = 2.0
@@ -50,14 +50,14 @@ class Running:
         return None if row is None else row["flags"]
 
     def keys(self) -> dict[str, str]:
-        """The registered tokens' keys, by token id."""
+        """Return the registered tokens' keys, by token id."""
         return {token_id: key for key, token_id in _ROW.findall(self.root.get(LIST).text)}
 
     def key(self, token_id: str) -> str:
         return self.keys()[token_id]
 
     def forget_all(self) -> None:
-        """Take every token out of the registry, by the admin's own action."""
+        """Delete every token of the registry, by the admin's action."""
         if keys := list(self.keys().values()):
             chosen = {"action": "delete_selected", "_selected_action": keys, "post": "yes"}
             assert self.root.form(LIST, **chosen).status_code == 302
@@ -213,13 +213,13 @@ def test_a_node_that_starts_without_redis_hides_what_the_database_hides(running:
     assert running.stats(alone, B) is None
 
 
-def test_an_edit_while_redis_is_away_comes_in_when_it_is_back(tmp_path: Path) -> None:
+def test_an_edit_while_redis_is_down_arrives_when_it_is_back(tmp_path: Path) -> None:
     with Nodes(tmp_path) as nodes:
         node = nodes.web()
         nodes.engines.redis.kill()
         node.wait_degraded("registry is not followed")
         nodes.shell(
-            "from console.models.access import RegisteredToken\n"
+            "from console.models import RegisteredToken\n"
             "RegisteredToken.objects.create(token_id='a:1', hidden=True)\n"
         )
         nodes.engines.redis.start()
@@ -227,7 +227,7 @@ def test_an_edit_while_redis_is_away_comes_in_when_it_is_back(tmp_path: Path) ->
         wait_until(lambda: not any("registry" in each for each in node.degraded()), 5, "no fault")
 
 
-def test_bulk_actions_change_all_at_once_and_are_logged(running: Running) -> None:
+def test_bulk_actions_are_one_change_and_are_logged(running: Running) -> None:
     with running.browser("operator") as browser:
         for token_id in (A, B, IBC):
             add(browser, token_id)

@@ -1,7 +1,7 @@
-"""schemathesis and injections against a web node that has everything: no 5xx, answers as they are
-described, and nothing that a caller writes becomes a command of an engine.
+"""schemathesis and injections against a complete site: no 5xx, answers match their schemas, and no
+text of a caller becomes a command of an engine.
 
-The aggregator counts real swaps and the archive holds them, so that the happy answers are met too.
+The aggregator counts real swaps and the archive holds them, so that successful answers occur too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tests.support.processes import wait_until
 from tests.support.service import ORIGIN, Service, swap
 from tests.unit.api.injections import MARK, PARAMETERS, PAYLOADS
 
-# The first test waits for every engine of the module, which takes its time on a busy machine.
+# The first test starts every engine of the module, which is slow on a busy machine.
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
 
 WITHIN_S = 30
@@ -47,7 +47,7 @@ CHECKS = (
 )
 TOKEN_ID = "ethereum:T3"
 SCOPE = "stats:read history:read ops:read ws:connect"
-# What aggregator and web node say on NATS, and the inboxes of their questions.
+# The NATS subjects of aggregator and web node, and the inboxes of their requests.
 _SUBJECT = re.compile(
     r"_INBOX\.[\w.]+|swaps\.(heartbeat|archive|resync|history)\.\d+"
     r"|ws\.broadcast\.(token|trades)\.ethereum:T\d"
@@ -108,7 +108,7 @@ def test_schemathesis(service: Service, tmp_path: Path) -> None:
 
 
 def test_every_example_is_of_its_schema(service: Service) -> None:
-    """Each answer and each problem has an example, and the example is what the schema says."""
+    """Each answer and each problem has an example that matches its schema."""
     schema = service.get("/api/openapi.json").json()
     for path, methods in schema["paths"].items():
         for status, response in methods["get"]["responses"].items():
@@ -156,13 +156,13 @@ def test_gzip_and_tags_over_the_wire(service: Service) -> None:
 async def test_nothing_that_a_caller_writes_reaches_an_engine_as_a_command(
     service: Service,
 ) -> None:
-    """Every parameter of every route and channel, the subject of a token too."""
+    """Attack every parameter of every route and channel, and the subject of a token."""
     engines = service.engines
     before = _held(service)
-    heard: list[str] = []
+    received: list[str] = []
 
     async def note(message: Msg) -> None:
-        heard.append(message.subject)
+        received.append(message.subject)
 
     listener = await nats.connect(engines.nats.url)
     await listener.subscribe(">", cb=note)
@@ -186,8 +186,8 @@ async def test_nothing_that_a_caller_writes_reaches_an_engine_as_a_command(
         await _ask_as(service, payload)
     await listener.flush()
     await listener.close()
-    odd = {each for each in heard if not _SUBJECT.fullmatch(each)}
-    assert heard, "heartbeats at least"
+    odd = {each for each in received if not _SUBJECT.fullmatch(each)}
+    assert received, "heartbeats at least"
     assert not odd
     with redis.Redis.from_url(engines.redis.url) as store:
         keys = [key.decode("utf-8", "replace") for key in store.scan_iter(count=1_000)]
@@ -252,7 +252,7 @@ async def _abuse_the_socket(service: Service) -> None:
 
 
 async def _ask_as(service: Service, subject: str) -> None:
-    """A token that the issuer signed for such a subject, which becomes a key of the limits."""
+    """Use a token of such a subject, which becomes part of a key of the rate limits."""
     token = issue(
         ensure_keys(Path(service.env["ISSUER_DIR"])),
         subject=subject, issuer="swaps-demo", audience="swaps", scope=SCOPE,

@@ -1,4 +1,4 @@
-"""The admin's door and its forms at a web node, as a browser and an attacker use them."""
+"""The admin's login and forms at a web node, used by a browser and by an attacker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.engines
 
 PASSWORD = "correct horse battery"
 LOGIN = "/admin/login/"
-# The full-width letters, which Django's form turns into the plain ones.
+# Full-width letters, which Django's form normalizes to plain ones.
 _WIDE = {code: code + 0xFEE0 for code in range(ord("!"), ord("~") + 1)}
 _TOKEN = re.compile(r'name="csrfmiddlewaretoken" value="([^"]+)"')
 
@@ -50,7 +50,7 @@ def _close_browsers() -> Iterator[None]:
 
 
 class Browser:
-    """Cookies, forms and an address of its own."""
+    """A browser: cookies, forms and its own address."""
 
     def __init__(self, node: Node, address: str) -> None:
         self.client = httpx.Client(
@@ -59,7 +59,7 @@ class Browser:
         _open.append(self.client)
 
     def form(self, path: str, **fields: Any) -> httpx.Response:
-        """Fill in the page's form and send it."""
+        """Fill in the page's form and post it."""
         found = _TOKEN.search(self.client.get(path).text)
         assert found is not None, "the page has no form"
         data = {"csrfmiddlewaretoken": found[1], **fields}
@@ -150,7 +150,7 @@ def test_guessing_one_name_from_many_addresses_is_limited(node: Node) -> None:
 
 
 class Guesser:
-    """Attempts from one address, by one form."""
+    """Login attempts from one address with one form."""
 
     def __init__(self, node: Node, address: str) -> None:
         self._browser = Browser(node, address)
@@ -159,7 +159,7 @@ class Guesser:
         self._token = found[1]
 
     def tries(self, name: str, count: int, password: str = "wrong") -> list[int]:
-        """The status of each attempt."""
+        """Return the status of each attempt."""
         client = self._browser.client
         fields = {"csrfmiddlewaretoken": self._token, "username": name, "password": password}
         sent = {"Referer": str(client.base_url)}
@@ -167,7 +167,7 @@ class Guesser:
 
 
 def _quick(nodes: Nodes, *names: str) -> None:
-    """Operators whose passwords are checked in no time: these tests make hundreds of attempts."""
+    """Operators with a fast password hash, because these tests make hundreds of attempts."""
     nodes.shell(
         "from django.contrib.auth.hashers import PBKDF2SHA1PasswordHasher\n"
         "from django.contrib.auth.models import User\n"
@@ -200,7 +200,7 @@ def test_one_host_cannot_lock_an_operator_out(door: Node) -> None:
 
 @pytest.mark.timeout(300)
 def test_spellings_of_a_name_share_its_limit(ten_an_hour: Nodes, door: Node) -> None:
-    """Six that Django takes for one user, from 36 addresses: 50 of 324 attempts are checked."""
+    """Six spellings of one user, from 36 addresses: 50 of 324 attempts are checked."""
     known = Browser(door, "198.51.100.30")
     assert known.login("olga").status_code == 302
     ten_an_hour.run("manage.py", "unlock", "olga")
@@ -223,7 +223,7 @@ def test_spellings_of_a_name_share_its_limit(ten_an_hour: Nodes, door: Node) -> 
     assert Guesser(door, "198.51.100.33").tries("OLGA", 1) == [429], "capitals are one name too"
     stranger = Guesser(door, "198.51.100.31")
     assert stranger.tries("olga", 1, PASSWORD) == [429]
-    # Her own browser is not locked out, be it at another address.
+    # Her own browser is not locked out, not even at another address.
     known.client.headers["X-Forwarded-For"] = "198.51.100.32"
     known.client.cookies.delete("session")
     assert known.login("olga", "mistyped").status_code == 200
@@ -268,7 +268,7 @@ def test_the_login_page_and_its_cookies(node: Node) -> None:
         assert cookie.get_nonstandard_attr("SameSite") == "Strict"
 
 
-def test_behind_tls_cookies_are_secure_and_http_is_left(nodes: Nodes) -> None:
+def test_with_tls_cookies_are_secure_and_http_redirects(nodes: Nodes) -> None:
     node = nodes.web("tls", HTTPS_ONLY="1")
     plain = httpx.get(f"{node.url}{LOGIN}")
     assert plain.status_code == 301 and plain.headers["Location"].startswith("https://")
@@ -282,7 +282,7 @@ def test_behind_tls_cookies_are_secure_and_http_is_left(nodes: Nodes) -> None:
     assert forged.status_code == 301, "anybody can send that header"
 
 
-def test_the_api_knows_no_cookie_and_is_no_page(nodes: Nodes, node: Node) -> None:
+def test_the_api_ignores_cookies_and_is_not_a_page(nodes: Nodes, node: Node) -> None:
     browser = Browser(node, "198.51.100.7")
     browser.login()
     assert browser.client.get("/api/status").status_code == 401, "a session is no token"

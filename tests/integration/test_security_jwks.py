@@ -1,4 +1,4 @@
-"""Keys over HTTP: hosts that are slow, huge, gone or hostile, and rotation at a node that runs."""
+"""Keys over HTTP: slow, unreachable and hostile hosts, and rotation at a running node."""
 
 from __future__ import annotations
 
@@ -119,12 +119,12 @@ async def test_a_bad_answer_is_a_retry(host: KeyHost, answer: Answer, said: str)
     assert len(host.asked) == 1, "no redirect is followed"
 
 
-async def test_a_host_that_is_not_there_is_a_retry() -> None:
+async def test_an_unreachable_host_is_a_retry() -> None:
     with pytest.raises(Retry, match="ConnectionRefusedError"):
         await fetch_document(f"http://127.0.0.1:{free_port()}/")
 
 
-async def test_a_host_that_drips_is_cut_and_its_thread_ends(host: KeyHost) -> None:
+async def test_a_slow_host_is_cut_off_and_its_thread_ends(host: KeyHost) -> None:
     ended = threading.Event()
 
     def drip(handler: BaseHTTPRequestHandler) -> None:
@@ -139,7 +139,7 @@ async def test_a_host_that_drips_is_cut_and_its_thread_ends(host: KeyHost) -> No
 
     host.answer = drip
     begun = time.monotonic()
-    with pytest.raises(Retry, match="no whole answer within"):
+    with pytest.raises(Retry, match="no complete answer within"):
         await fetch_document(host.url)
     assert time.monotonic() - begun < TIMEOUT_S + 1.5
     assert ended.wait(3), "the connection was closed"
@@ -162,7 +162,7 @@ def test_a_node_follows_a_rotation_and_survives_an_outage(tmp_path: Path, host: 
         host.answer = host.document
         wait_until(lambda: node.get(old).status_code == 200, 15, "the first keys")
         asked = len(host.asked)
-        # the keys are rotated: the first token of the new one brings it in, without a restart
+        # rotation: the first token of the new key makes the node read it, without a restart
         host.keys.append(public_jwk(OTHER) | {"kid": "new"})
         assert node.get(new).status_code == 200
         assert len(host.asked) == asked + 1

@@ -1,4 +1,4 @@
-"""What Daphne lets one connection cost: sizes and times, over raw sockets."""
+"""Daphne's limits for one connection: sizes and times, over raw sockets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def connect(node: Node) -> socket.socket:
 
 
 def answer(connection: socket.socket) -> tuple[int, bytes]:
-    """The status and the body of what is answered until the connection ends, or its body does."""
+    """Read one answer, to the end of its body or of the connection; return status and body."""
     received = b""
     while True:
         try:
@@ -50,7 +50,7 @@ def answer(connection: socket.socket) -> tuple[int, bytes]:
 
 
 def drip(connection: socket.socket, first: bytes, then: bytes) -> float:
-    """Send `then` again and again until the connection is cut; how long that took."""
+    """Send `then` repeatedly until the connection is cut; return how long that took."""
     connection.sendall(first)
     begun = time.monotonic()
     connection.settimeout(0.1)
@@ -74,7 +74,7 @@ def test_a_hundred_of_the_longest_ids_in_one_address(
         long = [f"{'c' * 32}:{'%2F' * 124}{number:04d}" for number in range(100)]
         for query in (",".join(long), "&ids=".join(long)):
             answer = node.get(token, f"/api/tokens/stats?ids={query}")
-            # There is no aggregator: the question was understood.
+            # There is no aggregator, but the request was understood.
             assert (answer.status_code, answer.json()["code"]) == (503, "board_not_ready")
         with connect(node) as connection:
             connection.sendall(b"GET /healthz?" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n")
@@ -96,7 +96,7 @@ def test_the_status_line_has_the_words_of_the_standard(
 
 
 def answered_with(connection: socket.socket) -> int | None:
-    """The status of the answer, None where the connection ends without one."""
+    """Return the status of the answer, None if the connection ends without one."""
     try:
         head = connection.recv(65_536)
     except ConnectionResetError:

@@ -348,7 +348,7 @@ async def test_without_nats_it_starts_and_says_why_it_is_not_ready(
             return any("unreachable: [Errno 111]" in each for each in await web.reasons())
 
         await eventually(refused, within_s=5)
-        assert "no partition is known yet: no aggregator has been heard" in await web.reasons()
+        assert "no partition is known yet: no aggregator sends heartbeats" in await web.reasons()
         assert (await web.get("/api/tokens/x:y/stats")).json()["code"] == "board_not_ready"
         assert "pass-word" not in (await web.get("/readyz")).text
         assert "pass-word" not in web.log.read_text()

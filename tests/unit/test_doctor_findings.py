@@ -27,7 +27,7 @@ CONFIG = load({})
         ("KAFKA_BOOTSTRAP_SERVERS", "KAFKA_BOOTSTRAP"),
     ],
 )
-def test_a_name_that_is_nearly_a_setting(name: str, meant: str) -> None:
+def test_a_misspelt_name_of_a_setting(name: str, meant: str) -> None:
     [found] = of_names([name])
     assert (found.level, found.what, found.fix) == ("WARN", name, f"did you mean {meant}?")
 

@@ -1,1 +1,1 @@
-"""Commands of the web side."""
+"""Management commands of the web node."""

@@ -1,4 +1,4 @@
-"""`manage.py issue_token`: a token of the demo issuer, alone on stdout."""
+"""`manage.py issue_token`: print a token of the demo issuer, and nothing else, to stdout."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 from aggregator.runtime.config import duration_ms
 from aggregator.runtime.errors import Fatal
 from api.auth.demo_issuer import ensure_keys, issue
-
-DEFAULT_SCOPE = "stats:read history:read ws:connect ops:read"
+from api.auth.scopes import SCOPES
 
 
 def _ttl(text: str) -> int:
@@ -27,27 +26,32 @@ def _ttl(text: str) -> int:
 
 
 class Command(BaseCommand):
-    """Signs with the key in ISSUER_DIR, making it first where there is none."""
+    """Signs with the key in ISSUER_DIR, which is generated if it is missing."""
 
     help = "Print a JWT signed by the demo issuer, and nothing else."
-    # A token must come out even where some part of the site is not configured.
+    # The command must work even if some part of the site is not configured.
     requires_system_checks: list[str] = []  # noqa: RUF012
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """The command line."""
-        parser.add_argument("--sub", help="subject: who the token is for")
+        """Declare the command line."""
+        parser.add_argument("--sub", help="subject of the token")
         parser.add_argument("--ttl", type=_ttl, default="1h", help="lifetime, such as 30m or 1h")
-        parser.add_argument("--scope", default=DEFAULT_SCOPE, help="scopes, spaces between")
+        parser.add_argument(
+            "--scope",
+            default=" ".join(SCOPES),
+            help="scopes separated by spaces; default: all, which are "
+            + "; ".join(f"{scope} ({opens})" for scope, opens in SCOPES.items()),
+        )
         parser.add_argument("--aud", default=settings.SWAPS.jwt_audience, help="audience")
         parser.add_argument("--iss", default=settings.SWAPS.jwt_issuer, help="issuer")
         parser.add_argument(
-            "--init-only", action="store_true", help="only make the key pair, print nothing"
+            "--init-only", action="store_true", help="only generate the key pair, print nothing"
         )
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        """Print the token."""
+        """Print the token. Raises CommandError if it cannot be signed."""
         if not options["init_only"] and not (options["sub"] or "").strip():
-            raise CommandError("--sub: name who the token is for")
+            raise CommandError("--sub: name the subject of the token")
         try:
             key = ensure_keys(settings.ISSUER_DIR)
         except Fatal as error:

@@ -1,4 +1,4 @@
-"""`manage.py doctor`: looks at a whole installation, and says what to fix."""
+"""`manage.py doctor`: check a whole installation and say what to fix."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ _CHECKS: Final[Sequence[Check]] = (
 
 
 class Command(BaseCommand):
-    """Reads, never changes."""
+    """Runs every check in parallel; changes nothing."""
 
     help = (
-        "Checks an installation with the settings of this environment: settings and names that are "
-        "nearly settings, Kafka (brokers, topics, partitions, retention), Redis (version, eviction "
+        "Check an installation with the settings of this environment: settings and misspelt names "
+        "of settings, Kafka (brokers, topics, partitions, retention), Redis (version, eviction "
         "off, append-only file on), NATS, the version and settings of the running aggregators, "
         "ClickHouse (version, tables, schema, storage policy), the room on disks, the keys for "
         "tokens, the admin's database, and the clocks against this machine's. Each finding is a "
-        "line of OK, WARN or FAIL, with what to do behind an arrow. It changes nothing. Exit "
-        "status 1 where anything is FAIL, 2 where the settings themselves have faults."
+        "line of OK, WARN or FAIL, with the fix after an arrow. It changes nothing. Exit "
+        "status 1 if anything is FAIL, 2 if the settings themselves have faults."
     )
     requires_system_checks = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """The one option."""
+        """Declare the command line."""
         parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        """Look at everything at once: an engine that is down must not keep the others waiting."""
-        # What the parts log goes to stdout too, where the report is read by programs.
+        """Run all checks together: an engine that is down must not delay the others."""
+        # Log lines go to stdout too and would break the report for programs.
         logging.disable(logging.CRITICAL)
         with ThreadPoolExecutor(len(_CHECKS)) as pool:
             asked = [pool.submit(check, settings.SWAPS) for check in _CHECKS]

@@ -1,4 +1,4 @@
-"""`manage.py import_tokens`: a file of tokens into the registry, as the admin's Import page."""
+"""`manage.py import_tokens`: import a CSV file into the token registry, as the admin's page."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from console import registry_table as table
-from console.registry_intake import take_in
+from console.registry_intake import import_csv
 
 
 class Command(BaseCommand):
-    """All rows of the file, or none where one is wrong."""
+    """Imports all rows of the file, or none if one is wrong."""
 
     help = (
         "Add or change tokens of the registry from a CSV file. Its first line names columns: "
@@ -22,15 +22,15 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """The command line."""
+        """Declare the command line."""
         parser.add_argument("file", type=Path)
 
     def handle(self, *_args: Any, **options: Any) -> None:
-        """Take the file in. Raises CommandError that names each line at fault."""
+        """Import the file. Raises CommandError that names each row at fault."""
         try:
-            taken = take_in(options["file"].read_bytes())
+            imported = import_csv(options["file"].read_bytes())
         except OSError as error:
             raise CommandError(f"{options['file']} cannot be read: {error.strerror}") from error
         except table.BadTable as bad:
             raise CommandError("\n".join(bad.faults)) from bad
-        self.stdout.write(f"{len(taken.added)} tokens added, {len(taken.edited)} changed")
+        self.stdout.write(f"{len(imported.added)} tokens added, {len(imported.edited)} changed")

@@ -1,4 +1,4 @@
-"""`manage.py unlock NAME`: an operator whose name was tried too often may log in again."""
+"""`manage.py unlock NAME`: let an operator log in again after too many attempts."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from console.login import unlock
 
 
 class Command(BaseCommand):
-    """Needs Redis, which all web nodes count in; not the database."""
+    """Resets the counter in Redis; needs no database."""
 
-    help = "Count the attempts to log in to the admin by NAME from zero."
+    help = "Reset the count of attempts to log in to the admin as NAME."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """The command line."""
+        """Declare the command line."""
         parser.add_argument("name", help="the operator's name")
 
     def handle(self, *_: Any, **options: Any) -> None:
-        """Run."""
+        """Reset the counter. Raises CommandError if Redis cannot be used."""
         try:
             unlock(options["name"])
         except RedisError as error:
             raise CommandError(f"Redis cannot be used: {error}") from None
-        self.stdout.write(f"{options['name']}: the attempts are counted from zero")
+        self.stdout.write(f"{options['name']}: the count of attempts is reset")

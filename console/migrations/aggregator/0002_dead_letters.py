@@ -1,4 +1,4 @@
-"""The place and the permissions of the page of dead letters."""
+"""The permissions of the page of dead letters."""
 
 from django.db import migrations, models
 

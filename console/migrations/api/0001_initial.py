@@ -63,7 +63,7 @@ class Migration(migrations.Migration):
                             django.core.validators.MinValueValidator(1),
                             django.core.validators.MaxValueValidator(1000000),
                         ],
-                        verbose_name="cost at once",
+                        verbose_name="cost in a burst",
                     ),
                 ),
                 (
@@ -132,7 +132,7 @@ class Migration(migrations.Migration):
                     "expires_at",
                     models.DateTimeField(
                         blank=True,
-                        help_text="when it ends by itself; for a token not before its `exp`",
+                        help_text="when it ends automatically; for a token not before its `exp`",
                         null=True,
                     ),
                 ),

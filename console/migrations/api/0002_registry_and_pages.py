@@ -1,4 +1,4 @@
-"""The token registry, its revision, and the place of the page Pipeline."""
+"""The token registry, its revision, and the permissions of the page Pipeline."""
 
 import django.core.validators
 from django.db import migrations, models

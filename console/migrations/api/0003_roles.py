@@ -1,4 +1,4 @@
-"""The groups viewer, operator and admin, and what each may do in the admin."""
+"""The groups viewer, operator and admin, and the permissions of each in the admin."""
 
 from typing import Any
 
@@ -40,7 +40,10 @@ ROLES = {"viewer": _VIEWER, "operator": _OPERATOR, "admin": _ADMIN}
 
 
 def make(apps: Any, schema_editor: Any) -> None:
-    """Django makes permissions behind all migrations; the groups need them now."""
+    """Create the groups, and before them the permissions.
+
+    Django creates permissions only after all migrations.
+    """
     for label in ("admin", "aggregator", "api", "auth"):
         config = apps.get_app_config(label)
         config.models_module = True
@@ -56,7 +59,7 @@ def make(apps: Any, schema_editor: Any) -> None:
 
 
 def unmake(apps: Any, _schema_editor: Any) -> None:
-    """Users stay, without their role."""
+    """Delete the groups; users stay, without their role."""
     apps.get_model("auth", "Group").objects.filter(name__in=ROLES).delete()
 
 

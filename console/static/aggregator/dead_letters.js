@@ -1,4 +1,4 @@
-// The box above the list of dead letters selects all of them.
+// The checkbox above the list of dead letters selects all of them.
 "use strict";
 
 const all = document.getElementById("letters-all");

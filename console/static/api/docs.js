@@ -1,4 +1,4 @@
-// Starts Swagger UI on the page /api/docs. The token stays in this page's memory.
+// Starts Swagger UI on the page /api/docs. The token is kept only in the page's memory.
 "use strict";
 
 window.addEventListener("load", () => {

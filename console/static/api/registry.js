@@ -1,4 +1,4 @@
-// Brings newer numbers to the open list of tokens every two seconds, while the page can be seen.
+// Refreshes the numbers of the open list of tokens every two seconds while the page is visible.
 "use strict";
 
 window.addEventListener("load", () => {
@@ -25,7 +25,7 @@ window.addEventListener("load", () => {
       if (row && cell.textContent !== row[cell.dataset.live]) {
         cell.textContent = row[cell.dataset.live];
         cell.classList.remove("live-changed");
-        void cell.offsetWidth; // begins the animation anew
+        void cell.offsetWidth; // restarts the animation
         cell.classList.add("live-changed");
       }
     }

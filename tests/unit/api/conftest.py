@@ -21,7 +21,7 @@ def issuer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_site(issuer: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Site]]:
-    """A site with settings of its own, by their variables' names."""
+    """Make a site with its own settings, given by the names of their variables."""
 
     def make(**settings: str) -> Site:
         made = Site(issuer, **settings)

@@ -1,6 +1,6 @@
-"""What is put into every parameter, for SQL, Redis, NATS, metric labels, headers and logs.
+"""Injections for every parameter: SQL, Redis, NATS, metric labels, headers and logs.
 
-`MARK` is in each, so that a test can look for where it came out.
+Each contains `MARK`, so that a test can search for it where it must not appear.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PAYLOADS = (
     f"ethereum:{MARK}.*.>",
 )
 
-# Each route with the parameters that it takes; `{}` stands for the token id in a path.
+# Each route with its parameters; `{}` stands for the token id in a path.
 PARAMETERS = {
     "/api/overview": (
         "window", "sort", "order", "chain", "min_volume_usd", "min_trades", "q", "limit", "cursor",

@@ -1,7 +1,7 @@
-"""Attacks on the token: how each is made, and with which code it must be refused.
+"""Attacks on the verification of tokens, and the code with which each must be refused.
 
-A row is a name, the token, the code and the claim at fault. Every token would be good but for what
-its name says.
+A row is a name, the token, the code and the claim at fault. Every token is valid but for what its
+name says.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def raw_token(
     key: Any = KEY,
     algorithm: str = "RS256",
 ) -> str:
-    """Signed with `algorithm` by `key`, whatever the header says."""
+    """Return a token signed with `algorithm` by `key`, whatever the header says."""
     signing_input = f"{b64(header)}.{b64(payload)}".encode()
     signature = jwt.get_algorithm_by_name(algorithm).sign(signing_input, key)
     return f"{signing_input.decode()}.{b64(signature)}"
@@ -59,7 +59,7 @@ def token(drop: str = "", header: dict[str, Any] | None = None, **claims: Any) -
 
 
 def forged(**header: Any) -> str:
-    """Signed by another key, with what its header says to make up for it; `kid=""`: without."""
+    """Return a token signed by another key, with a header that hides it; `kid=""` omits the kid."""
     said = {"alg": "RS256", "typ": "JWT", "kid": KID, **header}
     return raw_token({k: v for k, v in said.items() if v != ""}, GOOD, OTHER)
 
@@ -81,7 +81,7 @@ def _part(number: int, change: Callable[[str], str]) -> str:
 
 
 def _other_spelling(signature: str) -> str:
-    """The last of the 342 characters has four bits that no byte takes: here they are not zero."""
+    """Set the four unused bits of the last of the 342 characters, which are zero in base64url."""
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     return signature[:-1] + alphabet[alphabet.index(signature[-1]) | 1]
 
@@ -91,7 +91,7 @@ def _flip(signature: str) -> str:
 
 
 def _twice(first: str, second: str) -> bytes:
-    """The good claims with one of them twice."""
+    """Return the good claims with one of them twice."""
     return f"{{{first},{json.dumps(GOOD)[1:-1]},{second}}}".encode()
 
 
@@ -281,5 +281,5 @@ CLAIMS: dict[str, Attack] = {
 
 ATTACKS: dict[str, Attack] = SHAPE | ALGORITHM | KEYS | CLAIMS
 
-# A table of two rows with one name would lose one of them.
+# Two rows with the same name would be one.
 assert len(ATTACKS) == len(SHAPE) + len(ALGORITHM) + len(KEYS) + len(CLAIMS)

@@ -1,4 +1,4 @@
-"""An issuer's JWKS host without a network: what it shows, and how often it was asked."""
+"""An issuer's JWKS host without a network, which counts its requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A web node over Django's own client, its clock standing, its board filled with real structs."""
+"""A web node for Django's test client: a fixed clock, and a board filled with real structs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IBC = "cosmos:ibc/27394FB092D2ECCD56123C74F36E4C1F"
 
 
 class Site:
-    """A web node whose clock stands, with a board of two partitions, and a client of it."""
+    """A web node with a fixed clock, a board of two partitions, and a client."""
 
     def __init__(self, directory: Path, **settings: str) -> None:
         self.now_ms = STARTED_AT
@@ -57,7 +57,7 @@ class Site:
 
 
 def filled(site: Site) -> tuple[Owner, Owner]:
-    """Four tokens on two partitions; AAA and BBB tie in trades."""
+    """Fill the board: four tokens on two partitions; AAA and BBB tie in trades."""
     owners = Owner(partition=0, partitions=2), Owner(partition=1, partitions=2)
     for owner, token_id, symbol, stats in (
         (owners[0], "ethereum:0xbb", "BBB", window(2_500_000, 1, 2, 1, change_pct=-1.5)),

@@ -1,6 +1,6 @@
-"""Real wire structs for the tests of the web side: rows, heartbeats and an owner to publish them.
+"""Real wire structs for tests of the web node: rows, heartbeats and an owner that publishes them.
 
-`Owner` is the reference: the simplest thing that keeps to the contract of `contracts.stats`.
+`Owner` is the reference: the simplest implementation of the contract of `contracts.stats`.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def row(
 
 
 class Owner:
-    """One partition's owner under one epoch."""
+    """The owner of one partition under one epoch."""
 
     def __init__(
         self, partition: int = 0, epoch: int = 1, next_offset: int = 0, partitions: int = 1
@@ -104,7 +104,7 @@ class Owner:
         self.degraded: list[str] = []
 
     def trade(self, token_id: str = "ethereum:0xaa", offsets: int = 1) -> TokenRow:
-        """Count something for the token and return its patch."""
+        """Count a trade of the token and return its patch."""
         self.seq += 1
         self.next_offset += offsets
         patch = row(
@@ -119,7 +119,7 @@ class Owner:
         return patch
 
     def heartbeat(self, made_at: int | None = None) -> Heartbeat:
-        """A heartbeat made so many ms after AS_OF; without, after as many ms as patches."""
+        """Return a heartbeat made `made_at` ms after AS_OF; by default one ms per patch."""
         return Heartbeat(
             partition=self.partition,
             partitions=self.partitions,

@@ -1,4 +1,4 @@
-"""What a web node says of the archivers."""
+"""What a web node reports about the archivers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def status(partition: int, **fields: Any) -> ArchiveStatus:
     return ArchiveStatus(**(values | fields))
 
 
-def test_nothing_is_wrong_while_nobody_was_heard_or_all_is_well() -> None:
+def test_no_fault_without_archivers_or_with_healthy_ones() -> None:
     archives = Archives()
     assert archives.status(0) == []
     archives.record(status(1), 100)
@@ -43,7 +43,7 @@ def test_one_fault_of_several_partitions_is_one_sentence() -> None:
     ]
 
 
-def test_a_silent_archiver_is_said_to_be_silent() -> None:
+def test_a_silent_archiver_is_reported() -> None:
     archives = Archives()
     archives.record(status(0), 0)
     assert archives.status(5_001)[0].state == "silent"

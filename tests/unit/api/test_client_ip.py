@@ -1,4 +1,4 @@
-"""Whose bucket a request is counted in: what a forged X-Forwarded-For can and cannot do."""
+"""The client address of a request: what a forged X-Forwarded-For can and cannot change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which ids of a caller are taken, and which are made anew."""
+"""Which ids of a caller are kept, and which are generated."""
 
 from __future__ import annotations
 

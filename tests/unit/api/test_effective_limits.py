@@ -1,4 +1,4 @@
-"""What the admin says a subject's limits come to at one address."""
+"""The limits of a subject at one address, as the admin shows them."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ CONFIG = load({"RATE_LIMIT": "100", "RATE_BURST": "200"})
 @pytest.mark.parametrize(
     ("rate", "burst", "said"),
     [
-        (None, None, "100 a second, 200 at once"),
-        (500, 1_000, "500 a second, 1,000 at once"),
+        (None, None, "100 a second, bursts of 200"),
+        (500, 1_000, "500 a second, bursts of 1,000"),
         (
             None,
             5_000,
-            "100 a second, 1,000 at once "
+            "100 a second, bursts of 1,000 "
             "(capped at 1,000 by the address's bucket unless RATE_BURST_IP is raised)",
         ),
         (
             2_000,
             5_000,
-            "500 a second, 1,000 at once (capped at 500 by the address's bucket unless "
+            "500 a second, bursts of 1,000 (capped at 500 by the address's bucket unless "
             "RATE_LIMIT_IP is raised and at 1,000 by the address's bucket unless RATE_BURST_IP is "
             "raised)",
         ),
@@ -40,4 +40,4 @@ def test_a_limit_above_the_addresss_is_capped(
 def test_with_a_larger_bucket_for_addresses_it_is_in_force() -> None:
     config = load({"RATE_LIMIT_IP": "10000", "RATE_BURST_IP": "20000"})
     subject = ApiSubject(subject="big", rate_per_s=2_000, burst=5_000)
-    assert effective(subject, config) == "2,000 a second, 5,000 at once"
+    assert effective(subject, config) == "2,000 a second, bursts of 5,000"

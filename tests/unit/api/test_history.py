@@ -1,4 +1,4 @@
-"""The history routes as far as no archive is needed: parameters, scope, and the way to the pool."""
+"""The history routes without an archive: parameters, scope and the pool of threads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from api import services as services_module
 from api.archive.questions import History
 from api.auth.demo_issuer import ensure_keys, issue
 from api.http import history_examples as examples
-from api.http.history import MAX_CANDLES, MAX_DAYS, Candles, Days, Trades
+from api.http.history import MAX_CANDLES, MAX_DAYS, CandlesAnswer, DaysAnswer, TradesAnswer
 from api.problem import Problem
 from api.services import build
 
@@ -35,7 +35,7 @@ READER = HistoryReader("clickhouse://default:@127.0.0.1:1/default")
 
 @pytest.fixture
 def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """GET from a web node that has no archive."""
+    """Return a function that sends a GET to a web node without an archive."""
     key = ensure_keys(tmp_path)
     config = load({"JWT_PUBLIC_KEY_FILE": str(tmp_path / "public.pem")})
     parts = build(config, lambda: 1_000, lambda: NOW_S)
@@ -79,7 +79,7 @@ async def test_another_scope_does_not_open_it(ask: Any, route: str) -> None:
 
 
 @pytest.mark.parametrize("token_id", ["nocolon", "UPPER:x", "ethereum:", ":x", "a:" + "y" * 200])
-async def test_what_cannot_be_a_token_is_none(ask: Any, token_id: str) -> None:
+async def test_a_malformed_token_id_is_refused(ask: Any, token_id: str) -> None:
     answer = await ask(f"/api/tokens/{quote(token_id, safe='')}/trades")
     assert answer.status_code == 422
     assert json.loads(answer.content)["code"] == "token_invalid"
@@ -137,7 +137,7 @@ async def test_what_is_accepted(ask: Any, query: str) -> None:
     assert answer.status_code == 503, "there is no archive to ask"
 
 
-async def test_a_cursor_belongs_to_its_question(ask: Any) -> None:
+async def test_a_cursor_belongs_to_its_query(ask: Any) -> None:
     position = (1, "0x1", 0, "00" * 16)
     good = signing.dumps(position, salt="trades cosmos:ibc/27394F None")
     path = f"/api/tokens/{TOKEN}/trades?cursor={quote(good)}"
@@ -151,9 +151,9 @@ async def test_a_cursor_belongs_to_its_question(ask: Any) -> None:
 async def test_the_description_has_examples_of_the_right_shape(ask: Any) -> None:
     described = json.loads((await ask("/api/openapi.json")).content)
     for route, shape, example in (
-        ("trades", Trades, examples.TRADES),
-        ("candles", Candles, examples.CANDLES),
-        ("daily", Days, examples.DAYS),
+        ("trades", TradesAnswer, examples.TRADES),
+        ("candles", CandlesAnswer, examples.CANDLES),
+        ("daily", DaysAnswer, examples.DAYS),
     ):
         operation = described["paths"][f"/api/tokens/{{token_id}}/{route}"]["get"]
         content = operation["responses"]["200"]["content"]["application/json"]
@@ -165,12 +165,12 @@ async def test_the_description_has_examples_of_the_right_shape(ask: Any) -> None
     assert {"from", "to"} <= names
 
 
-async def test_questions_run_beside_the_event_loop() -> None:
+async def test_queries_do_not_block_the_event_loop() -> None:
     history = History(READER, threads=1, queue=1)
     gate = threading.Event()
     first = asyncio.ensure_future(history.ask(lambda _: gate.wait(5)))
     second = asyncio.ensure_future(history.ask(lambda _: "second"))
-    await asyncio.sleep(0)  # both are in; the loop goes on while the thread waits
+    await asyncio.sleep(0)  # both run; the event loop continues while the thread waits
     with pytest.raises(Problem) as busy:
         await history.ask(lambda _: "third")
     assert busy.value.code == "history_busy"
@@ -208,7 +208,7 @@ async def test_a_client_that_leaves_keeps_its_place_until_the_thread_is_free() -
     history.close()
 
 
-async def test_while_it_is_down_few_wait_for_it() -> None:
+async def test_while_clickhouse_is_down_most_queries_fail_immediately() -> None:
     now = [0.0]
     history = History(READER, clock=lambda: now[0])
     asked = 0
@@ -238,7 +238,7 @@ async def test_while_it_is_down_few_wait_for_it() -> None:
         (Unavailable("S3", 499), "history_unavailable"),
     ],
 )
-async def test_what_clickhouse_says_is_told_to_the_client(
+async def test_an_error_of_clickhouse_becomes_a_problem(
     error: Unavailable | Refused, code: str
 ) -> None:
     history = History(READER)
@@ -250,5 +250,5 @@ async def test_what_clickhouse_says_is_told_to_the_client(
         await history.ask(fail)
     assert (refused.value.status, refused.value.code) == (503, code)
     assert "Retry-After" in refused.value.headers
-    assert await history.ask(lambda _: 1) == 1  # a server that answers is asked again at once
+    assert await history.ask(lambda _: 1) == 1  # a server that answers is asked again immediately
     history.close()

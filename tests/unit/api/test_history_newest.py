@@ -1,4 +1,4 @@
-"""Archived trades and those of memory as one list: each once, in order, over any cut into pages."""
+"""Archived and live trades as one list: each once, in order, for any page size."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from aggregator.clickhouse.reader import Offset, TradePage, TradePosition
 from aggregator.contracts.history import Trade
-from aggregator.contracts.trades import Trade as Told
+from aggregator.contracts.trades import Trade as LiveTrade
 from api.archive.newest import Newest, Page, Wanted, with_newest
 
 PARTITION = 3
@@ -16,9 +16,9 @@ MOST = 200
 NOW = 1_795_400_000_000
 
 
-def told(offset: int, ms: int = 0, *, removed: bool = False, side: str = "buy") -> Told:
-    """A trade of memory; without `ms`, later ones are newer. Its hash is its offset's."""
-    return Told(
+def live(offset: int, ms: int = 0, *, removed: bool = False, side: str = "buy") -> LiveTrade:
+    """Return a live trade; its hash is that of its offset. Without `ms`, a later one is newer."""
+    return LiveTrade(
         n=offset,
         timestamp=NOW + (ms or offset),
         offset=offset,
@@ -36,16 +36,16 @@ def told(offset: int, ms: int = 0, *, removed: bool = False, side: str = "buy") 
     )
 
 
-def undone(trade: Told, offset: int) -> Told:
-    """The retraction of a trade."""
+def undone(trade: LiveTrade, offset: int) -> LiveTrade:
+    """Return the retraction of a trade."""
     fields = {name: getattr(trade, name) for name in trade.__struct_fields__}
-    return Told(**fields | {"offset": offset, "n": offset, "removed": True})
+    return LiveTrade(**fields | {"offset": offset, "n": offset, "removed": True})
 
 
 class Model:
-    """A token's log, of which the first offsets are archived and the last are in memory."""
+    """A token's log: the first offsets are archived, the last are in memory."""
 
-    def __init__(self, log: list[Told], archived: int, most: int = MOST) -> None:
+    def __init__(self, log: list[LiveTrade], archived: int, most: int = MOST) -> None:
         self.log = log
         self.archived = archived
         self.most = most
@@ -55,7 +55,7 @@ class Model:
         return with_newest(self.archive(wanted), self.memory(), wanted)
 
     def archive(self, wanted: Wanted) -> TradePage:
-        """As the reader answers."""
+        """Answer as the reader does."""
         log = self.log[: self.archived]
         rows = [(position(each), each) for each in log if not each.removed]
         rows = [row for row in rows if wanted.side in {None, row[1].side}]
@@ -77,11 +77,11 @@ class Model:
         return Newest(PARTITION, self.log[-self.most :], self.most)
 
 
-def position(trade: Told) -> TradePosition:
+def position(trade: LiveTrade) -> TradePosition:
     return TradePosition(trade.timestamp, trade.tx_hash, 0, "AB" * 16)
 
 
-def archived(trade: Told) -> Trade:
+def archived(trade: LiveTrade) -> Trade:
     names = set(Trade.__struct_fields__) & set(trade.__struct_fields__)
     fields = {name: getattr(trade, name) for name in names}
     return Trade(event_id=f"c:{trade.tx_hash}:0", block_number=7, **fields)
@@ -91,7 +91,7 @@ def hashes(trades: list[Trade]) -> list[str]:
     return [trade.tx_hash for trade in trades]
 
 
-def counting(log: list[Told]) -> list[str]:
+def counting(log: list[LiveTrade]) -> list[str]:
     gone = {each.tx_hash for each in log if each.removed}
     kept = [each for each in log if not each.removed and each.tx_hash not in gone]
     return [each.tx_hash for each in sorted(kept, key=position, reverse=True)]
@@ -101,14 +101,14 @@ def counting(log: list[Told]) -> list[str]:
 @pytest.mark.parametrize("seed", range(8))
 def test_pages_hold_every_trade_once_while_the_archive_catches_up(limit: int, seed: int) -> None:
     draw = random.Random(seed)
-    log: list[Told] = []
+    log: list[LiveTrade] = []
     for offset in range(60):
         if log and draw.random() < 0.15:
             victims = [each for each in log if not each.removed]
             log.append(undone(draw.choice(victims), offset))
             log = [*log]
         else:
-            log.append(told(offset, offset + draw.randint(-4, 4)))
+            log.append(live(offset, offset + draw.randint(-4, 4)))
     model = Model(log, draw.randrange(len(log)), MOST)
     found: list[str] = []
     after, pages = None, 0
@@ -125,8 +125,8 @@ def test_pages_hold_every_trade_once_while_the_archive_catches_up(limit: int, se
     assert pages >= len(found) // limit
 
 
-def test_what_is_not_archived_has_no_block_yet_and_is_otherwise_the_same() -> None:
-    log = [told(1), told(2)]
+def test_a_trade_that_is_not_archived_differs_in_its_block_only() -> None:
+    log = [live(1), live(2)]
     before = Model(log, 1).page(10, None).trades
     after = Model(log, 2).page(10, None).trades
     assert [trade.block_number for trade in before] == [None, 7]
@@ -136,7 +136,7 @@ def test_what_is_not_archived_has_no_block_yet_and_is_otherwise_the_same() -> No
 
 
 def test_side_and_range_hold_for_memory_too() -> None:
-    log = [told(1), told(2, side="sell"), told(3), told(4, side="sell")]
+    log = [live(1), live(2, side="sell"), live(3), live(4, side="sell")]
     assert hashes(Model(log, 1).page(10, None, "sell").trades) == ["0x0004", "0x0002"]
     narrow = Wanted("c", NOW + 2, NOW + 4, None, 10, None)
     model = Model(log, 0)
@@ -146,9 +146,11 @@ def test_side_and_range_hold_for_memory_too() -> None:
     ]
 
 
-def test_a_swap_that_came_again_in_another_block_is_not_taken_back_with_the_first() -> None:
-    first = told(1)
-    again = Told(**{name: getattr(first, name) for name in first.__struct_fields__} | {"offset": 3})
+def test_a_retraction_leaves_the_same_swap_in_a_later_block() -> None:
+    first = live(1)
+    again = LiveTrade(
+        **{name: getattr(first, name) for name in first.__struct_fields__} | {"offset": 3}
+    )
     log = [first, undone(first, 2), again]
     newest = Newest(PARTITION, log, MOST)
     empty = TradePage([], None, [], [], frozenset())
@@ -156,8 +158,8 @@ def test_a_swap_that_came_again_in_another_block_is_not_taken_back_with_the_firs
     assert hashes(page.trades) == ["0x0001"]
 
 
-def test_no_answer_has_a_hole_where_memory_does_not_reach_back_to_the_archive() -> None:
-    log = [told(offset) for offset in range(1, 40)]
+def test_no_gap_where_memory_does_not_reach_back_to_the_archive() -> None:
+    log = [live(offset) for offset in range(1, 40)]
     reaches = Model(log, 30, most=10).page(5, None)
     assert (reaches.live, hashes(reaches.trades)[0]) == (True, "0x0027")
     short = Model(log, 20, most=10).page(5, None)

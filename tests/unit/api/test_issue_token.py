@@ -1,4 +1,4 @@
-"""The demo's issuer: its key pair, and a token that the service accepts."""
+"""The demo's issuer: its key pair, and tokens that the service accepts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from aggregator.runtime.config import load
-from api.auth.access import Access, Limits
+from api.auth.access import Access, SubjectLimits
 from api.auth.demo_issuer import ensure_keys
 from api.auth.jwt import Verifier
 from api.auth.keys import KeyFile
@@ -33,7 +33,7 @@ def run(*arguments: str) -> str:
 def verifier(issuer: Path) -> Verifier:
     config = load({})
     keys = KeyFile(issuer / "public.pem")
-    access = Access(Limits(1, 1))
+    access = Access(SubjectLimits(1, 1))
     return Verifier(keys, config.jwt_issuer, config.jwt_audience, config.jwt_leeway_ms, access)
 
 
@@ -55,7 +55,7 @@ def test_keys_are_made_once_and_the_private_one_is_the_owners(issuer: Path) -> N
     assert {path.name for path in issuer.iterdir()} == {"private.pem", "public.pem"}
 
 
-def test_two_at_once_end_with_one_key(issuer: Path) -> None:
+def test_concurrent_calls_end_with_one_key(issuer: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         keys = list(pool.map(lambda _: ensure_keys(issuer).private_numbers(), range(4)))
     assert len({each.d for each in keys}) == 1

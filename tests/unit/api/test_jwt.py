@@ -1,4 +1,4 @@
-"""Tokens: what is let in, and every way in which a token may be wrong, with its code."""
+"""Verification of tokens: which are accepted, and the code of every refusal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api.auth.access import Access, AccessState, Limits, Revoked
+from api.auth.access import Access, AccessState, RevocationEntry, SubjectLimits
 from api.auth.jwks import KeySet
 from api.auth.jwt import VERIFIED_KEPT, TokenRefused, Verifier
 from api.auth.keys import KeyFile
@@ -27,7 +27,7 @@ from tests.unit.api.key_host import KeyHost
 
 @pytest.fixture
 def access() -> Access:
-    return Access(Limits(10, 10))
+    return Access(SubjectLimits(10, 10))
 
 
 def verifier_of(keys: KeyFile | KeySet, access: Access) -> Verifier:
@@ -70,7 +70,7 @@ def test_attack_with_a_key_set(key_set: KeySet, access: Access, name: str) -> No
 @pytest.mark.parametrize("name", ATTACKS)
 def test_attack_with_a_key_file(verifier: Verifier, name: str) -> None:
     make, expected = ATTACKS[name]
-    # a file's key serves any kid, so who names a wrong one fails by the signature
+    # the key of a file serves every kid, so a wrong kid fails by its signature
     assert refusal(verifier, make()) == (
         ("token_signature", "") if expected[0] == "token_key" else expected
     )
@@ -123,7 +123,7 @@ def test_a_token_verified_before_still_expires(verifier: Verifier) -> None:
     assert refusal(verifier, good, NOW + 60 + LEEWAY_S) == ("token_expired", "exp")
 
 
-def test_what_is_remembered_of_tokens_is_bounded(
+def test_the_cache_of_tokens_is_bounded(
     verifier: Verifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.auth.jwt.VERIFIED_KEPT", 3)
@@ -136,13 +136,13 @@ def test_what_is_remembered_of_tokens_is_bounded(
 @pytest.mark.parametrize(
     "revoked",
     [
-        pytest.param(Revoked("jti", "j1"), id="the token"),
-        pytest.param(Revoked("sub", "someone"), id="the subject"),
-        pytest.param(Revoked("sub", "someone", until=NOW + 1), id="for a time"),
+        pytest.param(RevocationEntry("jti", "j1"), id="the token"),
+        pytest.param(RevocationEntry("sub", "someone"), id="the subject"),
+        pytest.param(RevocationEntry("sub", "someone", until=NOW + 1), id="for a time"),
     ],
 )
 def test_a_revoked_token_is_refused_even_where_it_was_verified_before(
-    verifier: Verifier, access: Access, revoked: Revoked
+    verifier: Verifier, access: Access, revoked: RevocationEntry
 ) -> None:
     good = token(jti="j1")
     assert verifier.verify(good, NOW).token_id == "j1"
@@ -153,16 +153,20 @@ def test_a_revoked_token_is_refused_even_where_it_was_verified_before(
     assert verifier.verify(good, NOW).token_id == "j1"
 
 
-def test_a_revocation_ends_by_itself_and_means_its_own_kind_only(
+def test_a_revocation_expires_and_matches_its_own_kind_only(
     verifier: Verifier, access: Access
 ) -> None:
-    entries = [Revoked("sub", "someone", until=NOW), Revoked("jti", "someone"), Revoked("sub", "j")]
+    entries = [
+        RevocationEntry("sub", "someone", until=NOW),
+        RevocationEntry("jti", "someone"),
+        RevocationEntry("sub", "j"),
+    ]
     access.take(AccessState(1, entries, {}))
     assert verifier.verify(token(jti="j"), NOW).subject == "someone"
     assert verifier.verify(token(), NOW).token_id is None
 
 
-async def test_a_key_that_is_taken_away_ends_the_tokens_that_were_verified_by_it(
+async def test_a_removed_key_ends_the_tokens_that_it_verified(
     access: Access,
 ) -> None:
     host = KeyHost(public_jwk(KEY) | {"kid": KID})

@@ -1,4 +1,4 @@
-"""Where the keys come from: the PEM file and its faults, the JWKS with rotation and outages."""
+"""Sources of keys: the PEM file and its faults, the JWKS with rotation and outages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from aggregator.runtime.config import load
 from aggregator.runtime.errors import ConfigError, Retry
-from api.auth.access import Access, Limits
+from api.auth.access import Access, SubjectLimits
 from api.auth.jwks import LOOK_EVERY_S, MOST_KEYS, REFRESH_EVERY_S, KeySet, parse_keys
 from api.auth.jwt import KeyUnknown, Verifier
 from api.auth.keys import KeyFile, load_public_key
@@ -94,7 +94,7 @@ def test_a_missing_key_file_is_named(tmp_path: Path) -> None:
 
 
 def _rewrite(path: Path, content: bytes) -> None:
-    """As a deployment does it: the new file takes the place of the old one at once."""
+    """Replace the file atomically, as a deployment does."""
     fresh = path.with_suffix(".new")
     fresh.write_bytes(content)
     fresh.replace(path)
@@ -158,7 +158,7 @@ async def test_an_unknown_kid_has_the_keys_read_at_most_once_in_30_s() -> None:
     assert (host.asked, _n(keys, "b")) == (3, N_OF_OTHER)
 
 
-async def test_many_that_look_at_once_ask_once_and_all_get_the_key() -> None:
+async def test_concurrent_lookups_share_one_request() -> None:
     host = KeyHost(A)
     keys = KeySet(URL, Clock(), host.fetch)
     await keys.refresh()
@@ -189,7 +189,7 @@ async def test_a_token_of_a_new_key_is_let_in_by_authenticate() -> None:
     clock, host = Clock(), KeyHost(A)
     keys = KeySet(URL, clock, host.fetch)
     await keys.refresh()
-    verifier = Verifier(keys, "swaps-demo", "swaps", 0, Access(Limits(1, 1)))
+    verifier = Verifier(keys, "swaps-demo", "swaps", 0, Access(SubjectLimits(1, 1)))
     fresh = jwt.encode(GOOD, OTHER, algorithm="RS256", headers={"kid": "b"})
     with pytest.raises(KeyUnknown):
         await verifier.authenticate(fresh, NOW)
@@ -241,7 +241,7 @@ UNUSABLE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", UNUSABLE)
-def test_a_key_that_is_not_for_us_is_left_out(name: str) -> None:
+def test_a_key_for_another_purpose_is_ignored(name: str) -> None:
     named, only = parse_keys(json.dumps({"keys": [UNUSABLE[name] | {"kid": "x"}, B]}).encode())
     assert list(named) == ["b"]
     assert only is not None and only.public_numbers().n == N_OF_OTHER

@@ -16,7 +16,7 @@ from api.page import files
 from tests.unit.api.rest_site import Site, body, filled, problem
 
 FOREVER = "public, max-age=31536000, immutable"
-FAR: dict[str, str] = {"X-Forwarded-For": "203.0.113.9"}  # through a proxy, so not from inside
+FAR: dict[str, str] = {"X-Forwarded-For": "203.0.113.9"}  # through a proxy
 PATHS = ("/", "/tokens/ethereum:0xaa", "/static/page/main.js", "/nothing", "/static/nothing.js")
 
 
@@ -41,7 +41,7 @@ async def test_an_address_that_spent_its_bucket_is_refused_everywhere(
 
 
 @pytest.mark.parametrize("path", [*PATHS, "/healthz", "/readyz/node", "/api/nothing"])
-async def test_each_of_them_is_charged(make_site: Callable[..., Site], path: str) -> None:
+async def test_each_address_is_charged(make_site: Callable[..., Site], path: str) -> None:
     site = make_site(RATE_BURST_IP="50")
     assert (await get(site, path, **FAR)).headers["X-RateLimit-Remaining"] == "49"
 
@@ -64,7 +64,7 @@ async def test_a_probe_from_inside_is_never_refused(
     assert len(statuses) == 1 and 429 not in statuses
 
 
-async def test_a_file_at_its_released_address_is_kept_for_ever(site: Site) -> None:
+async def test_a_file_at_its_versioned_address_is_immutable(site: Site) -> None:
     address = static("page/main.js")
     assert re.fullmatch(r"/static/[0-9a-f]{12}/page/main\.js", address)
     page = (await get(site, "/")).content.decode()
@@ -79,14 +79,14 @@ async def test_a_file_at_its_released_address_is_kept_for_ever(site: Site) -> No
 
 
 @pytest.mark.parametrize("before", ["", "0123456789ab/"])
-async def test_at_any_other_address_a_browser_asks_each_time(site: Site, before: str) -> None:
+async def test_a_file_at_any_other_address_is_revalidated(site: Site, before: str) -> None:
     answer = await get(site, f"/static/{before}page/main.js")
     assert (answer.status_code, answer.headers["Cache-Control"]) == (200, "no-cache")
     known = {"If-None-Match": answer.headers["ETag"]}
     assert (await get(site, f"/static/{before}page/main.js", **known)).status_code == 304
 
 
-async def test_the_page_is_asked_for_each_time_and_sent_once(site: Site) -> None:
+async def test_the_page_is_revalidated_each_time(site: Site) -> None:
     answer = await get(site, "/")
     assert answer.headers["Cache-Control"] == "no-cache"
     assert answer.headers["X-Frame-Options"] == "DENY"
@@ -98,7 +98,7 @@ async def test_the_page_is_asked_for_each_time_and_sent_once(site: Site) -> None
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/static/", "/static/page/../views.py"])
-async def test_what_is_not_there_is_said_in_a_page(site: Site, path: str) -> None:
+async def test_an_unknown_address_is_a_page(site: Site, path: str) -> None:
     answer = await get(site, path)
     assert (answer.status_code, answer.headers["Content-Type"].split(";")[0]) == (404, "text/html")
     assert b"Nothing is at this address" in answer.content

@@ -1,4 +1,4 @@
-"""Rate limits without Redis: the node's own buckets, whose they are, and what the answers say."""
+"""Rate limits without Redis: the node's local buckets, their keys, and the decisions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import random
 import pytest
 
 from api.auth import ratelimit
-from api.auth.access import Access, AccessState, Limits, OwnLimits
-from api.auth.ratelimit import LocalBuckets, Rate, RateLimiter
+from api.auth.access import Access, AccessState, OwnLimits, SubjectLimits
+from api.auth.ratelimit import BucketRate, LocalBuckets, RateLimiter
 from api.auth.redis_link import RedisLink
 
 HOME = "203.0.113.9"
@@ -30,13 +30,15 @@ def clock() -> Clock:
 
 @pytest.fixture
 def access() -> Access:
-    return Access(Limits(rate_per_s=2, burst=10))
+    return Access(SubjectLimits(rate_per_s=2, burst=10))
 
 
 @pytest.fixture
 def limiter(clock: Clock, access: Access) -> RateLimiter:
-    # never started: as a node whose Redis was never there
-    return RateLimiter(RedisLink("redis://:pass-word@127.0.0.1:1/0"), access, Rate(20, 30), clock)
+    # not started, like a node that has never reached Redis
+    return RateLimiter(
+        RedisLink("redis://:pass-word@127.0.0.1:1/0"), access, BucketRate(20, 30), clock
+    )
 
 
 async def passed(limiter: RateLimiter, subject: str | None, ip: str, count: int) -> int:
@@ -62,7 +64,7 @@ async def test_subjects_do_not_share_but_the_address_does(limiter: RateLimiter) 
 
 async def test_what_does_not_pass_is_not_charged(limiter: RateLimiter) -> None:
     await passed(limiter, "a", HOME, 1_000)
-    # had the 990 refusals been charged to the address, it would be empty
+    # if the 990 refusals had been charged, the bucket of the address would be empty
     assert await passed(limiter, "b", HOME, 10) == 10
 
 
@@ -117,17 +119,17 @@ async def test_concurrent_takes_never_pass_more_than_the_burst(limiter: RateLimi
     assert sum(each.passed for each in decisions) == 10
 
 
-def test_what_is_kept_of_callers_is_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_local_buckets_are_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ratelimit, "BUCKETS_KEPT", 100)
     buckets = LocalBuckets(clock)
     for number in range(1_000):
-        buckets.take([f"k{number}"], [Rate(1, 1)], 1)
+        buckets.take([f"k{number}"], [BucketRate(1, 1)], 1)
     assert len(buckets._full_at) == 100
-    assert buckets.take(["k999"], [Rate(1, 1)], 1)[0] == 0, "the newest is remembered"
+    assert buckets.take(["k999"], [BucketRate(1, 1)], 1)[0] == 0, "the newest is remembered"
 
 
 def test_over_any_stretch_of_time_no_more_passes_than_burst_and_refill(clock: Clock) -> None:
-    rate, draw = Rate(7, 20), random.Random(11)
+    rate, draw = BucketRate(7, 20), random.Random(11)
     buckets = LocalBuckets(clock)
     taken: list[tuple[float, int]] = []
     for _ in range(3_000):

@@ -1,4 +1,4 @@
-"""REST over Django's own client, against a board filled with real structs."""
+"""REST by Django's test client, with a board filled with real structs."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ async def test_staleness_shows_and_changes_the_etag(site: Site) -> None:
     }
 
 
-async def test_status_tells_of_every_partition(site: Site) -> None:
+async def test_status_lists_every_partition(site: Site) -> None:
     filled(site)
     site.now_ms += 250
     answer = body(await site.get("/api/status"))
@@ -344,10 +344,10 @@ async def test_readyz_names_what_is_missing(site: Site) -> None:
     answer = body(response)
     assert answer["ready"] is False
     assert answer["reasons"][0].startswith("NATS at 127.0.0.1:4222 is unreachable")
-    assert "no partition is known yet: no aggregator has been heard" in answer["reasons"]
+    assert "no partition is known yet: no aggregator sends heartbeats" in answer["reasons"]
 
 
-async def test_readyz_tells_rebuilding_stalled_silent_and_unhydrated(site: Site) -> None:
+async def test_readyz_names_rebuilding_stalled_silent_and_unhydrated(site: Site) -> None:
     rebuilding, stalled, silent = (Owner(partition=number, partitions=4) for number in range(3))
     rebuilding.state = "rebuilding"
     rebuilding.next_offset = 40

@@ -1,4 +1,4 @@
-"""Pages of the overview, batches, the registry's word, and what HTTP itself promises."""
+"""Pages of the overview, batches, registry entries, and the rules of HTTP."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ async def test_tokens_that_stay_are_on_one_page_however_others_move(site: Site, 
     ],
     ids=str,
 )
-async def test_a_cursor_goes_on_with_its_own_question(site: Site, change: dict[str, str]) -> None:
+async def test_a_cursor_works_with_its_own_query_only(site: Site, change: dict[str, str]) -> None:
     many(site, 20)
     _, cursor = await page(site, None)
     assert cursor is not None
@@ -114,7 +114,7 @@ async def test_a_cursor_goes_on_with_its_own_question(site: Site, change: dict[s
     assert document["parameter"] == "cursor"
 
 
-async def test_a_cursor_goes_on_with_another_limit(site: Site) -> None:
+async def test_a_cursor_works_with_another_limit(site: Site) -> None:
     many(site, 20)
     first, cursor = await page(site, None)
     second, _ = await page(site, cursor, limit=500)
@@ -147,7 +147,7 @@ async def test_a_forged_cursor_is_refused(site: Site, forge: Callable[[str], str
     assert document["parameter"] == "cursor"
 
 
-async def test_a_cursor_of_trades_is_none_of_the_overview(site: Site) -> None:
+async def test_the_overview_refuses_a_cursor_of_trades(site: Site) -> None:
     many(site, 20)
     other = signing.dumps([False, 0, "x"], salt="trades chain:t001 None")
     problem(await site.get(f"/api/overview?cursor={other}"), 422, "parameter_invalid")
@@ -202,7 +202,7 @@ def test_commas_separate_ids_and_belong_to_tokens(given: list[str], expected: li
     assert ids_of(given, {"a:x,y", "a:1,2,b:3"}.__contains__) == expected
 
 
-async def test_ids_that_cannot_be_one_are_named(site: Site) -> None:
+async def test_malformed_ids_are_named(site: Site) -> None:
     filled(site)
     query = "ids=ethereum:0xaa,foo&ids=Base:0xcc"
     document = problem(await site.get(f"/api/tokens/stats?{query}"), 422, "token_invalid")
@@ -256,7 +256,7 @@ async def test_base58_in_another_case_is_another_token(site: Site) -> None:
     [("foo", "chain:token"), ("Ethereum:WETH", "lower case: ethereum"), ("a:b%20c", "white space")],
 )
 @pytest.mark.parametrize("route", ["stats", "trades", "candles", "daily"])
-async def test_an_id_that_cannot_be_one(site: Site, route: str, token_id: str, said: str) -> None:
+async def test_a_malformed_id(site: Site, route: str, token_id: str, said: str) -> None:
     filled(site)
     token = f"Bearer {site.token('stats:read history:read')}"
     answer = await site.get(f"/api/tokens/{token_id}/{route}", Authorization=token)
@@ -322,7 +322,7 @@ async def test_a_node_that_does_not_know_all_calls_no_token_missing(site: Site) 
 LISTED = Listing(version=9, symbol="BeeBee", name="Bee", decimals=8, flags=("spam", "verified"))
 
 
-async def test_what_operators_say_is_shown_with_the_numbers(site: Site) -> None:
+async def test_registry_entries_are_shown_with_the_numbers(site: Site) -> None:
     owners = filled(site)
     before = body(await site.get(STATS))
     assert (before["symbol"], before["name"], before["flags"]) == ("BBB", None, [])
@@ -343,10 +343,10 @@ async def test_what_operators_say_is_shown_with_the_numbers(site: Site) -> None:
 
 async def test_a_hidden_token_is_nowhere_and_comes_back(site: Site) -> None:
     owners = filled(site)
-    heard: list[str] = []
-    site.board.listen(heard.append)
+    changed: list[str] = []
+    site.board.listen(changed.append)
     site.board.take_listings({"ethereum:0xbb": Listing(version=1, hidden=True)})
-    assert heard == ["ethereum:0xbb"]
+    assert changed == ["ethereum:0xbb"]
     problem(await site.get(STATS), 404, "token_not_found")
     overview = body(await site.get("/api/overview"))
     assert "ethereum:0xbb" not in [each["token_id"] for each in overview["tokens"]]
@@ -366,7 +366,7 @@ async def test_a_hidden_token_is_nowhere_and_comes_back(site: Site) -> None:
     assert body(await site.get(STATS))["seq"] == 3, "with what came meanwhile"
 
 
-async def test_a_hidden_token_that_goes_or_moves_leaves_nothing_behind(site: Site) -> None:
+async def test_a_hidden_token_that_is_dropped_or_moved_leaves_no_trace(site: Site) -> None:
     owners = filled(site)
     site.board.take_listings({"ethereum:0xbb": Listing(version=1, hidden=True)})
     site.board.replace(0, [each for each in owners[0].rows.values() if each.token_id == IBC])
@@ -482,7 +482,7 @@ async def test_no_origin_may_read_by_default(site: Site) -> None:
     assert "Access-Control-Allow-Origin" not in answer.headers
 
 
-async def test_status_tells_owners_snapshots_rates_and_versions(site: Site) -> None:
+async def test_status_has_owners_snapshots_rates_and_versions(site: Site) -> None:
     owners = filled(site)
     for seconds, late in ((0, 0), (10, 5)):
         beat = msgspec.structs.replace(

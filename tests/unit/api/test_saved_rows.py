@@ -1,4 +1,4 @@
-"""A node that starts while a partition has no owner shows what Redis has of it, and no longer."""
+"""A node that starts while a partition has no owner shows its rows of Redis until one reports."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def test_saved_rows_are_shown_as_stale_and_make_the_partitions_known() -> None:
     assert not node.board.status(node.now)[0].in_sync
 
 
-def test_the_next_owner_takes_over_once_it_is_not_behind() -> None:
+def test_the_next_owner_takes_over_once_it_has_caught_up() -> None:
     node, owner = Node(), Owner()
     node.board.saved(left_by(owner, owner.trade(A), owner.trade(B)))
-    behind = Owner(epoch=2, next_offset=0)
-    behind.trade(B)
-    node.beat(behind)
+    lagging = Owner(epoch=2, next_offset=0)
+    lagging.trade(B)
+    node.beat(lagging)
     (ask,) = node.ask()
-    node.reply(ask, behind)
+    node.reply(ask, lagging)
     assert node.shown() == {A: 1, B: 2}
-    behind.trade(B)
+    lagging.trade(B)
     (ask,) = node.ask(after_ms=1_000)
-    node.reply(ask, behind)
+    node.reply(ask, lagging)
     assert node.shown() == {B: 2}
     assert not node.board.rows[B].stale
     assert node.board.status(node.now)[0].in_sync
@@ -52,7 +52,7 @@ def test_the_next_owner_takes_over_once_it_is_not_behind() -> None:
 def test_an_owner_that_was_there_all_along_is_asked_for_everything() -> None:
     node, owner = Node(), Owner()
     first, newer = owner.trade(A), owner.trade(B)
-    saved = left_by(owner, newer)  # a save was under way: A was not there yet
+    saved = left_by(owner, newer)  # a save is in progress: A is not in it yet
     node.board.saved(saved)
     owner.trade(B)
     node.beat(owner)

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from api.auth.access import Limits as SubjectLimits
+from api.auth.access import SubjectLimits
 from api.auth.jwt import Claims, TokenRefused
-from api.auth.ratelimit import Decision, LocalBuckets, Rate
+from api.auth.ratelimit import BucketRate, LocalBuckets, RateDecision
 from api.board.board import Board
 from api.board.overview import OverviewReader
 from api.board.wire import Wire
@@ -148,21 +148,21 @@ class Node:
         scopes = frozenset({"stats:read"}) if name == "noscope" else SCOPES
         return Claims(subject=name, scopes=scopes, expires_at=expires_at, token_id=jti or None)
 
-    async def charge(self, _subject: str | None, cost: int) -> Decision:
+    async def charge(self, _subject: str | None, cost: int) -> RateDecision:
         """Take the cost from the node's purse, which is never refilled."""
         passed = cost <= self.purse
         self.purse -= cost if passed else 0
-        return Decision(passed, 1, self.purse, 1, 0 if passed else 7, local=True)
+        return RateDecision(passed, 1, self.purse, 1, 0 if passed else 7, local=True)
 
-    async def charge_subject(self, subject: str | None, cost: int) -> Decision:
+    async def charge_subject(self, subject: str | None, cost: int) -> RateDecision:
         """Take the cost of subscriptions from the subject's bucket, by the real arithmetic."""
         assert subject is not None
         self.charged[subject] = self.charged.get(subject, 0) + cost
         rate = self.limits_of(subject)
-        answer = self._buckets.take([subject], [Rate(rate.rate_per_s, rate.burst)], cost)
+        answer = self._buckets.take([subject], [BucketRate(rate.rate_per_s, rate.burst)], cost)
         passed = bool(answer[0])
         self.charged[subject] -= 0 if passed else cost
-        return Decision(passed, rate.burst, answer[2], 1, 0 if passed else 1, local=True)
+        return RateDecision(passed, rate.burst, answer[2], 1, 0 if passed else 1, local=True)
 
     def limits_of(self, subject: str) -> SubjectLimits:
         return self.subjects.get(subject, SUBJECT)

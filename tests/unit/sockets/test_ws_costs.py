@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api.auth.access import Limits as SubjectLimits
+from api.auth.access import SubjectLimits
 from api.sockets.session import PAID_WITHIN_S
 from tests.unit.sockets.support import A, B, Client, Node, node
 from tests.unit.sockets.test_ws_trades import answer, market

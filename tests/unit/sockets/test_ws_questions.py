@@ -8,7 +8,7 @@ import pytest
 from aggregator.contracts.names import trades_subject
 from aggregator.contracts.trades import HISTORY_MINUTES, HistoryRequest, TokenHistory
 from aggregator.runtime.backoff import Backoff
-from api.auth.access import Limits as SubjectLimits
+from api.auth.access import SubjectLimits
 from api.trades import streams
 from api.trades.questions import (
     ANSWER_WITHIN_MS,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from api.auth.access import Access, AccessState, Limits, Revoked
+from api.auth.access import Access, AccessState, RevocationEntry, SubjectLimits
 from api.auth.jwt import Claims, TokenRefused
-from api.auth.ratelimit import Decision
+from api.auth.ratelimit import RateDecision
 from tests.unit.sockets.support import A, Node
 
 
@@ -15,7 +15,7 @@ class Revoking(Node):
 
     def __init__(self) -> None:
         super().__init__()
-        self.access = Access(Limits(10, 10), lambda: self.now / 1_000)
+        self.access = Access(SubjectLimits(10, 10), lambda: self.now / 1_000)
         self.access.listen(lambda each: self.hub.close_where(sub=each.value, code=4003, reason=""))
         self.revoke_at_charge: str | None = None
 
@@ -27,9 +27,9 @@ class Revoking(Node):
             raise TokenRefused("token_revoked", "The token was revoked.")
         return claims
 
-    async def charge(self, subject: str | None, cost: int) -> Decision:
+    async def charge(self, subject: str | None, cost: int) -> RateDecision:
         if subject == self.revoke_at_charge and subject is not None:
-            self.access.take(AccessState(1, [Revoked("sub", subject)], {}))
+            self.access.take(AccessState(1, [RevocationEntry("sub", subject)], {}))
         return await super().charge(subject, cost)
 
 
