@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Trade(msgspec.Struct, frozen=True, gc=False):
+class ArchivedTrade(msgspec.Struct, frozen=True, gc=False):
     """One swap that counts, on time or late; what was retracted is none.
 
     `event_id` is chain:tx_hash:log_index. `amount` is of the token. `amount_usd` and `price_usd`
@@ -31,7 +31,7 @@ class Trade(msgspec.Struct, frozen=True, gc=False):
     block_number: int | None
 
 
-class Candle(msgspec.Struct, frozen=True, gc=False):
+class ArchivedCandle(msgspec.Struct, frozen=True, gc=False):
     """The trades of [open_time, close_time), a UTC interval that holds at least one.
 
     Volumes and `trades` are exact; `volume_token` is of the priced trades, and vwap_usd =
@@ -58,7 +58,7 @@ class Day(msgspec.Struct, frozen=True, gc=False):
 
     `late` and `retracted` count the late swaps and the retractions among its swaps. `traders` is
     distinct and approximate above some thousands (within 1 % at 65 % of days, as HyperLogLog with
-    2^14 cells is). What `Candle` says of volumes and prices holds here too.
+    2^14 cells is). What `ArchivedCandle` says of volumes and prices holds here too.
     """
 
     day: str

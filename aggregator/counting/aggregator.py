@@ -29,7 +29,7 @@ from aggregator.counting.partition import PartitionOwner, Placed
 from aggregator.counting.takeover import Takeover
 from aggregator.dead_letters.producer import BadRun, DeadLetters, Rejected
 from aggregator.decoding.decoder import BatchDecoder, compile_decoder
-from aggregator.member.kafka import Batch, Records, SwapLog
+from aggregator.member.kafka import Polled, Records, SwapLog
 from aggregator.member.topics import ensure_topics
 from aggregator.nats.publisher import Publisher
 from aggregator.redis.board_rows import RedisBoardRows
@@ -41,7 +41,7 @@ from aggregator.runtime import faults, metrics, tracing
 from aggregator.runtime.backoff import Backoff
 from aggregator.runtime.clock import TrustedClock, monotonic_ms
 from aggregator.runtime.config import Config
-from aggregator.runtime.errors import DeadLetter, Fenced, Retry, SwapsError
+from aggregator.runtime.errors import BadMessage, Fenced, Retry, SwapsError
 from aggregator.runtime.health import Health
 from aggregator.windows.engine import warm_up
 
@@ -141,7 +141,7 @@ class Aggregator:
         self._owners: dict[int, PartitionOwner] = {}
         self._pending: set[int] = set()
         self._in_flight: tuple[PartitionOwner, Placed] | None = None
-        self._held: list[Batch] = []
+        self._held: list[Polled] = []
         # What `_patiently` waits for, engine and why: set and cleared there alone.
         self._waiting: dict[str, str] = {}
         self._degraded: dict[str, str] = {}
@@ -185,7 +185,7 @@ class Aggregator:
 
     # --- the way of a batch ---
 
-    def _ingest(self, batch: Batch) -> None:
+    def _ingest(self, batch: Polled) -> None:
         taken = 0
         for records in batch.records:
             taken += len(records.offsets)
@@ -221,7 +221,7 @@ class Aggregator:
             metrics.INGEST_DEAD_LETTERS.labels(letter.error.reason).inc()
 
     def _judge(
-        self, partition: int, count: int, rejected: Sequence[tuple[int, DeadLetter]]
+        self, partition: int, count: int, rejected: Sequence[tuple[int, BadMessage]]
     ) -> None:
         """Take note of how many of a partition's last messages were bad, sent on or not."""
         run = self._bad_runs.setdefault(partition, BadRun())
@@ -273,7 +273,7 @@ class Aggregator:
         self._totals.update(Counter(verdicts))
         self._applied_at = [*self._applied_at[:1], time.time()]
 
-    def _note_ends(self, batch: Batch) -> None:
+    def _note_ends(self, batch: Polled) -> None:
         """Transactions leave offsets without a record; the log's end tells that they passed."""
         if batch.ends:
             self._settle()

@@ -18,7 +18,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from aggregator.dead_letters.reader import Letter
 from aggregator.decoding.rules import decode_swap
 from aggregator.runtime.config import Config
-from aggregator.runtime.errors import DeadLetter, Retry
+from aggregator.runtime.errors import BadMessage, Retry
 
 _TIMEOUT_S: Final = 5.0
 
@@ -51,7 +51,7 @@ def refusal_of(letter: Letter, max_future_ms: int) -> str:
     now_ms = time.time_ns() // 1_000_000
     try:
         decode_swap(letter.value, now_ms, max_future_ms)
-    except DeadLetter as error:
+    except BadMessage as error:
         return str(error)
     return ""
 

@@ -19,7 +19,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from aggregator.contracts.records import LogRecord
 from aggregator.runtime import metrics
-from aggregator.runtime.errors import DeadLetter, Retry
+from aggregator.runtime.errors import BadMessage, Retry
 
 BAD_RUN_WINDOW: Final = 1_000
 """Messages of a partition that are judged together."""
@@ -40,7 +40,7 @@ class Rejected(msgspec.Struct, frozen=True, gc=False):
 
     topic: str
     record: LogRecord
-    error: DeadLetter
+    error: BadMessage
 
 
 class BadRun:
@@ -56,7 +56,7 @@ class BadRun:
         self._bad: deque[int] = deque()
         self._newest = ""
 
-    def note(self, count: int, bad: Iterable[tuple[int, DeadLetter]]) -> None:
+    def note(self, count: int, bad: Iterable[tuple[int, BadMessage]]) -> None:
         """`count` more messages were read; `bad` are places among them, ascending, and why."""
         for place, error in bad:
             self._bad.append(self._seen + place)

@@ -29,7 +29,7 @@ _TIMEOUT_S: Final = 5.0
 _BATCH: Final = 500
 
 
-class Position(NamedTuple):
+class LetterPosition(NamedTuple):
     """A letter's place in the dead-letter topic; `12` or `0:12` as people write it."""
 
     partition: int
@@ -39,7 +39,7 @@ class Position(NamedTuple):
         return f"{self.partition}:{self.offset}"
 
     @classmethod
-    def parse(cls, text: str) -> Position:
+    def parse(cls, text: str) -> LetterPosition:
         """The inverse; ValueError that says what to give."""
         partition, separator, offset = text.rpartition(":")
         partition = partition if separator else "0"
@@ -59,7 +59,7 @@ class Letter(msgspec.Struct, frozen=True):
     true size and `sha256` (hex) that of the whole value; -1 and "" where `value` is whole.
     """
 
-    position: Position
+    position: LetterPosition
     at: int
     reason: str
     field: str
@@ -136,7 +136,7 @@ class DeadLetterLog:
         self,
         limit: int,
         *,
-        before: Position | None = None,
+        before: LetterPosition | None = None,
         reason: str | None = None,
         look_at: int = 5_000,
     ) -> list[Letter]:
@@ -165,7 +165,7 @@ class DeadLetterLog:
                 if reason is None or letter.reason == reason:
                     yield letter
 
-    def get(self, position: Position) -> Letter | None:
+    def get(self, position: LetterPosition) -> Letter | None:
         """One letter; None where the topic does not hold it. Raises Retry."""
         for extent in self.extents():
             if extent.partition == position.partition and position.offset < extent.end:
@@ -286,7 +286,7 @@ def _letter(message: Message) -> Letter:
     assert partition is not None
     at = number("at")
     return Letter(
-        position=Position(partition, _offset(message)),
+        position=LetterPosition(partition, _offset(message)),
         at=at if at >= 0 else message.timestamp()[1],
         reason=text("reason"),
         field=text("field"),

@@ -22,7 +22,7 @@ from aggregator.decoding.plain.names import UNKNOWN, Names
 from aggregator.decoding.plain.numbers import fill_values
 from aggregator.decoding.plain.scan import ABSENT, FIELDS, SYMBOL, TOKEN, scan
 from aggregator.decoding.rules import lower_address
-from aggregator.runtime.errors import DeadLetter
+from aggregator.runtime.errors import BadMessage
 
 
 class Decoded(msgspec.Struct, frozen=True, gc=False):
@@ -34,7 +34,7 @@ class Decoded(msgspec.Struct, frozen=True, gc=False):
 
     batch: SwapBatch
     record_timestamps: Array
-    rejected: list[tuple[int, DeadLetter]]
+    rejected: list[tuple[int, BadMessage]]
 
 
 class BatchDecoder:
@@ -86,7 +86,7 @@ class BatchDecoder:
         for i in np.flatnonzero(~events.plain).tolist():
             try:
                 swap = self._decode(values[i], timestamps[i])
-            except DeadLetter as error:
+            except BadMessage as error:
                 events.rejected.append((i, error))
                 continue
             events.others.append((i, swap))
@@ -121,7 +121,7 @@ class Events:
         self.times = np.array(timestamps, np.int64)
         self.sizes = np.fromiter(map(len, present), np.int64, count)
         self.others: list[tuple[int, Swap]] = []
-        self.rejected: list[tuple[int, DeadLetter]] = []
+        self.rejected: list[tuple[int, BadMessage]] = []
         self.spans = np.full((count, len(FIELDS), 2), ABSENT, np.int32)
         self.whole = np.empty(count, np.bool_)
         self.names = np.empty(count, np.int32)

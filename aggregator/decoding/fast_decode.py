@@ -21,7 +21,7 @@ from aggregator.decoding.rules import (
     label,
     lower_hash,
 )
-from aggregator.runtime.errors import DeadLetter
+from aggregator.runtime.errors import BadMessage
 
 # Some 60 MB of names; a busy day of every chain has fewer tokens.
 _MAX_NAMES: Final = 131_072
@@ -63,7 +63,7 @@ class _Unsure(Exception):
 
 _NOT_PLAIN: Final = (
     _Unsure,
-    DeadLetter,
+    BadMessage,
     msgspec.MsgspecError,
     RecursionError,
     TypeError,
@@ -81,7 +81,7 @@ class SwapDecoder:
         self._names: dict[tuple[str, str], tuple[str, str, str]] = {}
 
     def decode(self, value: bytes | None, record_timestamp: int) -> Swap:
-        """The swap in `value`; raises DeadLetter. See `decode_swap`."""
+        """The swap in `value`; raises BadMessage. See `decode_swap`."""
         wire = None
         try:
             wire = _decode_wire(value)  # type: ignore[arg-type]

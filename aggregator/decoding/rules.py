@@ -2,7 +2,7 @@
 
 Every rule of the event table (DESIGN 3) is here and nowhere else; `fast_decode` is the quick way
 for the events that plainly keep them. Pure: bytes and the record's
-timestamp in, a Swap out or DeadLetter raised; knows nothing of Kafka's client or of Redis.
+timestamp in, a Swap out or BadMessage raised; knows nothing of Kafka's client or of Redis.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from aggregator.contracts.ids import (
     TokenIdInvalid,
     canonical_token,
 )
-from aggregator.runtime.errors import DeadLetter
+from aggregator.runtime.errors import BadMessage
 
 REASONS: Final = {
     "empty": "the message has no value",
@@ -87,14 +87,14 @@ _FIELD_OF_MISSING: Final = re.compile(r"Object missing required field `(\w+)`\Z"
 def decode_swap(value: bytes | None, record_timestamp: int, max_future_ms: int) -> Swap:
     """The swap in `value`, normalised.
 
-    `record_timestamp` is the Kafka record's, ms since the epoch. Raises DeadLetter with a reason
+    `record_timestamp` is the Kafka record's, ms since the epoch. Raises BadMessage with a reason
     of REASONS, the field and a sentence that tells what would be accepted.
     """
     wire = _wire_swap(value)
     timestamp = wire.timestamp if isinstance(wire.timestamp, int) else iso_ms(wire.timestamp)
     if timestamp > record_timestamp + max_future_ms:
         ahead = (timestamp - record_timestamp) / 1000
-        raise DeadLetter(
+        raise BadMessage(
             "future",
             "timestamp",
             f"{ahead:.0f} s ahead of its Kafka record; at most {max_future_ms / 1000:.0f} s",
@@ -128,25 +128,25 @@ def decode_swap(value: bytes | None, record_timestamp: int, max_future_ms: int) 
 
 def _wire_swap(value: bytes | None) -> _WireSwap:
     if not value:
-        raise DeadLetter("empty", "", "a message needs a JSON object as its value")
+        raise BadMessage("empty", "", "a message needs a JSON object as its value")
     try:
         return _decode_wire(value)
     except msgspec.ValidationError as error:
         raise _broken_rule(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DeadLetter("not_json", "", str(error)) from None
+        raise BadMessage("not_json", "", str(error)) from None
 
 
-def _broken_rule(message: str) -> DeadLetter:
+def _broken_rule(message: str) -> BadMessage:
     """msgspec's message, as a reason and a field."""
     missing = _FIELD_OF_MISSING.match(message)
     if missing:
-        return DeadLetter("missing", missing[1], message)
+        return BadMessage("missing", missing[1], message)
     path = _FIELD_OF_PATH.search(message)
     if path is None:
-        return DeadLetter("not_json", "", message)
+        return BadMessage("not_json", "", message)
     reason = "type" if message.startswith("Expected") and ", got" in message else "rule"
-    return DeadLetter(reason, path[1], message)
+    return BadMessage(reason, path[1], message)
 
 
 def iso_ms(text: str) -> int:
@@ -156,13 +156,13 @@ def iso_ms(text: str) -> int:
     except ValueError:
         when = None
     if when is None or when.tzinfo is None:
-        raise DeadLetter(
+        raise BadMessage(
             "rule", "timestamp", f"{text[:64]!r}: give ms since the epoch or ISO 8601 with a zone"
         )
     seconds = round(when.replace(microsecond=0).timestamp())
     milliseconds = seconds * 1000 + when.microsecond // 1000
     if milliseconds < 0:
-        raise DeadLetter("rule", "timestamp", f"{text[:64]!r} lies before 1970")
+        raise BadMessage("rule", "timestamp", f"{text[:64]!r} lies before 1970")
     return milliseconds
 
 
@@ -180,7 +180,7 @@ def _token(text: str) -> str:
     try:
         return canonical_token(text)
     except TokenIdInvalid as error:
-        raise DeadLetter("rule", "token", str(error)) from None
+        raise BadMessage("rule", "token", str(error)) from None
 
 
 def label(text: str | None) -> str | None:
@@ -202,16 +202,16 @@ def _numbers(wire: _WireSwap) -> tuple[int, int | None, float | None]:
     """(amount in 10^-18 token, micro-USD or None, price in USD or None)."""
     amount, usd = wire.amount, wire.amount_usd
     if not amount.is_finite() or not 0 < amount < _MAX_AMOUNT:
-        raise DeadLetter("rule", "amount", f"{_short(amount)}: must be above 0 and below 1e30")
+        raise BadMessage("rule", "amount", f"{_short(amount)}: must be above 0 and below 1e30")
     if usd is not None and (not usd.is_finite() or not 0 <= usd < _MAX_USD):
-        raise DeadLetter(
+        raise BadMessage(
             "rule", "amount_usd", f"{_short(usd)}: must be null or from 0 to below {_MAX_USD}"
         )
     try:
         attos = int(_EXACT.to_integral_value(_EXACT.scaleb(amount, 18)))
         micros = None if usd is None else int(_EXACT.to_integral_value(_EXACT.scaleb(usd, 6)))
     except InvalidOperation:
-        raise DeadLetter("rule", "amount", f"{_short(amount)}: too many digits") from None
+        raise BadMessage("rule", "amount", f"{_short(amount)}: too many digits") from None
     return attos, micros, _price(wire)
 
 
@@ -220,7 +220,7 @@ def _price(wire: _WireSwap) -> float | None:
         # A signalling NaN cannot even be compared.
         price = float(wire.price_usd) if wire.price_usd.is_finite() else 0.0
         if not 0 < price < float("inf"):
-            raise DeadLetter(
+            raise BadMessage(
                 "rule", "price_usd", f"{_short(wire.price_usd)}: must be absent or above 0"
             )
         return price

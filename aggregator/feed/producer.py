@@ -12,7 +12,7 @@ from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from aggregator.feed.progress import Progress
+from aggregator.feed.progress import FeedProgress
 from aggregator.feed.stream import Record
 from aggregator.runtime.config import Config
 from aggregator.runtime.errors import Fatal
@@ -24,7 +24,7 @@ _FLUSH_S: Final = 30.0
 _LEAST_WAIT_S: Final = 0.002
 
 
-class Publisher:
+class SwapProducer:
     """Sends records to the topic of `config`.
 
     `failed` counts messages that were not delivered, `first_failure` says why the first was not.
@@ -110,7 +110,7 @@ class Feeder:
     It is the `Pacer` of its own streams, because waiting is when delivery reports are taken.
     """
 
-    def __init__(self, publisher: Publisher, progress: Progress) -> None:
+    def __init__(self, publisher: SwapProducer, progress: FeedProgress) -> None:
         self._publisher = publisher
         self._progress = progress
         self._stopping = False

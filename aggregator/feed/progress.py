@@ -15,7 +15,7 @@ _REWRITE: Final = "\r\x1b[2K"
 
 
 @dataclass(slots=True, kw_only=True)
-class Progress:
+class FeedProgress:
     """Counts what is sent and reports it from time to time.
 
     `share` gives how much of the input is done (0 to 1), None where the input has no end; `queue`

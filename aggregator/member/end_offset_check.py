@@ -14,7 +14,7 @@ from aggregator.runtime.errors import Fatal, Retry
 PATIENCE_S: Final = 30.0
 
 
-class LogEndCheck:
+class EndOffsetCheck:
     """Compares the ends of a topic's partitions with the offsets that somebody holds of them.
 
     `taken` is what was done with the offsets ("counted"), `remedy` how an operator begins again.

@@ -95,7 +95,7 @@ class Records(msgspec.Struct, gc=False):
         return _record(self._messages[index])
 
 
-class Batch(msgspec.Struct):
+class Polled(msgspec.Struct):
     """What one poll brought.
 
     `records` hold each partition once, `ends` the log ends reached {partition: offset},
@@ -169,7 +169,7 @@ class SwapLog:
             on_lost=self._on_lost,
         )
 
-    def poll(self, limit: int, timeout_s: float) -> Batch:
+    def poll(self, limit: int, timeout_s: float) -> Polled:
         """Up to `limit` records that come within `timeout_s`. Raises Retry and Fatal.
 
         A member whose name the broker fenced loses its partitions in here, and joins anew.
@@ -186,9 +186,9 @@ class SwapLog:
             for event in events:
                 if event.error().code() == KafkaError._FATAL:  # type: ignore[union-attr]
                     self._start_over(event.error())  # type: ignore[arg-type]
-                    return Batch([], {}, [])
+                    return Polled([], {}, [])
             received = [message for message in received if message.error() is None]
-        batch = Batch(self._without_jumps(by_partition(received)), {}, [])
+        batch = Polled(self._without_jumps(by_partition(received)), {}, [])
         for records in batch.records:
             self.unreadable.pop(records.partition, None)
         for event in events:
@@ -216,7 +216,7 @@ class SwapLog:
             # It is being taken from us, or the next jump is doubted as this one was.
             self._positions.begin(partition, offset)
 
-    def _note(self, event: Message, fault: KafkaError, batch: Batch) -> None:
+    def _note(self, event: Message, fault: KafkaError, batch: Polled) -> None:
         """What the client says between the messages."""
         place = _record(event)
         if fault.code() == KafkaError._PARTITION_EOF:

@@ -17,7 +17,7 @@ class SwapsError(Exception):
     """Base of every error that this program raises on purpose."""
 
 
-class DeadLetter(SwapsError):
+class BadMessage(SwapsError):
     """This one message cannot be counted: send it to the dead-letter topic and go on.
 
     `reason` is a stable code (see `aggregator.decoding.rules.REASONS`), `field` the event's field

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from aggregator.clickhouse.reader import Offset, TradePage, TradePosition
-from aggregator.contracts.history import Trade
-from aggregator.contracts.trades import Trade as Told
+from aggregator.contracts.history import ArchivedTrade
+from aggregator.contracts.trades import Trade
 
 # Behind every marker, and what is not archived yet has none.
 _ANY_MARKER: Final = "00" * 16
@@ -33,14 +33,14 @@ class Newest(NamedTuple):
     """The last trades of a token on this node, oldest first; `most` is how many are ever kept."""
 
     partition: int
-    told: list[Told]
+    told: list[Trade]
     most: int
 
 
 class Page(NamedTuple):
     """Trades, newest first, the position to go on behind, and whether memory had its say."""
 
-    trades: list[Trade]
+    trades: list[ArchivedTrade]
     next: TradePosition | None
     live: bool
 
@@ -48,7 +48,7 @@ class Page(NamedTuple):
 class _Placed(NamedTuple):
     position: TradePosition
     offset: Offset
-    trade: Trade
+    trade: ArchivedTrade
 
 
 def archived_only(page: TradePage) -> Page:
@@ -87,7 +87,7 @@ def _place(placed: _Placed) -> TradePosition:
     return placed.position
 
 
-def _asked_for(position: TradePosition, told: Told, wanted: Wanted) -> bool:
+def _asked_for(position: TradePosition, told: Trade, wanted: Wanted) -> bool:
     behind = wanted.after is None or position[:3] < wanted.after[:3]
     in_range = wanted.since <= position.ms < wanted.until
     return not told.removed and behind and in_range and wanted.side in {None, told.side}
@@ -114,8 +114,8 @@ def _retracted(placed: Iterable[_Placed], newest: Newest) -> set[Offset]:
     return gone
 
 
-def _trade(chain: str, told: Told) -> Trade:
-    return Trade(
+def _trade(chain: str, told: Trade) -> ArchivedTrade:
+    return ArchivedTrade(
         event_id=f"{chain}:{told.tx_hash}:{told.log_index}",
         timestamp=told.timestamp,
         side=told.side,

@@ -16,7 +16,7 @@ from django.http import HttpRequest, HttpResponse
 from ninja import Field, NinjaAPI, Query, Schema
 
 from aggregator.clickhouse.reader import TradePosition
-from aggregator.contracts.history import Candle, Day, Trade
+from aggregator.contracts.history import ArchivedCandle, ArchivedTrade, Day
 from aggregator.contracts.ids import TokenId
 from aggregator.contracts.units import DAY_MS
 from api.archive.newest import Newest, Wanted, archived_only, with_newest
@@ -60,7 +60,7 @@ class Trades(msgspec.Struct, frozen=True):
     `live` tells that those are among them that are counted, but not archived yet.
     """
 
-    trades: list[Trade]
+    trades: list[ArchivedTrade]
     next_cursor: str | None
     live: bool
 
@@ -68,7 +68,7 @@ class Trades(msgspec.Struct, frozen=True):
 class Candles(msgspec.Struct, frozen=True):
     """Candles, oldest first; an interval without a trade has none."""
 
-    candles: list[Candle]
+    candles: list[ArchivedCandle]
 
 
 class Days(msgspec.Struct, frozen=True):

@@ -25,7 +25,7 @@ from aggregator.dead_letters.producer import KEPT_BYTES, DeadLetters, Delivery, 
 from aggregator.member.kafka import LogRecord
 from aggregator.member.topics import ensure_topics
 from aggregator.runtime.config import load
-from aggregator.runtime.errors import DeadLetter, Retry
+from aggregator.runtime.errors import BadMessage, Retry
 from infra.embedded.kafka import Kafka
 from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
@@ -169,7 +169,7 @@ def a_letters_topic(bootstrap: str, most_bytes: int) -> str:
 
 def rejected(offset: int, value: bytes | None, detail: str = "why") -> Rejected:
     record = LogRecord(0, offset, 0, b"key", value)
-    return Rejected("swaps", record, DeadLetter("rule", "side", detail))
+    return Rejected("swaps", record, BadMessage("rule", "side", detail))
 
 
 def held(bootstrap: str, topic: str) -> list[Message]:

@@ -13,10 +13,10 @@ from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from aggregator.contracts.records import LogRecord
 from aggregator.dead_letters.preview import outlooks
 from aggregator.dead_letters.producer import DeadLetters, Rejected
-from aggregator.dead_letters.reader import DeadLetterLog, Letter, Position, replay
+from aggregator.dead_letters.reader import DeadLetterLog, Letter, LetterPosition, replay
 from aggregator.member.topics import ensure_topics
 from aggregator.runtime.config import Config, load
-from aggregator.runtime.errors import DeadLetter, Fatal, Retry
+from aggregator.runtime.errors import BadMessage, Fatal, Retry
 from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
 from tests.support.processes import wait_until
@@ -54,7 +54,7 @@ def put_aside(service: Service, values: list[bytes | None], reasons: tuple[str, 
             Rejected(
                 service.topic,
                 LogRecord(number % 3, 100 + number, 0, f"key-{number}".encode(), value),
-                DeadLetter(reasons[number % len(reasons)] if reasons else "not_json", "f", "why"),
+                BadMessage(reasons[number % len(reasons)] if reasons else "not_json", "f", "why"),
             )
             for number, value in enumerate(values)
         ]
@@ -91,19 +91,19 @@ def test_the_log_shows_letters_as_they_were_put_aside(service: Service) -> None:
         letters = log.newest(100)
         assert [each.position.offset for each in letters] == [5, 4, 3, 2, 1, 0]
         assert [each.value for each in reversed(letters)] == BYTES
-        first = log.get(Position(0, 1))
+        first = log.get(LetterPosition(0, 1))
         assert first == letters[4]
         assert (first.reason, first.field, first.detail) == ("missing", "f", "why")
         assert (first.source_topic, first.source_partition) == (service.topic, 1)
         assert (first.source_offset, first.key) == (101, b"key-1")
         assert abs(first.at - time.time() * 1_000) < 60_000
         assert [each.position.offset for each in log.newest(2)] == [5, 4]
-        before = log.newest(2, before=Position(0, 4))
+        before = log.newest(2, before=LetterPosition(0, 4))
         assert [each.position.offset for each in before] == [3, 2]
         missing = log.newest(10, reason="missing")
         assert [each.position.offset for each in missing] == [5, 3, 1]
         assert [each.position.offset for each in log.all(reason="not_json")] == [0, 2, 4]
-        for nowhere in (Position(0, 6), Position(3, 0), Position(0, 2**62)):
+        for nowhere in (LetterPosition(0, 6), LetterPosition(3, 0), LetterPosition(0, 2**62)):
             assert log.get(nowhere) is None
 
 
@@ -136,8 +136,8 @@ def test_replayed_bytes_go_where_they_came_from(service: Service) -> None:
 
 
 def test_a_letter_of_another_topic_is_not_replayed(service: Service) -> None:
-    letter = Letter(Position(0, 0), 0, "r", "", "", "elsewhere", 0, 0, None, b"x")
-    mine = Letter(Position(0, 1), 0, "r", "", "", service.topic, 0, 0, None, b"x")
+    letter = Letter(LetterPosition(0, 0), 0, "r", "", "", "elsewhere", 0, 0, None, b"x")
+    mine = Letter(LetterPosition(0, 1), 0, "r", "", "", service.topic, 0, 0, None, b"x")
     with pytest.raises(Fatal, match="came from the topic 'elsewhere'"):
         replay(
             [mine, letter],
@@ -162,19 +162,19 @@ def test_a_topic_that_is_not_there_holds_nothing(stack: Stack) -> None:
     with DeadLetterLog(stack.env()["KAFKA_BOOTSTRAP"], "never-made.dlq") as log:
         assert log.extents() == []
         assert log.newest(10) == []
-        assert log.get(Position(0, 0)) is None
+        assert log.get(LetterPosition(0, 0)) is None
 
 
 @pytest.mark.parametrize("text", ["", ":", "a", "-1", "1:", ":1", "0:-1", "1:2:3", "٣", "1" * 40])
 def test_what_is_no_position_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="no position"):
-        Position.parse(text)
+        LetterPosition.parse(text)
 
 
 def test_positions_are_read_as_they_are_written() -> None:
-    for position in (Position(0, 0), Position(3, 12), Position(0, 2**63 - 1)):
-        assert Position.parse(str(position)) == position
-    assert Position.parse("12") == Position(0, 12)
+    for position in (LetterPosition(0, 0), LetterPosition(3, 12), LetterPosition(0, 2**63 - 1)):
+        assert LetterPosition.parse(str(position)) == position
+    assert LetterPosition.parse("12") == LetterPosition(0, 12)
 
 
 def test_the_command(service: Service) -> None:
@@ -309,7 +309,7 @@ def put_aside_cut(service: Service, value: bytes) -> int:
     assert producer.flush(20) == 0
     letters = DeadLetters(bootstrap, f"{service.topic}.dlq")
     record = LogRecord(2, offsets[0], 0, b"k", value)
-    letters.send([Rejected(service.topic, record, DeadLetter("rule", "symbol", "too long"))])
+    letters.send([Rejected(service.topic, record, BadMessage("rule", "symbol", "too long"))])
     letters.close()
     return offsets[0]
 
@@ -341,7 +341,7 @@ def test_another_message_at_its_place_is_not_the_original(service: Service) -> N
     """As after the topic was made again."""
     service.produce([b"another", b"and another"], partition=2)
     letter = Letter(
-        Position(0, 0), 0, "r", "", "", service.topic, 2, 1, None, b"x", 3_000_000, "00ff"
+        LetterPosition(0, 0), 0, "r", "", "", service.topic, 2, 1, None, b"x", 3_000_000, "00ff"
     )
     (outlook,) = outlooks([letter], config_of(service))
     assert "no longer in Kafka" in outlook.refusal

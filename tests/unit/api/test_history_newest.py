@@ -7,8 +7,8 @@ import random
 import pytest
 
 from aggregator.clickhouse.reader import Offset, TradePage, TradePosition
-from aggregator.contracts.history import Trade
-from aggregator.contracts.trades import Trade as Told
+from aggregator.contracts.history import ArchivedTrade
+from aggregator.contracts.trades import Trade
 from api.archive.newest import Newest, Page, Wanted, with_newest
 
 PARTITION = 3
@@ -16,9 +16,9 @@ MOST = 200
 NOW = 1_795_400_000_000
 
 
-def told(offset: int, ms: int = 0, *, removed: bool = False, side: str = "buy") -> Told:
+def told(offset: int, ms: int = 0, *, removed: bool = False, side: str = "buy") -> Trade:
     """A trade of memory; without `ms`, later ones are newer. Its hash is its offset's."""
-    return Told(
+    return Trade(
         n=offset,
         timestamp=NOW + (ms or offset),
         offset=offset,
@@ -36,16 +36,16 @@ def told(offset: int, ms: int = 0, *, removed: bool = False, side: str = "buy") 
     )
 
 
-def undone(trade: Told, offset: int) -> Told:
+def undone(trade: Trade, offset: int) -> Trade:
     """The retraction of a trade."""
     fields = {name: getattr(trade, name) for name in trade.__struct_fields__}
-    return Told(**fields | {"offset": offset, "n": offset, "removed": True})
+    return Trade(**fields | {"offset": offset, "n": offset, "removed": True})
 
 
 class Model:
     """A token's log, of which the first offsets are archived and the last are in memory."""
 
-    def __init__(self, log: list[Told], archived: int, most: int = MOST) -> None:
+    def __init__(self, log: list[Trade], archived: int, most: int = MOST) -> None:
         self.log = log
         self.archived = archived
         self.most = most
@@ -77,21 +77,21 @@ class Model:
         return Newest(PARTITION, self.log[-self.most :], self.most)
 
 
-def position(trade: Told) -> TradePosition:
+def position(trade: Trade) -> TradePosition:
     return TradePosition(trade.timestamp, trade.tx_hash, 0, "AB" * 16)
 
 
-def archived(trade: Told) -> Trade:
-    names = set(Trade.__struct_fields__) & set(trade.__struct_fields__)
+def archived(trade: Trade) -> ArchivedTrade:
+    names = set(ArchivedTrade.__struct_fields__) & set(trade.__struct_fields__)
     fields = {name: getattr(trade, name) for name in names}
-    return Trade(event_id=f"c:{trade.tx_hash}:0", block_number=7, **fields)
+    return ArchivedTrade(event_id=f"c:{trade.tx_hash}:0", block_number=7, **fields)
 
 
-def hashes(trades: list[Trade]) -> list[str]:
+def hashes(trades: list[ArchivedTrade]) -> list[str]:
     return [trade.tx_hash for trade in trades]
 
 
-def counting(log: list[Told]) -> list[str]:
+def counting(log: list[Trade]) -> list[str]:
     gone = {each.tx_hash for each in log if each.removed}
     kept = [each for each in log if not each.removed and each.tx_hash not in gone]
     return [each.tx_hash for each in sorted(kept, key=position, reverse=True)]
@@ -101,7 +101,7 @@ def counting(log: list[Told]) -> list[str]:
 @pytest.mark.parametrize("seed", range(8))
 def test_pages_hold_every_trade_once_while_the_archive_catches_up(limit: int, seed: int) -> None:
     draw = random.Random(seed)
-    log: list[Told] = []
+    log: list[Trade] = []
     for offset in range(60):
         if log and draw.random() < 0.15:
             victims = [each for each in log if not each.removed]
@@ -148,7 +148,9 @@ def test_side_and_range_hold_for_memory_too() -> None:
 
 def test_a_swap_that_came_again_in_another_block_is_not_taken_back_with_the_first() -> None:
     first = told(1)
-    again = Told(**{name: getattr(first, name) for name in first.__struct_fields__} | {"offset": 3})
+    again = Trade(
+        **{name: getattr(first, name) for name in first.__struct_fields__} | {"offset": 3}
+    )
     log = [first, undone(first, 2), again]
     newest = Newest(PARTITION, log, MOST)
     empty = TradePage([], None, [], [], frozenset())

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from aggregator.dead_letters.producer import BAD_RUN_WINDOW, BadRun
-from aggregator.runtime.errors import DeadLetter
+from aggregator.runtime.errors import BadMessage
 
-BAD = DeadLetter("rule", "side", "hold")
+BAD = BadMessage("rule", "side", "hold")
 
 
 def noted(run: BadRun, messages: str) -> BadRun:
@@ -58,5 +58,5 @@ def test_good_messages_end_it() -> None:
 
 def test_a_reason_is_short_whatever_the_message_holds() -> None:
     run = BadRun(window=2)
-    run.note(2, [(place, DeadLetter("rule", "side" * 999, "x" * 10**6)) for place in range(2)])
+    run.note(2, [(place, BadMessage("rule", "side" * 999, "x" * 10**6)) for place in range(2)])
     assert len(run.reason) < 500

@@ -14,7 +14,7 @@ import pytest
 from aggregator.contracts.event import Swap, marker_of
 from aggregator.decoding.fast_decode import SwapDecoder
 from aggregator.decoding.rules import REASONS, decode_swap
-from aggregator.runtime.errors import DeadLetter
+from aggregator.runtime.errors import BadMessage
 
 RECORD_AT = 1_700_000_000_000
 MAX_FUTURE = 300_000
@@ -50,7 +50,7 @@ def fast_with_known_names(value: bytes | None) -> Swap:
         event = json.loads(value or b"")
         names = {name: event[name] for name in ("chain", "token")}
         decoder.decode(json.dumps(GOOD | names).encode(), RECORD_AT)
-    except (ValueError, TypeError, KeyError, RecursionError, DeadLetter):
+    except (ValueError, TypeError, KeyError, RecursionError, BadMessage):
         pass
     return decoder.decode(value, RECORD_AT)
 
@@ -266,7 +266,7 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
 def test_refused(
     decode: Decode, name: str, change: dict[str, Any], reason: str, field: str
 ) -> None:
-    with pytest.raises(DeadLetter) as caught:
+    with pytest.raises(BadMessage) as caught:
         decode(event(change))
     assert (caught.value.reason, caught.value.field) == (reason, field)
     assert caught.value.detail
@@ -277,7 +277,7 @@ def test_refused(
     "field", ["chain", "tx_hash", "log_index", "timestamp", "token", "side", "amount"]
 )
 def test_a_required_field_is_named_when_missing(decode: Decode, field: str) -> None:
-    with pytest.raises(DeadLetter) as caught:
+    with pytest.raises(BadMessage) as caught:
         decode(event({}, drop=field))
     assert (caught.value.reason, caught.value.field) == ("missing", field)
 
@@ -298,12 +298,12 @@ def test_a_required_field_is_named_when_missing(decode: Decode, field: str) -> N
     ],
 )
 def test_what_is_no_object_is_refused(decode: Decode, value: bytes | None, reason: str) -> None:
-    with pytest.raises(DeadLetter) as caught:
+    with pytest.raises(BadMessage) as caught:
         decode(value)
     assert caught.value.reason == reason
 
 
 def test_a_message_with_a_million_digits_makes_a_short_detail(decode: Decode) -> None:
-    with pytest.raises(DeadLetter) as caught:
+    with pytest.raises(BadMessage) as caught:
         decode(event({"amount": "9" * 1_000_000}))
     assert len(caught.value.detail) < 200

@@ -20,7 +20,7 @@ from aggregator.decoding.plain.names import Names
 from aggregator.decoding.rows import RowDecoder
 from aggregator.decoding.rules import decode_swap
 from aggregator.feed.synthetic import Shape, swaps
-from aggregator.runtime.errors import DeadLetter
+from aggregator.runtime.errors import BadMessage
 
 RECORD_AT = 1_700_000_000_000
 MAX_FUTURE = 300_000
@@ -50,7 +50,7 @@ def outcome(value: bytes | None, decoder: SwapDecoder | None) -> Outcome:
         if decoder is None:
             return decode_swap(value, RECORD_AT, MAX_FUTURE)
         return decoder.decode(value, RECORD_AT)
-    except DeadLetter as error:
+    except BadMessage as error:
         return error.reason, error.field, error.detail
 
 
@@ -250,7 +250,7 @@ def test_names_that_join_to_the_same_text_stay_apart() -> None:
     decoder = SwapDecoder(MAX_FUTURE)
     good = decoder.decode(json.dumps(GOOD | {"chain": "a", "token": "b:c"}).encode(), RECORD_AT)
     assert good.token_id == "a:b:c"
-    with pytest.raises(DeadLetter):
+    with pytest.raises(BadMessage):
         decoder.decode(json.dumps(GOOD | {"chain": "a:b", "token": "c"}).encode(), RECORD_AT)
 
 

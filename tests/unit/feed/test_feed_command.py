@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aggregator.feed.options import add_options, faults_of
-from aggregator.feed.progress import Progress
+from aggregator.feed.progress import FeedProgress
 
 
 def parsed(line: str) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class Screen:
         self.now = 0.0
         self.written: list[str] = []
         self.share: float | None = 0.25
-        self.progress = Progress(
+        self.progress = FeedProgress(
             write=self.written.append,
             terminal=terminal,
             clock=lambda: self.now,

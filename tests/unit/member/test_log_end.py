@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aggregator.member.end_offset_check import PATIENCE_S, LogEndCheck
+from aggregator.member.end_offset_check import PATIENCE_S, EndOffsetCheck
 from aggregator.runtime.errors import Fatal, Retry
 
 
@@ -19,7 +19,7 @@ class Clock:
 
 def test_a_short_log_is_doubted_first_and_fatal_after_a_while() -> None:
     clock = Clock()
-    check = LogEndCheck("swaps", "counted", "Begin again.", clock).check
+    check = EndOffsetCheck("swaps", "counted", "Begin again.", clock).check
     check(0, 10, 10)
     with pytest.raises(Retry, match="partition 0 of swaps ends at 9, but the offsets below 10 are"):
         check(0, 10, 9)
@@ -33,7 +33,7 @@ def test_a_short_log_is_doubted_first_and_fatal_after_a_while() -> None:
 
 def test_an_end_that_came_back_is_trusted_and_each_partition_has_its_own_patience() -> None:
     clock = Clock()
-    check = LogEndCheck("swaps", "archived", "Begin again.", clock).check
+    check = EndOffsetCheck("swaps", "archived", "Begin again.", clock).check
     with pytest.raises(Retry):
         check(0, 10, 9)
     clock.now += PATIENCE_S
