@@ -1,4 +1,4 @@
-"""A log that ends too early is asked again for a while before it counts as another one."""
+"""A partition that ends too early is an error to retry for a while, and then fatal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Clock:
         return self.now
 
 
-def test_a_short_log_is_doubted_first_and_fatal_after_a_while() -> None:
+def test_a_short_log_is_retried_first_and_fatal_after_a_while() -> None:
     clock = Clock()
     check = EndOffsetCheck("swaps", "counted", "Begin again.", clock).check
     check(0, 10, 10)
@@ -27,7 +27,7 @@ def test_a_short_log_is_doubted_first_and_fatal_after_a_while() -> None:
     with pytest.raises(Retry):
         check(0, 10, 9)
     clock.now += 1
-    with pytest.raises(Fatal, match=r"counted: the topic was made anew .*\. Begin again\."):
+    with pytest.raises(Fatal, match=r"counted: the topic was created again .*\. Begin again\."):
         check(0, 10, 9)
 
 
