@@ -1,4 +1,4 @@
-"""What a dead letter repeats of a message is bounded, whatever the message holds."""
+"""The parts of a message that a dead letter's headers repeat are bounded."""
 
 from __future__ import annotations
 
