@@ -67,7 +67,7 @@ _DAYS_BEFORE_MONTH: Final = np.array(
 def _power_of_five(exponent: int) -> int:
     """Return the first 128 bits of 5^exponent, rounded down; rounded up for a negative exponent.
 
-    These are the table of the method of `_nearest`, with its rounding.
+    This is the table of the method of `_nearest`, with its rounding.
     """
     power = 5 ** abs(exponent)
     if exponent < 0:
@@ -131,7 +131,7 @@ def _fill_side_and_time(data: Array, spans: Array, swap: Any, latest: int) -> bo
         if spans[field, 1] - spans[field, 0] > _WHOLE_DIGITS:
             return False
     begin, end = spans[TIMESTAMP, 0], spans[TIMESTAMP, 1]
-    # The span of a text excludes its quotes: the byte before tells "1700000000000" from the number.
+    # The span of a text excludes its quotes: the byte before it is a quote.
     if data[begin - 1] == _QUOTE:
         swap.timestamp = _utc_ms(data, begin, end)
         return 0 <= swap.timestamp <= latest
