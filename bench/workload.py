@@ -11,8 +11,8 @@ from itertools import islice
 from typing import NamedTuple
 
 from aggregator.contracts.units import MINUTE_MS
-from aggregator.feed.producer import Feeder, Publisher
-from aggregator.feed.progress import Progress
+from aggregator.feed.producer import Feeder, SwapProducer
+from aggregator.feed.progress import FeedProgress
 from aggregator.feed.stream import Record, with_repeats
 from aggregator.feed.synthetic import Shape, spread, swaps
 from aggregator.member.topics import ensure_topics
@@ -91,8 +91,8 @@ def fill(
 ) -> Workload:
     """Put the stream in the topic, which is made first."""
     ensure_topics(config)
-    publisher = Publisher(config)
-    progress = Progress(
+    publisher = SwapProducer(config)
+    progress = FeedProgress(
         write=sys.stderr.write,
         terminal=sys.stderr.isatty(),
         clock=time.monotonic,

@@ -21,7 +21,7 @@ from aggregator.archiving.writers import CircuitBreakers, Writers
 from aggregator.clickhouse.connection import Unavailable
 from aggregator.contracts.units import HOUR_MS
 from aggregator.decoding.rows import NO_ROWS, RowDecoder, picked
-from aggregator.member.kafka import Batch, Records, SwapLog
+from aggregator.member.kafka import Polled, Records, SwapLog
 from aggregator.redis.checkins import Checkins
 from aggregator.redis.markers import MAX_CLAIMS, RedisMarkers, kinds_of
 from aggregator.redis.session import NewIncarnation, NotCheckedIn
@@ -75,7 +75,7 @@ class ArchiveBatches:
         """Forget a partition that is released or is acquired again."""
         self._paused.discard(partition)
 
-    def take(self, polled: Batch) -> None:
+    def take(self, polled: Polled) -> None:
         """Decode what a poll returned."""
         for records in polled.records:
             owner = self._owners.get(records.partition)

@@ -15,7 +15,7 @@ import structlog
 from aggregator.archiving.intents import Intent, pack, unpack
 from aggregator.archiving.partition import ArchivePartition, InFlightInsert
 from aggregator.archiving.writers import CircuitBreakers, Writers
-from aggregator.member.end_offset_check import LogEndCheck
+from aggregator.member.end_offset_check import EndOffsetCheck
 from aggregator.member.kafka import SwapLog
 from aggregator.redis.checkins import Checkins
 from aggregator.runtime import metrics
@@ -45,7 +45,7 @@ class ArchiveTakeover:
         self._writers = writers
         self._breakers = breakers
         self._now_ms = now_ms
-        self._end_offset_check = LogEndCheck(
+        self._end_offset_check = EndOffsetCheck(
             config.kafka_topic,
             "archived",
             "Give CLICKHOUSE_URL another database and ARCHIVER_GROUP another name to begin a new "

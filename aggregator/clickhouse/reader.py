@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from aggregator.clickhouse.connection import ClickHouseClient, Unavailable
-from aggregator.contracts.history import Candle, Day, Trade
+from aggregator.contracts.history import ArchivedCandle, ArchivedTrade, Day
 from aggregator.contracts.stats import decimal_text, token_text, usd_text, vwap_text
 from aggregator.contracts.units import DAY_MS
 
@@ -128,7 +128,7 @@ class TradePage(NamedTuple):
     were looked at, including those that were retracted.
     """
 
-    trades: list[Trade]
+    trades: list[ArchivedTrade]
     next: TradePosition | None
     positions: list[TradePosition]
     offsets: list[Offset]
@@ -248,7 +248,7 @@ class HistoryReader:
 
     def candles(
         self, chain: str, token: str, *, since: int, until: int, interval_ms: int
-    ) -> list[Candle]:
+    ) -> list[ArchivedCandle]:
         """Return the candles of [since, until) (ms, multiples of the interval), oldest first."""
         params = {"since": since // 1000, "until": until // 1000, "seconds": interval_ms // 1000}
         rows = self._ask(_CANDLES, {"chain": chain, "token": token, **params})
@@ -308,10 +308,10 @@ def _days_for(days: Sequence[_Day], trades: int, until: int, least: int) -> int:
     return len(days)
 
 
-def _trade(chain: str, row: Sequence[Any]) -> Trade:
+def _trade(chain: str, row: Sequence[Any]) -> ArchivedTrade:
     ms, tx_hash, log_index, _, side, amount, usd, price, *rest = row
     trader, venue, pool, quote, block, _, _ = rest
-    return Trade(
+    return ArchivedTrade(
         event_id=f"{chain}:{tx_hash}:{log_index}",
         timestamp=ms,
         side=side,
@@ -328,11 +328,11 @@ def _trade(chain: str, row: Sequence[Any]) -> Trade:
     )
 
 
-def _candle(row: Sequence[Any], interval_ms: int) -> Candle:
+def _candle(row: Sequence[Any], interval_ms: int) -> ArchivedCandle:
     begins, trades, volume, buy_volume, tokens, opened, high, low, closed = row
     usd, buy_usd, attos = _units(volume, 6), _units(buy_volume, 6), _units(tokens, 18)
     priced = high is not None
-    return Candle(
+    return ArchivedCandle(
         open_time=begins * 1000,
         close_time=begins * 1000 + interval_ms,
         open_usd=_price(opened) if priced else None,

@@ -1,7 +1,7 @@
-"""Many swaps whole, as columns: what the archive keeps of each, between the decoder and its tables.
+"""Complete swaps as columns: what the decoder hands to the archive's tables.
 
-Numbers stand in arrays, texts in one buffer with their places beside them; an object for every swap
-would cost more than all else that is done to it. Knows nothing of Kafka, Redis or ClickHouse.
+Numbers are in arrays; texts are in one buffer, with an array of their spans. One object per swap
+would cost more than all other work on the swap. Knows nothing of Kafka, Redis or ClickHouse.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aggregator.contracts.batch import SWAP, fill
 from aggregator.contracts.event import Swap
 
 ABSENT: Final = -1
-"""Where a text begins that is None, and the `block_number` that is."""
+"""The beginning of the span of an absent text, and an absent `block_number`."""
 
 TEXTS: Final = (
     "chain",
@@ -30,7 +30,7 @@ TEXTS: Final = (
     "pool",
     "trader",
 )
-"""The fields of `Swap` that are texts, in the order of `SwapRows.spans`."""
+"""The text fields of `Swap`, in the order of `SwapRows.spans`."""
 
 ROW: Final = np.dtype(
     [
@@ -44,19 +44,19 @@ ROW: Final = np.dtype(
     ],
     align=True,
 )
-"""What SWAP lacks of a swap and of its record in the log.
+"""The numbers of a swap and of its Kafka record that SWAP does not hold.
 
-`recorded` is the record's timestamp and `watermark` that of the partition behind it (ms since the
-epoch), `size` the bytes of its value.
+`recorded` is the record's timestamp and `watermark` the partition's watermark after the record,
+both ms since the epoch; `size` is the length of the record's value in bytes.
 """
 
 
 class SwapRows(msgspec.Struct, frozen=True, gc=False):
-    """Swaps of one partition in log order; the first three have one entry a swap.
+    """Swaps of one partition in log order; the first three arrays have one entry per swap.
 
-    `swaps` is an array of SWAP, of which `token`, `symbol` and `n` are not filled, `rows` of ROW.
-    `spans` (int32) are [swap, place in TEXTS, (begin, end)] of the UTF-8 in `text` (uint8), which
-    may hold more.
+    `swaps` has dtype SWAP (`token`, `symbol` and `n` are not filled), `rows` has dtype ROW. `spans`
+    (int32) is [swap, index in TEXTS, (begin, end)]: byte ranges in `text` (uint8, UTF-8). `text`
+    may also hold bytes that no span covers.
     """
 
     swaps: Array
@@ -68,13 +68,13 @@ class SwapRows(msgspec.Struct, frozen=True, gc=False):
         return len(self.swaps)
 
     def part(self, begin: int, end: int) -> SwapRows:
-        """The swaps [begin, end), which share the memory of all."""
+        """Return the swaps [begin, end), as views of the same memory."""
         return SwapRows(
             self.swaps[begin:end], self.rows[begin:end], self.spans[begin:end], self.text
         )
 
     def texts(self, place: int) -> tuple[str | None, ...]:
-        """The texts of one swap, in the order of TEXTS."""
+        """Return the texts of one swap, in the order of TEXTS."""
         return tuple(
             None if begin == ABSENT else self.text[begin:end].tobytes().decode()
             for begin, end in self.spans[place].tolist()
@@ -82,7 +82,7 @@ class SwapRows(msgspec.Struct, frozen=True, gc=False):
 
 
 def as_rows(swaps: Sequence[Swap]) -> SwapRows:
-    """Decoded swaps as rows; what is of their records is 0."""
+    """Convert decoded swaps to rows; the columns that describe the Kafka record stay 0."""
     numbers, rows = np.zeros(len(swaps), SWAP), np.zeros(len(swaps), ROW)
     spans = np.full((len(swaps), len(TEXTS), 2), ABSENT, np.int32)
     text = bytearray()

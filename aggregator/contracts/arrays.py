@@ -1,4 +1,4 @@
-"""The type of numpy arrays in signatures; docstrings give dtype and shape."""
+"""The type of numpy arrays in signatures; docstrings state dtype and shape."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Many swaps as columns: what the decoder makes of a batch and the windows take in.
+"""Swaps as columns: the decoder produces a batch, the windows consume it.
 
-An object for every swap would cost more than all that is counted of it, so a batch is a few arrays
-and a way to the whole swap for whoever needs one. Knows nothing of Kafka, Redis or the windows.
+One object per swap would cost more than counting the swap. A batch is therefore a few arrays, plus
+functions that decode a single swap on demand. Knows nothing of Kafka, Redis or the windows.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from aggregator.contracts.arrays import Array
 from aggregator.contracts.event import ATTOS_PER_TOKEN, Swap
 
 UNPRICED: Final = -1
-"""`usd` of a swap without one."""
+"""`usd` of a swap without a USD value."""
 
 MARKER_BYTES: Final = 16
 
 TRADES_A_MINUTE: Final = 2**20
-"""A token's trades are numbered from the minute of its first one times this.
+"""A token's first trade gets the number of its minute times this.
 
-So the numbers of a token that was forgotten and came back are above those that it had.
+When a token is forgotten and trades again later, its new numbers are therefore above its old ones.
 """
 
 SWAP: Final = np.dtype(
@@ -45,24 +45,25 @@ SWAP: Final = np.dtype(
     ],
     align=True,
 )
-"""One swap in numbers.
+"""The numbers of one swap.
 
-`usd` is micro-USD or UNPRICED, the amounts are digits of base 10^18 of the amount in 10^-18 token,
-`price` is NaN where unknown, `trader` as of `trader_key`. `token` and `symbol` are numbers of the
-engine that takes the swap in, `verdict` is what the markers said, `n` numbers the trades of the
-token without a gap (0 for what is none): they are filled then.
+`usd` is micro-USD or UNPRICED. The three amounts are the digits, base 10^18, of the amount in
+10^-18 token. `price` is NaN where unknown. `trader` comes from `trader_key`. The window engine
+fills the other fields when it applies the swap: `token` and `symbol` are its own indexes, `verdict`
+is the decision of the markers, and `n` numbers the trades of the token without a gap (0 where the
+swap is not a trade).
 """
 
 
 class TokenName(NamedTuple):
-    """What the swaps of a batch share: the token, and the symbol that they give it."""
+    """A token and the symbol that a swap gives it; the swaps of a batch share these pairs."""
 
     token_id: str
     symbol: str | None
 
 
 class SwapTexts(NamedTuple):
-    """What of a swap is no number, as in `Swap`, and the `log_index` beside its hash."""
+    """The texts of a swap, as in `Swap`, with the `log_index` that completes the hash."""
 
     tx_hash: str
     log_index: int
@@ -73,11 +74,12 @@ class SwapTexts(NamedTuple):
 
 
 class SwapBatch(msgspec.Struct, frozen=True, gc=False):
-    """Swaps of one partition in log order; every column has one entry a swap.
+    """Swaps of one partition in log order; every column has one entry per swap.
 
-    `swaps` is an array of SWAP, `names` (int32) places in `token_names`, `removed` bool. `markers`
-    are joined, MARKER_BYTES each. `swap` gives the whole swap at a place: it is decoded again, so
-    ask for few. `texts` gives what the columns lack of it, at a quarter of the cost.
+    `swaps` has dtype SWAP, `names` (int32) holds indexes into `token_names`, `removed` is bool.
+    `markers` is the concatenation of the markers, MARKER_BYTES each. `swap` returns the complete
+    swap at an index by decoding it again, so call it rarely. `texts` returns only what the columns
+    do not hold, at a fraction of that cost.
     """
 
     swaps: Array
@@ -94,7 +96,10 @@ class SwapBatch(msgspec.Struct, frozen=True, gc=False):
 
 
 def trader_key(trader: str | None) -> int:
-    """A 64-bit hash (BLAKE2b), the same in every process: snapshots hold it. 0 is no trader."""
+    """Return a 64-bit BLAKE2b hash; 0 means no trader.
+
+    The hash is the same in every process, because snapshots contain it.
+    """
     if trader is None:
         return 0
     digest = hashlib.blake2b(trader.encode(), digest_size=8).digest()
@@ -102,7 +107,7 @@ def trader_key(trader: str | None) -> int:
 
 
 def fill(record: Any, swap: Swap) -> None:
-    """Write a swap's numbers into one record of SWAP."""
+    """Write the numbers of a swap into one record of dtype SWAP."""
     upper, low = divmod(swap.amount_attos, ATTOS_PER_TOKEN)
     record["buy"] = swap.is_buy
     record["timestamp"] = swap.timestamp
@@ -114,7 +119,7 @@ def fill(record: Any, swap: Swap) -> None:
 
 
 def batch_of(swaps: Sequence[Swap], offsets: Sequence[int]) -> SwapBatch:
-    """Decoded swaps as a batch."""
+    """Convert decoded swaps to a batch."""
     columns = np.zeros(len(swaps), SWAP)
     columns["offset"] = offsets
     for record, swap in zip(columns, swaps, strict=True):
@@ -132,5 +137,5 @@ def batch_of(swaps: Sequence[Swap], offsets: Sequence[int]) -> SwapBatch:
 
 
 def texts_of(swap: Swap) -> SwapTexts:
-    """The texts of a decoded swap."""
+    """Return the texts of a decoded swap."""
     return SwapTexts(swap.tx_hash, swap.log_index, swap.trader, swap.venue, swap.pool, swap.quote)

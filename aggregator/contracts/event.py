@@ -1,6 +1,6 @@
-"""One swap as every part of the service sees it after decoding: normalised, checked, immutable.
+"""The decoded swap that every part of the service uses: normalised, validated, immutable.
 
-The wire format is DESIGN 3; `aggregator.decoding.rules` turns bytes into this. Knows nothing of
+The wire format is DESIGN 3; `aggregator.decoding.rules` turns bytes into a `Swap`. Knows nothing of
 Kafka, Redis or time.
 """
 
@@ -15,10 +15,10 @@ ATTOS_PER_TOKEN = 10**18
 
 
 class Swap(msgspec.Struct, frozen=True, gc=False):
-    """A decoded swap, or (`removed`) the retraction of one.
+    """A decoded swap, or (`removed`) the retraction of a swap.
 
-    Times are ms since the epoch. USD is int64 micro-USD, token amounts are integers of 10^-18
-    token (both rounded half-even once, at decoding), so sums of them are exact in any order.
+    Times are ms since the epoch. USD is int64 micro-USD and token amounts are integers of 10^-18
+    token. Both are rounded half-even once, at decoding, so sums are exact in any order.
     `price_usd` is the event's own price, or amount_usd / amount; None where neither is known or
     the price would be 0. `marker` is the 16-byte key of the swap's marker in Redis.
     """
@@ -50,11 +50,11 @@ class Swap(msgspec.Struct, frozen=True, gc=False):
 
 
 def marker_of(chain: str, tx_hash: str, log_index: int, block_hash: str | None) -> bytes:
-    """The 16-byte BLAKE2b hash that names a swap's marker.
+    """Return the 16-byte BLAKE2b hash that names the marker of a swap.
 
-    The block's hash is part of it where given: a swap that a reorganised chain includes again in
-    another block is a new swap (DESIGN 4 rule 1). No field can hold ":", so the join is unambiguous
-    up to the block hash, which comes last.
+    The hash covers the block hash where the event has one: a swap that a reorganised chain includes
+    again in another block is a new swap (DESIGN 4 rule 1). Neither chain nor tx_hash can contain
+    ":", and the block hash comes last, so the joined text is unambiguous.
     """
     identity = f"{chain}:{tx_hash}:{log_index}"
     if block_hash is not None:

@@ -1,4 +1,4 @@
-"""What the archive answers about a token's past: the shapes of trades, candles and days on REST.
+"""The history of a token as REST returns it from the archive: trades, candles and days.
 
 As in `stats`: USD, prices and token amounts are decimal strings, times are ms since the epoch,
 unknown is null and never 0.
@@ -9,11 +9,11 @@ from __future__ import annotations
 import msgspec
 
 
-class Trade(msgspec.Struct, frozen=True, gc=False):
-    """One swap that counts, on time or late; what was retracted is none.
+class ArchivedTrade(msgspec.Struct, frozen=True, gc=False):
+    """One swap that counts, on time or late. A retracted swap is not a trade.
 
-    `event_id` is chain:tx_hash:log_index. `amount` is of the token. `amount_usd` and `price_usd`
-    are null where the swap was not priced.
+    `event_id` is chain:tx_hash:log_index. `amount` is in tokens. `amount_usd` and `price_usd` are
+    null where the swap has no price.
     """
 
     event_id: str
@@ -31,12 +31,12 @@ class Trade(msgspec.Struct, frozen=True, gc=False):
     block_number: int | None
 
 
-class Candle(msgspec.Struct, frozen=True, gc=False):
-    """The trades of [open_time, close_time), a UTC interval that holds at least one.
+class ArchivedCandle(msgspec.Struct, frozen=True, gc=False):
+    """The trades of the UTC interval [open_time, close_time), which has at least one trade.
 
-    Volumes and `trades` are exact; `volume_token` is of the priced trades, and vwap_usd =
-    volume_usd / volume_token. Prices are null where no trade was priced. Prices of a minute in
-    which a swap was retracted may still be those with it, as long as the minute has another trade.
+    Volumes and `trades` are exact. `volume_token` sums the priced trades, and vwap_usd =
+    volume_usd / volume_token. Prices are null where no trade was priced. After a retraction, the
+    prices of that minute may still include the retracted swap while the minute has other trades.
     """
 
     open_time: int
@@ -54,11 +54,11 @@ class Candle(msgspec.Struct, frozen=True, gc=False):
 
 
 class Day(msgspec.Struct, frozen=True, gc=False):
-    """One UTC day of a token, `day` as YYYY-MM-DD; a day without a trade has none.
+    """One UTC day of a token, `day` as YYYY-MM-DD. A day without trades has no row.
 
-    `late` and `retracted` count the late swaps and the retractions among its swaps. `traders` is
-    distinct and approximate above some thousands (within 1 % at 65 % of days, as HyperLogLog with
-    2^14 cells is). What `Candle` says of volumes and prices holds here too.
+    `late` and `retracted` count the late swaps and the retractions of the day. `traders` counts
+    distinct traders, approximately above a few thousand (HyperLogLog with 2^14 cells: within 1 % on
+    65 % of days). Volumes and prices are as in `ArchivedCandle`.
     """
 
     day: str

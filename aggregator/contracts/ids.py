@@ -1,10 +1,10 @@
-"""The one spelling of a token id, `chain:token`, which every way in and every question share.
+"""The canonical form of a token id, `chain:token`.
 
-Ingest, REST, WebSocket and the token registry call the functions here, so what is counted under an
-id is found by every spelling of it. A `0x` address of 40 hexadecimal digits means the same in any
-case and becomes lower case; a Move type (`0x…::module::Name`, type arguments included) gets its
-addresses in lower case without leading zeros, and no white space. Everything else keeps its case,
-because in base58, for one, case is part of the id. Pure.
+Ingest, REST, WebSocket and the token registry all canonicalise ids here, so a token is found under
+every spelling of its id. A `0x` address of 40 hexadecimal digits becomes lower case. A Move type
+(`0x…::module::Name`, type arguments included) loses white space, and its addresses become lower
+case without leading zeros. Everything else keeps its case, because case is significant in base58,
+for example. Pure.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LONGEST_CHAIN: Final = 32
 LONGEST_TOKEN: Final = 128
 LONGEST_TOKEN_ID: Final = LONGEST_CHAIN + 1 + LONGEST_TOKEN
 CHAIN_PATTERN: Final = rf"[a-z0-9][a-z0-9-]{{0,{LONGEST_CHAIN - 1}}}"
-# A Move type is shorter after it became canonical; a text beyond this is none.
+# A Move type gets shorter when it becomes canonical; a longer text is not treated as a Move type.
 LONGEST_SPELLING: Final = 1_024
 
 _CHAIN: Final = re.compile(CHAIN_PATTERN)
@@ -31,22 +31,22 @@ _UNPRINTABLE: Final = re.compile(r"[\s\x00-\x1f\x7f]")
 
 
 class TokenIdInvalid(ValueError):
-    """A text that cannot be the id of a token; the message says what would be accepted."""
+    """A text that cannot be a token id; the message says what would be accepted."""
 
 
 class TokenId(NamedTuple):
-    """A canonical token id in its two parts."""
+    """The two parts of a canonical token id."""
 
     chain: str
     token: str
 
     def __str__(self) -> str:
-        """`chain:token`."""
+        """Return `chain:token`."""
         return f"{self.chain}:{self.token}"
 
 
 def canonical_token(text: str) -> str:
-    """A token without its chain in its one spelling; raises TokenIdInvalid."""
+    """Return the canonical form of a token without its chain. Raises TokenIdInvalid."""
     token = _canonical_spelling(text) if text[:2] in {"0x", "0X"} else text
     if not token:
         raise TokenIdInvalid("the token after the colon is empty")
@@ -58,7 +58,7 @@ def canonical_token(text: str) -> str:
 
 
 def parse_token_id(text: str) -> TokenId:
-    """`chain:token` in its one spelling; raises TokenIdInvalid."""
+    """Parse `chain:token` into its canonical parts. Raises TokenIdInvalid."""
     chain, separator, token = text.partition(":")
     if not separator:
         raise TokenIdInvalid("give an id of the form chain:token")
@@ -74,9 +74,9 @@ def parse_token_id(text: str) -> TokenId:
 
 
 def canonical_token_id(text: str) -> str:
-    """`chain:token` in its one spelling; raises TokenIdInvalid.
+    """Return the canonical form of `chain:token`. Raises TokenIdInvalid.
 
-    >>> canonical_token_id("ethereum:0xC02aaA39b223FE8D0A0e5C4F27eAD9083C756Cc2")
+     canonical_token_id("ethereum:0xC02aaA39b223FE8D0A0e5C4F27eAD9083C756Cc2")
     'ethereum:0xc02aaa39b223fe8d0a0e5c4f27ead9083c756cc2'
     >>> canonical_token_id("sui:0x0002::sui::SUI")
     'sui:0x2::sui::SUI'
@@ -85,7 +85,7 @@ def canonical_token_id(text: str) -> str:
 
 
 def _canonical_spelling(token: str) -> str:
-    """Of a token that begins with 0x."""
+    """Return the canonical form of a token that begins with 0x."""
     if _ADDRESS.fullmatch(token):
         return token.lower()
     if len(token) > LONGEST_SPELLING or not _MOVE_BEGINS.match(token):

@@ -1,4 +1,4 @@
-"""A message of the log as it was read, for the parts that know no Kafka client."""
+"""A Kafka message, for the parts that do not use a Kafka client."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class LogRecord(msgspec.Struct, frozen=True, gc=False):
-    """One message as it came; `timestamp` is the record's, ms since the epoch."""
+    """One message as it was read; `timestamp` is the record's, ms since the epoch."""
 
     partition: int
     offset: int

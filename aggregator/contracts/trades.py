@@ -1,7 +1,7 @@
-"""The trades of a token as they travel from its partition's owner to the web nodes, over NATS.
+"""The trades of a token, as the partition's owner sends them to the web nodes over NATS.
 
-Amounts, USD and prices are decimal strings, times are ms since the epoch, unknown is null and never
-0, as in `aggregator.contracts.stats`.
+As in `stats`: amounts, USD and prices are decimal strings, times are ms since the epoch, unknown is
+null and never 0.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import msgspec
 class Trade(msgspec.Struct, frozen=True, gc=False):
     """One counted swap, or (`removed`) the retraction of one.
 
-    `n` numbers the trades of a token without a gap, from an arbitrary start; `offset` is its place
-    in the partition's log, so the same `n` has the same `offset` as long as the counting did not
-    begin again. `amount` is in tokens.
+    `n` numbers the trades of a token without a gap, from an arbitrary start. `offset` is the Kafka
+    offset, so an `n` always has the same `offset`, unless the counting began again because the
+    state was lost. `amount` is in tokens.
     """
 
     n: int
@@ -36,10 +36,10 @@ class Trade(msgspec.Struct, frozen=True, gc=False):
 
 
 class TradeBatch(msgspec.Struct, frozen=True):
-    """What the owner publishes on `ws.broadcast.trades.<token>`: trades with contiguous `n`.
+    """The owner's message on `ws.broadcast.trades.<token>`: trades with contiguous `n`.
 
-    A replay repeats an `n` with the same trade. Where the counting began again (the state was
-    lost), `n` starts anew under a newer epoch.
+    A replay repeats an `n` with the same trade. When the state was lost and the counting begins
+    again, `n` restarts under a higher epoch.
     """
 
     token_id: str
@@ -52,8 +52,8 @@ class CandleRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One UTC minute: [minute_ms, open, high, low, close, volume_usd, volume_token, trades, ...].
 
     Prices are null where the minute has no priced trade; unpriced trades count in `trades` only.
-    The last two are the (timestamp in ms, offset) of the trades that open and close it, so that
-    who folds in another trade knows whether it lies before, between or behind them.
+    The last two fields are the (timestamp in ms, offset) of the opening and the closing trade. A
+    reader that adds another trade compares with them to decide whether it opens or closes.
     """
 
     minute_ms: int
@@ -69,14 +69,14 @@ class CandleRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 HISTORY_MINUTES: Final = 2_880
-"""Most minutes of one answer: 48 h."""
+"""The largest number of minutes in one answer: 48 h."""
 
 
 class HistoryRequest(msgspec.Struct, frozen=True):
-    """A web node's question on `swaps.history.<partition>`.
+    """A web node's request on `swaps.history.<partition>`.
 
-    `minutes` is how many of the token's newest minutes the node needs, 0 for trades alone.
-    `patience_ms` is how long the node waits: the owner does not answer after that.
+    `minutes` is how many of the token's newest minutes the node needs; 0 requests trades only. The
+    node waits for `patience_ms`, and the owner does not answer after that.
     """
 
     token_id: str
@@ -85,12 +85,12 @@ class HistoryRequest(msgspec.Struct, frozen=True):
 
 
 class TokenHistory(msgspec.Struct, frozen=True):
-    """The owner's answer: the token's minutes (oldest first) and last trades.
+    """The owner's answer: the token's minutes (oldest first) and its last trades.
 
-    All of it counts exactly the trades up to `n`, which is 0 for a token without any. The minutes
-    are complete from `from_ms` on, which is later than the request asks for where the owner holds
-    less, or where the answer would exceed the largest message that NATS takes (`shortened`; then
-    the oldest trades are missing too). An owner of an earlier version sends no `from_ms`.
+    The answer counts exactly the trades up to and including `n`, which is 0 for a token without
+    trades. The minutes are complete from `from_ms` on. That is later than requested where the owner
+    holds less, or where the answer would exceed the largest NATS message (`shortened`; then the
+    oldest trades are missing, too). An owner of an earlier version sends no `from_ms`.
     """
 
     token_id: str

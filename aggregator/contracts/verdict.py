@@ -1,4 +1,4 @@
-"""What the markers decide of one record: the word between the marker store and the windows."""
+"""The decision about one record, which the marker store makes and the windows apply."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from enum import StrEnum
 
 
 class Verdict(StrEnum):
-    """The one-letter codes are the marker store's wire format (redis/lua/claim.lua)."""
+    """A decision; the one-letter codes are the wire format of redis/lua/claim.lua."""
 
     COUNTED = "C"
-    """The canonical occurrence of a swap, on time: add it to its bucket."""
+    """The record at which a swap counts, on time: add it to its bucket."""
     LATE = "L"
-    """Canonical, but its bucket was closed: count it as late, not in the windows."""
+    """The record at which a swap counts, but its bucket was closed: count it as late only."""
     UNDONE = "U"
-    """The canonical retraction of a counted swap: take it out of its bucket."""
+    """The record at which the retraction of a counted swap counts: subtract from the bucket."""
     VOID = "V"
-    """A swap or retraction that changes nothing: its partner was decided first."""
+    """A swap or retraction that changes nothing, because its counterpart was decided first."""
     DUPLICATE = "D"
-    """A repeat of a position that is already decided: change nothing."""
+    """A repeat of a swap or retraction that was decided at another position: change nothing."""

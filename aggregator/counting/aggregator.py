@@ -28,7 +28,7 @@ from aggregator.counting.partition import PartitionOwner, Placed
 from aggregator.counting.takeover import Takeover
 from aggregator.dead_letters.producer import BadRun, DeadLetters, Rejected
 from aggregator.decoding.decoder import BatchDecoder, compile_decoder
-from aggregator.member.kafka import Batch, Records, SwapLog
+from aggregator.member.kafka import Polled, Records, SwapLog
 from aggregator.member.topics import ensure_topics
 from aggregator.nats.publisher import Publisher
 from aggregator.redis.board_rows import RedisBoardRows
@@ -40,7 +40,7 @@ from aggregator.runtime import faults, metrics, tracing
 from aggregator.runtime.backoff import Backoff
 from aggregator.runtime.clock import TrustedClock, monotonic_ms
 from aggregator.runtime.config import Config
-from aggregator.runtime.errors import DeadLetter, Fenced, Retry, SwapsError
+from aggregator.runtime.errors import BadMessage, Fenced, Retry, SwapsError
 from aggregator.runtime.health import Health
 from aggregator.windows.engine import warm_up
 
@@ -142,7 +142,7 @@ class Aggregator:
         # The batch that Redis is deciding.
         self._in_flight: tuple[PartitionOwner, Placed] | None = None
         # Batches that a poll brought while a call was repeated; the next round takes them up.
-        self._held: list[Batch] = []
+        self._held: list[Polled] = []
         # The engines that `_patiently` waits for, and why; only `_patiently` sets and clears it.
         self._waiting: dict[str, str] = {}
         self._degraded: dict[str, str] = {}
@@ -185,7 +185,7 @@ class Aggregator:
         due_in_ms = self._flush_schedule.next_at - self._monotonic_ms()
         return max(0.0, min(_POLL_S, due_in_ms / 1000))
 
-    def _ingest(self, batch: Batch) -> None:
+    def _ingest(self, batch: Polled) -> None:
         taken = 0
         for records in batch.records:
             taken += len(records.offsets)
@@ -224,7 +224,7 @@ class Aggregator:
             metrics.INGEST_DEAD_LETTERS.labels(letter.error.reason).inc()
 
     def _note_bad_share(
-        self, partition: int, count: int, rejected: Sequence[tuple[int, DeadLetter]]
+        self, partition: int, count: int, rejected: Sequence[tuple[int, BadMessage]]
     ) -> None:
         """Note how many of the partition's newest messages were bad, sent before or now."""
         run = self._bad_runs.setdefault(partition, BadRun())
@@ -276,7 +276,7 @@ class Aggregator:
         self._totals.update(Counter(verdicts))
         self._applied_at = [*self._applied_at[:1], time.time()]
 
-    def _note_ends(self, batch: Batch) -> None:
+    def _note_ends(self, batch: Polled) -> None:
         """Move past offsets without a record, which transactions leave, by the log's end."""
         if batch.ends:
             self._settle()

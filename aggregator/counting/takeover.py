@@ -16,7 +16,7 @@ import structlog
 
 from aggregator.counting.epochs import read_epoch, write_epoch
 from aggregator.counting.partition import PartitionOwner
-from aggregator.member.end_offset_check import LogEndCheck
+from aggregator.member.end_offset_check import EndOffsetCheck
 from aggregator.member.kafka import SwapLog
 from aggregator.redis.snapshots import Snapshots
 from aggregator.runtime.config import Config
@@ -34,7 +34,7 @@ class Takeover:
         self._log = swap_log
         self._snapshots = snapshots
         self._now_ms = now_ms
-        self._log_end = LogEndCheck(
+        self._log_end = EndOffsetCheck(
             config.kafka_topic,
             "counted",
             "Delete the snap: and dedupe: keys in Redis to begin again",

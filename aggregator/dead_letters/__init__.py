@@ -1,1 +1,1 @@
-"""Messages that cannot be counted: sent to their topic, read back, replayed."""
+"""Messages that cannot be counted: sent to the dead-letter topic, read back, replayed."""

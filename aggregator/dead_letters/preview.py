@@ -1,7 +1,7 @@
-"""What would become of dead letters if they were replayed now, found out before any is sent.
+"""Predicts the result of replaying dead letters, before any is sent.
 
-A letter that was cut lacks bytes; they are read from where the message came from, as long as Kafka
-holds it. Sends nothing and commits nothing.
+A cut letter lacks bytes; the complete message is read from its source topic while Kafka still holds
+it. Sends nothing and commits nothing.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from aggregator.dead_letters.reader import Letter
 from aggregator.decoding.rules import decode_swap
 from aggregator.runtime.clock import wall_ms
 from aggregator.runtime.config import Config
-from aggregator.runtime.errors import DeadLetter, Retry
+from aggregator.runtime.errors import BadMessage, Retry
 
 _TIMEOUT_S: Final = 5.0
 
 
 class Outlook(msgspec.Struct, frozen=True):
-    """A letter, whole where its original could be read, and why it would be refused again.
+    """A letter, complete where its original could be read, and why a replay would be refused.
 
     `refusal` is empty for a letter that would be decoded now.
     """
@@ -33,25 +33,25 @@ class Outlook(msgspec.Struct, frozen=True):
     refusal: str
 
     def sent(self, *, force: bool) -> bool:
-        """Whether a replay sends it: with `force` also one that would be refused again.
+        """Return whether a replay sends the letter; `force` also sends letters with a refusal.
 
-        One without all of its bytes is never sent.
+        A letter that lacks bytes is never sent.
         """
         return not self.letter.cut and (force or not self.refusal)
 
 
 def outlooks(letters: Sequence[Letter], config: Config) -> list[Outlook]:
-    """One for each letter, in their order. Raises Retry where Kafka cannot be asked."""
+    """Return the outlook of each letter, in the same order. Raises Retry where Kafka is away."""
     with Originals(config.kafka_bootstrap) as originals:
         return [_outlook(letter, config, originals) for letter in letters]
 
 
 def refusal_of(letter: Letter, max_future_ms: int) -> str:
-    """Why a whole letter would be refused if it were replayed now; empty where it would not be."""
+    """Return why a complete letter would be refused if it were replayed now; "" if it would not."""
     now_ms = wall_ms()
     try:
         decode_swap(letter.value, now_ms, max_future_ms)
-    except DeadLetter as error:
+    except BadMessage as error:
         return str(error)
     return ""
 
@@ -70,7 +70,7 @@ def _outlook(letter: Letter, config: Config, originals: Originals) -> Outlook:
 
 
 class Originals:
-    """The messages that letters were made of, in the topic that they came from."""
+    """Reads the original messages of letters from their source topics."""
 
     def __init__(self, bootstrap: str) -> None:
         self._bootstrap = bootstrap
@@ -89,7 +89,7 @@ class Originals:
             self._made.close()
 
     def find(self, letter: Letter) -> Letter | None:
-        """The letter with all of its bytes; None where Kafka no longer holds them. Raises Retry."""
+        """Return the letter with all bytes; None where Kafka no longer holds them. Raises Retry."""
         place = TopicPartition(letter.source_topic, letter.source_partition)
         try:
             start, end = self._consumer.get_watermark_offsets(place, timeout=_TIMEOUT_S)
@@ -99,10 +99,10 @@ class Originals:
             self._consumer.assign([place])
             message = self._consumer.poll(_TIMEOUT_S)
         except (KafkaException, TypeError) as error:
-            # get_watermark_offsets answers None when it times out.
+            # get_watermark_offsets returns None when it times out.
             raise Retry(f"kafka at {self._bootstrap}: reading {letter.source}: {error}") from error
         if message is None:
-            raise Retry(f"kafka at {self._bootstrap} sends nothing of {letter.source}")
+            raise Retry(f"kafka at {self._bootstrap} does not deliver {letter.source}")
         fault = message.error()
         if fault is not None:
             raise Retry(f"kafka at {self._bootstrap}: reading {letter.source}: {fault.str()}")
@@ -114,7 +114,7 @@ class Originals:
             self._made = Consumer(
                 {
                     "bootstrap.servers": self._bootstrap,
-                    # never joined: partitions are assigned, nothing is committed
+                    # Required, but the group is never joined: partitions are assigned.
                     "group.id": "dead-letters",
                     "enable.auto.commit": False,
                     "auto.offset.reset": "error",
@@ -126,7 +126,10 @@ class Originals:
 
 
 def _whole(letter: Letter, message: Message) -> Letter | None:
-    """None where another message stands there: the topic was made again, or compacted."""
+    """Return the letter with the message's bytes.
+
+    None where the offset holds another message, because the topic was created again or compacted.
+    """
     value, key = message.value(), message.key()
     if (
         message.offset() != letter.source_offset

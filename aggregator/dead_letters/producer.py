@@ -1,8 +1,9 @@
 """Sends messages that cannot be counted to the dead-letter topic: their bytes and the reason.
 
 The pipeline advances past a message only after the broker has acknowledged its dead letter. A
-letter that is too large for the dead-letter topic is sent cut, because no repetition changes its
-size; every other failure is a Retry, and a repetition sends only what the broker does not have.
+letter that is too large for the dead-letter topic is cut, because repeating the same size would
+fail again. Every other failure raises Retry, and a repeated call sends only the letters that the
+broker has not acknowledged.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from aggregator.contracts.records import LogRecord
 from aggregator.runtime import metrics
 from aggregator.runtime.clock import wall_ms
-from aggregator.runtime.errors import DeadLetter, Retry
+from aggregator.runtime.errors import BadMessage, Retry
 
 BAD_RUN_WINDOW: Final = 1_000
-"""Messages of a partition that are judged together."""
+"""The number of last messages of a partition that `BadRun` looks at."""
 KEPT_BYTES: Final = 65_536
-"""Bytes of the value that a cut letter keeps."""
+"""The bytes of the value that a cut letter keeps."""
 _KEPT_KEY_BYTES: Final = 1_024
 _LONGEST_REASON: Final = 300
-# Above any max.message.bytes in use; what is larger is cut without asking the broker.
+# Above any usual max.message.bytes; the client refuses larger letters, which are then cut.
 _MOST_BYTES: Final = 10_000_000
 _TIMEOUT_S: Final = 10.0
 _TOO_LARGE: Final = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE}
@@ -36,18 +37,18 @@ log = structlog.get_logger(__name__)
 
 
 class Rejected(msgspec.Struct, frozen=True, gc=False):
-    """A record as it came, the topic it came from, and why it is refused."""
+    """A record as it was read, its topic, and why it is refused."""
 
     topic: str
     record: LogRecord
-    error: DeadLetter
+    error: BadMessage
 
 
 class BadRun:
-    """Whether over half of the last BAD_RUN_WINDOW messages of a partition, in log order, are bad.
+    """Detects that over half of a partition's last BAD_RUN_WINDOW messages, in log order, are bad.
 
-    Then the producer or the topic is wrong rather than a message. It stops nothing: the messages
-    are in the dead-letter topic, and good ones among them count.
+    Then the producer or the topic is wrong rather than single messages. The detector stops nothing:
+    the bad messages are in the dead-letter topic, and the good ones among them count.
     """
 
     def __init__(self, window: int = BAD_RUN_WINDOW) -> None:
@@ -56,8 +57,8 @@ class BadRun:
         self._bad: deque[int] = deque()
         self._newest = ""
 
-    def note(self, count: int, bad: Iterable[tuple[int, DeadLetter]]) -> None:
-        """`count` more messages were read; `bad` are places among them, ascending, and why."""
+    def note(self, count: int, bad: Iterable[tuple[int, BadMessage]]) -> None:
+        """Note `count` more messages; `bad` has (index among them, error), ascending."""
         for place, error in bad:
             self._bad.append(self._seen + place)
             self._newest = str(error)[:_LONGEST_REASON]
@@ -67,12 +68,12 @@ class BadRun:
 
     @property
     def share(self) -> float:
-        """Bad messages among the last ones, 0 to 1, as a share of the whole window."""
+        """Return the bad messages among the last ones as a share of the window, 0 to 1."""
         return len(self._bad) / self._window
 
     @property
     def reason(self) -> str:
-        """A sentence for operators; empty while there is no run."""
+        """Return a sentence for operators; empty while there is no run."""
         if len(self._bad) * 2 <= self._window:
             return ""
         return (
@@ -82,18 +83,19 @@ class BadRun:
 
 
 class _Outgoing:
-    """One letter that the broker does not have yet, and how much of it is sent next."""
+    """A letter that the broker has not acknowledged yet, and how much of it is sent next."""
 
     def __init__(self, rejected: Rejected) -> None:
         self.rejected = rejected
         self.acknowledged = False
         self.in_flight = False
-        # A broker measures batches, so a letter that was refused is sent once more by itself.
+        # The broker measures whole batches, so a refused letter is first sent again in a batch
+        # that holds nothing else.
         self.alone = False
-        self.kept: int | None = None  # bytes of the value; None is all of them
+        self.kept: int | None = None  # bytes of the value to send; None is all of them
 
     def shrink(self) -> bool:
-        """Send less next time; false where there is nothing left to leave out."""
+        """Reduce what is sent next; return False where nothing is left to reduce."""
         if not self.alone:
             self.alone = True
         elif self.kept is None:
@@ -106,9 +108,9 @@ class _Outgoing:
 
 
 class Delivery:
-    """Letters on their way to the broker.
+    """A set of letters to deliver.
 
-    `send` may be called again after Retry: it sends again only what was not acknowledged.
+    `send` may be called again after Retry: it sends only the letters that are not acknowledged.
     """
 
     def __init__(self, producer: Producer, topic: str, rejected: Sequence[Rejected]) -> None:
@@ -118,11 +120,13 @@ class Delivery:
         self._fault = ""
 
     def send(self) -> None:
-        """Return when the broker has every letter, whole or cut. Raises Retry where it has not.
+        """Send the letters; return when the broker has all of them, whole or cut. Raises Retry.
 
-        A letter whose acknowledgement was lost can come twice, never not at all.
+        Delivery is at least once: a letter whose acknowledgement was lost can arrive twice.
         """
         self._fault = ""
+        # A letter that was refused for its size is still waiting after the flush, in a reduced
+        # form; the loop sends it again until the broker takes it.
         while self._waiting:
             for outgoing in self._waiting:
                 if outgoing.alone:
@@ -187,7 +191,7 @@ class Delivery:
 
 
 class DeadLetters:
-    """The dead-letter topic, to be written to."""
+    """Writes to the dead-letter topic."""
 
     def __init__(self, bootstrap: str, topic: str) -> None:
         self._topic = topic
@@ -203,15 +207,15 @@ class DeadLetters:
         )
 
     def delivery(self, rejected: Sequence[Rejected]) -> Delivery:
-        """The letters of these messages, to be sent by `Delivery.send`."""
+        """Return the delivery of these messages; call its `send`."""
         return Delivery(self._producer, self._topic, rejected)
 
     def send(self, rejected: Sequence[Rejected]) -> None:
-        """See `Delivery.send`."""
+        """Deliver these messages; see `Delivery.send`."""
         self.delivery(rejected).send()
 
     def close(self) -> None:
-        """Nothing is pending after `send`; give the connections back."""
+        """Release the connections; nothing is pending after a successful `send`."""
         self._producer.flush(0)
 
 

@@ -1,8 +1,8 @@
-"""Reads the dead-letter topic, and sends letters back to where they came from.
+"""Reads the dead-letter topic, and replays letters into their source topic.
 
-For operators: the command `dead_letters` and the admin's page. It joins no group and commits
-nothing, so looking changes nothing. A letter that is replayed stays in the topic; the markers see
-to it that its swap counts once, however often it is replayed.
+Used by the command `dead_letters` and by the admin's page. Joins no group and commits nothing, so
+reading changes nothing. A replayed letter stays in the topic; deduplication ensures that its swap
+counts once, however often the letter is replayed.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _TIMEOUT_S: Final = 5.0
 _BATCH: Final = 500
 
 
-class Position(NamedTuple):
-    """A letter's place in the dead-letter topic; `12` or `0:12` as people write it."""
+class LetterPosition(NamedTuple):
+    """The position of a letter in the dead-letter topic, written as `12` or `0:12`."""
 
     partition: int
     offset: int
@@ -39,27 +39,28 @@ class Position(NamedTuple):
         return f"{self.partition}:{self.offset}"
 
     @classmethod
-    def parse(cls, text: str) -> Position:
-        """The inverse; ValueError that says what to give."""
+    def parse(cls, text: str) -> LetterPosition:
+        """Parse `offset` or `partition:offset`. Raises ValueError, which says what to give."""
         partition, separator, offset = text.rpartition(":")
         partition = partition if separator else "0"
-        # no sign, no blank, no digit of another script
+        # `int` would also accept signs, white space and digits of other scripts.
         if not (partition + offset).isascii() or not (partition.isdigit() and offset.isdigit()):
-            raise ValueError(f"{text!r} is no position; give an offset, or partition:offset")
+            raise ValueError(f"{text!r} is not a position; give an offset, or partition:offset")
         if len(partition) > 9 or int(offset) > 2**63 - 1:
-            raise ValueError(f"{text!r} is no position; the number is too large")
+            raise ValueError(f"{text!r} is not a position; the number is too large")
         return cls(int(partition), int(offset))
 
 
 class Letter(msgspec.Struct, frozen=True):
-    """One dead letter. `at` is when it was sent, ms since the epoch; a missing header is "",
-    and -1 where it should be a number.
+    """One dead letter.
 
-    A letter that was too large for the topic is cut: `value` is the beginning, `cut_from_bytes` the
-    true size and `sha256` (hex) that of the whole value; -1 and "" where `value` is whole.
+    `at` is the time of sending, ms since the epoch. A missing header is "", or -1 where it should
+    be a number. A letter that was too large for the topic is cut: `value` is the beginning of the
+    message's value, `cut_from_bytes` the full size and `sha256` (hex) the hash of the full value.
+    They are -1 and "" where `value` is complete.
     """
 
-    position: Position
+    position: LetterPosition
     at: int
     reason: str
     field: str
@@ -74,17 +75,17 @@ class Letter(msgspec.Struct, frozen=True):
 
     @property
     def cut(self) -> bool:
-        """Whether `value` lacks bytes of the message."""
+        """Return whether `value` lacks bytes of the message."""
         return self.cut_from_bytes >= 0
 
     @property
     def source(self) -> str:
-        """Topic, partition and offset that it came from, for people."""
+        """Return the source topic, partition and offset as text."""
         return f"{self.source_topic} {self.source_partition}:{self.source_offset}"
 
 
 class Extent(msgspec.Struct, frozen=True):
-    """The topic's partition holds the offsets [start, end)."""
+    """A partition and the offsets [start, end) that it holds."""
 
     partition: int
     start: int
@@ -92,7 +93,7 @@ class Extent(msgspec.Struct, frozen=True):
 
 
 class DeadLetterLog:
-    """The dead-letter topic; a context manager, because it holds a connection."""
+    """Reads the dead-letter topic; a context manager that closes the connection."""
 
     def __init__(self, bootstrap: str, topic: str) -> None:
         self._bootstrap = bootstrap
@@ -100,7 +101,7 @@ class DeadLetterLog:
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap,
-                # never joined: partitions are assigned, nothing is committed
+                # Required, but the group is never joined: partitions are assigned.
                 "group.id": "dead-letters",
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
@@ -121,7 +122,7 @@ class DeadLetterLog:
         self._consumer.close()
 
     def extents(self) -> list[Extent]:
-        """What each partition holds; empty where there is no such topic. Raises Retry."""
+        """Return the extent of each partition; empty where the topic is missing. Raises Retry."""
         try:
             topic = self._consumer.list_topics(self._topic, timeout=_TIMEOUT_S).topics[self._topic]
             if topic.error is not None:
@@ -136,13 +137,14 @@ class DeadLetterLog:
         self,
         limit: int,
         *,
-        before: Position | None = None,
+        before: LetterPosition | None = None,
         reason: str | None = None,
         look_at: int = 5_000,
     ) -> list[Letter]:
-        """Up to `limit` letters, newest first, of those `look_at` that are below `before`.
+        """Return up to `limit` letters, newest first.
 
-        Without `before` each partition's newest are looked at. Raises Retry.
+        With `reason`, only the last `look_at` letters of a partition are searched. `before`
+        restricts the result to lower offsets of its partition. Raises Retry.
         """
         found: list[Letter] = []
         for extent in self.extents():
@@ -159,14 +161,14 @@ class DeadLetterLog:
         return found[:limit]
 
     def all(self, *, reason: str | None = None) -> Iterator[Letter]:
-        """Every letter that is there now, oldest first in each partition. Raises Retry."""
+        """Yield every letter that the topic holds now, in log order per partition. Raises Retry."""
         for extent in self.extents():
             for letter in self._read(extent.partition, extent.start, extent.end):
                 if reason is None or letter.reason == reason:
                     yield letter
 
-    def get(self, position: Position) -> Letter | None:
-        """One letter; None where the topic does not hold it. Raises Retry."""
+    def get(self, position: LetterPosition) -> Letter | None:
+        """Return one letter; None where the topic does not hold it. Raises Retry."""
         for extent in self.extents():
             if extent.partition == position.partition and position.offset < extent.end:
                 first = max(extent.start, position.offset)
@@ -180,7 +182,7 @@ class DeadLetterLog:
         return Extent(partition, start, end)
 
     def _read(self, partition: int, start: int, end: int) -> Iterator[Letter]:
-        """The letters with start <= offset < end, as far as the topic holds them."""
+        """Yield the letters with start <= offset < end that the topic holds."""
         if start >= end:
             return
         try:
@@ -202,7 +204,7 @@ class DeadLetterLog:
                 if messages:
                     deadline = time.monotonic() + _TIMEOUT_S
                 elif time.monotonic() > deadline:
-                    raise Retry(f"kafka at {self._bootstrap} sends nothing of {self._topic}")
+                    raise Retry(f"kafka at {self._bootstrap} does not deliver {self._topic}")
         except KafkaException as error:
             raise self._retry(error) from error
 
@@ -218,11 +220,11 @@ def replay(
     partitions: int,
     progress: Callable[[int], object] = lambda _count: None,
 ) -> None:
-    """Send the letters to `source_topic` with the bytes that they came with, acknowledged.
+    """Send the letters to `source_topic` with their original bytes; wait for acknowledgement.
 
-    Each goes to the partition that it came from, so that a token stays on one. Raises Fatal for a
-    letter of another topic or without all of its bytes, before any is sent; Retry where the broker
-    has not all of them: then some may be there, and replaying them again counts none twice.
+    Each letter goes to its original partition, so that a token stays on one partition. Raises Fatal
+    for a letter of another topic or a cut letter, before any is sent. Raises Retry where the broker
+    did not acknowledge all: some may have arrived, and replaying them again counts none twice.
     """
     for letter in letters:
         if letter.cut:
@@ -245,7 +247,7 @@ def replay(
             "enable.idempotence": True,
             "acks": "all",
             "message.timeout.ms": int(_TIMEOUT_S * 1000),
-            # What was once taken compressed is taken again; the broker decides.
+            # A message that the topic once accepted compressed may be too large without.
             "compression.type": "zstd",
             "message.max.bytes": 100_000_000,
             "log_level": 0,
@@ -279,14 +281,14 @@ def _letter(message: Message) -> Letter:
         return headers.get(name, b"").decode("utf-8", "replace")
 
     def number(name: str) -> int:
-        said = text(name)
-        return int(said) if said.isascii() and said.isdigit() and len(said) < 20 else -1
+        digits = text(name)
+        return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 20 else -1
 
     partition = message.partition()
     assert partition is not None
     at = number("at")
     return Letter(
-        position=Position(partition, _offset(message)),
+        position=LetterPosition(partition, _offset(message)),
         at=at if at >= 0 else message.timestamp()[1],
         reason=text("reason"),
         field=text("field"),

@@ -1,1 +1,1 @@
-"""From the bytes of a Kafka message to swaps; every rule of the event is in `rules`."""
+"""Decodes Kafka messages to swaps; `rules` holds every rule of the event."""

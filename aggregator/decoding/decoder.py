@@ -1,9 +1,9 @@
-"""Decodes the records of one poll at once: from bytes to the columns of a `SwapBatch`.
+"""Decodes the records of one poll together: from bytes to the columns of a `SwapBatch`.
 
-The plain events are read by compiled passes over the joined bytes: `scan` finds the fields,
-`values`, `names` and `identities` make of them what the windows and the markers need. Every other
-event is decoded by itself, by the rules of `decode`, and put in the same columns. Pure, its memory
-of names aside.
+Compiled passes over the joined bytes read the plain events: `scan` finds the fields; `numbers`,
+`names` and `identities` turn them into what the windows and the markers need. Every other event is
+decoded separately by `rules`, and written into the same columns. Pure, except that the decoder
+remembers names.
 """
 
 from __future__ import annotations
@@ -16,41 +16,39 @@ import numpy as np
 from aggregator.contracts.arrays import Array
 from aggregator.contracts.batch import MARKER_BYTES, SWAP, SwapBatch, TokenName, fill
 from aggregator.contracts.event import Swap
-from aggregator.decoding.fast_decode import SwapDecoder, accepted_texts
 from aggregator.decoding.plain.identities import identify
 from aggregator.decoding.plain.names import UNKNOWN, Names
 from aggregator.decoding.plain.numbers import fill_values
 from aggregator.decoding.plain.scan import ABSENT, FIELDS, SYMBOL, TOKEN, scan
-from aggregator.decoding.rules import lower_address
-from aggregator.runtime.errors import DeadLetter
+from aggregator.decoding.rules import accepted_texts, decode_swap, lower_address
+from aggregator.runtime.errors import BadMessage
 
 
 class Decoded(msgspec.Struct, frozen=True, gc=False):
-    """What became of some records, in log order.
+    """The swaps of some records, in log order, and the records that are not swaps.
 
-    `record_timestamps` (int64, ms) are those of the swaps; `rejected` are places among the records,
-    and why there is no swap at them.
+    `record_timestamps` (int64, ms) has one entry per swap. `rejected` holds (index among the
+    records, error).
     """
 
     batch: SwapBatch
     record_timestamps: Array
-    rejected: list[tuple[int, DeadLetter]]
+    rejected: list[tuple[int, BadMessage]]
 
 
 class BatchDecoder:
-    """`decode_swap` for many records, with a memory of the names that it has accepted."""
+    """Decodes many records exactly as `decode_swap` does, and remembers the accepted names."""
 
     def __init__(self, max_future_ms: int, names: Names | None = None) -> None:
         self._max_future_ms = max_future_ms
-        self._decode = SwapDecoder(max_future_ms).decode
         self._names = names or Names()
 
     def decode(
         self, values: Sequence[bytes | None], timestamps: Sequence[int], offsets: Sequence[int]
     ) -> Decoded:
-        """The swaps of records, and the records that are none.
+        """Decode records; `timestamps` are the records', ms since the epoch.
 
-        `timestamps` are the records', ms since the epoch. The batch keeps `values`.
+        The returned batch keeps a reference to `values`, from which it decodes single swaps.
         """
         events = self.read(values, timestamps, offsets)
         batch = SwapBatch(
@@ -72,13 +70,18 @@ class BatchDecoder:
     def read(
         self, values: Sequence[bytes | None], timestamps: Sequence[int], offsets: Sequence[int]
     ) -> Events:
-        """The same as one entry a record, with what the compiled passes have found."""
+        """Decode records to columns with one entry per record, rejected records included."""
         events = Events(values, timestamps, self._max_future_ms)
+        # The names come first: an event whose name is unknown must pass the rules anyway, so its
+        # numbers and hashes are not computed twice.
         self._names.find(events.data, events.spans, events.whole, events.names)
         events.read()
         self._decode_others(events, values, timestamps)
         events.swaps["offset"] = offsets
         return events
+
+    def _decode(self, value: bytes | None, record_timestamp: int) -> Swap:
+        return decode_swap(value, record_timestamp, self._max_future_ms)
 
     def _decode_others(
         self, events: Events, values: Sequence[bytes | None], timestamps: Sequence[int]
@@ -86,30 +89,34 @@ class BatchDecoder:
         for i in np.flatnonzero(~events.plain).tolist():
             try:
                 swap = self._decode(values[i], timestamps[i])
-            except DeadLetter as error:
+            except BadMessage as error:
                 events.rejected.append((i, error))
                 continue
             events.others.append((i, swap))
             fill(events.swaps[i], swap)
             events.removed[i] = swap.removed
             events.markers[i] = np.frombuffer(swap.marker, np.uint64)
-            events.names[i] = self._names.number(TokenName(swap.token_id, swap.symbol))
+            events.names[i] = self._names.index_of(TokenName(swap.token_id, swap.symbol))
             if (
                 events.whole[i]
                 and lower_address(events.token(i)) == swap.token
                 and events.symbol(i) == swap.symbol
             ):
-                # The compiled passes copy a token and a symbol as they came and lower addresses; a
-                # text that the rules spell, cut or clean otherwise is decoded by them each time.
+                # Remember a name only where the compiled passes reproduce what the rules made of
+                # it. They copy token and symbol as they are and lower-case addresses. A Move type
+                # in another spelling, or a symbol that the rules cut or cleaned, would reach the
+                # archive unchanged; the rules decode such an event every time.
                 self._names.remember(events.data, events.spans[i], events.names[i])
 
 
 class Events:
-    """The records of one batch, joined, and what has been made of them.
+    """The records of one batch, joined, and the columns that they are decoded to.
 
-    `data` are their bytes, `spans` the fields of the `plain` ones in it, as of `scan`; `others` are
-    the swaps that were decoded by themselves, `rejected` the records that are none, with their
-    places. `times` are the records' timestamps, `sizes` the bytes of each.
+    `data` holds their bytes and `spans` the fields in it, as `scan` fills them. `whole` marks the
+    events that `scan` calls plain, `plain` those of them that the compiled passes decode
+    completely. `others` holds the swaps that the rules decoded and `rejected` the records that are
+    not swaps, each with the index of the record. `times` are the records' timestamps, `sizes` the
+    lengths of their values.
     """
 
     def __init__(
@@ -117,11 +124,12 @@ class Events:
     ) -> None:
         present = [value or b"" for value in values]
         count = len(present)
+        # Joined in a bytearray, which is writable: `lower` changes the bytes in place.
         self.data = np.frombuffer(bytearray().join(present), np.uint8)
         self.times = np.array(timestamps, np.int64)
         self.sizes = np.fromiter(map(len, present), np.int64, count)
         self.others: list[tuple[int, Swap]] = []
-        self.rejected: list[tuple[int, DeadLetter]] = []
+        self.rejected: list[tuple[int, BadMessage]] = []
         self.spans = np.full((count, len(FIELDS), 2), ABSENT, np.int32)
         self.whole = np.empty(count, np.bool_)
         self.names = np.empty(count, np.int32)
@@ -133,18 +141,18 @@ class Events:
         self.plain = self.whole
 
     def read(self) -> None:
-        """Fill the columns of the plain events whose names are known."""
+        """Fill the columns of the plain events whose names are known; clears `plain` elsewhere."""
         self.plain = self.whole & (self.names != UNKNOWN)
         fill_values(self.data, self.spans, self._latest, self.swaps, self.removed, self.plain)
         identify(self.data, self.spans, self.plain, self.markers, self.swaps["trader"])
 
     def token(self, place: int) -> str:
-        """The token of a whole event, as it came."""
+        """Return the token of an event that `whole` marks, as it was sent."""
         begin, end = self.spans[place, TOKEN]
         return self.data[begin:end].tobytes().decode()
 
     def symbol(self, place: int) -> str | None:
-        """The symbol of a whole event as it came, an address in lower case."""
+        """Return the symbol of an event that `whole` marks; an address is lower-cased."""
         begin, end = self.spans[place, SYMBOL].tolist()
         if begin == ABSENT:
             return None
@@ -152,12 +160,12 @@ class Events:
 
     @property
     def kept(self) -> Array:
-        """The places of the records that are swaps."""
+        """Return the indexes of the records that are swaps."""
         return np.delete(np.arange(len(self.times)), [place for place, _ in self.rejected])
 
 
 def _only(batch: SwapBatch, kept: Array) -> SwapBatch:
-    """The swaps at the places `kept`."""
+    """Return the swaps at the indexes `kept`."""
     markers = np.frombuffer(batch.markers, np.uint8).reshape(-1, MARKER_BYTES)
     return SwapBatch(
         swaps=batch.swaps[kept],
@@ -172,11 +180,11 @@ def _only(batch: SwapBatch, kept: Array) -> SwapBatch:
 
 
 def compile_decoder() -> None:
-    """Compile the passes, or read them from numba's cache: seconds on the first start."""
+    """Compile the passes, or load them from numba's cache; takes seconds on the first start."""
     event = (
         b'{"chain":"c","tx_hash":"h","log_index":0,"timestamp":0,"token":"t","side":"buy",'
         b'"amount":"1.0","amount_usd":"1.0","trader":"a"}'
     )
     decoder = BatchDecoder(0)
-    for _ in range(2):  # the second time its names are known
+    for _ in range(2):  # The compiled passes decode the event once its name is known.
         decoder.decode([event], [0], [0])

@@ -1,7 +1,7 @@
-"""Swaps whole as columns: decoded for the archive, and picked.
+"""Decodes records to `SwapRows`, the complete swaps that the archive stores, and selects rows.
 
-The numbers are those of `BatchDecoder`, the texts are copied from the events by a compiled pass.
-Pure, the decoder's memory of names aside.
+The numbers come from `BatchDecoder`; a compiled pass copies the texts from the events. Pure, except
+that the decoder remembers names.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FIELDS: Final = [FIELDS.index(name) for name in TEXTS]
 
 
 class RowDecoder:
-    """`decode_swap` for many records; what it refuses is passed over."""
+    """Decodes many records exactly as `decode_swap` does, and skips those that it refuses."""
 
     def __init__(self, max_future_ms: int, names: Names | None = None) -> None:
         self._decoder = BatchDecoder(max_future_ms, names)
@@ -33,7 +33,7 @@ class RowDecoder:
     def decode(
         self, values: Sequence[bytes | None], timestamps: Sequence[int], offsets: Sequence[int]
     ) -> SwapRows:
-        """The swaps of records; `timestamps` are the records', ms since the epoch."""
+        """Decode records; `timestamps` are the records', ms since the epoch."""
         events = self._decoder.read(values, timestamps, offsets)
         rows = np.zeros(len(events.times), ROW)
         fill_wholes(
@@ -50,7 +50,7 @@ class RowDecoder:
 
 
 def _with_others(found: SwapRows, events: Events) -> SwapRows:
-    """Also those that were decoded by themselves; their numbers are there already."""
+    """Add the texts and rows of the swaps that the rules decoded; their numbers are in place."""
     places = [place for place, _ in events.others]
     others = as_rows([swap for _, swap in events.others])
     found.rows[places] = others.rows
@@ -59,7 +59,7 @@ def _with_others(found: SwapRows, events: Events) -> SwapRows:
 
 
 def picked(parts: Sequence[tuple[SwapRows, Array]]) -> SwapRows:
-    """Of each part the swaps at these places, with one text of their own."""
+    """Return, of each part, the swaps at these indexes, with one buffer of just their texts."""
     spans = np.concatenate([part.spans[places] for part, places in parts])
     text = np.empty(int((spans[:, :, 1] - spans[:, :, 0]).sum()), np.uint8)
     first = at = 0
@@ -78,8 +78,8 @@ NO_ROWS: Final = as_rows(())
 
 
 def compile_rows() -> None:
-    """Compile the passes, or read them from numba's cache: seconds on the first start."""
+    """Compile the passes, or load them from numba's cache; takes seconds on the first start."""
     event = b'{"chain":"c","tx_hash":"h","log_index":0,"timestamp":0,"token":"t","side":"buy"'
     decoder = RowDecoder(0)
-    for _ in range(2):  # the second time its names are known
+    for _ in range(2):  # The compiled passes decode the event once its name is known.
         decoder.decode([event + b',"amount":"1.0"}'], [0], [0])

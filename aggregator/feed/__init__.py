@@ -1,4 +1,4 @@
-"""Publishing events for demos, tests and benchmarks: recorded ones from files, or synthetic ones.
+"""Publishes events for demos, tests and benchmarks: recorded events from files, or synthetic ones.
 
-Knows the wire format of DESIGN 3 as a producer does, and nothing of how the service reads it.
+Knows the wire format of DESIGN 3 as a producer, and nothing of how the service reads it.
 """

@@ -1,10 +1,9 @@
-"""A recorded day, repeated day after day without a seam, so that it can go on for ever.
+"""Repeats a recorded day without a seam, day after day, indefinitely.
 
-The recording is laid over the present: its first midnight falls on an origin, and each repetition
-follows the one before at the recorded pace. Everything about a repeated event (time, transaction,
-price) follows from the recording, the origin and the number of the day alone. Whoever replays with
-the same origin therefore sends the same events, and what is sent twice counts once. Knows nothing
-of Kafka.
+The recording is moved to the present: its first midnight falls on an origin, and each repetition
+follows the previous one at the recorded pace. The time, transaction and price of a repeated event
+depend only on the recording, the origin and the number of the day. Two runs with the same origin
+therefore send the same events, and an event that is sent twice counts once. Knows nothing of Kafka.
 """
 
 from __future__ import annotations
@@ -25,16 +24,16 @@ from aggregator.feed.stream import Pacer, Record
 from aggregator.feed.tape import decode_fields, read
 from aggregator.runtime.errors import Fatal
 
-# The last prices of a token are compared with so many of its first ones: a single bad trade at
-# either end must not move all days after it.
+# The median of this many last prices of a token is compared with that of its first prices: a single
+# bad trade at either end must not shift the prices of all later days.
 _ENDS: Final = 5
-# A token that doubles or halves within the day has bad trades at an end rather than a trend.
+# A token whose price seems to double or halve within the day has bad trades, not a trend.
 _MOST_TREND: Final = log(2)
 _encode = msgspec.json.Encoder().encode
 
 
 class _Priced(msgspec.Struct, gc=False):
-    """What the prices need; an event without them keeps what it has."""
+    """The fields that scaling changes; an event without them keeps its values."""
 
     amount: str
     price_usd: str
@@ -44,7 +43,7 @@ _decode_priced = msgspec.json.Decoder(_Priced).decode
 
 
 class _Event(NamedTuple):
-    """One event of the recording: ms since its first midnight, and what a repetition changes."""
+    """One event of the recording; `at_ms` is since its first midnight."""
 
     at_ms: int
     line: bytes
@@ -54,14 +53,14 @@ class _Event(NamedTuple):
 
 
 class Days:
-    """The recording of `lines`, the first midnight (UTC) of which falls on `origin_ms`.
+    """The recording `lines`, moved so that its first midnight (UTC) falls on `origin_ms`.
 
-    Without an origin it falls on its own date, so that every trade keeps its time of day. All of
-    the recording is held in memory. Lines that are no events are left out.
+    Without an origin it keeps its own date, so every trade keeps its time of day. The whole
+    recording is held in memory. Lines that are not events are left out.
     """
 
     def __init__(self, lines: Iterable[bytes], origin_ms: int | None = None) -> None:
-        """Raises Fatal where there is no event."""
+        """Read the recording. Raises Fatal where it has no event."""
         events = [event for line in lines if (event := _event(line)) is not None]
         if not events:
             raise Fatal("no event in these files has a time")
@@ -70,12 +69,12 @@ class Days:
         self.origin_ms = midnight if origin_ms is None else origin_ms
         self._events = [event._replace(at_ms=event.at_ms - midnight) for event in events]
         self._times = [event.at_ms for event in self._events]
-        # Whole days, so that a repetition keeps the time of day of every trade.
+        # A period of whole days keeps the time of day of every trade.
         self.period_ms = (self._times[-1] // DAY_MS + 1) * DAY_MS
         self._trends = _trends(self._events)
 
     def events(self, since_ms: int, until_ms: int | None) -> Iterator[Record]:
-        """Events after `since_ms`, up to and with `until_ms` (None: without end), in order."""
+        """Yield the events of (since_ms, until_ms] in order; None is without end."""
         number, since = divmod(since_ms - self.origin_ms, self.period_ms)
         first = bisect_right(self._times, since)
         while True:
@@ -112,7 +111,7 @@ def _event(line: bytes) -> _Event | None:
 
 
 def _trends(events: list[_Event]) -> dict[bytes, float]:
-    """By token: the logarithm of what its price is multiplied with over the recording."""
+    """Return, by token, the logarithm of the factor by which its price changes in the recording."""
     prices: dict[bytes, list[float]] = defaultdict(list)
     for event in events:
         if event.priced is not None and (price := float(event.priced.price_usd)) > 0:
@@ -127,12 +126,12 @@ def _trends(events: list[_Event]) -> dict[bytes, float]:
 
 
 def _log_scale(trend: float, number: int, share: float) -> float:
-    """The logarithm of the factor that joins the prices of a repetition to those around it.
+    """Return the logarithm of the factor that joins a repetition's prices to its neighbours'.
 
-    `share` (0 to 1) is how much of it has passed. Repetition 0 has the recorded prices, and those
-    before it end where the next begins. After it, an odd one begins at the last price of the
-    recording and bends the trend back, so that it ends at the first price: an even one follows
-    with the recorded prices again, and no price drifts away.
+    `share` (0 to 1) is the elapsed part of the repetition. Repetition 0 has the recorded prices,
+    and each earlier repetition ends at the price at which the next begins. After repetition 0, an
+    odd one begins at the last price of the recording and reverses the trend, so that it ends at the
+    first price. An even one then has the recorded prices again, so no price drifts away.
     """
     if number <= 0:
         return trend * number
@@ -140,7 +139,7 @@ def _log_scale(trend: float, number: int, share: float) -> float:
 
 
 def _scaled(number: str, factor: float) -> msgspec.Raw:
-    """A decimal number as text, without an exponent, times `factor`."""
+    """Multiply a decimal number in text form by `factor`; the result has no exponent."""
     return msgspec.Raw(f'"{Decimal(f"{float(number) * factor:.15g}"):f}"'.encode())
 
 
@@ -150,16 +149,16 @@ def as_they_happen(
     now_ms: Callable[[], int],
     caught_up: Callable[[], object],
 ) -> Iterator[Record]:
-    """Each record at its event time; what lies in the past comes at once.
+    """Yield each record at its event time, and past records immediately.
 
-    `caught_up` is called once, when the first record lies ahead.
+    `caught_up` is called once, before the first record that is still in the future.
     """
-    behind = True
+    catching_up = True
     for record in records:
         assert record.timestamp is not None
         ahead_ms = record.timestamp - now_ms()
-        if ahead_ms > 0 and behind:
-            behind = False
+        if ahead_ms > 0 and catching_up:
+            catching_up = False
             caught_up()
         if not pacer.until(pacer.now() + ahead_ms / 1_000):
             return

@@ -1,6 +1,6 @@
-"""The options of a feed: how they are read, and which of them mean nothing together.
+"""The command-line options of a feed, and which of them contradict each other.
 
-Reads command lines only; opens nothing.
+Only parses options; opens nothing.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from aggregator.runtime.config import duration_ms
 EXAMPLES = """\
 examples:
   feed day.ndjson.gz --shift-to-now --duplicates 0.01
-        the recorded day, moved so that its newest event is now, 1% of it sent twice
+        the recorded day, moved so that its newest event is now, with 1% of it sent twice
   feed day.ndjson.gz --speed 60
-        a minute of the recording every second, with the recorded times
+        one minute of the recording per second, with the recorded times
   feed --live day.ndjson.gz --rate 20 --loop
-        the recorded trades as new ones that happen now, 20 a second, for ever
+        the recorded trades as new trades that happen now, 20 per second, indefinitely
   feed day.ndjson.gz --continue
-        the recorded day as the last 24 hours, and then on at its own pace, day after day
+        the recorded day as the last 24 hours, then at its recorded pace, day after day
   feed --synthetic --rate 500 --tokens 2000
-        invented trades, 500 a second, until Ctrl-C
+        generated trades, 500 per second, until Ctrl-C
   feed --synthetic --events 1000000 --span 3h --tokens 2000
-        a million invented trades over the last 3 hours, as fast as possible
+        a million generated trades over the last 3 hours, as fast as possible
 
-Files hold one JSON event a line, plain or gzip. A line that is no event is sent unchanged with no
-key, and counted. The broker and the topic are KAFKA_BOOTSTRAP and KAFKA_TOPIC.
+Files hold one JSON event per line, plain or gzip. A line that is not an event is sent unchanged,
+without a key, and counted. KAFKA_BOOTSTRAP and KAFKA_TOPIC name the broker and the topic.
 """
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Every option of the feed, grouped by source."""
+    """Add every option of the feed, grouped by source."""
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="recorded events")
     _add_recorded(parser.add_argument_group("recorded events"))
     _add_synthetic(parser.add_argument_group("synthetic events"))
@@ -42,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def faults_of(options: dict[str, Any]) -> list[str]:
-    """Combinations of options that mean nothing, a sentence each."""
+    """Return a sentence for each contradiction among the options."""
     made, files = options["synthetic"], bool(options["files"])
     endless = options["rate"] is None and options["events"] is None
     rules = [
@@ -83,21 +83,23 @@ def _add_recorded(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--live",
         action="store_true",
-        help="replay the trades as new ones: time of sending, new transactions; needs --rate",
+        help="send the trades as new trades, with the time of sending and new transaction hashes; "
+        "needs --rate",
     )
-    group.add_argument("--loop", action="store_true", help="with --live: begin again for ever")
+    group.add_argument("--loop", action="store_true", help="with --live: repeat indefinitely")
     group.add_argument(
         "--continue",
         action="store_true",
-        help="repeat the day for ever, its prices joined: first what lies in the past, at once, "
-        "then each trade at its time",
+        help="repeat the day indefinitely, without jumps in prices: first all past trades as fast "
+        "as possible, then each trade at its time",
     )
     group.add_argument(
         "--origin",
         type=_instant,
         metavar="TIME",
-        help="with --continue: when the recording's first midnight is; the same origin gives the "
-        "same events again (default: its own date, so that every trade keeps its time of day)",
+        help="with --continue: the time to which the first midnight of the recording is moved; the "
+        "same origin gives the same events (default: its own date, so every trade keeps its time "
+        "of day)",
     )
     group.add_argument(
         "--since", type=_instant, metavar="TIME", help="with --continue; default: 24 hours ago"
@@ -109,7 +111,7 @@ def _add_recorded(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_synthetic(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--synthetic", action="store_true", help="invent events")
+    group.add_argument("--synthetic", action="store_true", help="generate events")
     group.add_argument("--tokens", type=_count, default=2_000, metavar="N", help="default 2000")
     group.add_argument("--events", type=_count, metavar="N", help="how many (default: no end)")
     group.add_argument(
@@ -117,7 +119,7 @@ def _add_synthetic(group: argparse._ArgumentGroup) -> None:
         type=_not_below_zero,
         default=1.1,
         metavar="S",
-        help="skew; default 1.1, 0 is even",
+        help="skew of the trades over the tokens; default 1.1, 0 is even",
     )
     group.add_argument(
         "--span", type=_duration, metavar="3h", help="spread the event times over this long"
@@ -135,19 +137,21 @@ def _add_synthetic(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_common(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--rate", type=_above_zero, metavar="N", help="events a second")
+    group.add_argument("--rate", type=_above_zero, metavar="N", help="events per second")
     group.add_argument(
         "--duplicates",
         type=_probability,
         default=0.0,
         metavar="0.01",
-        help="send this share again, byte for byte, some events later",
+        help="send this share of the events twice, byte for byte, some events later",
     )
     group.add_argument(
-        "--seed", type=int, metavar="S", help="same seed, same events; default: another each run"
+        "--seed", type=int, metavar="S", help="same seed, same events; default: random"
     )
     group.add_argument(
-        "--create-topic", action="store_true", help="make the topic, by the settings, if missing"
+        "--create-topic",
+        action="store_true",
+        help="create the topic, as the settings say, if it is missing",
     )
 
 

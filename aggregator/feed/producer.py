@@ -1,7 +1,7 @@
-"""The feed's way to Kafka: an idempotent producer, and the loop that sends a stream through it.
+"""Sends a feed to Kafka: an idempotent producer, and the loop that sends records through it.
 
-Every record is sent exactly as it comes. A full local queue is waited out; what the broker does not
-take is counted. Knows nothing of what the records mean.
+Records are sent byte for byte. A full local queue pauses the loop (backpressure); records that the
+broker does not accept are counted. Knows nothing of what the records mean.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from aggregator.feed.progress import Progress
+from aggregator.feed.progress import FeedProgress
 from aggregator.feed.stream import Record
 from aggregator.runtime.config import Config
 from aggregator.runtime.errors import Fatal
@@ -20,14 +20,15 @@ from aggregator.runtime.errors import Fatal
 _CONNECT_S: Final = 5.0
 _POLL_S: Final = 0.1
 _FLUSH_S: Final = 30.0
-# A pause shorter than this costs more than it evens out.
+# A shorter pause costs more CPU than it improves the pace.
 _LEAST_WAIT_S: Final = 0.002
 
 
-class Publisher:
+class SwapProducer:
     """Sends records to the topic of `config`.
 
-    `failed` counts messages that were not delivered, `first_failure` says why the first was not.
+    `failed` counts the messages that were not delivered; `first_failure` is the reason of the
+    first.
     """
 
     def __init__(self, config: Config) -> None:
@@ -36,11 +37,11 @@ class Publisher:
         self._producer = Producer(
             {
                 "bootstrap.servers": config.kafka_bootstrap,
-                # What goes wrong is told by this program, once, and not by the library's own log.
+                # This program reports failures once; the library's log would repeat them.
                 "log_level": 0,
                 "enable.idempotence": True,
                 "acks": "all",
-                # The partitioner of Kafka's own clients, so that other producers agree.
+                # The partitioner of Kafka's Java clients, so that other producers agree.
                 "partitioner": "murmur2_random",
                 "linger.ms": 5,
                 "queue.buffering.max.kbytes": 65_536,
@@ -53,9 +54,9 @@ class Publisher:
         self.first_failure = ""
 
     def topic_exists(self) -> bool:
-        """Whether the topic is there. Raises Fatal where the broker cannot be reached."""
+        """Return whether the topic exists. Raises Fatal where the broker cannot be reached."""
         try:
-            # All topics: a question about one would make a broker with auto-creation create it.
+            # List all topics: a request for one would create it on a broker with auto-creation.
             return self._topic in self._producer.list_topics(timeout=_CONNECT_S).topics
         except KafkaException as error:
             raise Fatal(
@@ -63,9 +64,10 @@ class Publisher:
             ) from error
 
     def send(self, record: Record) -> bool:
-        """Hand one record to the local queue; False where the queue is full, True otherwise.
+        """Put one record into the local queue; return False where the queue is full.
 
-        Raises Fatal when the producer can go on no more.
+        A record that the producer refuses is counted as failed. Raises Fatal where the producer
+        cannot continue.
         """
         try:
             self._producer.produce(self._topic, record.value, record.key)
@@ -78,15 +80,15 @@ class Publisher:
         return True
 
     def poll(self, seconds: float) -> None:
-        """Take delivery reports for up to `seconds`."""
+        """Process delivery reports for up to `seconds`."""
         self._producer.poll(seconds)
 
     def queued(self) -> int:
-        """Messages that wait for the broker."""
+        """Return the number of messages that wait for the broker."""
         return len(self._producer)
 
     def abandon(self) -> None:
-        """Drop what is still in the queue; every message of it counts as failed."""
+        """Drop the messages that are still queued; each counts as failed."""
         self._producer.purge()
         self._producer.flush(_CONNECT_S)
 
@@ -105,42 +107,42 @@ def _why(error: KafkaException) -> str:
 
 
 class Feeder:
-    """The loop: takes records, sends them, reports progress, and ends when told to.
+    """The loop: takes records, sends them, reports progress, and stops on request.
 
-    It is the `Pacer` of its own streams, because waiting is when delivery reports are taken.
+    It is also the `Pacer` of its streams, because it processes delivery reports while it waits.
     """
 
-    def __init__(self, publisher: Publisher, progress: Progress) -> None:
-        self._publisher = publisher
+    def __init__(self, producer: SwapProducer, progress: FeedProgress) -> None:
+        self._producer = producer
         self._progress = progress
         self._stopping = False
 
     def stop(self) -> None:
-        """End after the present record. May be called from a signal handler."""
+        """Stop after the current record. May be called from a signal handler."""
         self._stopping = True
 
     def now(self) -> float:
-        """Seconds on the machine's steady clock."""
+        """Return the seconds of the monotonic clock."""
         return time.monotonic()
 
     def until(self, instant: float) -> bool:
-        """Wait for `instant`, serving the producer meanwhile; False when told to stop."""
+        """Wait until `instant` while polling the producer; return False after `stop`."""
         while not self._stopping and (left := instant - self.now()) > _LEAST_WAIT_S:
-            self._publisher.poll(min(left, _POLL_S))
+            self._producer.poll(min(left, _POLL_S))
             self._progress.tick()
         return not self._stopping
 
     def settle(self) -> None:
-        """Wait until the broker has taken, or refused, all that was sent; or until told to stop."""
-        while not self._stopping and self._publisher.queued():
-            self._publisher.poll(_POLL_S)
+        """Wait until the broker has accepted or refused every sent record, or until `stop`."""
+        while not self._stopping and self._producer.queued():
+            self._producer.poll(_POLL_S)
             self._progress.tick()
 
     def run(self, records: Iterable[Record]) -> None:
-        """Send everything, or until told to stop; ends with the local queue empty, also where the
-        records end in an error.
+        """Send all records, or until `stop`.
 
-        What the broker has not taken within 30 s of the last record is given up as failed.
+        Returns, or re-raises an error of `records`, with an empty local queue. Records that the
+        broker has not accepted within 30 s after the last one count as failed.
         """
         try:
             for record in records:
@@ -154,17 +156,17 @@ class Feeder:
             self._drain()
 
     def _send(self, record: Record) -> bool:
-        while not self._publisher.send(record):
+        while not self._producer.send(record):
             if self._stopping:
                 return False
-            self._publisher.poll(_POLL_S)
+            self._producer.poll(_POLL_S)
             self._progress.tick()
         return True
 
     def _drain(self) -> None:
         deadline = self.now() + _FLUSH_S
-        while self._publisher.queued() and self.now() < deadline:
-            self._publisher.poll(_POLL_S)
+        while self._producer.queued() and self.now() < deadline:
+            self._producer.poll(_POLL_S)
             self._progress.tick()
-        if self._publisher.queued():
-            self._publisher.abandon()
+        if self._producer.queued():
+            self._producer.abandon()

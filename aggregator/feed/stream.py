@@ -1,6 +1,6 @@
-"""What may happen to a stream of records between its source and the broker: repeats and pace.
+"""Changes a stream of records between its source and the broker: repeats and pace.
 
-Pure generators over iterators; time comes in through a `Pacer`. Knows nothing of files or Kafka.
+Pure generators over iterators; time comes from a `Pacer`. Knows nothing of files or Kafka.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _ADDRESS = re.compile(r"0[xX][0-9a-fA-F]{40}")
 
 
 class Record(NamedTuple):
-    """One Kafka message to be: the bytes are sent exactly as they are here.
+    """A message to send; the bytes are sent as they are.
 
-    `key` is the token id, None where the value cannot be read as an event. `timestamp` is the event
-    time in ms, None likewise. `repeat` marks a message that was sent before.
+    `key` is the token id and `timestamp` the event time in ms; both are None where the value is not
+    an event. `repeat` marks a message that was sent before.
     """
 
     key: bytes | None
@@ -32,20 +32,20 @@ class Record(NamedTuple):
 
 
 class Pacer(Protocol):
-    """Time, as the pace needs it."""
+    """The clock that sets the pace of a stream."""
 
     def now(self) -> float:
-        """Seconds on a clock that never goes back."""
+        """Return monotonic seconds."""
 
     def until(self, instant: float) -> bool:
-        """Wait for `instant` of that clock; False when the feed is told to stop."""
+        """Wait until `instant` of that clock; return False when the feed must stop."""
 
 
 def token_key(chain: str, token: str) -> bytes:
-    """The Kafka key of a token: one spelling of a token is one key, so it has one partition.
+    """Return the Kafka key of a token.
 
-    A 0x address of 40 hex digits is the same token in any case of its letters (DESIGN 3). Raises
-    UnicodeEncodeError where the text cannot be a key.
+    A 0x address of 40 hex digits is lower-cased (DESIGN 3), so all spellings of a token have one
+    key and thus one partition. Raises UnicodeEncodeError where the text cannot be a key.
     """
     if _ADDRESS.fullmatch(token):
         token = token.lower()
@@ -53,9 +53,9 @@ def token_key(chain: str, token: str) -> bytes:
 
 
 def with_repeats(records: Iterable[Record], share: float, seed: int) -> Iterator[Record]:
-    """The records, and with probability `share` each once more, 1 to 1,000 messages later.
+    """Yield the records, and repeat each with probability `share`, 1 to 1,000 messages later.
 
-    What is still to be repeated when the records end comes right after them.
+    Repeats that are pending when the records end follow directly.
     """
     rng = Random(f"{seed}:repeats")
     due: list[tuple[int, int, Record]] = []
@@ -67,7 +67,7 @@ def with_repeats(records: Iterable[Record], share: float, seed: int) -> Iterator
         sent += 1
         yield record
         if rng.random() < share:
-            # `sent` in the middle keeps the heap from ever comparing records.
+            # `sent` is unique, so the heap never compares records.
             heapq.heappush(due, (sent + rng.randrange(REPEAT_WITHIN), sent, _repeat(record)))
     while due:
         yield heapq.heappop(due)[2]
@@ -78,8 +78,11 @@ def _repeat(record: Record) -> Record:
 
 
 def at_rate(records: Iterator[Record], per_second: float, pacer: Pacer) -> Iterator[Record]:
-    """The records at an even rate. Each is taken from its source only when it is due, so that a
-    source that stamps its records with the present stamps them with the moment of sending."""
+    """Yield the records at an even rate.
+
+    Each record is taken from its source only when it is due, so a source that uses the current time
+    as the event time uses the time of sending.
+    """
     start = pacer.now()
     taken = 0
     while pacer.until(start + taken / per_second):
@@ -91,9 +94,9 @@ def at_rate(records: Iterator[Record], per_second: float, pacer: Pacer) -> Itera
 
 
 def at_speed(records: Iterable[Record], speed: float, pacer: Pacer) -> Iterator[Record]:
-    """The records with the spacing of their event times, `speed` times as fast.
+    """Yield the records with the spacing of their event times, `speed` times as fast.
 
-    A record without a time, or earlier than one before it, is due at once.
+    A record without a time, or with an earlier time than a previous one, is due immediately.
     """
     start = pacer.now()
     first: int | None = None

@@ -1,7 +1,7 @@
-"""A generator of swaps that look like a busy day: Zipf tokens, walking prices, a pool of traders.
+"""Generates swaps that resemble a busy day: Zipf tokens, prices as random walks, a set of traders.
 
-Deterministic by its seed, event times aside, which come in as an iterator. Made to be fast: JSON
-comes from templates and random hashes are drawn in blocks. Knows nothing of Kafka.
+The seed determines everything but the event times, which come from an iterator. Fast, because JSON
+is made from templates and random hashes are drawn in blocks. Knows nothing of Kafka.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _HASH_DIGITS: Final = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What the swaps are like: how many tokens share them, how unevenly, and the seed.
+    """The parameters of the generator.
 
-    The share of the token of rank r is proportional to 1 / r ** `zipf`; 0 is even.
+    The share of the token with rank r is proportional to 1 / r ** `zipf`; 0 is even.
     """
 
     tokens: int
@@ -38,7 +38,7 @@ class Shape:
 
 
 class _Token:
-    """One token: its key, the part of its JSON that never changes, and its walking price in USD."""
+    """One token: its key, the constant part of its JSON, and its current price in USD."""
 
     __slots__ = ("anchor", "head", "key", "price")
 
@@ -58,9 +58,9 @@ def _address(rng: Random) -> str:
 
 
 def swaps(shape: Shape, times: Iterable[int]) -> Iterator[Record]:
-    """One swap for each event time (ms), each with a transaction of its own.
+    """Yield one swap for each event time (ms), each in a separate transaction.
 
-    Every event is valid by DESIGN 3 and priced. Endless times make endless swaps.
+    Every event is valid (DESIGN 3) and priced. The swaps end when `times` ends.
     """
     rng = Random(shape.seed)
     tokens = [_Token(rank, rng) for rank in range(shape.tokens)]
@@ -68,7 +68,7 @@ def swaps(shape: Shape, times: Iterable[int]) -> Iterator[Record]:
     weights = list(accumulate((rank + 1) ** -shape.zipf for rank in range(shape.tokens)))
     times = iter(times)
     while True:
-        # The draws of a block come before its times, so what is drawn never depends on them.
+        # Draw a block before its times are read, so that the draws never depend on the times.
         picked = rng.choices(tokens, cum_weights=weights, k=_BLOCK)
         trading = rng.choices(traders, k=_BLOCK)
         hashes = rng.randbytes(_BLOCK * _HASH_DIGITS // 2).hex()
@@ -79,7 +79,7 @@ def swaps(shape: Shape, times: Iterable[int]) -> Iterator[Record]:
             if timestamp is None:
                 return
             price = token.price
-            # The pull towards the anchor keeps the price of an endless feed in a sane range.
+            # The pull towards the anchor bounds the price of an endless feed.
             price += price * 0.0007 * normal(0.0, 1.0) + (token.anchor - price) * 1e-5
             token.price = price
             usd = exp(5.5 + 1.6 * normal(0.0, 1.0))
@@ -94,9 +94,9 @@ def swaps(shape: Shape, times: Iterable[int]) -> Iterator[Record]:
 
 
 def spread(events: int, end_ms: int, span_ms: int, jitter_ms: int, seed: int) -> Iterator[int]:
-    """Event times that fill the `span_ms` before `end_ms` evenly, out of order by the jitter.
+    """Yield event times that fill the `span_ms` before `end_ms` evenly, out of order by the jitter.
 
-    No time is later than `end_ms`: the jitter moves a time back only.
+    No time is later than `end_ms`, because the jitter only moves times back.
     """
     rng = Random(f"{seed}:times")
     start = end_ms - span_ms
@@ -105,5 +105,5 @@ def spread(events: int, end_ms: int, span_ms: int, jitter_ms: int, seed: int) ->
 
 
 def present(events: int | None, now_ms: Callable[[], int]) -> Iterator[int]:
-    """The moment at which each time is taken, `events` times, or for ever where that is None."""
+    """Yield the current time whenever a time is taken, `events` times; None is without end."""
     return islice(iter(now_ms, None), events)

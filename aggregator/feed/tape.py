@@ -1,7 +1,7 @@
-"""Recorded events: read NDJSON files (plain or gzip) and move their events in time.
+"""Reads recorded events from NDJSON files (plain or gzip) and moves them in time.
 
 An event is changed by replacing the raw JSON of single fields, so every other field keeps its
-bytes. A line that cannot be read as an event is passed on unchanged. Knows nothing of Kafka.
+bytes. A line that is not an event is passed on unchanged. Knows nothing of Kafka.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from aggregator.runtime.errors import Fatal
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _GZIP_MAGIC: Final = b"\x1f\x8b"
-# A time past any calendar is garbage: waited for or shifted to now, it would spoil all others.
+# A later time is garbage, and waiting for it or shifting it to now would ruin all other times.
 _YEAR_9999: Final = 253_402_300_799_999
 
 
 class Envelope(msgspec.Struct, gc=False):
-    """The fields that a feed must know; all others pass unseen."""
+    """The fields that a feed reads; it ignores all others."""
 
     chain: str
     token: str
@@ -38,16 +38,16 @@ class Envelope(msgspec.Struct, gc=False):
 
 
 _decode_envelope = msgspec.json.Decoder(Envelope).decode
-# The raw JSON of every field, by its name.
+# Returns the raw JSON of every field by name.
 decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode = msgspec.json.Encoder().encode
 
 
 class Tape:
-    """Files of events, one after another in the order given, a line at a time."""
+    """Files of events, read line by line, one after another in the given order."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
-        """Raises Fatal that names every path that is not a file."""
+        """Check the paths. Raises Fatal, which names every path that is not a file."""
         self._paths = list(paths)
         missing = [str(path) for path in self._paths if not path.is_file()]
         if missing:
@@ -57,7 +57,7 @@ class Tape:
         self._open: IO[bytes] | None = None
 
     def lines(self) -> Iterator[bytes]:
-        """Every line that is not blank, without its line end. May be called again for a new pass.
+        """Yield every line that is not blank, without its line end. Each call is a new pass.
 
         Raises Fatal for a file that cannot be read or a gzip file that is damaged.
         """
@@ -76,12 +76,12 @@ class Tape:
             self._done += size
 
     def share(self) -> float:
-        """How much of the files this pass has read, 0 to 1, by bytes on disk."""
+        """Return the share of the files that this pass has read, 0 to 1, by bytes on disk."""
         here = self._open.tell() if self._open is not None else 0
         return min(1.0, (self._done + here) / max(1, sum(self._sizes)))
 
     def newest(self) -> int:
-        """The newest event time in ms, by a pass of its own. Raises Fatal where there is none."""
+        """Return the newest event time in ms, after a complete pass. Raises Fatal without any."""
         times = (record.timestamp for record in recorded(self.lines()))
         newest = max((time for time in times if time is not None), default=None)
         if newest is None:
@@ -96,13 +96,13 @@ def _unpacked(file: IO[bytes]) -> IO[bytes] | gzip.GzipFile:
 
 
 def recorded(lines: Iterable[bytes]) -> Iterator[Record]:
-    """The lines as they are."""
+    """Yield the lines as they are."""
     for line in lines:
         yield read(line)[0]
 
 
 def shifted(lines: Iterable[bytes], by_ms: int) -> Iterator[Record]:
-    """The events moved in time by `by_ms`; their times become whole ms."""
+    """Yield the events moved in time by `by_ms`; their times become whole ms."""
     for line in lines:
         record, _ = read(line)
         if record.timestamp is None:
@@ -115,10 +115,10 @@ def shifted(lines: Iterable[bytes], by_ms: int) -> Iterator[Record]:
 
 
 def relived(lines: Iterable[bytes], run: str, now_ms: Callable[[], int]) -> Iterator[Record]:
-    """The events as new ones that happen at the moment they are taken.
+    """Yield the events as new events that happen at the moment they are taken.
 
-    Their transaction is derived from `run` and the recorded one: new for each run, and equal for
-    events that were recorded in one transaction, so a retraction still finds its swap.
+    The transaction hash is derived from `run` and the recorded hash: it differs between runs, and
+    is equal for events of one recorded transaction, so a retraction still finds its swap.
     """
     for line in lines:
         record, envelope = read(line)
@@ -136,9 +136,9 @@ def relived(lines: Iterable[bytes], run: str, now_ms: Callable[[], int]) -> Iter
 def endless(
     tape: Tape, play: Callable[[Iterable[bytes], int], Iterator[Record]]
 ) -> Iterator[Record]:
-    """`play(lines, turn)` over the tape again and again, turn = 0, 1, …
+    """Yield the records of `play(lines, turn)` over the whole tape repeatedly, turn = 0, 1, …
 
-    Raises Fatal for a tape without a line, which would turn without ever giving a record.
+    Raises Fatal for a tape without a line, which would loop without yielding a record.
     """
     turn = 0
     while True:
@@ -152,7 +152,7 @@ def endless(
 
 
 def read(line: bytes) -> tuple[Record, Envelope | None]:
-    """The record of a line as it is, and its envelope; None where it is no event."""
+    """Return the record of a line, and its envelope; None where the line is not an event."""
     try:
         envelope = _decode_envelope(line)
         key = token_key(envelope.chain, envelope.token)

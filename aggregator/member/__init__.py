@@ -1,1 +1,1 @@
-"""A member of a Kafka consumer group: the log, its positions, topics and fencing."""
+"""A member of a Kafka consumer group: reading the log, positions, topics and fencing."""

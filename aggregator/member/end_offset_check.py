@@ -1,6 +1,7 @@
-"""A log that ends before what was taken of it: doubted for a while, then taken for another log.
+"""Checks that a partition does not end before the offsets that were already read.
 
-A broker that has just started may tell an old end. Asks nothing itself.
+A broker that has just started may report an old end offset, so a short log is an error to retry at
+first, and fatal only if it stays short. Receives the end offsets; queries nothing.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from aggregator.runtime.errors import Fatal, Retry
 PATIENCE_S: Final = 30.0
 
 
-class LogEndCheck:
-    """Compares the ends of a topic's partitions with the offsets that somebody holds of them.
+class EndOffsetCheck:
+    """Compares the end offsets of a topic's partitions with the offsets that a member has read.
 
-    `taken` is what was done with the offsets ("counted"), `remedy` how an operator begins again.
+    For the error texts, `taken` says what was done with the offsets ("counted") and `remedy` how an
+    operator starts again.
     """
 
     def __init__(
@@ -42,4 +44,4 @@ class LogEndCheck:
         )
         if now - since < PATIENCE_S:
             raise Retry(fault)
-        raise Fatal(f"{fault}: the topic was made anew or has lost records. {self._remedy}")
+        raise Fatal(f"{fault}: the topic was created again or lost records. {self._remedy}")

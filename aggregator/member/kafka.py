@@ -1,8 +1,8 @@
-"""One consumer of the swap topic: batches, positions, and the group's decisions.
+"""A consumer of the swap topic: polled records, positions, and the group's assignments.
 
-Wraps confluent-kafka so that the pipeline sees offsets and partitions only. Every assigned
-partition starts paused; the pipeline starts it at an offset of its choice with `begin`. Offsets are
-committed by the pipeline alone, with metadata.
+Wraps confluent-kafka so that the caller sees only offsets and partitions. Every assigned partition
+starts paused; the caller starts it with `begin` at an offset that it chooses. Only the caller
+commits offsets, with metadata.
 """
 
 from __future__ import annotations
@@ -41,26 +41,29 @@ _FENCED: Final = {
     KafkaError.FENCED_INSTANCE_ID,
     KafkaError._ASSIGNMENT_LOST,
 }
-# How a client that is dead for this reason says so.
+# The error text of a client that is dead because its KAFKA_INSTANCE_ID was fenced.
 _NAME_TAKEN: Final = KafkaError(KafkaError.FENCED_INSTANCE_ID).str()
 _RESEEK: Final = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
 
 
 class Listener(Protocol):
-    """Told of the group's decisions, from inside `poll` and `close`."""
+    """Receives the group's assignments; called from inside `poll` and `close`."""
 
     def on_assign(self, partitions: Sequence[int]) -> None:
-        """These partitions are ours now; they are paused until `begin`."""
+        """This member now owns these partitions; they are paused until `begin`."""
 
     def on_revoke(self, partitions: Sequence[int]) -> None:
-        """These go to another member after this call: drain them and commit."""
+        """These partitions go to another member after this call: drain them and commit."""
 
     def on_lost(self, partitions: Sequence[int]) -> None:
-        """These are another member's already: discard them."""
+        """Another member already owns these partitions: discard their state."""
 
 
 class LogExtent(msgspec.Struct, frozen=True):
-    """The log holds the offsets [start, end); `since` is the first at or after the time asked."""
+    """The log holds the offsets [start, end).
+
+    `since` is the first offset at or after the requested time.
+    """
 
     start: int
     end: int
@@ -68,10 +71,10 @@ class LogExtent(msgspec.Struct, frozen=True):
 
 
 class Records(msgspec.Struct, gc=False):
-    """What one poll brought of one partition, in log order, as columns of equal length.
+    """The polled records of one partition in log order, as columns of equal length.
 
-    An object for every record would cost as much as its decoding. `timestamps` are the records',
-    ms since the epoch.
+    One object per record would cost as much as decoding it. `timestamps` are the records', ms since
+    the epoch.
     """
 
     partition: int
@@ -81,7 +84,7 @@ class Records(msgspec.Struct, gc=False):
     _messages: list[Message]
 
     def first(self, count: int) -> Records:
-        """The first of them."""
+        """Return the first `count` records."""
         return Records(
             self.partition,
             self.offsets[:count],
@@ -91,15 +94,16 @@ class Records(msgspec.Struct, gc=False):
         )
 
     def record(self, index: int) -> LogRecord:
-        """One record with its key."""
+        """Return one record, with its key."""
         return _record(self._messages[index])
 
 
-class Batch(msgspec.Struct):
-    """What one poll brought.
+class Polled(msgspec.Struct):
+    """The result of one poll.
 
-    `records` hold each partition once, `ends` the log ends reached {partition: offset},
-    `out_of_range` the partitions whose next offset the broker does not hold.
+    `records` has at most one entry per partition. `ends` maps partitions that were read to their
+    end to the end offset. `out_of_range` lists partitions whose next offset the broker does not
+    hold.
     """
 
     records: list[Records]
@@ -108,9 +112,9 @@ class Batch(msgspec.Struct):
 
 
 class SwapLog:
-    """The swap topic as one member of the consumer group reads it.
+    """The swap topic, read as a member of the consumer group.
 
-    `queued_kb` bounds what is fetched ahead; the client's own default is 64 MB.
+    `queued_kb` bounds the records that are fetched ahead; the client's default is 64 MB.
     """
 
     def __init__(self, config: Config, listener: Listener, *, queued_kb: int | None = None) -> None:
@@ -120,7 +124,7 @@ class SwapLog:
         self.unreadable: dict[int, str] = {}
         """Partitions whose next batch the client cannot read, each with a sentence that says why.
 
-        A batch that cannot be decompressed is fetched again and again; nothing behind it arrives.
+        A batch that cannot be decompressed is fetched repeatedly, and no later record arrives.
         """
         self.commit_fault = ""
         settings: dict[str, Any] = {
@@ -131,9 +135,9 @@ class SwapLog:
             "enable.auto.offset.store": False,
             "enable.partition.eof": True,
             "auto.offset.reset": "error",
-            # The default of 1000 costs three quarters of the throughput once the queue was full.
+            # With the default of 1000, throughput falls to a quarter once the queue has been full.
             "fetch.queue.backoff.ms": 10,
-            # Commits and look-ups wait behind a waiting fetch on the same connection.
+            # A pending fetch delays commits and look-ups on the same connection.
             "fetch.wait.max.ms": 100,
             "error_cb": self._on_error,
             "on_commit": self._on_commit,
@@ -144,7 +148,7 @@ class SwapLog:
         if config.kafka_group_protocol == "classic":
             settings["partition.assignment.strategy"] = "cooperative-sticky"
             settings["session.timeout.ms"] = 6_000
-            # A session that is over is noticed early: see `fences`.
+            # Notice early that the session is over: see `fencing`.
             settings["heartbeat.interval.ms"] = 1_000
         if queued_kb is not None:
             settings["queued.max.messages.kbytes"] = queued_kb
@@ -155,7 +159,7 @@ class SwapLog:
         self._instance_id = config.kafka_instance_id
         self._fences = Fences(self._group, self._instance_id)
         self._held: set[int] = set()
-        # The client no longer reads these: the log does not hold their next offset.
+        # The client stopped reading these, because the log does not hold their next offset.
         self._stopped: set[int] = set()
         self._rejoin_at: float | None = None
         self._dead = False
@@ -169,10 +173,11 @@ class SwapLog:
             on_lost=self._on_lost,
         )
 
-    def poll(self, limit: int, timeout_s: float) -> Batch:
-        """Up to `limit` records that come within `timeout_s`. Raises Retry and Fatal.
+    def poll(self, limit: int, timeout_s: float) -> Polled:
+        """Return up to `limit` records that arrive within `timeout_s`. Raises Retry and Fatal.
 
-        A member whose name the broker fenced loses its partitions in here, and joins anew.
+        A member whose instance id the broker fenced loses its partitions in this call, and joins
+        again after a pause.
         """
         if self._rejoin_at is not None and time.monotonic() >= self._rejoin_at:
             self._rejoin_at = None
@@ -186,9 +191,9 @@ class SwapLog:
             for event in events:
                 if event.error().code() == KafkaError._FATAL:  # type: ignore[union-attr]
                     self._start_over(event.error())  # type: ignore[arg-type]
-                    return Batch([], {}, [])
+                    return Polled([], {}, [])
             received = [message for message in received if message.error() is None]
-        batch = Batch(self._without_jumps(by_partition(received)), {}, [])
+        batch = Polled(self._without_jumps(by_partition(received)), {}, [])
         for records in batch.records:
             self.unreadable.pop(records.partition, None)
         for event in events:
@@ -213,11 +218,11 @@ class SwapLog:
         try:
             self._consumer.seek(TopicPartition(self._topic, partition, offset))
         except KafkaException:
-            # It is being taken from us, or the next jump is doubted as this one was.
+            # Either the partition is being revoked, or the next jump is verified like this one.
             self._positions.begin(partition, offset)
 
-    def _note(self, event: Message, fault: KafkaError, batch: Batch) -> None:
-        """What the client says between the messages."""
+    def _note(self, event: Message, fault: KafkaError, batch: Polled) -> None:
+        """Handle one of the client's events, which arrive among the messages."""
         place = _record(event)
         if fault.code() == KafkaError._PARTITION_EOF:
             self.unreadable.pop(place.partition, None)
@@ -239,13 +244,14 @@ class SwapLog:
         if partition not in self.unreadable:
             log.error("unreadable", partition=partition, offset=offset, error=fault.str())
         self.unreadable[partition] = (
-            f"the batch at offset {offset} cannot be read, and nothing behind it: {fault.str()}"
+            f"the batch at offset {offset} cannot be read, nor any record after it: {fault.str()}"
         )
 
     def _start_over(self, fault: KafkaError) -> None:
-        """This client reads nothing any more: where its name was taken, be a new member of it.
+        """Replace a client that is dead because its instance id was fenced. Raises Fatal otherwise.
 
-        What it held is lost by then, as to any other member: who takes a partition asks the group.
+        By then the client has lost its partitions, as if to another member. The group assigns
+        partitions to the new client when it joins.
         """
         if not self._instance_id or _NAME_TAKEN not in fault.str():
             raise Fatal(f"kafka: {fault.str()}; start this process again")
@@ -269,7 +275,10 @@ class SwapLog:
         self._rejoin_at = time.monotonic() + pause_s
 
     def committed(self, partition: int) -> tuple[int | None, str]:
-        """The committed offset and its metadata; (None, "") where nothing is committed."""
+        """Return the committed offset and its metadata; (None, "") where nothing is committed.
+
+        Raises Fenced and Retry.
+        """
         try:
             (found,) = self._consumer.committed([self._at(partition)], timeout=_TIMEOUT_S)
         except KafkaException as error:
@@ -281,14 +290,14 @@ class SwapLog:
     def commit(self, positions: Mapping[int, tuple[int, str]], *, wait: bool = True) -> None:
         """Commit {partition: (next_offset, metadata)}.
 
-        With `wait`, raises Fenced where the group has gone on without us and Retry where it cannot
-        be asked. Without, what went wrong stands in `commit_fault` when a later poll was told.
+        With `wait`, raises Fenced where this member is no longer part of the group, and Retry where
+        the broker does not answer. Without, a later poll stores a failure in `commit_fault`.
         """
         if not positions:
             return
         if self.unreachable and not self.still_reachable():
-            # The client would keep it until the broker is back, and send it in the name of
-            # whatever member it is by then.
+            # The client would hold the commit until the broker is back, and send it as whichever
+            # member it is by then.
             raise Retry(f"kafka: committing: {self.unreachable}")
         offsets = [
             TopicPartition(self._topic, partition, offset, metadata)
@@ -306,9 +315,9 @@ class SwapLog:
                 raise _named(KafkaException(result.error), "committing")
 
     def extent(self, partition: int, since_ms: int | None) -> LogExtent:
-        """The offsets that the log holds, and the first whose record is of `since_ms` or later.
+        """Return the offsets that the log holds, and the first with a timestamp >= `since_ms`.
 
-        None asks for the log's start.
+        With None, `since` is the start of the log. Raises Retry.
         """
         try:
             start, end = self._consumer.get_watermark_offsets(
@@ -320,18 +329,21 @@ class SwapLog:
                 [TopicPartition(self._topic, partition, since_ms)], timeout=_TIMEOUT_S
             )
         except (KafkaException, TypeError) as error:
-            # get_watermark_offsets answers None when it times out.
-            raise Retry(f"kafka: asking for offsets: {error}") from error
+            # get_watermark_offsets returns None when it times out.
+            raise Retry(f"kafka: requesting offsets: {error}") from error
         if found.error is not None:
-            raise Retry(f"kafka: asking for offsets: {found.error.str()}")
+            raise Retry(f"kafka: requesting offsets: {found.error.str()}")
         return LogExtent(start, end, found.offset if found.offset >= 0 else end)
 
     def begin(self, partition: int, offset: int) -> None:
-        """Start reading an assigned partition at `offset`. Raises Retry while it is settling."""
+        """Start reading an assigned partition at `offset`.
+
+        Raises Retry while the client does not accept a seek yet.
+        """
         place = TopicPartition(self._topic, partition, offset)
         try:
             if partition in self._stopped:
-                # It cannot be sought any more; only a new assignment starts it again.
+                # The client accepts no seek here; only a new assignment starts it again.
                 self._consumer.incremental_unassign([place])
                 self._consumer.incremental_assign([place])
                 self._stopped.discard(partition)
@@ -343,35 +355,35 @@ class SwapLog:
         self._positions.begin(partition, offset)
 
     def pause(self, partitions: Sequence[int]) -> None:
-        """Stop reading; a paused partition keeps its position and its owner."""
+        """Pause reading; a paused partition keeps its position and its owner."""
         if partitions:
             self._consumer.pause([self._at(partition) for partition in partitions])
 
     def resume(self, partitions: Sequence[int]) -> None:
-        """Go on reading."""
+        """Resume reading."""
         if partitions:
             self._consumer.resume([self._at(partition) for partition in partitions])
 
     def newest_end(self, partition: int) -> int | None:
-        """The log's end as of the last fetch, without asking the broker."""
+        """Return the end offset as of the last fetch, without a request to the broker."""
         found = self._consumer.get_watermark_offsets(self._at(partition), cached=True)
         return None if found is None or found[1] < 0 else int(found[1])
 
     def partition_count(self) -> int:
-        """Partitions of the topic. Raises Retry."""
+        """Return the number of partitions of the topic. Raises Retry."""
         try:
             metadata = self._consumer.list_topics(self._topic, timeout=_TIMEOUT_S)
         except KafkaException as error:
             raise Retry(f"kafka: {error.args[0].str()}") from error
         count = len(metadata.topics[self._topic].partitions)
         if count == 0:
-            # A topic made a moment ago may not be known to every broker yet.
+            # A topic that was just created may not be known to every broker yet.
             raise Retry(f"kafka: topic {self._topic} has no partitions yet")
         self.unreachable = ""
         return count
 
     def still_reachable(self) -> bool:
-        """Ask the broker anything, briefly; clears `unreachable` when it answers."""
+        """Send the broker a short request; clear `unreachable` when it answers."""
         try:
             self._consumer.list_topics(self._topic, timeout=0.5)
         except KafkaException:
@@ -380,7 +392,7 @@ class SwapLog:
         return True
 
     def close(self) -> None:
-        """Leave the group; `on_revoke` is called for what is still owned."""
+        """Leave the group; calls `on_revoke` for the partitions that are still owned."""
         self._consumer.close()
 
     def _at(self, partition: int) -> TopicPartition:
@@ -395,9 +407,10 @@ class SwapLog:
             self.commit_fault = error.str()
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        # Nothing is fetched: the partition is paused until `begin` seeks. The end, because any
-        # offset that the log does not hold would be an error for good; as a number, because the
-        # client's own look-up of a logical offset may be answered after that seek and undo it.
+        # Nothing is fetched, because the partition is paused until `begin` seeks. Assign at the
+        # end: an offset that the log does not hold would be a permanent error. Assign it as a
+        # number: the client's look-up of a logical offset may be answered after the seek of `begin`
+        # and undo it.
         consumer.incremental_assign(
             [TopicPartition(p.topic, p.partition, self._end_of(p)) for p in partitions]
         )
@@ -411,12 +424,12 @@ class SwapLog:
             found = self._consumer.get_watermark_offsets(place, timeout=_TIMEOUT_S, cached=False)
         except KafkaException:
             found = None
-        # Where the broker cannot be asked, `Positions` notices what the look-up makes us skip.
+        # Where the broker does not answer, `Positions` detects what the look-up makes us skip.
         return OFFSET_END if found is None else int(found[1])
 
     def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         if self._dead:
-            # The group has gone on: nothing can be saved or committed for them.
+            # The group no longer knows this client: nothing can be saved or committed.
             self._on_lost(consumer, partitions)
             return
         revoked = [p.partition for p in partitions]
@@ -439,7 +452,7 @@ class SwapLog:
 
 
 def by_partition(messages: Sequence[Message]) -> list[Records]:
-    """The messages of each partition as columns; their order within a partition stays."""
+    """Group messages by partition, as columns; the order within a partition is kept."""
     groups: defaultdict[int, list[Message]] = defaultdict(list)
     for message in messages:
         groups[message.partition()].append(message)  # type: ignore[index]
@@ -456,7 +469,7 @@ def by_partition(messages: Sequence[Message]) -> list[Records]:
 
 
 def _record(message: Message) -> LogRecord:
-    # The client's stubs allow None where a consumed message always has a number.
+    # The client's type stubs allow None where a consumed message always has a number.
     return LogRecord(
         message.partition(),  # type: ignore[arg-type]
         message.offset(),  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Makes the topics at start, as the settings say; never the broker's auto-creation."""
+"""Creates the topics at start, as the settings say, instead of leaving it to the broker."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from aggregator.runtime.config import Config
 from aggregator.runtime.errors import Fatal, Retry
 
 AHEAD_MS: Final = "message.timestamp.after.max.ms"
-"""The topic's setting of how far a record's timestamp may lie ahead of the broker's clock."""
+"""The topic setting that bounds how far a record's timestamp may be ahead of the broker's clock."""
 _TIMEOUT_S: Final = 10
 
 
 def ensure_topics(config: Config) -> list[str]:
-    """Make the swap topic and the dead-letter topic where they are missing; the names made.
+    """Create the swap topic and the dead-letter topic where missing; return the created names.
 
-    An existing topic is left as it is. The broker refuses swaps whose producer's clock is more than
-    MAX_FUTURE ahead of its own: the windows' clock is the log's timestamps. Raises Retry while the
-    broker cannot be reached and Fatal where it refuses.
+    An existing topic is not changed. The broker is set to refuse swaps whose timestamp is more than
+    MAX_FUTURE ahead of its own clock, because the windows take their time from the timestamps of
+    the log. Raises Retry while the broker cannot be reached, and Fatal where it refuses.
     """
     admin = AdminClient({"bootstrap.servers": config.kafka_bootstrap, "log_level": 0})
     swaps = {"retention.ms": config.kafka_retention_ms, AHEAD_MS: config.max_future_ms}
@@ -54,13 +54,16 @@ def ensure_topics(config: Config) -> list[str]:
             if fault.code() == KafkaError.TOPIC_ALREADY_EXISTS:
                 continue
             if fault.retriable():
-                raise Retry(f"kafka: making topic {name}: {fault.str()}") from error
-            raise Fatal(f"kafka refuses to make topic {name}: {fault.str()}") from error
+                raise Retry(f"kafka: creating topic {name}: {fault.str()}") from error
+            raise Fatal(f"kafka refuses to create topic {name}: {fault.str()}") from error
     return made
 
 
 def count_partitions(config: Config) -> int:
-    """Partitions of the swap topic. Raises Retry, and Fatal where there is no such topic."""
+    """Return the number of partitions of the swap topic.
+
+    Raises Retry, and Fatal where the topic does not exist.
+    """
     admin = AdminClient({"bootstrap.servers": config.kafka_bootstrap, "log_level": 0})
     try:
         topics = admin.list_topics(timeout=_TIMEOUT_S).topics

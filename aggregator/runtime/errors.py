@@ -17,12 +17,12 @@ class SwapsError(Exception):
     """Base class of every error that this program raises on purpose."""
 
 
-class DeadLetter(SwapsError):
-    """This one message cannot be counted: send it to the dead-letter topic and go on.
+class BadMessage(SwapsError):
+    """One message cannot be counted: send it to the dead-letter topic and continue.
 
     `reason` is a stable code (see `aggregator.decoding.rules.REASONS`), `field` the event's field
-    that breaks the rule ("" where no single field does), `detail` a sentence for a person. Both
-    may repeat what the message holds, so both are cut in the middle to a bounded length.
+    that breaks the rule ("" where no single field does), `detail` a sentence for a person. `field`
+    and `detail` may repeat contents of the message, so both are cut to a bounded length.
     """
 
     def __init__(self, reason: str, field: str, detail: str) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from aggregator.clickhouse.reader import Offset, TradePage, TradePosition
-from aggregator.contracts.history import Trade
+from aggregator.contracts.history import ArchivedTrade
 from aggregator.contracts.trades import Trade as LiveTrade
 
 # Sorts before every archived marker; a live trade has no marker yet.
@@ -44,7 +44,7 @@ class Page(NamedTuple):
     whether trades of memory were merged.
     """
 
-    trades: list[Trade]
+    trades: list[ArchivedTrade]
     next: TradePosition | None
     live: bool
 
@@ -52,7 +52,7 @@ class Page(NamedTuple):
 class _Placed(NamedTuple):
     position: TradePosition
     offset: Offset
-    trade: Trade
+    trade: ArchivedTrade
 
 
 def archived_only(page: TradePage) -> Page:
@@ -119,8 +119,8 @@ def _retracted(placed: Iterable[_Placed], newest: Newest) -> set[Offset]:
     return gone
 
 
-def _trade(chain: str, live: LiveTrade) -> Trade:
-    return Trade(
+def _trade(chain: str, live: LiveTrade) -> ArchivedTrade:
+    return ArchivedTrade(
         event_id=f"{chain}:{live.tx_hash}:{live.log_index}",
         timestamp=live.timestamp,
         side=live.side,

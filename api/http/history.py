@@ -15,7 +15,7 @@ from django.http import HttpRequest, HttpResponse
 from ninja import Field, NinjaAPI, Query, Schema
 
 from aggregator.clickhouse.reader import TradePosition
-from aggregator.contracts.history import Candle, Day, Trade
+from aggregator.contracts.history import ArchivedCandle, ArchivedTrade, Day
 from aggregator.contracts.ids import TokenId
 from aggregator.contracts.intervals import INTERVALS_MS, Interval
 from aggregator.contracts.units import DAY_MS
@@ -52,7 +52,7 @@ class TradesAnswer(msgspec.Struct, frozen=True):
     `live` is whether trades that are counted, but not archived yet, are included.
     """
 
-    trades: list[Trade]
+    trades: list[ArchivedTrade]
     next_cursor: str | None
     live: bool
 
@@ -60,7 +60,7 @@ class TradesAnswer(msgspec.Struct, frozen=True):
 class CandlesAnswer(msgspec.Struct, frozen=True):
     """Candles, oldest first; an interval without a trade has no candle."""
 
-    candles: list[Candle]
+    candles: list[ArchivedCandle]
 
 
 class DaysAnswer(msgspec.Struct, frozen=True):

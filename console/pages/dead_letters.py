@@ -22,7 +22,7 @@ from django.urls import URLPattern, path, reverse
 from django.views.decorators.http import require_POST
 
 from aggregator.dead_letters.preview import Outlook, outlooks, refusal_of
-from aggregator.dead_letters.reader import DeadLetterLog, Letter, Position, replay
+from aggregator.dead_letters.reader import DeadLetterLog, Letter, LetterPosition, replay
 from aggregator.decoding.rules import REASONS
 from aggregator.member.topics import count_partitions
 from aggregator.runtime.config import Config
@@ -169,7 +169,7 @@ class DeadLetterAdmin(ReadOnlyAdmin, _Letters):
         return response
 
 
-def _replay(positions: list[Position], *, force: bool) -> tuple[list[Letter], list[Outlook]]:
+def _replay(positions: list[LetterPosition], *, force: bool) -> tuple[list[Letter], list[Outlook]]:
     """Replay the letters that still exist; return those sent and skipped. Raises SwapsError."""
     config: Config = settings.SWAPS
     with DeadLetterLog(config.kafka_bootstrap, config.kafka_dlq_topic) as letters:
@@ -224,8 +224,8 @@ def _text(data: bytes | None) -> str:
     return "" if data is None else data.decode("utf-8", "backslashreplace")
 
 
-def _parsed(text: str) -> Position:
+def _parsed(text: str) -> LetterPosition:
     try:
-        return Position.parse(text)
+        return LetterPosition.parse(text)
     except ValueError as error:
         raise Http404(str(error)) from None

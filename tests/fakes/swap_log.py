@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from aggregator.member.kafka import Batch, LogExtent, Records
+from aggregator.member.kafka import LogExtent, Polled, Records
 
 
 class MemoryLog:
@@ -24,16 +24,16 @@ class MemoryLog:
         """Append a record of this time, as a producer does."""
         self._records.append((value, record_ms))
 
-    def poll(self, limit: int, _timeout_s: float) -> Batch:
+    def poll(self, limit: int, _timeout_s: float) -> Polled:
         """See `SwapLog`; never waits."""
         if self._reading_from is None or self._reading_from >= len(self._records):
-            return Batch([], {}, [])
+            return Polled([], {}, [])
         first = self._reading_from
         taken = self._records[first : first + limit]
         self._reading_from = first + len(taken)
         values, times = [value for value, _ in taken], [at for _, at in taken]
         offsets = list(range(first, first + len(taken)))
-        return Batch([Records(0, offsets, times, list(values), [])], {}, [])
+        return Polled([Records(0, offsets, times, list(values), [])], {}, [])
 
     def committed(self, _partition: int) -> tuple[int | None, str]:
         """See `SwapLog`."""

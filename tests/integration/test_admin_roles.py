@@ -15,7 +15,7 @@ from aggregator.contracts.records import LogRecord
 from aggregator.dead_letters.producer import DeadLetters, Rejected
 from aggregator.member.topics import ensure_topics
 from aggregator.runtime.config import load
-from aggregator.runtime.errors import DeadLetter
+from aggregator.runtime.errors import BadMessage
 from infra.embedded.nats import Nats
 from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
@@ -77,7 +77,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, stack: Stack) -> Iterator[Sit
 
 def put_aside(bootstrap: str, topic: str, value: bytes) -> None:
     letters = DeadLetters(bootstrap, f"{topic}.dlq")
-    error = DeadLetter("not_json", "amount", f"why {SCRIPT}")
+    error = BadMessage("not_json", "amount", f"why {SCRIPT}")
     letters.send([Rejected(topic, LogRecord(2, 41, 0, b"key", value), error)])
     letters.close()
 

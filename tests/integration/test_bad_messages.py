@@ -1,4 +1,4 @@
-"""Bad messages of every size and number: the good ones count, and what is wrong is said."""
+"""Bad messages of every size and number: good messages count, and the faults are reported."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from aggregator.dead_letters.producer import KEPT_BYTES, DeadLetters, Delivery, 
 from aggregator.member.kafka import LogRecord
 from aggregator.member.topics import ensure_topics
 from aggregator.runtime.config import load
-from aggregator.runtime.errors import DeadLetter, Retry
+from aggregator.runtime.errors import BadMessage, Retry
 from infra.embedded.kafka import Kafka
 from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
@@ -46,7 +46,7 @@ def service(tmp_path: Path, stack: Stack) -> Iterator[Service]:
 
 
 def readyz(service: Service) -> dict[str, Any]:
-    """The aggregator's own; empty while it does not answer."""
+    """Return the aggregator's /readyz; empty while it does not answer."""
     try:
         port = service.env["METRICS_PORT"]
         answer = httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=30, verify=PLAIN)
@@ -57,7 +57,7 @@ def readyz(service: Service) -> dict[str, Any]:
 
 
 def metric(service: Service, sample: str) -> float | None:
-    """The value of one sample of the aggregator."""
+    """Return the value of one metric sample of the aggregator."""
     port = service.env["METRICS_PORT"]
     text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=30, verify=PLAIN).text
     found = [line.split()[-1] for line in text.splitlines() if line.startswith(f"{sample} ")]
@@ -76,7 +76,7 @@ def allow(bootstrap: str, topic: str, most_bytes: int) -> None:
 
 
 def send(service: Service, value: bytes, partition: int, codec: str = "none") -> None:
-    """One large message, as a producer with raised limits sends it."""
+    """Send one large message, as a producer with raised limits does."""
     failures: list[KafkaError] = []
     producer = Producer(
         {
@@ -101,7 +101,7 @@ def headers(letter: Message) -> dict[str, str]:
 
 
 def is_cut(letter: Message, value: bytes) -> bool:
-    """It says so, with what is needed to find and to recognise the original."""
+    """Check that the headers say so, and how to find and recognise the original."""
     said = headers(letter)
     assert letter.value() == value[:KEPT_BYTES]
     assert said["cut-from-bytes"] == str(len(value))
@@ -111,7 +111,7 @@ def is_cut(letter: Message, value: bytes) -> bool:
 
 
 def test_a_letter_too_large_for_its_topic_is_sent_cut(service: Service) -> None:
-    """On default topics: near the broker's limit, a long detail, and above it but compressed."""
+    """On default topics: a value near the limit, a long detail, and a compressed value above it."""
     near, enum = b"x" * 1_048_400, swap(1, side="z" * 600_000)
     compressed = json.dumps({"note": "y" * 3_000_000, "side": "hold"}).encode()
     ensure_topics(load(service.env))
@@ -169,11 +169,11 @@ def a_letters_topic(bootstrap: str, most_bytes: int) -> str:
 
 def rejected(offset: int, value: bytes | None, detail: str = "why") -> Rejected:
     record = LogRecord(0, offset, 0, b"key", value)
-    return Rejected("swaps", record, DeadLetter("rule", "side", detail))
+    return Rejected("swaps", record, BadMessage("rule", "side", detail))
 
 
 def held(bootstrap: str, topic: str) -> list[Message]:
-    """All that the topic holds."""
+    """Return every message of the topic."""
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,
@@ -197,7 +197,7 @@ def held(bootstrap: str, topic: str) -> list[Message]:
 
 
 def test_a_batch_is_not_cut_for_being_large_together(bootstrap: str) -> None:
-    """The broker measures batches: a hundred letters of 1 KB are refused where one is taken."""
+    """The broker measures batches: it refuses a hundred letters of 1 KB, but accepts each."""
     topic = a_letters_topic(bootstrap, 20_000)
     values = [b"%04d" % offset * 256 for offset in range(100)]
     letters = DeadLetters(bootstrap, topic)
@@ -242,7 +242,7 @@ def is_sent(sending: Delivery) -> bool:
 
 
 def test_letters_reach_a_broker_that_was_away(tmp_path: Path) -> None:
-    """Away is not too large: the letters are whole, and each is there once."""
+    """An unreachable broker is not a size limit: the letters are complete, each arrives once."""
     with Stack(tmp_path, only=(Kafka,)) as engines:
         address = engines.env()["KAFKA_BOOTSTRAP"]
         topic = a_letters_topic(address, 1_000_000)
@@ -259,7 +259,7 @@ def test_letters_reach_a_broker_that_was_away(tmp_path: Path) -> None:
 
 
 def test_a_quarter_of_bad_messages_is_no_run(service: Service) -> None:
-    """501 bad ones among 1,499 good ones come in one poll of 2,000."""
+    """501 bad messages among 1,503 good ones arrive in about one poll."""
     ensure_topics(load(service.env))
     values = [swap(n, side="hold") if n % 4 == 0 else swap(n) for n in range(2_004)]
     service.produce(values, partition=0)
@@ -273,7 +273,7 @@ def test_a_quarter_of_bad_messages_is_no_run(service: Service) -> None:
 
 
 def test_a_run_of_bad_messages_is_said_and_stops_nothing(service: Service) -> None:
-    """Also over a restart among them; good messages end it."""
+    """A restart within the run does not end it; good messages do."""
     first = service.aggregator()
     service.web()
     service.wait_ready(WITHIN_S)
@@ -302,7 +302,7 @@ def test_a_run_of_bad_messages_is_said_and_stops_nothing(service: Service) -> No
 
 
 def test_a_batch_that_cannot_be_read_stalls_its_partition_and_says_so(service: Service) -> None:
-    """A batch that grows to 150 MB is more than the client decompresses; others are counted."""
+    """The client does not decompress a batch of 150 MB; other partitions are counted."""
     aggregator = service.aggregator()
     service.web()
     service.wait_ready(WITHIN_S)

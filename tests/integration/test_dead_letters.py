@@ -1,4 +1,4 @@
-"""Dead letters, listed, shown and replayed: by the command, and by the log it reads."""
+"""Dead letters: listed, shown and replayed by the command, and read by the log."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from confluent_kafka import Consumer, Message, Producer, TopicPartition
 from aggregator.contracts.records import LogRecord
 from aggregator.dead_letters.preview import outlooks
 from aggregator.dead_letters.producer import DeadLetters, Rejected
-from aggregator.dead_letters.reader import DeadLetterLog, Letter, Position, replay
+from aggregator.dead_letters.reader import DeadLetterLog, Letter, LetterPosition, replay
 from aggregator.member.topics import ensure_topics
 from aggregator.runtime.config import Config, load
-from aggregator.runtime.errors import DeadLetter, Fatal, Retry
+from aggregator.runtime.errors import BadMessage, Fatal, Retry
 from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
 from tests.support.processes import wait_until
 from tests.support.service import Service, swap
 
-# Each command is a process that starts, which takes seconds on a busy machine.
+# Each command starts a process, which takes seconds on a busy machine.
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
 
 BYTES = [
@@ -37,7 +37,7 @@ BYTES = [
 
 @pytest.fixture
 def service(tmp_path: Path, stack: Stack) -> Iterator[Service]:
-    """Topics of its own; no engine of its own is started."""
+    """Yield a service with separate topics on the shared engines."""
     made = Service(tmp_path, stack)
     ensure_topics(config_of(made))
     yield made
@@ -47,14 +47,16 @@ def config_of(service: Service) -> Config:
     return load(service.env)
 
 
-def put_aside(service: Service, values: list[bytes | None], reasons: tuple[str, ...] = ()) -> None:
+def send_letters(
+    service: Service, values: list[bytes | None], reasons: tuple[str, ...] = ()
+) -> None:
     letters = DeadLetters(service.env["KAFKA_BOOTSTRAP"], f"{service.topic}.dlq")
     letters.send(
         [
             Rejected(
                 service.topic,
                 LogRecord(number % 3, 100 + number, 0, f"key-{number}".encode(), value),
-                DeadLetter(reasons[number % len(reasons)] if reasons else "not_json", "f", "why"),
+                BadMessage(reasons[number % len(reasons)] if reasons else "not_json", "f", "why"),
             )
             for number, value in enumerate(values)
         ]
@@ -67,7 +69,7 @@ def opened(service: Service) -> DeadLetterLog:
 
 
 def records(service: Service, count: int) -> list[Message]:
-    """What is in the swap topic, when there are `count`."""
+    """Return the records of the swap topic once there are `count`."""
     consumer = Consumer(
         {"bootstrap.servers": service.env["KAFKA_BOOTSTRAP"], "group.id": "look", "log_level": 0}
     )
@@ -83,39 +85,39 @@ def records(service: Service, count: int) -> list[Message]:
         consumer.close()
 
 
-def test_the_log_shows_letters_as_they_were_put_aside(service: Service) -> None:
-    put_aside(service, list(BYTES), ("not_json", "missing"))
+def test_the_log_shows_letters_as_they_were_send_letters(service: Service) -> None:
+    send_letters(service, list(BYTES), ("not_json", "missing"))
     with opened(service) as log:
         (extent,) = log.extents()
         assert (extent.start, extent.end) == (0, len(BYTES))
         letters = log.newest(100)
         assert [each.position.offset for each in letters] == [5, 4, 3, 2, 1, 0]
         assert [each.value for each in reversed(letters)] == BYTES
-        first = log.get(Position(0, 1))
+        first = log.get(LetterPosition(0, 1))
         assert first == letters[4]
         assert (first.reason, first.field, first.detail) == ("missing", "f", "why")
         assert (first.source_topic, first.source_partition) == (service.topic, 1)
         assert (first.source_offset, first.key) == (101, b"key-1")
         assert abs(first.at - time.time() * 1_000) < 60_000
         assert [each.position.offset for each in log.newest(2)] == [5, 4]
-        before = log.newest(2, before=Position(0, 4))
+        before = log.newest(2, before=LetterPosition(0, 4))
         assert [each.position.offset for each in before] == [3, 2]
         missing = log.newest(10, reason="missing")
         assert [each.position.offset for each in missing] == [5, 3, 1]
         assert [each.position.offset for each in log.all(reason="not_json")] == [0, 2, 4]
-        for nowhere in (Position(0, 6), Position(3, 0), Position(0, 2**62)):
+        for nowhere in (LetterPosition(0, 6), LetterPosition(3, 0), LetterPosition(0, 2**62)):
             assert log.get(nowhere) is None
 
 
 def test_more_letters_than_one_read_brings(service: Service) -> None:
-    put_aside(service, [b"%d" % number for number in range(1_700)])
+    send_letters(service, [b"%d" % number for number in range(1_700)])
     with opened(service) as log:
         assert [each.value for each in log.all()] == [b"%d" % number for number in range(1_700)]
         assert [each.value for each in log.newest(1)] == [b"1699"]
 
 
 def test_replayed_bytes_go_where_they_came_from(service: Service) -> None:
-    put_aside(service, list(BYTES))
+    send_letters(service, list(BYTES))
     counts: list[int] = []
     with opened(service) as log:
         replay(
@@ -136,8 +138,8 @@ def test_replayed_bytes_go_where_they_came_from(service: Service) -> None:
 
 
 def test_a_letter_of_another_topic_is_not_replayed(service: Service) -> None:
-    letter = Letter(Position(0, 0), 0, "r", "", "", "elsewhere", 0, 0, None, b"x")
-    mine = Letter(Position(0, 1), 0, "r", "", "", service.topic, 0, 0, None, b"x")
+    letter = Letter(LetterPosition(0, 0), 0, "r", "", "", "elsewhere", 0, 0, None, b"x")
+    mine = Letter(LetterPosition(0, 1), 0, "r", "", "", service.topic, 0, 0, None, b"x")
     with pytest.raises(Fatal, match="came from the topic 'elsewhere'"):
         replay(
             [mine, letter],
@@ -145,7 +147,7 @@ def test_a_letter_of_another_topic_is_not_replayed(service: Service) -> None:
             source_topic=service.topic,
             partitions=4,
         )
-    put_aside(service, [b"only"])
+    send_letters(service, [b"only"])
     service.produce([b"marker"])
     assert [each.value() for each in records(service, 1)] == [b"marker"], "not even the first"
 
@@ -162,23 +164,23 @@ def test_a_topic_that_is_not_there_holds_nothing(stack: Stack) -> None:
     with DeadLetterLog(stack.env()["KAFKA_BOOTSTRAP"], "never-made.dlq") as log:
         assert log.extents() == []
         assert log.newest(10) == []
-        assert log.get(Position(0, 0)) is None
+        assert log.get(LetterPosition(0, 0)) is None
 
 
 @pytest.mark.parametrize("text", ["", ":", "a", "-1", "1:", ":1", "0:-1", "1:2:3", "٣", "1" * 40])
 def test_what_is_no_position_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="no position"):
-        Position.parse(text)
+    with pytest.raises(ValueError, match="not a position"):
+        LetterPosition.parse(text)
 
 
 def test_positions_are_read_as_they_are_written() -> None:
-    for position in (Position(0, 0), Position(3, 12), Position(0, 2**63 - 1)):
-        assert Position.parse(str(position)) == position
-    assert Position.parse("12") == Position(0, 12)
+    for position in (LetterPosition(0, 0), LetterPosition(3, 12), LetterPosition(0, 2**63 - 1)):
+        assert LetterPosition.parse(str(position)) == position
+    assert LetterPosition.parse("12") == LetterPosition(0, 12)
 
 
 def test_the_command(service: Service) -> None:
-    put_aside(service, list(BYTES), ("not_json", "rule"))
+    send_letters(service, list(BYTES), ("not_json", "rule"))
     listed = service.manage("dead_letters", "list")
     assert listed.returncode == 0, listed.stderr
     lines = listed.stdout.splitlines()
@@ -217,7 +219,7 @@ def test_the_command(service: Service) -> None:
     ("arguments", "said"),
     [
         (["show", "7"], "there is no dead letter 0:7"),
-        (["show", "x"], "no position"),
+        (["show", "x"], "not a position"),
         (["replay"], "give positions, or --all"),
         (["replay", "1", "--all"], "give positions, or --all"),
         (["replay", "1", "--reason", "rule"], "--reason goes with --all"),
@@ -233,7 +235,7 @@ def test_the_command_says_what_is_wrong(service: Service, arguments: list[str], 
 
 
 def test_a_replayed_swap_counts_once(tmp_path: Path, stack: Stack) -> None:
-    """The cause is mended (MAX_FUTURE widened), the letter replayed twice: one more trade."""
+    """After the cause is fixed (MAX_FUTURE is raised), two replays of a letter add one trade."""
     ahead = swap(1, timestamp=time.time_ns() // 1_000_000 + 600_000)
     with Service(tmp_path, stack) as service:
         first = service.aggregator()
@@ -245,7 +247,7 @@ def test_a_replayed_swap_counts_once(tmp_path: Path, stack: Stack) -> None:
         service.wait_trades(1, 120)
         first.terminate()
         first.wait(60)
-        service.aggregator("mended", MAX_FUTURE="20m")
+        service.aggregator("fixed", MAX_FUTURE="20m")
         service.wait_ready(120)
         for _ in range(2):
             done = service.manage("dead_letters", "replay", "0", MAX_FUTURE="20m")
@@ -259,9 +261,9 @@ def test_a_replayed_swap_counts_once(tmp_path: Path, stack: Stack) -> None:
 
 
 def test_only_what_would_pass_is_replayed(service: Service) -> None:
-    """Six letters, of which the rules of today take four; the topic of letters stays as it is."""
+    """Of six letters the current rules accept four; the dead-letter topic does not change."""
     bad = [swap(5, side="hold"), b"{"]
-    put_aside(service, [swap(1), swap(2, symbol="x" * 300), bad[0], swap(3), bad[1], swap(4)])
+    send_letters(service, [swap(1), swap(2, symbol="x" * 300), bad[0], swap(3), bad[1], swap(4)])
     dry = service.manage("dead_letters", "replay", "--all", "--dry-run")
     assert dry.returncode == 0, dry.stderr
     lines = dry.stdout.splitlines()
@@ -292,8 +294,8 @@ def test_only_what_would_pass_is_replayed(service: Service) -> None:
     assert set(bad) < {each.value() for each in records(service, 7)}
 
 
-def put_aside_cut(service: Service, value: bytes) -> int:
-    """A letter of a message in the swap topic that is too large for the topic of letters."""
+def send_cut_letter(service: Service, value: bytes) -> int:
+    """Produce a message and its letter, which is too large for the dead-letter topic."""
     bootstrap = service.env["KAFKA_BOOTSTRAP"]
     producer = Producer(
         {
@@ -309,16 +311,16 @@ def put_aside_cut(service: Service, value: bytes) -> int:
     assert producer.flush(20) == 0
     letters = DeadLetters(bootstrap, f"{service.topic}.dlq")
     record = LogRecord(2, offsets[0], 0, b"k", value)
-    letters.send([Rejected(service.topic, record, DeadLetter("rule", "symbol", "too long"))])
+    letters.send([Rejected(service.topic, record, BadMessage("rule", "symbol", "too long"))])
     letters.close()
     return offsets[0]
 
 
 def test_a_cut_letter_is_replayed_from_where_it_came_from(service: Service) -> None:
-    """3 MB that compress well: cut in the topic of letters, whole in the swap topic."""
+    """3 MB that compress well: cut in the dead-letter topic, complete in the swap topic."""
     value = swap(1, symbol="y" * 3_000_000)
     service.produce([b"before"], partition=2)
-    offset = put_aside_cut(service, value)
+    offset = send_cut_letter(service, value)
     shown = service.manage("dead_letters", "show", "0").stdout
     assert f"bytes:     the first 65,536 of {len(value):,}" in shown
     assert f"came from: {service.topic} 2:{offset}" in shown
@@ -338,10 +340,10 @@ def test_a_cut_letter_is_replayed_from_where_it_came_from(service: Service) -> N
 
 
 def test_another_message_at_its_place_is_not_the_original(service: Service) -> None:
-    """As after the topic was made again."""
+    """This happens after the topic was created again."""
     service.produce([b"another", b"and another"], partition=2)
     letter = Letter(
-        Position(0, 0), 0, "r", "", "", service.topic, 2, 1, None, b"x", 3_000_000, "00ff"
+        LetterPosition(0, 0), 0, "r", "", "", service.topic, 2, 1, None, b"x", 3_000_000, "00ff"
     )
     (outlook,) = outlooks([letter], config_of(service))
     assert "no longer in Kafka" in outlook.refusal

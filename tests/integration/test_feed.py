@@ -1,4 +1,4 @@
-"""`manage.py feed` as a child process against the real broker: what it says and what arrives."""
+"""`manage.py feed` as a child process with a real broker: its output, and what arrives in Kafka."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PARTITIONS = 4
 
 
 class Feed:
-    """Starts feeds into a topic of its own, and reads what they wrote."""
+    """Starts feeds into a separate topic, and reads what they wrote."""
 
     def __init__(self, bootstrap: str, topic: str) -> None:
         self.bootstrap = bootstrap
@@ -46,11 +46,11 @@ class Feed:
         )
 
     def run(self, *arguments: str | Path, status: int = 0, **env: str) -> str:
-        """Run to the end; what it told on stderr."""
+        """Run a feed to its end; return its stderr."""
         process = self.start(*arguments, **env)
-        out, told = process.communicate(timeout=60)
-        assert (process.returncode, out) == (status, ""), told
-        return told
+        out, stderr = process.communicate(timeout=60)
+        assert (process.returncode, out) == (status, ""), stderr
+        return stderr
 
     def make(self) -> None:
         admin = AdminClient({"bootstrap.servers": self.bootstrap})
@@ -63,14 +63,14 @@ class Feed:
             future.result(10)
 
     def count(self) -> int:
-        """The messages sent; none while a topic made a moment ago has no leaders yet."""
+        """Return the number of messages in the topic; 0 while a new topic has no leaders yet."""
         try:
             return sum(self.ends().values())
         except KafkaException:
             return 0
 
     def ends(self) -> dict[int, int]:
-        """The end offset of each partition."""
+        """Return the end offset of each partition."""
         consumer = self._consumer()
         try:
             return {
@@ -83,7 +83,7 @@ class Feed:
             consumer.close()
 
     def messages(self) -> list[Message]:
-        """Everything in the topic, each partition in its order."""
+        """Return every message of the topic, each partition in log order."""
         wanted = sum(self.ends().values())
         consumer = self._consumer()
         got: list[Message] = []
@@ -144,9 +144,9 @@ def test_a_file_arrives_byte_for_byte_keyed_by_token_with_its_garbage(
     path = events_file(tmp_path / "events.ndjson", list(range(1_000, 1_300)))
     with path.open("ab") as file:
         file.write(b'not json \xff\n{"chain":"base"}\n')
-    told = feed.run(path)
-    assert "fed 302 events" in told
-    assert "2 unreadable, sent as they are, 0 not delivered" in told
+    stderr = feed.run(path)
+    assert "fed 302 events" in stderr
+    assert "2 unreadable, sent as they are, 0 not delivered" in stderr
     messages = feed.messages()
     assert sorted(m.value() or b"" for m in messages) == sorted(path.read_bytes().splitlines())
     partitions = defaultdict(set)
@@ -187,14 +187,14 @@ def test_shift_to_now_moves_the_newest_event_to_now_and_keeps_the_spacing(
 
 def test_duplicates_are_resent_byte_for_byte_and_counted(feed: Feed, tmp_path: Path) -> None:
     path = events_file(tmp_path / "events.ndjson", list(range(3_000)))
-    told = feed.run(path, "--duplicates", "0.1", "--seed", "4")
+    stderr = feed.run(path, "--duplicates", "0.1", "--seed", "4")
     values = Counter(message.value() for message in feed.messages())
     assert set(values) == set(path.read_bytes().splitlines())
     repeats = sum(number - 1 for number in values.values())
     assert set(values.values()) == {1, 2}
     assert 200 < repeats < 400
-    assert f"fed {3_000 + repeats:,} events" in told
-    assert f"{repeats} of them repeats" in told
+    assert f"fed {3_000 + repeats:,} events" in stderr
+    assert f"{repeats} of them repeats" in stderr
 
 
 def test_live_trades_are_new_ones_until_a_signal_ends_them_cleanly(
@@ -207,11 +207,11 @@ def test_live_trades_are_new_ones_until_a_signal_ends_them_cleanly(
         wait_until(lambda: feed.count() >= 20, 30, "20 live trades")
     finally:
         process.send_signal(signal.SIGTERM)
-        _, told = process.communicate(timeout=20)
-    assert process.returncode == 0, told
+        _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 0, stderr
     messages = feed.messages()
-    assert f"fed {len(messages)} events" in told
-    assert "0 not delivered" in told
+    assert f"fed {len(messages)} events" in stderr
+    assert "0 not delivered" in stderr
     events = [json.loads(message.value() or b"") for message in messages]
     assert len({(event["tx_hash"], event["log_index"]) for event in events}) == len(events)
     for message, event in zip(messages, events, strict=True):
@@ -230,7 +230,7 @@ def test_a_continued_day_can_be_sent_in_pieces_and_again_and_goes_on_in_the_pres
         feed.run(*options, "--since", since, "--until", until)
     sent = feed.messages()
     ids = [json.loads(message.value() or b"")["tx_hash"] for message in sent]
-    # A trade every quarter of a second; one minute of them was sent twice.
+    # There is a trade every quarter of a second, and one minute of them was sent twice.
     assert (len(ids), len(set(ids))) == (4 * 660, 4 * 600)
 
     process = feed.start(*options, "--since", now - 1_000)
@@ -238,9 +238,9 @@ def test_a_continued_day_can_be_sent_in_pieces_and_again_and_goes_on_in_the_pres
         wait_until(lambda: feed.count() >= len(sent) + 12, 60, "live trades")
     finally:
         process.send_signal(signal.SIGTERM)
-        _, told = process.communicate(timeout=20)
-    assert process.returncode == 0, told
-    assert "events, caught up with the present" in told
+        _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 0, stderr
+    assert "events, caught up with the present" in stderr
     known, repeats = Counter(ids), 0
     for message in feed.messages():
         event = json.loads(message.value() or b"")
@@ -250,15 +250,15 @@ def test_a_continued_day_can_be_sent_in_pieces_and_again_and_goes_on_in_the_pres
             repeats += 1
         else:
             assert now < event["timestamp"] <= message.timestamp()[1]
-    # Those of the second before it began were sent before.
+    # The four events of the second before its start were sent before.
     assert repeats == 4
 
 
 def test_an_even_rate_is_held(feed: Feed) -> None:
     begun = time.monotonic()
-    told = feed.run("--synthetic", "--rate", "400", "--events", "800", "--tokens", "10")
+    stderr = feed.run("--synthetic", "--rate", "400", "--events", "800", "--tokens", "10")
     assert time.monotonic() - begun >= 799 / 400
-    assert "fed 800 events" in told
+    assert "fed 800 events" in stderr
     stamps = sorted(json.loads(m.value() or b"")["timestamp"] for m in feed.messages())
     assert stamps[-1] - stamps[0] == pytest.approx(799 / 400 * 1_000, rel=0.2)
 
@@ -287,10 +287,10 @@ def test_synthetic_events_repeat_by_their_seed(feed: Feed) -> None:
 def test_a_missing_topic_is_named_and_made_only_when_asked(stack: Stack) -> None:
     feed = Feed(stack.kafka.address, f"feed-{uuid4().hex}")
     try:
-        told = feed.run("--synthetic", "--events", "5", status=1)
-        assert f"topic {feed.topic} (KAFKA_TOPIC) does not exist" in told
-        assert "run the aggregator first" in told
-        assert "Traceback" not in told
+        stderr = feed.run("--synthetic", "--events", "5", status=1)
+        assert f"topic {feed.topic} (KAFKA_TOPIC) does not exist" in stderr
+        assert "run the aggregator first" in stderr
+        assert "Traceback" not in stderr
         feed.run(
             "--synthetic", "--events", "5", "--create-topic", KAFKA_DLQ_TOPIC=f"{feed.topic}.dlq"
         )
@@ -301,29 +301,29 @@ def test_a_missing_topic_is_named_and_made_only_when_asked(stack: Stack) -> None
 
 def test_a_broker_that_does_not_answer_is_named() -> None:
     nobody = f"127.0.0.1:{free_port()}"
-    told = Feed(nobody, "feed").run("--synthetic", "--events", "5", status=1)
-    assert f"no Kafka broker answers at {nobody} (KAFKA_BOOTSTRAP)" in told
-    assert "Traceback" not in told
+    stderr = Feed(nobody, "feed").run("--synthetic", "--events", "5", status=1)
+    assert f"no Kafka broker answers at {nobody} (KAFKA_BOOTSTRAP)" in stderr
+    assert "Traceback" not in stderr
 
 
 def test_a_missing_file_is_named(feed: Feed, tmp_path: Path) -> None:
-    told = feed.run(tmp_path / "nowhere.gz", status=1)
-    assert "no such file" in told
-    assert "nowhere.gz" in told
-    assert "Traceback" not in told
+    stderr = feed.run(tmp_path / "nowhere.gz", status=1)
+    assert "no such file" in stderr
+    assert "nowhere.gz" in stderr
+    assert "Traceback" not in stderr
 
 
-def test_what_was_read_before_a_damage_is_delivered_and_the_damage_told(
+def test_what_was_read_before_a_damage_is_delivered_and_the_damage_is_reported(
     feed: Feed, tmp_path: Path
 ) -> None:
     path = events_file(tmp_path / "events.ndjson", list(range(2_000)))
     damaged = tmp_path / "damaged.gz"
     damaged.write_bytes(gzip.compress(path.read_bytes())[:-20])
-    told = feed.run(damaged, status=1)
-    assert "damaged.gz cannot be read" in told
+    stderr = feed.run(damaged, status=1)
+    assert "damaged.gz cannot be read" in stderr
     arrived = len(feed.messages())
     assert arrived > 0
-    assert f"fed {arrived:,} events" in told
+    assert f"fed {arrived:,} events" in stderr
 
 
 def test_events_that_the_broker_refuses_are_counted_in_the_exit_status(
@@ -332,7 +332,7 @@ def test_events_that_the_broker_refuses_are_counted_in_the_exit_status(
     path = events_file(tmp_path / "events.ndjson", [1, 2])
     with path.open("a") as file:
         file.write("x" * 2_000_000 + "\n")
-    told = feed.run(path, status=1)
-    assert "1 not delivered" in told
-    assert "not delivered: 1; the first: " in told
+    stderr = feed.run(path, status=1)
+    assert "1 not delivered" in stderr
+    assert "not delivered: 1; the first: " in stderr
     assert len(feed.messages()) == 2

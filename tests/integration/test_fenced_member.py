@@ -1,4 +1,4 @@
-"""A member whose name was taken joins anew; of two that both live on, one ends and says why."""
+"""A member whose instance id was fenced joins again; of two with one id, one stops and says why."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EVERY = {0, 1, 2, 3}
 
 
 class Quiet:
-    """Notes what it is given and what it loses."""
+    """Notes the partitions that it is assigned and loses."""
 
     def __init__(self) -> None:
         self.held: set[int] = set()
@@ -40,7 +40,7 @@ class Quiet:
 
 
 class Member:
-    """A member that reads nothing, and polls when it is asked to."""
+    """A member that polls when a test asks it to."""
 
     def __init__(self, config: Config) -> None:
         self.listener = Quiet()
@@ -48,7 +48,7 @@ class Member:
         self.log.subscribe()
 
     def polled(self) -> set[int]:
-        """What it holds after one more poll."""
+        """Poll once; return the partitions that it holds then."""
         self.log.poll(100, 0.05)
         return self.listener.held
 
@@ -69,13 +69,13 @@ def member(named: Config) -> Iterator[Member]:
     found.log.close()
 
 
-def test_a_member_whose_name_was_taken_joins_anew(named: Config, member: Member) -> None:
+def test_a_member_whose_name_was_taken_joins_again(named: Config, member: Member) -> None:
     wait_until(lambda: member.polled() == EVERY, 60, "every partition")
     take_name(named)
     wait_until(lambda: member.polled() == set(), 60, "the loss of all")
     assert member.listener.lost == EVERY
     wait_until(lambda: member.polled() == EVERY, 60, "every partition again")
-    # It is the group's member again: it may commit, and reads on from where it is told to.
+    # It is a member of the group again: it may commit, and reads from the offset it is given.
     member.log.commit({0: (0, "mine")})
     assert member.log.committed(0) == (0, "mine")
     member.log.begin(0, 0)

@@ -12,7 +12,7 @@ import pytest
 
 from aggregator.clickhouse.connection import ClickHouseClient, Unavailable
 from aggregator.clickhouse.reader import HistoryReader, TradePosition
-from aggregator.contracts.history import Candle, Trade
+from aggregator.contracts.history import ArchivedCandle, ArchivedTrade
 from aggregator.contracts.units import DAY_MS, MINUTE_MS
 from aggregator.runtime.clock import wall_ms
 from aggregator.runtime.config import Config
@@ -36,7 +36,7 @@ def made(stack: Stack) -> Iterator[tuple[ClickHouseClient, Config, HistoryReader
         reader.close()
 
 
-def pages(reader: HistoryReader, limit: int, **question: object) -> Iterator[list[Trade]]:
+def pages(reader: HistoryReader, limit: int, **question: object) -> Iterator[list[ArchivedTrade]]:
     after: TradePosition | None = None
     asked = {"since": 0, "until": DAY + 100 * DAY_MS, "side": None} | question
     while True:
@@ -47,7 +47,7 @@ def pages(reader: HistoryReader, limit: int, **question: object) -> Iterator[lis
             return
 
 
-def numbers(trades: list[Trade]) -> list[int]:
+def numbers(trades: list[ArchivedTrade]) -> list[int]:
     return [int(trade.tx_hash, 16) for trade in trades]
 
 
@@ -64,7 +64,7 @@ def test_a_trade_as_it_was_archived(made: tuple[ClickHouseClient, Config, Histor
     insert(config, [row])
     (page,) = pages(reader, 10)
     assert page == [
-        Trade(
+        ArchivedTrade(
             event_id=f"ethereum:{row.tx_hash}:0",
             timestamp=DAY + 123,
             side="sell",
@@ -165,7 +165,7 @@ def test_days_whose_swaps_are_deleted_end_the_walk(
     assert numbers(page) == [0, 1, 2, 3, 4]
 
 
-def oracle(rows: list[Row], length: int) -> list[Candle]:
+def oracle(rows: list[Row], length: int) -> list[ArchivedCandle]:
     """Compute the candles of the rows by the rules of the docstrings, in the plainest way."""
     candles = []
     for begin in sorted({row.timestamp // length * length for row in rows}):
@@ -188,7 +188,7 @@ def oracle(rows: list[Row], length: int) -> list[Candle]:
         last = max(prices, key=lambda row: row.timestamp, default=None)
         text = [None if p is None else f"{p.price:g}" for p in (first, last)]
         candles.append(
-            Candle(
+            ArchivedCandle(
                 open_time=begin,
                 close_time=begin + length,
                 open_usd=text[0],

@@ -1,6 +1,7 @@
-"""The hashes and addresses of plain events, compiled: the marker of a swap, its trader's key.
+"""Hashes the identity and the trader of plain events, and lower-cases addresses, compiled.
 
-The same as `marker_of` and `trader_key` make of the decoded fields. BLAKE2b is RFC 7693. Pure.
+The results equal those of `marker_of` and `trader_key` on the decoded fields. BLAKE2b is RFC 7693.
+It is written out here because hashlib would have to be called from Python for every event. Pure.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from aggregator.runtime.compiled import compiled
 
 _BLOCK_BYTES: Final = 128
 _BLOCK_WORDS: Final = 16
+# Room for the longest identity: a chain of 32 bytes, a tx_hash of 128, a log_index of 18, a
+# block_hash of 256, and three colons.
 _MOST_BLOCKS: Final = 8
 _LONGEST_HASH: Final = 128
 _MARKER_BYTES: Final = 16
@@ -44,7 +47,7 @@ _LOWER_X: Final = ord("x")
 _LOWER_Z: Final = ord("z")
 _TO_LOWER: Final = 32
 
-# RFC 7693, section 2.6 and 2.7.
+# The initial vector and the message schedule of RFC 7693, sections 2.6 and 2.7.
 _START: Final = np.array(
     [
         0x6A09E667F3BCC908,
@@ -76,9 +79,9 @@ _ORDER: Final = np.array(
 
 
 def identify(data: Array, spans: Array, plain: Array, markers: Array, traders: Array) -> None:
-    """Fill `markers` (two uint64 an event) and `traders` (uint64, 0 for none) of the plain events.
+    """Fill `markers` (two uint64 per event) and `traders` (uint64, 0 for none) of plain events.
 
-    `plain` becomes false where the transaction's hash is not of letters and digits.
+    Clears `plain` where the transaction hash does not consist of letters and digits.
     """
     words = np.zeros(_MOST_BLOCKS * _BLOCK_WORDS, np.uint64)
     fill_identities(data, spans, plain, words, words.view(np.uint8), markers, traders)
@@ -94,11 +97,12 @@ def fill_identities(
     markers: Array,
     traders: Array,
 ) -> None:
-    """See `identify`; `words` and their bytes `text` are the message that is hashed."""
+    """See `identify`; `text` is a byte view of `words`, which hold the message to hash."""
     for i in range(len(plain)):
         if not plain[i]:
             continue
         tx_begin, tx_end = spans[i, TX_HASH, 0], spans[i, TX_HASH, 1]
+        # Letters and digits contain neither white space nor ":", which the rules refuse in a hash.
         if not _letters_and_digits(data, tx_begin, tx_end):
             plain[i] = False
             continue
@@ -107,6 +111,8 @@ def fill_identities(
         lower = _begins_0x(data, tx_begin, tx_end)
         length = _put(data, tx_begin, tx_end, lower, text, length + 1)
         text[length] = _COLON
+        # The digits as they are: a plain whole number has no leading zeros, so they are the text
+        # that `marker_of` formats.
         begin, end = spans[i, LOG_INDEX, 0], spans[i, LOG_INDEX, 1]
         length = _put(data, begin, end, False, text, length + 1)
         begin, end = spans[i, BLOCK_HASH, 0], spans[i, BLOCK_HASH, 1]
@@ -119,12 +125,13 @@ def fill_identities(
         if begin != ABSENT:
             length = _put(data, begin, end, _is_address(data, begin, end), text, 0)
             key, _ = _blake2b(words, text, length, _KEY_BYTES)
+            # 0 means no trader, so `trader_key` maps a hash of 0 to 1.
             traders[i] = max(key, np.uint64(1))
 
 
 @compiled
 def lower(data: Array, spans: Array, plain: Array) -> None:
-    """Put hashes and addresses of the plain events in lower case, where they stand."""
+    """Lower-case the hashes and addresses of the plain events in place."""
     for i in range(len(plain)):
         if plain[i]:
             for field in _MAYBE_ADDRESSES:
@@ -141,7 +148,7 @@ def lower(data: Array, spans: Array, plain: Array) -> None:
 def _letters_and_digits(data: Array, begin: int, end: int) -> bool:
     if not 0 < end - begin <= _LONGEST_HASH:
         return False
-    odd = 0
+    odd = 0  # Counted without leaving the loop, so that it can be vectorised.
     for at in range(begin, end):
         letter = data[at] | _TO_LOWER
         odd += not (_LOWER_A <= letter <= _LOWER_Z or _ZERO <= data[at] <= _NINE)
@@ -155,7 +162,7 @@ def _begins_0x(data: Array, begin: int, end: int) -> bool:
 
 @compiled
 def _is_address(data: Array, begin: int, end: int) -> bool:
-    """Whether it is 0x and 40 hexadecimal digits."""
+    """Return whether the text is 0x and 40 hexadecimal digits."""
     if end - begin != _ADDRESS_LENGTH or not _begins_0x(data, begin, end):
         return False
     odd = 0
@@ -167,7 +174,10 @@ def _is_address(data: Array, begin: int, end: int) -> bool:
 
 @compiled
 def _put(data: Array, begin: int, end: int, lower: bool, text: Array, at: int) -> int:
-    """Copy to `text` from `at` on, letters of ASCII lowered where asked; where it ends."""
+    """Copy [begin, end) to `text` at `at`, with ASCII letters lower-cased if asked; return its end.
+
+    There are two loops, so that neither has a branch.
+    """
     if not lower:
         for place in range(end - begin):
             text[at + place] = data[begin + place]
@@ -181,16 +191,25 @@ def _put(data: Array, begin: int, end: int, lower: bool, text: Array, at: int) -
 
 @compiled
 def _blake2b(words: Array, text: Array, length: int, digest_bytes: int) -> tuple[int, int]:
-    """The first two words of the hash of the first `length` bytes, one at least."""
+    """Return the first two words of the BLAKE2b hash of `length` bytes of `text`.
+
+    `words` are the same bytes as little-endian words. The state is in local variables, which the
+    compiler keeps in registers; an array would be written to memory every round.
+    """
+    # An empty message has one block, too.
     blocks = max(1, (length + _BLOCK_BYTES - 1) // _BLOCK_BYTES)
     for place in range(length, blocks * _BLOCK_BYTES):
         text[place] = 0
     h0, h1, h2, h3 = _START[0], _START[1], _START[2], _START[3]
     h4, h5, h6, h7 = _START[4], _START[5], _START[6], _START[7]
+    # The parameter block: no key, fan-out and depth 1, and the length of the digest. A shorter
+    # digest is thus another hash, not a prefix.
     h0 ^= np.uint64(0x01010000 ^ digest_bytes)
     for block in range(blocks):
         m = words[block * _BLOCK_WORDS : (block + 1) * _BLOCK_WORDS]
         last = block == blocks - 1
+        # RFC 7693, section 3.2: the state takes in the count of message bytes so far, and the final
+        # block inverts a word.
         count = np.uint64(length if last else (block + 1) * _BLOCK_BYTES)
         v0, v1, v2, v3, v4, v5, v6, v7 = h0, h1, h2, h3, h4, h5, h6, h7
         v8, v9, v10, v11 = _START[0], _START[1], _START[2], _START[3]

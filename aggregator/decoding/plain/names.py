@@ -1,7 +1,7 @@
-"""A memory of the names that were accepted: (chain, token, symbol) as they come, to their number.
+"""Remembers accepted names: maps the bytes of (chain, token, symbol) to the index of the name.
 
-The rules of a name cost more than all else of an event, and names repeat. What was accepted once is
-found again by its bytes, compiled; what is not found is for `decode` to judge. Pure.
+Checking a name by the rules costs more than the rest of an event, and names repeat. A compiled pass
+finds accepted names by their bytes; the rules decide on names that it does not find. Pure.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from aggregator.runtime.compiled import compiled
 
 UNKNOWN: Final = -1
 _MOST_NAMES: Final = 131_072
-"""Some 40 MB; a busy day of every chain has fewer tokens."""
+"""About 40 MB; fewer tokens trade on a busy day of all chains."""
 _WORDS_A_NAME: Final = 32
 _LONGEST_WORDS: Final = 192
 _PARTS: Final = np.array([CHAIN, TOKEN, SYMBOL])
 
 
 class Table(NamedTuple):
-    """An open-addressing hash table of keys, each some whole words of `words`.
+    """An open-addressing hash table with linear probing; a key is a run of 8-byte `words`.
 
-    `slots` hold a key's place + 1, 0 where free; the key is `lengths` bytes long (in words of 8,
-    zeros behind), begins at `begins` and stands for the name `numbers`. `used` is (keys, words).
-    Pages that are never written are never made, so the arrays have their full size from the start.
+    `slots` holds the index of a key + 1, or 0 where free. A key begins at `begins`, is `lengths`
+    bytes long (padded with zeros to full words) and maps to the name `numbers`. `used` is (keys,
+    words). `scratch` holds the key that is looked up. The arrays have their full size from the
+    start, because the system does not allocate pages that are never written.
     """
 
     slots: Array
@@ -41,7 +42,7 @@ class Table(NamedTuple):
 
 
 class Names:
-    """The table, and the names by number. Forgets everything when it is full."""
+    """The table, and the names by index. Forgets everything when it is full."""
 
     def __init__(self, most: int = _MOST_NAMES) -> None:
         self._most = most
@@ -49,7 +50,9 @@ class Names:
 
     def _forget(self) -> None:
         self.accepted: list[TokenName] = []
-        self._numbers: dict[TokenName, int] = {}
+        self._indexes: dict[TokenName, int] = {}
+        # A power of two, so that a mask replaces the division, and at most half full, so that
+        # probe sequences stay short.
         slots = 1024
         while slots < 2 * self._most:
             slots *= 2
@@ -64,20 +67,23 @@ class Names:
         )
 
     def find(self, data: Array, spans: Array, plain: Array, numbers: Array) -> None:
-        """Fill `numbers` with places in `accepted`, UNKNOWN where a plain event's are not."""
+        """Fill `numbers` with indexes into `accepted`, UNKNOWN where the name is not there."""
+        # Forget between batches only: the indexes of a batch must stay valid until it is decoded,
+        # and every event of this one may bring a new name. A new list replaces `accepted`, so
+        # batches that hold the old one keep their names.
         if len(self.accepted) + len(plain) > self._most:
             self._forget()
         find(self._table, self._table.scratch.view(np.uint8), data, spans, plain, numbers)
 
-    def number(self, name: TokenName) -> int:
-        """The number of names that were accepted."""
-        number = self._numbers.setdefault(name, len(self.accepted))
-        if number == len(self.accepted):
+    def index_of(self, name: TokenName) -> int:
+        """Return the index of an accepted name; adds the name where it is new."""
+        index = self._indexes.setdefault(name, len(self.accepted))
+        if index == len(self.accepted):
             self.accepted.append(name)
-        return number
+        return index
 
     def remember(self, data: Array, spans: Array, number: int) -> None:
-        """The names of this plain event, as they come, are to be found as `number`."""
+        """Let `find` return `number` for events with the bytes of this plain event's name."""
         remember(self._table, self._table.scratch.view(np.uint8), data, spans, number)
 
 
@@ -85,7 +91,7 @@ class Names:
 def find(
     table: Table, scratch: Array, data: Array, spans: Array, plain: Array, numbers: Array
 ) -> None:
-    """See `Names.find`; `scratch` are the bytes of the table's."""
+    """See `Names.find`; `scratch` is a byte view of `table.scratch`."""
     for i in range(len(plain)):
         numbers[i] = UNKNOWN
         if plain[i]:
@@ -97,7 +103,7 @@ def find(
 
 @compiled
 def remember(table: Table, scratch: Array, data: Array, spans: Array, number: int) -> None:
-    """See `Names.remember`; a full table does not take it in."""
+    """See `Names.remember`; does nothing where the table is full."""
     length = _key(scratch, data, spans)
     slot = _slot(table, length)
     key, begin, words = table.used[0], table.used[1], (length + 7) >> 3
@@ -112,9 +118,10 @@ def remember(table: Table, scratch: Array, data: Array, spans: Array, number: in
 
 @compiled
 def _key(scratch: Array, data: Array, spans: Array) -> int:
-    """Write the names into `scratch`, zeros behind; the length in bytes.
+    """Write the key of an event into `scratch`, padded with zeros; return its length in bytes.
 
-    A name ends with a byte that no plain text holds; an absent symbol has not even that.
+    Every part ends with a zero byte, which no plain text contains, so ("a", "bc") and ("ab", "c")
+    differ. An absent symbol adds no byte, so it differs from every symbol that is present.
     """
     length = 0
     for field in _PARTS:
@@ -132,8 +139,11 @@ def _key(scratch: Array, data: Array, spans: Array) -> int:
 
 @compiled
 def _slot(table: Table, length: int) -> int:
-    """Where the key in the scratch stands, or the free slot where it would."""
+    """Return the slot of the key in `scratch`, or the free slot where it belongs."""
     words = (length + 7) >> 3
+    # A multiplicative hash, 8 bytes a step. The multiplier is 2^64 divided by the golden ratio; the
+    # shift brings the well mixed upper bits down to the mask. Keys are compared in full, so
+    # collisions cost time only.
     mixed = np.uint64(length)
     for place in range(words):
         mixed = (mixed ^ table.scratch[place]) * np.uint64(0x9E3779B97F4A7C15)

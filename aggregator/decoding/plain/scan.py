@@ -1,9 +1,9 @@
-"""Finds the fields of plain JSON objects: one pass over the bytes of a whole batch, compiled.
+"""Finds the fields of plain JSON objects in one compiled pass over the bytes of a batch.
 
-Plain is what a machine writes: one flat object, no escapes, no exponents, no key twice, nothing but
-ASCII outside a symbol. What is called plain here is valid JSON whose fields have the right types;
-whether their values keep the rules is for `values`, `names` and `identities` to say, and for
-`decode` where any of them is in doubt. Pure.
+An event is plain where it is written as programs usually write it: one flat object, no escapes, no
+exponents, no repeated key, and only ASCII outside the symbol. A plain event is valid JSON, and its
+fields have the right types. `numbers`, `names` and `identities` check the values; wherever one of
+them is not certain of the result, the event is left to `rules`. Pure.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aggregator.contracts.arrays import Array
 from aggregator.runtime.compiled import compiled
 
 ABSENT: Final = -1
-"""Where a span begins of a field that is absent or null, or of a label that is blank."""
+"""The beginning of the span of an absent field, a null, or a blank label."""
 
 FIELDS: Final = (
     "chain",
@@ -59,7 +59,7 @@ _REQUIRED: Final = (1 << 7) - 1
 _UNKNOWN: Final = -1
 _LONGEST_TEXT: Final = 256
 
-# Kinds of values; a field accepts a sum of them.
+# Kinds of values, as bits; a field accepts a set of kinds.
 _NOT_PLAIN: Final = 0
 _TEXT: Final = 1
 _WHOLE: Final = 2
@@ -69,13 +69,14 @@ _NULL: Final = 16
 _ANY: Final = 31
 _DECIMAL: Final = _TEXT | _WHOLE | _FRACTION
 _ACCEPTED: Final = (
-    (_TEXT, _TEXT, _WHOLE, _WHOLE, _TEXT, _TEXT, _DECIMAL, _DECIMAL | _NULL, _DECIMAL | _NULL)
-    + (_FLAG,)
+    (_TEXT, _TEXT, _WHOLE, _WHOLE | _TEXT, _TEXT, _TEXT)
+    + (_DECIMAL, _DECIMAL | _NULL, _DECIMAL | _NULL, _FLAG)
     + (_TEXT | _NULL,) * 5
     + (_WHOLE | _NULL, _TEXT | _NULL)
 )
 
-# No two keys have both length and first letter in common.
+# No two keys share both length and first letter, so these select the only candidate for a key, and
+# one comparison decides.
 _LETTERS: Final = 32
 _LONGEST_KEY: Final = max(map(len, FIELDS))
 _FIELD_AT: Final = np.full((_LONGEST_KEY + 1, _LETTERS), _UNKNOWN, np.int64)
@@ -105,10 +106,10 @@ _NULL_WORD: Final = np.frombuffer(b"null", np.uint8)
 
 @compiled
 def scan(data: Array, ends: Array, spans: Array, plain: Array) -> None:
-    """Fill `spans` [event, field, (begin, end)], ABSENT before, and `plain` [event].
+    """Fill `spans` [event, field, (begin, end)] and `plain` [event].
 
-    `data` holds the events one behind another, `ends` where each ends. A span of text is what
-    stands between the quotes.
+    `data` holds the events one after another and `ends` the end of each. The caller initialises
+    `spans` with ABSENT. The span of a text excludes its quotes.
     """
     begin = 0
     for i in range(len(ends)):
@@ -118,10 +119,12 @@ def scan(data: Array, ends: Array, spans: Array, plain: Array) -> None:
 
 @compiled
 def _scan_object(data: Array, at: int, end: int, spans: Array) -> bool:
-    strange, high = _look_over(data, at, end)
+    # Without control characters and backslashes, every quote begins or ends a text, and a text is
+    # its own value: nothing below has to handle escapes.
+    strange, high = _survey(data, at, end)
     if strange:
         return False
-    seen = 0
+    seen = 0  # A bit for each field.
     at = _skip_spaces(data, at, end)
     if at == end or data[at] != _OPEN:
         return False
@@ -132,6 +135,8 @@ def _scan_object(data: Array, at: int, end: int, spans: Array) -> bool:
         key = at + 1
         at = _closing_quote(data, key, end)
         field = _field(data, key, at)
+        # Bytes above ASCII may be invalid UTF-8, which only the rules check. In a symbol they are
+        # checked once, when the rules accept the name; anywhere else the event is not plain.
         ascii_key = not high or not _has_high(data, key, at)
         at = _skip_spaces(data, at + 1, end)
         if at >= end or data[at] != _COLON or not ascii_key:
@@ -141,9 +146,11 @@ def _scan_object(data: Array, at: int, end: int, spans: Array) -> bool:
         if high and kind == _TEXT and field != SYMBOL and _has_high(data, begin, stop):
             return False
         if field == _UNKNOWN:
+            # An unknown field is ignored, but a nested value needs a real JSON parser.
             if kind == _NOT_PLAIN:
                 return False
         elif (
+            # A repeated key and a long text are left to the rules, which cut a label by characters.
             not kind & _ACCEPTED[field]
             or seen >> field & 1
             or (kind == _TEXT and stop - begin > _LONGEST_TEXT)
@@ -151,7 +158,7 @@ def _scan_object(data: Array, at: int, end: int, spans: Array) -> bool:
             return False
         else:
             seen |= 1 << field
-            # A blank label is no label: `decode.label` makes it None.
+            # `rules` turns a blank label into None.
             blank = SYMBOL <= field <= TRADER and _skip_spaces(data, begin, stop) == stop
             if kind != _NULL and not blank:
                 spans[field, 0], spans[field, 1] = begin, stop
@@ -166,8 +173,11 @@ def _scan_object(data: Array, at: int, end: int, spans: Array) -> bool:
 
 
 @compiled
-def _look_over(data: Array, begin: int, end: int) -> tuple[bool, bool]:
-    """Whether there are control characters or escapes, and whether there is more than ASCII."""
+def _survey(data: Array, begin: int, end: int) -> tuple[bool, bool]:
+    """Return whether there are control characters or escapes, and whether there is non-ASCII.
+
+    The loop has no branches, so that it can be vectorised.
+    """
     strange = np.uint8(0)
     high = np.uint8(0)
     for at in range(begin, end):
@@ -217,7 +227,7 @@ def _field(data: Array, begin: int, end: int) -> int:
 
 @compiled
 def _value(data: Array, at: int, end: int) -> tuple[int, int, int]:
-    """(begin, end, kind) of the value at `at`."""
+    """Return (begin, end, kind) of the value at `at`."""
     if at >= end:
         return at, at, _NOT_PLAIN
     first = data[at]
@@ -246,7 +256,11 @@ def _literal(data: Array, at: int, end: int, word: Array, kind: int) -> tuple[in
 
 @compiled
 def _number(data: Array, begin: int, end: int) -> tuple[int, int, int]:
-    """Digits, or digits with a point between; no sign, no exponent, no needless zero before."""
+    """Match digits, or digits with a point in between; no sign, exponent or leading zero.
+
+    A sign does not match. An exponent follows the match, where the caller expects a comma or the
+    end of the object, so the event is not plain either.
+    """
     at = _skip_digits(data, begin, end)
     if at == begin or (data[begin] == _ZERO and at > begin + 1):
         return begin, begin, _NOT_PLAIN

@@ -13,7 +13,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from aggregator.dead_letters.preview import Originals, Outlook, outlooks
-from aggregator.dead_letters.reader import DeadLetterLog, Letter, Position, replay
+from aggregator.dead_letters.reader import DeadLetterLog, Letter, LetterPosition, replay
 from aggregator.member.topics import count_partitions
 from aggregator.runtime.config import Config
 from aggregator.runtime.errors import SwapsError
@@ -160,7 +160,7 @@ class Command(BaseCommand):
 
 
 def _get(letters: DeadLetterLog, text: str) -> Letter:
-    position = Position.parse(text)
+    position = LetterPosition.parse(text)
     letter = letters.get(position)
     if letter is None:
         raise CommandError(f"there is no dead letter {position}; see `dead_letters list`")

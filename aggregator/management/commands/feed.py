@@ -22,8 +22,8 @@ from django.core.management.base import DjangoHelpFormatter as HelpFormatter
 from aggregator.contracts.units import DAY_MS
 from aggregator.feed import days, synthetic, tape
 from aggregator.feed.options import EXAMPLES, add_options, faults_of
-from aggregator.feed.producer import Feeder, Publisher
-from aggregator.feed.progress import Progress
+from aggregator.feed.producer import Feeder, SwapProducer
+from aggregator.feed.progress import FeedProgress
 from aggregator.feed.stream import Pacer, Record, at_rate, at_speed, with_repeats
 from aggregator.member.topics import ensure_topics
 from aggregator.runtime.clock import wall_ms
@@ -62,9 +62,9 @@ class Command(BaseCommand):
         if options["seed"] is None:
             options["seed"] = secrets.randbits(32)
         recording = None if options["synthetic"] else tape.Tape(options["files"])
-        publisher = Publisher(settings.SWAPS)
+        publisher = SwapProducer(settings.SWAPS)
         _require_topic(publisher, settings.SWAPS, create=options["create_topic"])
-        progress = Progress(
+        progress = FeedProgress(
             write=lambda text: self.stderr.write(text, style_func=str, ending=""),
             terminal=self.stderr.isatty(),
             clock=time.monotonic,
@@ -90,7 +90,7 @@ class Command(BaseCommand):
             )
 
 
-def _require_topic(publisher: Publisher, config: Config, *, create: bool) -> None:
+def _require_topic(publisher: SwapProducer, config: Config, *, create: bool) -> None:
     if publisher.topic_exists():
         return
     if not create:

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from aggregator.clickhouse.reader import Offset, TradePage, TradePosition
-from aggregator.contracts.history import Trade
+from aggregator.contracts.history import ArchivedTrade
 from aggregator.contracts.trades import Trade as LiveTrade
 from api.archive.newest import Newest, Page, Wanted, with_newest
 
@@ -81,13 +81,13 @@ def position(trade: LiveTrade) -> TradePosition:
     return TradePosition(trade.timestamp, trade.tx_hash, 0, "AB" * 16)
 
 
-def archived(trade: LiveTrade) -> Trade:
-    names = set(Trade.__struct_fields__) & set(trade.__struct_fields__)
+def archived(trade: LiveTrade) -> ArchivedTrade:
+    names = set(ArchivedTrade.__struct_fields__) & set(trade.__struct_fields__)
     fields = {name: getattr(trade, name) for name in names}
-    return Trade(event_id=f"c:{trade.tx_hash}:0", block_number=7, **fields)
+    return ArchivedTrade(event_id=f"c:{trade.tx_hash}:0", block_number=7, **fields)
 
 
-def hashes(trades: list[Trade]) -> list[str]:
+def hashes(trades: list[ArchivedTrade]) -> list[str]:
     return [trade.tx_hash for trade in trades]
 
 

@@ -15,7 +15,7 @@ from aggregator.contracts.event import Swap
 from aggregator.contracts.units import DAY_MS
 from aggregator.decoding.rows import RowDecoder
 from aggregator.decoding.rules import decode_swap
-from aggregator.runtime.errors import DeadLetter
+from aggregator.runtime.errors import BadMessage
 from tests.unit.archiving.test_archive_native import read_back
 
 RECORD_AT = 1_700_000_000_000
@@ -116,7 +116,7 @@ def test_each_row_equals_its_record(
         letters[offset] = letter
         try:
             swap = decode_swap(values[-1], RECORD_AT, MAX_FUTURE)
-        except DeadLetter:
+        except BadMessage:
             continue
         if letter != "D":
             rows = expected.setdefault(swap.timestamp // DAY_MS, {})

@@ -18,7 +18,7 @@ from aggregator.decoding.decoder import BatchDecoder
 from aggregator.decoding.plain.names import Names
 from aggregator.decoding.rows import RowDecoder
 from aggregator.decoding.rules import decode_swap
-from aggregator.runtime.errors import DeadLetter
+from aggregator.runtime.errors import BadMessage
 
 CHECKSUMMED = "0xC02aaA39b223FE8D0A0e5C4F27eAD9083C756Cc2"
 SOLANA = "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v"
@@ -124,7 +124,7 @@ def test_ingest_counts_and_archives_under_the_id_that_a_question_finds(token: st
     try:
         expected = canonical_token_id(f"sui:{token}")
     except TokenIdInvalid:
-        with pytest.raises(DeadLetter):
+        with pytest.raises(BadMessage):
             decode_swap(value, 0, 0)
         assert len(BATCHES.decode([value], [0], [0]).rejected) == 1
         return

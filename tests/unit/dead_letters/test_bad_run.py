@@ -1,17 +1,17 @@
-"""When the last messages of a partition are a run of bad ones, and when it is over."""
+"""When a run of bad messages of a partition begins, and when it ends."""
 
 from __future__ import annotations
 
 import pytest
 
 from aggregator.dead_letters.producer import BAD_RUN_WINDOW, BadRun
-from aggregator.runtime.errors import DeadLetter
+from aggregator.runtime.errors import BadMessage
 
-BAD = DeadLetter("rule", "side", "hold")
+BAD = BadMessage("rule", "side", "hold")
 
 
 def noted(run: BadRun, messages: str) -> BadRun:
-    """`b` is a bad message, `g` a good one, in log order."""
+    """Note messages in log order: `b` is bad, `g` is good."""
     run.note(len(messages), [(place, BAD) for place, each in enumerate(messages) if each == "b"])
     return run
 
@@ -29,7 +29,7 @@ def test_one_more_than_half_is_a_run_that_names_the_newest(messages: str) -> Non
 
 
 def test_the_order_of_the_log_decides_within_one_poll() -> None:
-    """A quarter of a poll, evenly mixed, is no run, although it is over half of the window."""
+    """501 bad messages, evenly mixed into 2,004, are no run, although 501 is half a window."""
     mixed = "bggg" * 501
     run = noted(BadRun(), mixed)
     assert run.reason == ""
@@ -58,5 +58,5 @@ def test_good_messages_end_it() -> None:
 
 def test_a_reason_is_short_whatever_the_message_holds() -> None:
     run = BadRun(window=2)
-    run.note(2, [(place, DeadLetter("rule", "side" * 999, "x" * 10**6)) for place in range(2)])
+    run.note(2, [(place, BadMessage("rule", "side" * 999, "x" * 10**6)) for place in range(2)])
     assert len(run.reason) < 500

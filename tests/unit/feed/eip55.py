@@ -1,8 +1,7 @@
-"""The checksum of an Ethereum address, EIP-55: upper-case letters where Keccak-256 says so.
+"""The checksum of an Ethereum address (EIP-55): bits of a Keccak-256 hash select upper case.
 
-Written here because the service needs it nowhere: it takes an address in any case of its letters.
-hashlib's SHA-3 is the later standard, which pads differently. Source: the Keccak reference,
-section 1.2, and EIP-55.
+The service does not need the checksum, because it accepts addresses in any case. hashlib's SHA-3 is
+the later standard, which pads differently. Sources: the Keccak reference, section 1.2, and EIP-55.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ _RATE: Final = 136
 
 
 def checksummed(address: str) -> str:
-    """`address` (0x and 40 hex digits, any case) in its EIP-55 form."""
+    """Return `address` (0x and 40 hex digits, any case) in its EIP-55 form."""
     digits = address[2:].lower()
     marks = keccak_256(digits.encode()).hex()
     return "0x" + "".join(
@@ -24,7 +23,7 @@ def checksummed(address: str) -> str:
 
 
 def keccak_256(data: bytes) -> bytes:
-    """The hash that Ethereum uses."""
+    """Return the hash that Ethereum uses."""
     padded = bytearray(data) + b"\x01" + bytes(-(len(data) + 1) % _RATE)
     padded[-1] |= 0x80
     lanes = [[0] * 5 for _ in range(5)]

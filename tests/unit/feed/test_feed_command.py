@@ -1,4 +1,4 @@
-"""The command line of the feed and what it tells: options, their contradictions, progress."""
+"""The command line of the feed: options, their contradictions, and the progress it reports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aggregator.feed.options import add_options, faults_of
-from aggregator.feed.progress import Progress
+from aggregator.feed.progress import FeedProgress
 
 
 def parsed(line: str) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def test_a_contradiction_is_named(line: str, fault: str) -> None:
     assert any(fault in sentence for sentence in faults_of(parsed(line)))
 
 
-def test_all_contradictions_are_named_at_once() -> None:
+def test_all_contradictions_are_named_together() -> None:
     assert len(faults_of(parsed("a.gz --synthetic --loop --speed 2"))) >= 4
 
 
@@ -106,7 +106,7 @@ class Screen:
         self.now = 0.0
         self.written: list[str] = []
         self.share: float | None = 0.25
-        self.progress = Progress(
+        self.progress = FeedProgress(
             write=self.written.append,
             terminal=terminal,
             clock=lambda: self.now,

@@ -1,4 +1,4 @@
-"""A recorded day that is repeated: times, transactions and prices, and no seam between two days."""
+"""A repeated day: its times, transactions and prices, and no seam between two repetitions."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_without_an_origin_every_trade_keeps_its_time_of_day() -> None:
 
 
 def test_the_recorded_day_has_no_cliff_at_its_seams() -> None:
-    """Volume of any 24 hours is that of the day, and the tokens that trade most go on smoothly."""
+    """Any 24 hours have the volume of the day, and the most traded tokens have no price jump."""
     with gzip.open(ETHEREUM_DAY) as lines:
         days = Days(lines, ORIGIN)
     events = [
@@ -136,7 +136,7 @@ def test_the_recorded_day_has_no_cliff_at_its_seams() -> None:
 
 
 class Clock:
-    """A `Pacer` whose time passes only while somebody waits for it."""
+    """A `Pacer` whose time passes only while a caller waits."""
 
     def __init__(self, stop_at: float = float("inf")) -> None:
         self.seconds = 0.0
@@ -157,11 +157,14 @@ def at(*times: int) -> Iterator[Record]:
     return (Record(b"k", b"v", time) for time in times)
 
 
-def test_what_is_past_comes_at_once_and_the_rest_at_its_time() -> None:
-    clock, told = Clock(), []
+def test_past_events_come_immediately_and_the_rest_at_its_time() -> None:
+    clock, caught_up_at = Clock(), []
     clock.seconds = 2.0
     records = as_they_happen(
-        at(500, 2_000, 2_250, 4_000), clock, clock.now_ms, lambda: told.append(clock.seconds)
+        at(500, 2_000, 2_250, 4_000),
+        clock,
+        clock.now_ms,
+        lambda: caught_up_at.append(clock.seconds),
     )
     assert [(record.timestamp, clock.seconds) for record in records] == [
         (500, 2.0),
@@ -169,10 +172,10 @@ def test_what_is_past_comes_at_once_and_the_rest_at_its_time() -> None:
         (2_250, 2.25),
         (4_000, 4.0),
     ]
-    assert told == [2.0]
+    assert caught_up_at == [2.0]
 
 
-def test_it_ends_when_told_to() -> None:
+def test_it_ends_when_the_pacer_stops() -> None:
     clock = Clock(stop_at=3.0)
     records = as_they_happen(at(1_000, 5_000), clock, clock.now_ms, lambda: None)
     assert [record.timestamp for record in records] == [1_000]

@@ -1,4 +1,4 @@
-"""Repeats and pace of a feed, with a clock that only waiting moves."""
+"""Repeats and pace of a feed, with a clock that only waiting advances."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aggregator.feed.stream import Record, at_rate, at_speed, token_key, with_re
 
 
 class Clock:
-    """A `Pacer` whose time passes by waiting alone; it stops the feed at `stop_at`."""
+    """A `Pacer` whose time passes only while a caller waits; it stops the feed at `stop_at`."""
 
     def __init__(self, stop_at: float = float("inf")) -> None:
         self._now = 100.0
@@ -73,18 +73,18 @@ def test_a_rate_takes_each_record_when_it_is_due() -> None:
     assert [record.timestamp for record in sent] == [100_000, 100_250, 100_500, 100_750, 101_000]
 
 
-def test_a_rate_ends_with_its_records_and_when_told_to() -> None:
+def test_a_rate_ends_with_its_records_and_when_the_pacer_stops() -> None:
     assert len(list(at_rate(iter(records([1, 2, 3])), 10, Clock()))) == 3
     endless = (Record(None, b"", None) for _ in count())
     assert len(list(at_rate(endless, 10, Clock(stop_at=1)))) == 10
 
 
-def test_speed_keeps_the_spacing_and_sends_what_is_overdue_at_once() -> None:
+def test_speed_keeps_the_spacing_and_sends_overdue_events_immediately() -> None:
     clock = Clock()
     times = [50_000, 51_000, None, 50_500, 53_000, 53_000]
     sent_at = [clock.now() - 100 for _ in at_speed(records(times), 2, clock)]
     assert sent_at == [0, 0.5, 0.5, 0.5, 1.5, 1.5]
 
 
-def test_speed_ends_when_told_to() -> None:
+def test_speed_ends_when_the_pacer_stops() -> None:
     assert len(list(at_speed(records([0, 1_000, 9_000]), 1, Clock(stop_at=5)))) == 2

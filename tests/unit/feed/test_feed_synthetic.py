@@ -1,4 +1,4 @@
-"""The generator of swaps: valid, repeatable, skewed as asked, and with the times it is given."""
+"""The generator of swaps: valid, repeatable, skewed as configured, with the given times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recorded events: what is read from files, and what moving them in time changes."""
+"""Recorded events: reading them from files, and moving them in time."""
 
 from __future__ import annotations
 

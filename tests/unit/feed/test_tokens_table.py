@@ -1,4 +1,4 @@
-"""The table of tokens beside the recorded day: real addresses, and those of the recording."""
+"""The table of tokens for the recorded day: its addresses are real, and those of the recording."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TABLE = ETHEREUM_DAY.with_name("ethereum_tokens.csv")
 
 @pytest.fixture(scope="module")
 def symbols() -> dict[str, str]:
-    """By address."""
+    """Return the symbols by address."""
     with TABLE.open() as lines:
         rows = list(csv.DictReader(lines))
     found = {row["token_id"].removeprefix("ethereum:"): row["symbol"] for row in rows}

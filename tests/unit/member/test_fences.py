@@ -1,4 +1,4 @@
-"""How often a name may be taken again: some times, then the process ends and says why."""
+"""A fenced member joins again a few times; then it stops and says why."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Clock:
         return self.now
 
 
-def test_a_name_taken_again_and_again_is_anothers() -> None:
+def test_a_member_that_is_fenced_repeatedly_stops() -> None:
     clock = Clock()
     fences = Fences("archiver", "archiver-1", clock)
     pauses = []
@@ -29,7 +29,7 @@ def test_a_name_taken_again_and_again_is_anothers() -> None:
         fences.pause_s()
 
 
-def test_a_broker_that_restarts_now_and_then_fences_for_ever() -> None:
+def test_a_broker_that_restarts_now_and_then_never_stops_a_member() -> None:
     clock = Clock()
     fences = Fences("archiver", "archiver-1", clock)
     for _ in range(20):

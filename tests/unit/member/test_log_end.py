@@ -1,10 +1,10 @@
-"""A log that ends too early is asked again for a while before it counts as another one."""
+"""A partition that ends too early is an error to retry for a while, and then fatal."""
 
 from __future__ import annotations
 
 import pytest
 
-from aggregator.member.end_offset_check import PATIENCE_S, LogEndCheck
+from aggregator.member.end_offset_check import PATIENCE_S, EndOffsetCheck
 from aggregator.runtime.errors import Fatal, Retry
 
 
@@ -17,9 +17,9 @@ class Clock:
         return self.now
 
 
-def test_a_short_log_is_doubted_first_and_fatal_after_a_while() -> None:
+def test_a_short_log_is_retried_first_and_fatal_after_a_while() -> None:
     clock = Clock()
-    check = LogEndCheck("swaps", "counted", "Begin again.", clock).check
+    check = EndOffsetCheck("swaps", "counted", "Begin again.", clock).check
     check(0, 10, 10)
     with pytest.raises(Retry, match="partition 0 of swaps ends at 9, but the offsets below 10 are"):
         check(0, 10, 9)
@@ -27,13 +27,13 @@ def test_a_short_log_is_doubted_first_and_fatal_after_a_while() -> None:
     with pytest.raises(Retry):
         check(0, 10, 9)
     clock.now += 1
-    with pytest.raises(Fatal, match=r"counted: the topic was made anew .*\. Begin again\."):
+    with pytest.raises(Fatal, match=r"counted: the topic was created again .*\. Begin again\."):
         check(0, 10, 9)
 
 
 def test_an_end_that_came_back_is_trusted_and_each_partition_has_its_own_patience() -> None:
     clock = Clock()
-    check = LogEndCheck("swaps", "archived", "Begin again.", clock).check
+    check = EndOffsetCheck("swaps", "archived", "Begin again.", clock).check
     with pytest.raises(Retry):
         check(0, 10, 9)
     clock.now += PATIENCE_S

@@ -1,4 +1,4 @@
-"""A jump of the client is doubted once and believed when it shows again; nothing is skipped."""
+"""A jump in the offsets is accepted only when it repeats, so no record is skipped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Clock:
         return self.now
 
 
-def test_what_follows_is_taken() -> None:
+def test_contiguous_offsets_are_accepted() -> None:
     positions = Positions()
     positions.begin(0, 5)
     assert positions.keep(0, [5, 6, 7]) == (3, None)
@@ -34,7 +34,7 @@ def test_a_partition_that_was_not_begun_gives_nothing() -> None:
 
 
 def test_a_client_that_went_to_the_end_is_sent_back() -> None:
-    """The answer to an older look-up of the log's end undid the seek to 0."""
+    """The answer to an older look-up of the end offset undid the seek to 0."""
     positions = Positions()
     positions.begin(0, 0)
     assert positions.keep_end(0, 136) == (False, 0)
@@ -49,7 +49,7 @@ def test_a_jump_inside_a_batch_cuts_it() -> None:
     assert positions.keep(0, list(range(12, 32))) == (20, None)
 
 
-def test_a_hole_of_the_log_shows_twice_and_is_not_doubted_again() -> None:
+def test_a_hole_of_the_log_shows_twice_and_later_holes_are_accepted_directly() -> None:
     positions = Positions()
     positions.begin(0, 0)
     assert positions.keep(0, [0, 2]) == (1, 1)
@@ -57,7 +57,7 @@ def test_a_hole_of_the_log_shows_twice_and_is_not_doubted_again() -> None:
     assert positions.keep_end(0, 9) == (True, None)
 
 
-def test_another_jump_from_the_same_place_is_doubted_too() -> None:
+def test_another_jump_from_the_same_offset_is_verified_too() -> None:
     positions = Positions()
     positions.begin(0, 0)
     assert positions.keep_end(0, 136) == (False, 0)

@@ -18,7 +18,7 @@ from aggregator.contracts.event import Swap
 from aggregator.contracts.stats import PreviousWindow, TokenStats, WindowStats
 from aggregator.contracts.verdict import Verdict
 from aggregator.decoding.rules import decode_swap
-from aggregator.runtime.errors import DeadLetter
+from aggregator.runtime.errors import BadMessage
 from aggregator.windows.engine import ColumnarWindows
 from tests.spec.windows import ReferenceWindows
 from tests.support.oracle import (
@@ -107,7 +107,7 @@ class Service:
         self.log.append(logged)
         try:
             swap = decode_swap(json.dumps(event).encode(), self.now, MAX_FUTURE)
-        except DeadLetter as rejected:
+        except BadMessage as rejected:
             assert rejected.reason == "future"
             return
         self._batch.append((partition, logged.offset, swap))
