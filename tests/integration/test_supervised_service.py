@@ -249,7 +249,7 @@ def test_kill_shows_what_comes_back_and_that_an_engine_ends_it_all(tmp_path: Pat
         assert up.returncode == 0, up.stdout + up.stderr
         unknown = cli("kill", "postgres")
         assert unknown.returncode == 1
-        assert "'postgres' is no process of this stack: s3, nats, redis" in unknown.stderr
+        assert "'postgres' is not a process of this stack: s3, nats, redis" in unknown.stderr
         killed = cli("kill", "web")
         said = (
             r"killed web \(process \d+\)\nweb runs again as process \d+; the stack says when .*\n"
