@@ -688,7 +688,7 @@ export class SwapsClient extends EventTarget {
     const times = { firstMs: 500, longestMs: 30_000, limitedMs: 5_000, ...backoff };
     this.session = new Session(times, Math.random, typeof token === "function");
     this.session.onNotice = (detail) => this.dispatchEvent(new CustomEvent("notice", { detail }));
-    this.told = { state: this.state, stale: this.stale };
+    this.reported = { state: this.state, stale: this.stale };
     this.socket = null;
     this.timers = {};
     this.sending = false;
@@ -843,8 +843,8 @@ export class SwapsClient extends EventTarget {
 
   note() {
     const { state, stale } = this;
-    if (state === this.told.state && stale === this.told.stale) return;
-    this.told = { state, stale };
-    this.dispatchEvent(new CustomEvent("change", { detail: this.told }));
+    if (state === this.reported.state && stale === this.reported.stale) return;
+    this.reported = { state, stale };
+    this.dispatchEvent(new CustomEvent("change", { detail: this.reported }));
   }
 }
