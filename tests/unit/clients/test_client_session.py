@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from swapclient import AuthRefused, Backoff, ProtocolFault, Refused, RequestRefused, State
-from swapclient.backoff import Pace
+from swapclient.backoff import TokenBucket
 from swapclient.client import _topics, socket_url
 from swapclient.events import CandlesUpdate, OverviewUpdate, StatsUpdate
 from swapclient.inbox import Inbox
@@ -314,10 +314,10 @@ def test_unknown_messages_and_fields_are_ignored() -> None:
 
 @given(st.lists(st.floats(0, 2), min_size=1, max_size=200))
 def test_requests_are_sent_no_faster_than_the_service_allows(pauses: list[float]) -> None:
-    pace, now, sent = Pace(0.0), 0.0, []
+    bucket, now, sent = TokenBucket(0.0), 0.0, []
     for pause in pauses:
         now += pause
-        now += pace.take(now)
+        now += bucket.take(now)
         sent.append(now)
     for index, at in enumerate(sent):
         within = [each for each in sent[index:] if each <= at + 1]
