@@ -1,4 +1,4 @@
-"""The version of the service, as operators see it; the one of pyproject.toml (a test compares)."""
+"""The version of the service as operators see it; a test compares it with pyproject.toml."""
 
 from __future__ import annotations
 

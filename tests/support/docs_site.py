@@ -126,5 +126,7 @@ def _lay_out(directory: Path) -> None:
     (directory / "web-data").mkdir()
     docker = directory / "bin/docker"
     docker.parent.mkdir()
-    docker.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT}/tests/docs_docker.py "$@"\n')
+    docker.write_text(
+        f'#!/bin/sh\nexec {sys.executable} {ROOT}/tests/support/docs_docker.py "$@"\n'
+    )
     docker.chmod(0o755)
