@@ -1,4 +1,4 @@
-"""Starts that cannot work say why, before anything runs; names, ports and files of a stack."""
+"""A start that cannot work says why before anything runs; names, ports and files of a stack."""
 
 from __future__ import annotations
 
