@@ -306,6 +306,7 @@ RULES: Final[tuple[tuple[str, Run], ...]] = (
     (r"python manage\.py (compile_engine|issue_token .*|import_tokens .*)", runs()),
     (r"manage\.py dead_letters .*", has_letters),
     (r"manage\.py doctor", runs(says=" 0 FAIL")),
+    (r"manage\.py unlock NAME", runs(says="NAME: ")),
     (r"manage\.py checkin", runs(says="every archiver has checked in")),
     (r"manage\.py checkin --skip", runs()),
     (r"\.venv/bin/python manage\.py reference", runs(then=" --check")),
