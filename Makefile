@@ -1,11 +1,11 @@
-# What a person or a CI machine runs. `make help` lists it.
+# The entry points for people and CI. `make help` lists them.
 
 PYTHON ?= python3
 FEED ?=
 PROCESS ?= aggregator
 ARGS ?=
 SEEDS ?= 10
-# of the tests: most of their time is waiting, so more than there are cores
+# Test processes; more than cores, because tests mostly wait.
 WORKERS ?= 4
 SEED ?=
 MINUTES ?= 30
@@ -22,72 +22,74 @@ PIP_LOG := .venv/pip.log
 RUNTIME := requirements.txt requirements-embedded.txt
 STARTED := $(shell date +%s)
 
-# $(call stage,NAME,COMMANDS): run them, print the name before and the seconds after
+# $(call stage,NAME,COMMANDS): print the name, run the commands, print the seconds
 stage = @begun=$$(date +%s); echo "== $(1)"; $(2) && echo "== $(1): $$(($$(date +%s) - begun)) s"
 
-.PHONY: help setup setup-dev demo up down kill test chaos gameday audit lock clean \
+.PHONY: help setup setup-dev demo up down kill lint test chaos gameday audit lock clean \
 	bench-ingest bench-decode bench-restore bench-scale bench-latency bench-fanout bench-e2e bench-history bench-rest bench-pages bench-archive
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/.installed ## .venv with the locked requirements; does nothing when nothing changed
+setup: .venv/.installed ## create .venv with the locked requirements, if they changed
 
-setup-dev: .venv/.installed-dev ## the tools of the tests and checks too, and a browser and nginx where it may
+setup-dev: .venv/.installed-dev ## the same with the tools for tests; as root also a browser and nginx
 	@.ci/browser
 	@.ci/nginx
 
-demo: setup ## engines, service and real trades, in the foreground until Ctrl-C
+demo: setup ## run engines, service and real trades in the foreground until Ctrl-C
 	@DEMO_STARTED=$(STARTED) exec $(BIN)/python -m infra.embedded run --dir var/demo --fresh --feed $(ARGS)
 
-up: setup ## the same in the background, without trades unless FEED=1; addresses in var/stack.env
+up: setup ## the same in the background, with trades if FEED=1; addresses in var/stack.env
 	@DEMO_STARTED=$(STARTED) $(BIN)/python -m infra.embedded up --service $(if $(filter 1,$(FEED)),--feed) $(ARGS)
 
 down: setup ## stop what `make up` or `make demo` started
 	@if [ -e var/demo/stack.lock ]; then $(BIN)/python -m infra.embedded down --dir var/demo; fi
 	@$(BIN)/python -m infra.embedded down $(ARGS)
 
-kill: setup ## kill -9 PROCESS=aggregator (archiver, web, feed) of `make demo` or `make up`: it comes back
+kill: setup ## kill -9 PROCESS=aggregator (archiver, web, feed) of `make demo` or `make up`; it is restarted
 	@$(BIN)/python -m infra.embedded kill $(PROCESS) $(if $(wildcard var/demo/stack.env),--dir var/demo) $(ARGS)
 
-test: setup-dev ## everything that CI checks: lint, types, layers, tests
+lint: .venv/.installed-dev ## ruff, mypy and import-linter; the pre-commit hook runs it too
 	$(call stage,lint,$(BIN)/ruff check . && $(BIN)/ruff format --check .)
 	$(call stage,types,$(BIN)/mypy)
 	$(call stage,layers,$(BIN)/lint-imports)
+
+test: setup-dev lint ## everything that CI checks: lint, types, layers, tests
 	$(call stage,compile,$(BIN)/python manage.py compile_engine)
 	$(call stage,tests,$(BIN)/python -m pytest -n $(WORKERS) --durations=15 --durations-min=1 $(ARGS))
 	@echo "== all: $$(($$(date +%s) - $(STARTED))) s"
 
-chaos: setup-dev ## SEEDS=100 random schedules of faults against an oracle; SEED=7 plays one again
+chaos: setup-dev ## SEEDS=100 random schedules of faults against an oracle; SEED=7 repeats one
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
 	@$(BIN)/python -m tests.chaos.archive $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
-gameday: setup-dev ## MINUTES=30 of a fault a minute, RATE=2000, SOCKETS=300, SEED=n; ARGS=--help
+gameday: setup-dev ## MINUTES=30 with one fault a minute, RATE=2000, SOCKETS=300, SEED=n; ARGS=--help
 	@$(BIN)/python -m tests.gameday --minutes $(MINUTES) --rate $(RATE) --sockets $(SOCKETS) \
 		--seed $(or $(SEED),0) $(ARGS)
 
 bench-ingest: setup ## events/s from Kafka to the windows; the last line is one JSON object
 	@$(BIN)/python -m bench.ingest $(ARGS)
 
-bench-decode: setup ## what decoding one event costs
+bench-decode: setup ## CPU time of decoding one event
 	@$(BIN)/python -m bench.decode $(ARGS)
 
-bench-restore: setup ## 24 h of state: pause of a snapshot, memory, start to the first applied swap
+bench-restore: setup ## 24 h of state: snapshot pause, memory, time from start to the first applied swap
 	@$(BIN)/python -m bench.restore $(ARGS)
 
 bench-scale: setup ## events/s with 2,000 to 200,000 tokens, and with a second process
 	@$(BIN)/python -m bench.scale $(ARGS)
 
-bench-archive: setup ## rows/s into ClickHouse, bytes a row; ARGS="--outage 600": ClickHouse is down
+bench-archive: setup ## rows/s into ClickHouse, bytes per row; ARGS="--outage 600" stops ClickHouse
 	@$(BIN)/python -m bench.archive $(ARGS)
 
-bench-latency: setup ## from produce() to the patch on NATS, p50 and p99
+bench-latency: setup ## latency from produce() to the patch on NATS, p50 and p99
 	@$(BIN)/python -m bench.latency $(ARGS)
 
-bench-fanout: setup ## patches on NATS to N=2000 WebSocket clients; PEER=uvicorn, group_send or centrifuge
+bench-fanout: setup ## fan-out to N=2000 WebSocket clients; PEER=uvicorn, group_send or centrifuge
 	@$(BIN)/python -m bench.fanout --clients $(N) --peer $(PEER) $(ARGS)
 
-bench-e2e: setup ## from produce() to the message at a WebSocket client, 500 clients
+bench-e2e: setup ## latency from produce() to the message at a WebSocket client, 500 clients
 	@$(BIN)/python -m bench.e2e $(ARGS)
 
 bench-rest: setup ## requests/s and p99 of one web node with 20,000 tokens on its board
@@ -96,18 +98,18 @@ bench-rest: setup ## requests/s and p99 of one web node with 20,000 tokens on it
 bench-pages: setup ## CPU of a page, a static file, a 404 and a probe of one web node
 	@$(BIN)/python -m bench.pages $(ARGS)
 
-audit: setup-dev ## bandit over the code, pip-audit over the locked packages (where it has a network)
+audit: setup-dev ## bandit over the code, pip-audit over the locked packages (needs a network)
 	@.ci/audit
 
 bench-history: setup ## p99 of candles and trades over 50,000,000 archived swaps (ARGS=--rows N)
 	@$(BIN)/python -m bench.history $(ARGS)
 
-lock: setup-dev ## compile the requirements*.in files to locked requirements*.txt
+lock: setup-dev ## compile requirements*.in to the locked requirements*.txt
 	$(LOCK) -o requirements.txt requirements.in
 	$(LOCK) -o requirements-embedded.txt requirements-embedded.in
 	$(LOCK) -o requirements-dev.txt requirements-dev.in
 
-clean: ## remove var/ (all data of the embedded stack) and the tools' caches
+clean: ## remove var/ (all data of the embedded stack) and the caches of the tools
 	@if [ -e var/stack.lock ] || [ -e var/demo/stack.lock ]; then $(MAKE) --no-print-directory down; fi
 	rm -rf var .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
@@ -117,15 +119,15 @@ clean: ## remove var/ (all data of the embedded stack) and the tools' caches
 		echo "$(PYTHON) was not found. Install Python 3.11 or newer, or name one: make PYTHON=python3.12 ..."; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "$(PYTHON) is $$($(PYTHON) -V 2>&1), but 3.11 or newer is needed. Name one: make PYTHON=python3.12 ..."; exit 1; }
-	@echo "making .venv with $$($(PYTHON) -V)"
+	@echo "creating .venv with $$($(PYTHON) -V)"
 	@$(PYTHON) -m venv .venv
 
-# $(call install,TIME,FILES): one line before, pip's own 150 lines in a file; at a fault its last ones
+# $(call install,TIME,FILES): print one line and keep pip's output in a file; on failure print its end
 define install
 	@echo "installing the locked requirements; the first time that takes $(1) (pip's log: $(PIP_LOG))"
 	@mkdir -p $(dir $(PIP_LOG))
 	@$(INSTALL) $(addprefix -r ,$(2)) >$(PIP_LOG) 2>&1 || { tail -n 15 $(PIP_LOG); \
-		echo "pip failed; all that it said is in $(PIP_LOG)"; exit 1; }
+		echo "pip failed; its whole output is in $(PIP_LOG)"; exit 1; }
 endef
 
 .venv/.installed: $(RUNTIME) | .venv/bin/python

@@ -3,16 +3,15 @@
     python -m bench.archive [-n 1000000]
     python -m bench.archive --outage 600 [--before 60] [--rate 5000]
 
-Starts engines of its own, fills a topic and measures `manage.py run_archiver` from the moment it
-begins to read until every row is in raw_swaps and behind both views; CPU seconds, and the most
-resident memory of the archiver, are read from /proc between these instants. The sums of all three
-tables are compared with what was sent. Then all parts are merged, and the bytes of raw_swaps are
-counted by column.
+Start separate engines, fill a topic and measure `manage.py run_archiver` from its first read until
+raw_swaps and both materialized views hold every row. Read CPU seconds and the archiver's peak
+resident memory from /proc between these instants. Compare the sums of all three tables with what
+was sent, then merge all parts and count the bytes of raw_swaps by column.
 
-With --outage nothing of that: `run_aggregator`, its archiver inside, is fed at an even rate; after
---before seconds ClickHouse is killed, and it is started again --outage seconds later. The latency
-from produce() to the patch and the resident memory of both times are told, and everything must
-arrive. The last line is one JSON object.
+With --outage, measure the real-time path instead: feed `run_aggregator`, with its archiver inside,
+at an even rate, kill ClickHouse after --before seconds and start it again --outage seconds later.
+Report the latency from produce() to the patch and the resident memory before and during the
+outage, and require that every swap is archived. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ from clickhouse_driver import Client
 from bench import command
 from bench.command import percentile
 from bench.cpu import CpuMeter
-from bench.latency import _read, latencies, listen
-from bench.service import Logged, Service, WrongResult, instant, say
-from bench.workload import Tally, fill
+from bench.latency import latencies, listen, read_sent
+from bench.service import BenchService, Logged, WrongResult, instant, say
+from bench.workload import WorkloadTally, fill
 from infra.embedded.clickhouse import ClickHouse
 from infra.embedded.kafka import Kafka
 from infra.embedded.nats import Nats
@@ -43,25 +42,25 @@ ENGINES: Final = (S3, Nats, Redis, Kafka, ClickHouse)
 _WARM_UP_S: Final = 5
 
 
-class ArchiveContents:
-    """What the archive holds, asked over a connection of its own."""
+class ArchiveTables:
+    """Queries on the archive's tables; each opens a connection."""
 
     def __init__(self, url: str) -> None:
         self._url = url
 
     def ask(self, query: str) -> Any:
-        """The rows of a query."""
+        """Return the rows of a query."""
         with Client.from_url(self._url) as client:
             return client.execute(query)
 
     def count(self) -> int:
-        """Rows of raw_swaps; 0 before there is such a table."""
+        """Return the number of rows in raw_swaps; 0 while the table does not exist."""
         if not self.ask("EXISTS TABLE raw_swaps")[0][0]:
             return 0
         return int(self.ask("SELECT count() FROM raw_swaps")[0][0])
 
     def sums(self) -> dict[str, tuple[int, Decimal]]:
-        """(trades, volume in USD) of each table."""
+        """Return (trades, volume in USD) of each table."""
         return {
             "raw_swaps": self.ask("SELECT sum(sign), sum(sign * amount_usd) FROM raw_swaps")[0],
             "daily_token_agg": self.ask("SELECT sum(trades), sum(volume_usd) FROM daily_token_agg")[
@@ -71,7 +70,7 @@ class ArchiveContents:
         }
 
     def columns(self) -> dict[str, float]:
-        """Bytes a row of each column of raw_swaps, compressed; its index is not in them."""
+        """Return the compressed bytes per row of each column of raw_swaps, without the index."""
         rows = self.count()
         found = self.ask(
             "SELECT name, data_compressed_bytes FROM system.columns "
@@ -81,7 +80,7 @@ class ArchiveContents:
         return {name: round(size / rows, 2) for name, size in found}
 
     def bytes_on_disk(self) -> dict[str, int]:
-        """Bytes of the active parts of each table."""
+        """Return the bytes of the active parts of each table."""
         return dict(
             self.ask(
                 "SELECT table, toInt64(sum(bytes_on_disk)) FROM system.parts "
@@ -91,13 +90,13 @@ class ArchiveContents:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """How fast, and how small."""
-    with Service("archive", engines=ENGINES, ARCHIVE_BATCH=str(options.batch)) as service:
-        tally = Tally()
+    """Measure the archiver's rate and the size of a row on disk."""
+    with BenchService("archive", engines=ENGINES, ARCHIVE_BATCH=str(options.batch)) as service:
+        tally = WorkloadTally()
         work = fill(
             service.config, options.n, options.tokens, options.seed, options.span * 1_000, tally
         )
-        held, rows = ArchiveContents(service.config.clickhouse_url), work.events - work.duplicates
+        tables, rows = ArchiveTables(service.config.clickhouse_url), work.events - work.duplicates
         archiver = service.archiver()
         pids = {
             "archiver": archiver.pid,
@@ -107,28 +106,28 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         memory = Memory(archiver)
         with CpuMeter(pids) as meter:
             archiver.wait_for("first line", lambda: bool(archiver.lines("archiving")))
-            archiver.wait_for("rows", lambda: held.count() >= rows, every_s=0.1)
+            archiver.wait_for("rows", lambda: tables.count() >= rows, every_s=0.1)
             last = time.time()
             time.sleep(0.2)
         first = instant(archiver.lines("archiving")[0])
         memory.close()
         archiver.end("archiver_stopped")
-        sums = held.sums()
+        sums = tables.sums()
         totals = tally.window(int(time.time() // 60) + 60, 10 * 24 * 60)
         for table, found in sums.items():
             if found != (totals.trades, Decimal(totals.volume_micros) / 1_000_000):
                 raise WrongResult(f"{table} holds {found}, sent were {totals}")
         say(f"{rows / (last - first):,.0f} rows/s, all three tables hold what was sent")
-        ((blocks,),) = held.ask(
+        ((blocks,),) = tables.ask(
             "SELECT uniqExact(partition, ingested_at, toDate(timestamp, 'UTC')) FROM raw_swaps"
         )
-        parts = held.ask(
+        parts = tables.ask(
             "SELECT count() FROM system.parts WHERE active AND table = 'raw_swaps' "
             "AND database = currentDatabase()"
         )[0][0]
         for table in sums:
-            held.ask(f"OPTIMIZE TABLE {table} FINAL")
-        size = held.bytes_on_disk()
+            tables.ask(f"OPTIMIZE TABLE {table} FINAL")
+        size = tables.bytes_on_disk()
         cpu = meter.between(first, last)
         return {
             "rows_per_s": round(rows / (last - first)),
@@ -139,7 +138,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "rows_per_block": round(rows / blocks),
             "parts_before_merge": parts,
             "bytes_per_row": round(size["raw_swaps"] / rows, 2),
-            "bytes_per_row_by_column": held.columns(),
+            "bytes_per_row_by_column": tables.columns(),
             "bytes_by_table": size,
             "tokens": work.tokens,
             "span_s": options.span,
@@ -147,7 +146,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 class Memory:
-    """The most resident memory of a process, by phase."""
+    """Samples the peak resident memory of a process, by phase."""
 
     def __init__(self, process: Logged) -> None:
         self.most: dict[str, int] = {}
@@ -163,17 +162,17 @@ class Memory:
             self.most[self.phase] = max(now, self.most.get(self.phase, 0))
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop sampling."""
         self._done.set()
         self._thread.join()
 
 
 def outage(options: argparse.Namespace) -> dict[str, Any]:
-    """The real-time path before and while ClickHouse is down."""
-    with Service("outage", engines=ENGINES) as service:
+    """Measure the real-time path before and during an outage of ClickHouse."""
+    with BenchService("outage", engines=ENGINES) as service:
         aggregator = service.aggregator()
         aggregator.wait_live()
-        held = ArchiveContents(service.config.clickhouse_url)
+        tables = ArchiveTables(service.config.clickhouse_url)
         file = service.directory / "sent"
         events = _events(options)
         feed = service.helper(
@@ -199,10 +198,11 @@ def outage(options: argparse.Namespace) -> dict[str, Any]:
         memory.phase = "after"
         service.stack.clickhouse.start()
         back_at = time.time()
-        aggregator.wait_for("archived swaps", lambda: held.count() >= events, every_s=0.5)
+        aggregator.wait_for("archived swaps", lambda: tables.count() >= events, every_s=0.5)
         caught_up_s = time.time() - back_at
         memory.close()
-        if (sums := held.sums())["candles_1m"][0] != events or sums["daily_token_agg"][0] != events:
+        sums = tables.sums()
+        if sums["candles_1m"][0] != events or sums["daily_token_agg"][0] != events:
             raise WrongResult(f"the archive holds {sums}, sent were {events}")
         return _outage_row(options, file, arrivals, memory.most, killed_at[0], caught_up_s)
 
@@ -219,12 +219,13 @@ def _outage_row(
     killed_at: float,
     caught_up_s: float,
 ) -> dict[str, Any]:
-    sent = _read(file)
+    sent = read_sent(file)
     begin = sent.sent_at[0] + _WARM_UP_S
     everything = latencies(sent, arrivals, begin)
     during = latencies(sent, arrivals, killed_at)
     counted = len(everything) - len(during)
-    # `latencies` goes token by token: what is of both phases is subtracted by its counts.
+    # `latencies` returns values token by token, not by time, so the phase before the outage is the
+    # multiset difference.
     before = _without(everything, during)
     assert len(before) == counted
     p99 = {"before": 1000 * percentile(before, 0.99), "outage": 1000 * percentile(during, 0.99)}
@@ -245,7 +246,7 @@ def _outage_row(
 
 
 def _without(everything: list[float], some: list[float]) -> list[float]:
-    """The values of `everything` without those of `some`, each as often as it is there."""
+    """Return the multiset difference: `everything` without one occurrence of each of `some`."""
     rest, ordered = [], sorted(some)
     place = 0
     for value in sorted(everything):
@@ -261,14 +262,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """See the module's text."""
+    """Run the benchmark that the module's docstring describes."""
     parser = argparse.ArgumentParser(prog="bench.archive", description=(__doc__ or "").strip())
     parser.add_argument("-n", type=int, default=1_000_000, help="messages in the topic")
-    parser.add_argument("--span", type=int, default=600, help="seconds of event time they cover")
+    parser.add_argument("--span", type=int, default=600, help="seconds of event time covered")
     parser.add_argument("--batch", type=int, default=50_000, help="ARCHIVE_BATCH")
     parser.add_argument("--outage", type=int, default=0, help="seconds that ClickHouse is down")
-    parser.add_argument("--before", type=int, default=60, help="seconds that it is up before that")
-    parser.add_argument("--rate", type=int, default=5_000, help="events/s of the outage")
+    parser.add_argument("--before", type=int, default=60, help="seconds measured before the outage")
+    parser.add_argument("--rate", type=int, default=5_000, help="events/s with --outage")
     parser.add_argument("--tokens", type=int, default=2_000)
     parser.add_argument("--seed", type=int, default=7)
     command.main(parser, run)

@@ -1,10 +1,10 @@
-"""The bound of the ingest benchmark: read a topic and decode every event, nothing else.
+"""The upper bound of the ingest benchmark: read a topic and decode every event, nothing else.
 
     python -m bench.bound BOOTSTRAP TOPIC EVENTS
 
-What a Python process can do at most on the same events: librdkafka batches and one msgspec decode
-of every field. Prints one JSON object when it has read everything, then waits for SIGTERM, so that
-its CPU time can be read until the end.
+This is the most that a Python process can do with the same events: librdkafka batches and one
+msgspec decode of every field. Prints one JSON object when everything is read, then waits for
+SIGTERM, so that the caller can still read its CPU time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BATCH = 5_000
 
 
 class Event(msgspec.Struct, gc=False):
-    """Every field of DESIGN 3, decoded as it comes and checked by nobody."""
+    """Every field of DESIGN 3, decoded without any check."""
 
     chain: str
     tx_hash: str
@@ -43,7 +43,7 @@ class Event(msgspec.Struct, gc=False):
 
 
 def main() -> None:
-    """See the module's text."""
+    """Run the program that the module's docstring describes."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     bootstrap, topic, events = sys.argv[1], sys.argv[2], int(sys.argv[3])
     consumer = Consumer(

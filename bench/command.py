@@ -1,4 +1,4 @@
-"""What every benchmark's command line has in common: its faults, and the JSON line at the end."""
+"""The command line that all benchmarks share: error reporting and the JSON line at the end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from infra.embedded.errors import EmbeddedError
 def main(
     parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], dict[str, Any]]
 ) -> None:
-    """Run it; the result, the load before and after and the machine are one line on stdout."""
+    """Run a benchmark; print its result, the load before and after and the machine as one line."""
     options = parser.parse_args()
     name = parser.prog
     load_before = os.getloadavg()[0]
@@ -39,6 +39,6 @@ def main(
 
 
 def percentile(values: list[float], share: float) -> float:
-    """The nearest-rank percentile; `share` from 0 to 1."""
+    """Return the nearest-rank percentile; `share` is from 0 to 1."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

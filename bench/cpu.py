@@ -41,9 +41,9 @@ class CpuMeter:
             self._done.wait(_EVERY_S)
 
     def between(self, first: float, last: float) -> dict[str, float]:
-        """CPU seconds of each process between two instants (epoch seconds) inside the block.
+        """Return the CPU seconds of each process between two instants (epoch seconds) of the block.
 
-        Straight lines between samples. Raises ValueError for an instant that was not sampled.
+        Interpolates linearly between samples. Raises ValueError for an instant outside them.
         """
         return {
             name: _at(samples, last) - _at(samples, first)
@@ -52,15 +52,15 @@ class CpuMeter:
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """user + system time of a process and of its children that have ended; None if it is gone.
+    """Return user + system time of a process and its ended children; None if it no longer exists.
 
-    Fields 14 to 17 of proc(5), /proc/pid/stat.
+    Reads fields 14 to 17 of /proc/pid/stat, see proc(5).
     """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The second field is the name in brackets and may hold anything.
+    # The second field is the program's name in parentheses, which may contain spaces and ")".
     fields = stat.rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) / _TICKS_PER_S
 

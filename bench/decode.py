@@ -2,9 +2,9 @@
 
     python -m bench.decode [-n 20000] [--rounds 15]
 
-The events are those of the ingest benchmark, decoded in batches as the aggregator does. The best of
-the rounds counts, so that a busy machine disturbs less. msgspec alone is the bound: every field as
-it comes, checked by nobody. The last line is one JSON object.
+The events are those of the ingest benchmark, decoded in batches as the aggregator does. The best
+round counts, so that other load on the machine matters less. msgspec is the lower bound: it decodes
+every field without any check. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NOW_MS = 1_790_000_000_000
 
 
 def us_per_event(decode: Callable[[list[bytes]], Any], values: list[bytes], rounds: int) -> float:
-    """CPU microseconds, of the best round; `decode` takes a batch."""
+    """Return the CPU microseconds per event of the best round; `decode` takes a batch."""
     best = float("inf")
     for _ in range(rounds):
         begun = time.process_time()
@@ -66,7 +66,7 @@ def run(events: int, tokens: int, seed: int, rounds: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """See the module's text."""
+    """Run the benchmark that the module's docstring describes."""
     parser = argparse.ArgumentParser(prog="bench.decode", description=(__doc__ or "").strip())
     parser.add_argument("-n", type=int, default=20_000, help="events")
     parser.add_argument("--tokens", type=int, default=2_000)

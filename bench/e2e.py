@@ -1,13 +1,13 @@
-"""From produce() to the message at a WebSocket client, with the whole service between.
+"""The latency from produce() to the message at a WebSocket client, through the whole service.
 
     python -m bench.e2e [--rate 1000] [--clients 500] [--seconds 20]
 
-Kafka, Redis, NATS, an aggregator and a web node under Daphne; swaps at an even rate over 2,000
-tokens by Zipf. Ten of the clients are subscribed to every token between them and note when each
-message came; the others (bench/wsload) take the five busiest tokens each. The latency of a swap is
-the time from its produce() call to the first message that covers its offset, at any of the ten:
-coalescing in the aggregator and the flush in the hub included. Every swap must be covered. The last
-line is one JSON object.
+Runs Kafka, Redis, NATS, an aggregator and a web node under Daphne, and produces swaps at an even
+rate over 2,000 tokens in a Zipf distribution. Ten clients together subscribe to every token and
+record when each message arrives; each other client (bench/wsload) takes the five busiest tokens.
+The latency of a swap is the time from its produce() call to the first message that covers its
+offset at any of the ten clients. It includes coalescing in the aggregator and the hub's flush.
+Every swap must be covered. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from bench.cpu import CpuMeter
 from bench.fanout import built
 from bench.latency import Arrival, latencies
 from bench.paced import Sent
-from bench.service import Logged, Service, WrongResult, say
+from bench.service import BenchService, Logged, WrongResult, say
 from infra.embedded.ports import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +47,7 @@ _ISSUER = "issuer"
 
 
 class _Message(msgspec.Struct):
-    """What is needed of a message."""
+    """The fields of a message that the measurement reads."""
 
     type: str
     channel: str = ""
@@ -58,7 +58,7 @@ _decode = msgspec.json.Decoder(list[_Message]).decode
 
 
 def token_of(directory: Path, subject: str) -> str:
-    """A JWT of the demo's issuer."""
+    """Return a JWT of the demo's issuer."""
     return issue(
         ensure_keys(directory / _ISSUER),
         subject=subject,
@@ -70,8 +70,8 @@ def token_of(directory: Path, subject: str) -> str:
     )
 
 
-def start_web(service: Service, port: int) -> Logged:
-    """A web node, ready."""
+def start_web(service: BenchService, port: int) -> Logged:
+    """Start a web node and return when it is ready."""
     web = Logged("web", service.directory / "log" / "web.log", service.stack.guard)
     ensure_keys(service.directory / _ISSUER)
     settings = {
@@ -95,7 +95,7 @@ def start_web(service: Service, port: int) -> Logged:
 
 
 async def watch(url: str, token: str, token_ids: list[str], arrivals: list[Arrival]) -> None:
-    """Subscribe, and note every row that comes, until it is cancelled."""
+    """Subscribe and record every row that arrives, until cancelled."""
     async with websockets.connect(
         url, additional_headers={"Authorization": f"Bearer {token}"}, max_size=None
     ) as socket:
@@ -111,7 +111,7 @@ async def watch(url: str, token: str, token_ids: list[str], arrivals: list[Arriv
 
 
 async def listen(url: str, directory: Path, token_ids: list[str], feed: Logged) -> list[Arrival]:
-    """What the ten clients got, until the feed is over and it is quiet."""
+    """Return what the ten clients received until the feed ends and no more messages arrive."""
     arrivals: list[Arrival] = []
     starts = range(0, len(token_ids), HELD_EACH)
     groups = [token_ids[start : start + HELD_EACH] for start in starts]
@@ -130,8 +130,10 @@ async def listen(url: str, directory: Path, token_ids: list[str], feed: Logged) 
     return arrivals
 
 
-def start_load(service: Service, url: str, busiest: list[str], count: int, seconds: float) -> Any:
-    """The other clients, for so long."""
+def start_load(
+    service: BenchService, url: str, busiest: list[str], count: int, seconds: float
+) -> Any:
+    """Start the load clients for that many seconds."""
     lines = [
         json.dumps({"method": "auth", "token": token_of(service.directory, f"load-{number}")})
         for number in range(math.ceil(count / 10))
@@ -151,13 +153,13 @@ def start_load(service: Service, url: str, busiest: list[str], count: int, secon
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything."""
+    """Run the whole measurement."""
     built("wsload")
     events = options.rate * (options.warm_up + options.seconds)
     shape = Shape(tokens=options.tokens, seed=options.seed)
     records = islice(swaps(shape, itertools.repeat(0)), events)
     counts = Counter(record.key.decode() for record in records if record.key is not None)
-    with Service("e2e") as service:
+    with BenchService("e2e") as service:
         aggregator = service.aggregator()
         aggregator.wait_live()
         port = free_port()
@@ -193,7 +195,7 @@ def result(
     meter: CpuMeter,
     options: argparse.Namespace,
 ) -> dict[str, Any]:
-    """The figures; raises WrongResult for a swap that no message covered."""
+    """Return the figures. Raises WrongResult for a swap that no message covers."""
     if report["errors"] or report["unexpected_disconnects"]:
         raise WrongResult(f"errors {report['errors']}, lost {report['unexpected_disconnects']}")
     first, last = sent.sent_at[0] + options.warm_up, sent.sent_at[-1]
@@ -217,7 +219,7 @@ def result(
 
 
 def main() -> None:
-    """See the module's text."""
+    """Run the benchmark that the module's docstring describes."""
     parser = argparse.ArgumentParser(prog="bench.e2e", description=(__doc__ or "").strip())
     parser.add_argument("--rate", type=int, default=1_000, help="events a second")
     parser.add_argument("--clients", type=int, default=500)

@@ -1,12 +1,12 @@
-"""Patches on NATS to many WebSocket clients: how many arrive, how late, and at what cost.
+"""Fan-out of patches on NATS to many WebSocket clients: throughput, delay and CPU cost.
 
     python -m bench.fanout [--clients 2000] [--peer daphne|uvicorn|group_send|centrifuge]
 
-50 tokens change every 100 ms; each client takes 5 of them, with a token of its own subject. The
-delay is from the instant at which a patch was due at its owner to its arrival at the client, on one
-machine. The peers do the same work in their own way, without authentication and NATS: `group_send`
-is Channels over channels-redis on Daphne, `centrifuge` the Go library on one core. The client is
-bench/wsload (Go). The last line is one JSON object.
+50 tokens change every 100 ms; each client subscribes to 5 of them with a JWT of a separate
+subject. The delay is measured on one machine, from the instant at which a patch was due at its
+owner to its arrival at the client. Two peers do the same work without authentication and NATS:
+`group_send` is Channels over channels-redis on Daphne, `centrifuge` is the Go library on one core.
+The client is bench/wsload (Go). The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ MOST_S = 600
 
 
 class Peer:
-    """A server under load: its processes, and how a client talks to it."""
+    """A server under load: its processes, and the options of a client that connects to it."""
 
     def __init__(self, stack: Stack, options: argparse.Namespace) -> None:
         self.stack = stack
@@ -60,14 +60,14 @@ class Peer:
         }
 
     def launch(self, name: str, *arguments: str | Path, **env: str) -> Logged:
-        """Start a process of the peer."""
+        """Start one process of the peer."""
         process = Logged(name, self.stack.directory / f"{name}.log", self.stack.guard)
         process.launch([str(each) for each in arguments], self.env | env, cwd=ROOT)
         self.pids[name] = process.pid
         return process
 
     def serves(self, path: str, wanted: int) -> bool:
-        """Whether the server answers with that status."""
+        """Return whether the server answers with that status."""
         try:
             return httpx.get(f"http://127.0.0.1:{self.port}{path}").status_code == wanted
         except httpx.TransportError as error:
@@ -75,7 +75,7 @@ class Peer:
 
 
 def start_ours(peer: Peer, server: str) -> list[str]:
-    """A web node and an owner that publishes; what a client must do."""
+    """Start a web node and an owner that publishes."""
     app = "swapsite.asgi:application"
     port = str(peer.port)
     if server == "daphne":
@@ -100,7 +100,7 @@ def start_ours(peer: Peer, server: str) -> list[str]:
 
 
 def _tokens(peer: Peer) -> Path:
-    """A file with a JWT a line, one for each subject."""
+    """Write a file with one JWT per line, one for each subject."""
     key = ensure_keys(peer.stack.directory / "issuer")
     subjects = math.ceil(peer.options.clients / CLIENTS_A_SUBJECT)
     lines = [
@@ -121,7 +121,7 @@ def _tokens(peer: Peer) -> Path:
 
 
 def start_group_send(peer: Peer) -> list[str]:
-    """Channels' own way: a group a token, over Redis."""
+    """Start the peer that uses Channels groups over Redis, one group per token."""
     module = "bench.group_send"
     arguments = ["daphne", "-b", "127.0.0.1", "-p", str(peer.port), "-v", "0"]
     web = peer.launch("server", sys.executable, "-m", *arguments, f"{module}:application")
@@ -136,7 +136,7 @@ def start_group_send(peer: Peer) -> list[str]:
 
 
 def start_centrifuge(peer: Peer) -> list[str]:
-    """The Go library, which publishes in the same process; messages of our size."""
+    """Start the Go library, which publishes in the same process, with messages of our size."""
     web = peer.launch(
         "server", built("centrifuge"), "-port", str(peer.port), "-size", "2000", GOMAXPROCS="1"
     )
@@ -152,7 +152,7 @@ def start_centrifuge(peer: Peer) -> list[str]:
 
 
 def built(name: str) -> Path:
-    """The program of bench/NAME, compiled by Go."""
+    """Compile bench/NAME with Go and return the program's path."""
     program = BUILT / name
     if shutil.which("go") is None:
         raise WrongResult("the load client is written in Go: install Go 1.24 or newer")
@@ -162,7 +162,7 @@ def built(name: str) -> Path:
 
 
 def load(peer: Peer, arguments: list[str]) -> dict[str, Any]:
-    """Run the clients; their report."""
+    """Run the clients and return their report."""
     options = peer.options
     report = peer.stack.directory / "report.json"
     for name, pid in peer.pids.items():
@@ -183,9 +183,9 @@ def load(peer: Peer, arguments: list[str]) -> dict[str, Any]:
 
 
 def result(report: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """The figures; raises WrongResult where clients were lost or saw numbers go back.
+    """Return the figures. Raises WrongResult if clients were lost or saw numbers go backwards.
 
-    `repeats` are rows sent again because they became stale, which a machine too busy makes them.
+    `repeats` are rows that were sent again because they became stale, as on an overloaded machine.
     """
     back = report["sequence"]["backward"]
     if report["errors"] or report["unexpected_disconnects"] or back:
@@ -216,7 +216,7 @@ def result(report: dict[str, Any], options: argparse.Namespace) -> dict[str, Any
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """One peer."""
+    """Measure one peer."""
     built("wsload")
     with ExitStack() as closing:
         directory = BUILT / f"fanout-{os.getpid()}"
@@ -233,7 +233,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """See the module's text."""
+    """Run the benchmark that the module's docstring describes."""
     parser = argparse.ArgumentParser(prog="bench.fanout", description=(__doc__ or "").strip())
     peers = ("daphne", "uvicorn", "group_send", "centrifuge")
     parser.add_argument("--peer", choices=peers, default="daphne")

@@ -1,8 +1,8 @@
-"""The peer of bench.fanout that does it Channels' way: `group_send` over Redis.
+"""The peer of bench.fanout that uses Channels' `group_send` over Redis.
 
     python -m daphne bench.group_send:application      and      python -m bench.group_send TOKENS MS
 
-One group a token, one frame a message, as in Channels' own tutorial. No part of the product.
+One group per token and one frame per message, as in the Channels tutorial. Not part of the product.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ application = ProtocolTypeRouter(
 
 
 async def publish(tokens: int, every_s: float) -> None:
-    """Send every token's patch to its group at an even beat."""
+    """Send every token's patch to its group at a fixed interval."""
     layer = get_channel_layer()
     seq, due = 0, time.time()
     while True:

@@ -1,15 +1,16 @@
-"""How fast the archive answers: candles and trades over HTTP, with months of swaps behind them.
+"""Latency of candles and trades over HTTP, with a month of swaps in the archive.
 
     python -m bench.history [--rows 50000000]
 
-Makes the swaps inside ClickHouse (INSERT SELECT), day by day through the same tables and views as
-the archiver's, then asks a Daphne process as a client would: the 1m candles of one token's day, and
-the newest 100 trades before an instant of that day. Tokens are drawn as they were traded, so busy
-ones are asked for most; the busiest is measured on its own too. Every answer is checked against the
-sums that ClickHouse gives for the raw rows. The last line is one JSON object.
+Generates the swaps inside ClickHouse (INSERT SELECT), day by day through the same tables and views
+as the archiver's, then sends requests to a Daphne process as a client does: the 1m candles of one
+token's day, and the newest 100 trades before noon of that day. Tokens are drawn by their number of
+trades, so busy tokens are requested most; the busiest token is also measured separately. A sample
+of the answers is compared with ClickHouse's sums over the raw rows. The last line is one JSON
+object.
 
-Loading takes most of the time. With --dir it is kept and done once: a first run with --load-only,
-then as many as wanted without.
+Loading takes most of the time. With --dir the data is kept: run once with --load-only, then as
+often as you like without it.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ _CHECKS = 20
 _COLD = 200
 _INSERT_ROWS = 250_000
 
-# Hashes and amounts of full entropy, as on a chain: what cannot be packed is not made packable.
+# Hashes and amounts have full entropy, so that they compress no better than those of a chain.
 # Token numbers are log-uniform: the busiest 1 of 4,096 has a twelfth of all swaps.
 _SWAPS_OF_A_DAY = """
 INSERT INTO raw_swaps (chain, token, timestamp, sign, removed, tx_hash, log_index, block_number,
@@ -83,7 +84,7 @@ FROM numbers(%(skip)s, %(count)s)
 
 
 class Loaded(NamedTuple):
-    """What was put in: epoch ms of the first day, days, and how it went."""
+    """What was loaded: the first day (epoch ms), the number of days, the figures of the load."""
 
     first: int
     days: int
@@ -91,7 +92,7 @@ class Loaded(NamedTuple):
 
 
 def fill(clickhouse: ClickHouseClient, rows: int, days: int) -> Loaded:
-    """Put `rows` swaps over the last whole days; wait until the merges are done."""
+    """Insert `rows` swaps over the last whole days and wait until the merges are done."""
     last = wall_ms() // DAY_MS * DAY_MS
     first, each = last - days * DAY_MS, rows // days
     began = time.perf_counter()
@@ -119,7 +120,7 @@ def fill(clickhouse: ClickHouseClient, rows: int, days: int) -> Loaded:
 
 
 def fill_day(clickhouse: ClickHouseClient, begin: int, rows: int, offset: int) -> None:
-    """One day of swaps, in inserts that a small server has the memory for."""
+    """Insert one day of swaps, in blocks that fit into the memory of a small server."""
     for skip in range(0, rows, _INSERT_ROWS):
         count = min(_INSERT_ROWS, rows - skip)
         params = {"begin": begin, "rows": rows, "offset": offset, "skip": skip, "count": count}
@@ -143,8 +144,8 @@ def _disk_bytes(clickhouse: ClickHouseClient) -> dict[str, int]:
     return dict(rows)
 
 
-class Question(NamedTuple):
-    """One token's day, as asked for."""
+class TokenDay(NamedTuple):
+    """One token's day, as a client requests it."""
 
     token: int
     day: int
@@ -155,12 +156,12 @@ class Question(NamedTuple):
         return f"/api/tokens/ethereum:0x{self.token:040x}"
 
     def candles(self, client: httpx.Client) -> list[Any]:
-        """Its 1m candles."""
+        """Request the day's 1m candles."""
         span = {"interval": "1m", "from": self.day, "to": self.day + DAY_MS}
         return _rows(client.get(f"{self.path}/candles", params=span), "candles")
 
     def trades(self, client: httpx.Client) -> list[Any]:
-        """The newest 100 trades before its noon."""
+        """Request the newest 100 trades before noon."""
         until = {"to": self.day + DAY_MS // 2, "limit": 100}
         return _rows(client.get(f"{self.path}/trades", params=until), "trades")
 
@@ -172,45 +173,45 @@ def _rows(answer: httpx.Response, name: str) -> list[Any]:
     return rows
 
 
-def draw(loaded: Loaded, count: int, seed: int) -> Iterator[Question]:
-    """Token days, tokens as often as they were traded."""
+def draw(loaded: Loaded, count: int, seed: int) -> Iterator[TokenDay]:
+    """Draw token days, each token in proportion to its number of trades."""
     source = random.Random(seed)
     for _ in range(count):
         day = loaded.first + source.randrange(loaded.days) * DAY_MS
-        yield Question(int(2 ** (12 * source.random())), day)
+        yield TokenDay(int(2 ** (12 * source.random())), day)
 
 
-def check(clickhouse: ClickHouseClient, client: httpx.Client, questions: list[Question]) -> None:
-    """Compare answers with the raw rows; raises WrongResult."""
-    for question in questions:
-        token = {"token": f"0x{question.token:040x}", "day": question.day // 1000}
+def check(clickhouse: ClickHouseClient, client: httpx.Client, token_days: list[TokenDay]) -> None:
+    """Compare answers with the raw rows. Raises WrongResult for a difference."""
+    for token_day in token_days:
+        token = {"token": f"0x{token_day.token:040x}", "day": token_day.day // 1000}
         ((trades, volume),) = clickhouse.execute(
             "SELECT count(), toString(sum(amount_usd)) FROM raw_swaps WHERE chain = 'ethereum' "
             "AND token = %(token)s AND toUnixTimestamp(toStartOfDay(timestamp)) = %(day)s",
             token,
         )
-        candles = question.candles(client)
+        candles = token_day.candles(client)
         found = sum(candle["trades"] for candle in candles)
         micros = sum(int(candle["volume_usd"].replace(".", "")) for candle in candles)
         whole, _, part = (volume or "0").partition(".")
         if found != trades or micros != int(whole + part.ljust(6, "0")):
-            raise WrongResult(f"{question}: candles count {found}, raw_swaps {trades}")
+            raise WrongResult(f"{token_day}: candles count {found}, raw_swaps {trades}")
 
 
-def measure(name: str, client: httpx.Client, questions: list[Question]) -> dict[str, Any]:
-    """Milliseconds of candles and of trades, asked one after the other."""
+def measure(name: str, client: httpx.Client, token_days: list[TokenDay]) -> dict[str, Any]:
+    """Measure sequential requests for candles and for trades, in milliseconds."""
     result: dict[str, Any] = {}
     for what in ("candles", "trades"):
         took, rows = [], 0
-        for question in questions:
+        for token_day in token_days:
             began = time.perf_counter()
-            rows += len(getattr(question, what)(client))
+            rows += len(getattr(token_day, what)(client))
             took.append((time.perf_counter() - began) * 1_000)
         result[what] = {
             "p50_ms": round(percentile(took, 0.5), 1),
             "p99_ms": round(percentile(took, 0.99), 1),
             "max_ms": round(max(took), 1),
-            "rows_per_answer": round(rows / len(questions)),
+            "rows_per_answer": round(rows / len(token_days)),
         }
         say(f"{name}, {what}: p50 {result[what]['p50_ms']} ms, p99 {result[what]['p99_ms']} ms")
     return result
@@ -218,7 +219,7 @@ def measure(name: str, client: httpx.Client, questions: list[Question]) -> dict[
 
 @contextmanager
 def web(stack: Stack, directory: Path) -> Iterator[httpx.Client]:
-    """Daphne, and a client whose token may read history without a limit that it would meet."""
+    """Run Daphne and yield a client that may read history, with rate limits out of its reach."""
     key, port = ensure_keys(directory / "issuer"), free_port()
     env = {
         **os.environ,
@@ -276,12 +277,12 @@ def _place(kept: Path | None) -> Iterator[Path]:
 
 
 def _loaded(clickhouse: ClickHouseClient, options: argparse.Namespace, directory: Path) -> Loaded:
-    """What is in the tables: put there now, or by an earlier run in the same directory."""
-    told = directory / "loaded.json"
-    if told.exists():
-        return Loaded(**json.loads(told.read_text()))
+    """Fill the tables, unless an earlier run in the same directory has done so."""
+    kept = directory / "loaded.json"
+    if kept.exists():
+        return Loaded(**json.loads(kept.read_text()))
     loaded = fill(clickhouse, options.rows, options.days)
-    told.write_text(json.dumps(loaded._asdict()))
+    kept.write_text(json.dumps(loaded._asdict()))
     return loaded
 
 
@@ -301,12 +302,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         if options.load_only:
             return loaded.report
         client = closing.enter_context(web(stack, directory))
-        questions = list(draw(loaded, options.requests, options.seed))
-        check(clickhouse, client, questions[:_CHECKS])
-        # A server that has just been filled has read nothing yet; the first answers are told apart.
+        token_days = list(draw(loaded, options.requests, options.seed))
+        check(clickhouse, client, token_days[:_CHECKS])
+        # The caches of a freshly filled server are cold, so the first answers are reported
+        # separately.
         cold = measure("first answers", client, list(draw(loaded, _COLD, options.seed + 1)))
-        drawn = measure("tokens as traded", client, questions)
-        busiest = [Question(1, question.day) for question in questions[: options.requests // 2]]
+        drawn = measure("tokens as traded", client, token_days)
+        busiest = [TokenDay(1, token_day.day) for token_day in token_days[: options.requests // 2]]
         result = {**loaded.report, "requests": options.requests, **drawn, "first_answers": cold}
         result["busiest_token"] = measure("the busiest token", client, busiest)
         worst = max(drawn["candles"]["p99_ms"], drawn["trades"]["p99_ms"])
@@ -317,11 +319,11 @@ def main() -> None:
     """See the module's text."""
     parser = argparse.ArgumentParser(prog="bench.history", description=(__doc__ or "").strip())
     parser.add_argument("--rows", type=int, default=50_000_000)
-    parser.add_argument("--days", type=int, default=30, help="that the rows are spread over")
-    parser.add_argument("--requests", type=int, default=1_000, help="of each kind")
+    parser.add_argument("--days", type=int, default=30, help="days that the rows cover")
+    parser.add_argument("--requests", type=int, default=1_000, help="requests of each kind")
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--dir", type=Path, help="where the data is kept, and found by a later run")
-    parser.add_argument("--load-only", action="store_true", help="load, and measure nothing")
+    parser.add_argument("--dir", type=Path, help="keep the data here, and reuse it in a later run")
+    parser.add_argument("--load-only", action="store_true", help="load the data, measure nothing")
     command.main(parser, run)
 
 

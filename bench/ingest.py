@@ -2,10 +2,10 @@
 
     python -m bench.ingest [-n 1000000]
 
-Starts engines of its own, fills a topic, measures the bound (`bench.bound`: read and decode only)
-and then `manage.py run_aggregator` from its first to its last applied event. CPU seconds are read
-from /proc between these two instants. The trades that the aggregator shows are compared with what
-was sent; a difference is a failure, whatever the speed. The last line is one JSON object.
+Start separate engines, fill a topic, measure the upper bound (`bench.bound`: read and decode only)
+and then `manage.py run_aggregator` from its first to its last applied event. Read CPU seconds from
+/proc between these two instants. Compare the trades that the aggregator shows with what was sent;
+a difference fails the benchmark, whatever the speed. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from bench import command
 from bench.cpu import CpuMeter
-from bench.service import PARTITIONS, Service, WrongResult, say
+from bench.service import PARTITIONS, BenchService, WrongResult, say
 from bench.shown import shown
 from bench.workload import Workload, fill
 
@@ -25,7 +25,7 @@ SPAN_MS = 3 * 3_600_000
 
 @dataclass(frozen=True)
 class Measured:
-    """One run: how fast, and CPU seconds by process."""
+    """One run: its duration, and CPU seconds by process."""
 
     seconds: float
     events: int
@@ -39,8 +39,8 @@ class Measured:
         return sum(self.cpu_s[name] for name in names) / self.events * 1e6
 
 
-def measure_bound(service: Service, work: Workload) -> Measured:
-    """Read and decode only."""
+def measure_bound(service: BenchService, work: Workload) -> Measured:
+    """Measure reading and decoding only."""
     arguments = [service.stack.kafka.address, service.config.kafka_topic, str(work.events)]
     process = service.helper("bench.bound", *arguments)
     with CpuMeter({"bound": process.pid}) as meter:
@@ -49,8 +49,8 @@ def measure_bound(service: Service, work: Workload) -> Measured:
     return _measured(meter, done["first_at"], done["last_at"], done["seen"])
 
 
-def measure_aggregator(service: Service, work: Workload) -> Measured:
-    """The real process, from its first to its last applied event; its results are checked."""
+def measure_aggregator(service: BenchService, work: Workload) -> Measured:
+    """Measure the real process from its first to its last applied event and check its results."""
     process = service.aggregator()
     with CpuMeter({"aggregator": process.pid, "redis": service.stack.redis.pid}) as meter:
         process.wait_live()
@@ -65,7 +65,7 @@ def _measured(meter: CpuMeter, first: float, last: float, events: int) -> Measur
 
 
 def check(work: Workload, stopped: list[dict[str, Any]], trades: int) -> None:
-    """Raises WrongResult where the aggregators counted anything but each swap once."""
+    """Raise WrongResult unless the aggregators counted each swap exactly once."""
     fresh = work.events - work.duplicates
     expected = {"counted": fresh, "duplicate": work.duplicates, "late": 0, "undone": 0, "void": 0}
     counted = {name: sum(line[name] for line in stopped) for name in expected}
@@ -76,7 +76,7 @@ def check(work: Workload, stopped: list[dict[str, Any]], trades: int) -> None:
 
 
 def report(work: Workload, bound: Measured, real: Measured) -> dict[str, Any]:
-    """The last line."""
+    """Return the last line of the output."""
     return {
         "events_per_s": round(real.events_per_s),
         "cpu_s_per_million": round(real.cpu_s_per_million("aggregator", "redis"), 2),
@@ -94,7 +94,7 @@ def report(work: Workload, bound: Measured, real: Measured) -> dict[str, Any]:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    with Service("ingest") as service:
+    with BenchService("ingest") as service:
         work = fill(service.config, options.n, options.tokens, options.seed, SPAN_MS)
         bound = measure_bound(service, work)
         say(f"bound: {bound.events_per_s:,.0f} events/s")
@@ -104,7 +104,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """See the module's text."""
+    """Run the benchmark that the module's docstring describes."""
     parser = argparse.ArgumentParser(prog="bench.ingest", description=(__doc__ or "").strip())
     parser.add_argument("-n", type=int, default=1_000_000, help="messages in the topic")
     parser.add_argument("--tokens", type=int, default=2_000)

@@ -1,11 +1,11 @@
-"""From produce() to the patch on NATS: the latency of each swap, with the coalescing included.
+"""The latency of each swap from produce() to the patch on NATS, with coalescing included.
 
     python -m bench.latency [--rates 1000,10000] [--seconds 20]
 
 The latency of a swap is the time from its produce() call to the arrival of the first patch of its
-token that covers its offset. The swaps come from a process of their own, at an even rate, their
-tokens by Zipf; this process listens as a web node would, and looks at what it received only when
-all has been sent. Every swap must be covered. The last line is one JSON object.
+token that covers its offset. A separate process produces the swaps at an even rate, with tokens in
+a Zipf distribution. This process subscribes as a web node does and decodes what it received only
+after everything is sent. Every swap must be covered. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from bench import command
 from bench.command import percentile
 from bench.cpu import CpuMeter
 from bench.paced import LINGER_MS, Sent
-from bench.service import Logged, Service, WrongResult, say
+from bench.service import BenchService, Logged, WrongResult, say
 
 _QUIET_S = 1.0
 _PENDING_BYTES = 2**31
 
 
-class Patch(msgspec.Struct):
-    """What is needed of a patch."""
+class MeasuredPatch(msgspec.Struct):
+    """The fields of a patch that the measurement reads."""
 
     token_id: str
     next_offset: int
@@ -45,7 +45,7 @@ Arrival = tuple[float, bytes]
 
 
 async def listen(url: str, process: Logged) -> list[Arrival]:
-    """Every patch and the epoch second of its arrival, until the feed is over and it is quiet."""
+    """Return every patch with its arrival (epoch seconds) until the feed ends and NATS is quiet."""
     client = await nats.connect(url)
     arrivals: list[Arrival] = []
 
@@ -68,8 +68,11 @@ async def listen(url: str, process: Logged) -> list[Arrival]:
 
 
 def latencies(sent: Sent, arrivals: list[Arrival], since: float) -> list[float]:
-    """Seconds, of the swaps sent at `since` or later. Raises WrongResult for one not covered."""
-    decode = msgspec.json.Decoder(Patch).decode
+    """Return the latencies, in seconds, of the swaps sent at `since` or later.
+
+    Raises WrongResult for a swap that no patch covers.
+    """
+    decode = msgspec.json.Decoder(MeasuredPatch).decode
     at: defaultdict[str, list[float]] = defaultdict(list)
     offsets: defaultdict[str, list[int]] = defaultdict(list)
     for instant, payload in arrivals:
@@ -93,8 +96,10 @@ def latencies(sent: Sent, arrivals: list[Arrival], since: float) -> list[float]:
     return seconds
 
 
-def measure(service: Service, pids: dict[str, int], rate: int, options: argparse.Namespace) -> Any:
-    """One rate: a row of the result."""
+def measure(
+    service: BenchService, pids: dict[str, int], rate: int, options: argparse.Namespace
+) -> Any:
+    """Measure one rate and return a row of the result."""
     file = service.directory / f"sent-{rate}"
     events = rate * (options.warm_up + options.seconds)
     feed = service.helper(
@@ -104,17 +109,18 @@ def measure(service: Service, pids: dict[str, int], rate: int, options: argparse
     )
     with CpuMeter(pids) as meter:
         arrivals = asyncio.run(listen(service.config.nats_url, feed))
-    return row(rate, _read(file), arrivals, meter, options)
+    return row(rate, read_sent(file), arrivals, meter, options)
 
 
-def _read(file: Path) -> Sent:
+def read_sent(file: Path) -> Sent:
+    """Read what bench.paced wrote."""
     return msgspec.msgpack.decode(file.read_bytes(), type=Sent)
 
 
 def row(
     rate: int, sent: Sent, arrivals: list[Arrival], meter: CpuMeter, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """The figures of one rate."""
+    """Return the figures of one rate."""
     first = sent.sent_at[0] + options.warm_up
     last = sent.sent_at[-1]
     ms = [1_000 * value for value in latencies(sent, arrivals, first)]
@@ -139,7 +145,7 @@ def row(
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    with Service("latency") as service:
+    with BenchService("latency") as service:
         aggregator = service.aggregator()
         aggregator.wait_live()
         pids = {"aggregator": aggregator.pid, "client": os.getpid()}
@@ -162,7 +168,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """See the module's text."""
+    """Run the benchmark that the module's docstring describes."""
     parser = argparse.ArgumentParser(prog="bench.latency", description=(__doc__ or "").strip())
     parser.add_argument("--rates", default="1000,10000", help="events/s, one after the other")
     parser.add_argument("--seconds", type=int, default=20, help="measured, at each rate")

@@ -1,9 +1,9 @@
-"""A partition's owner on NATS that publishes patches at an even beat, for the fan-out benchmarks.
+"""A partition's owner on NATS that publishes patches at a fixed interval, for fan-out benchmarks.
 
     python -m bench.owner NATS_URL TOKENS EVERY_MS
 
-Patches are of the real shape and size; `as_of` is the instant at which a patch was due, so that
-an owner that falls behind shows as delay. Answers resyncs and sends heartbeats, as the aggregator
+Patches have the real shape and size. `as_of` is the instant at which a patch was due, so that an
+owner that cannot keep up shows as delay. Answers resyncs and sends heartbeats as the aggregator
 does.
 """
 
@@ -33,12 +33,12 @@ WINDOWS = {"5m": 5, "1h": 60, "24h": 1440}
 
 
 def token_id(number: int) -> str:
-    """The id of a token."""
+    """Return the id of a token."""
     return f"ethereum:0x{number}"
 
 
 def patch(number: int, seq: int, as_of: int) -> TokenStats:
-    """A patch with numbers that change."""
+    """Return a patch whose numbers change with `seq`."""
     windows = {name: _window(minutes, seq, as_of) for name, minutes in WINDOWS.items()}
     return TokenStats(
         token_id=token_id(number),
@@ -91,7 +91,7 @@ def _window(minutes: int, seq: int, as_of: int) -> WindowStats:
 
 
 async def serve(url: str, tokens: int, every_s: float) -> None:
-    """Publish until it is ended."""
+    """Publish until the process ends."""
     client = await nats.connect(url)
     rows: dict[int, bytes] = {}
     seq = 0

@@ -1,9 +1,9 @@
-"""Swaps at an even rate, stamped with the present, and when and where each of them went.
+"""Produces swaps at an even rate, stamped with the present, and records when and where each went.
 
     python -m bench.paced BOOTSTRAP TOPIC RATE EVENTS TOKENS SEED SALT FILE
 
-Writes a `Sent` to FILE as MessagePack and then prints one JSON object. A process of its own, so
-that what it costs disturbs no other measurement.
+Writes a `Sent` to FILE as MessagePack and then prints one JSON object. Runs as a separate process,
+so that its CPU time is not part of any other measurement.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FLUSH_S = 30
 class Sent(msgspec.Struct):
     """Columns of equal length, in the order of sending.
 
-    `sent_at` is the moment before produce() was called, epoch seconds; `timestamps` are ms.
+    `sent_at` is the instant before the produce() call, in epoch seconds; `timestamps` are in ms.
     """
 
     token_ids: list[str]
@@ -46,10 +46,10 @@ class Sent(msgspec.Struct):
 def send(
     bootstrap: str, topic: str, *, rate: float, events: int, tokens: int, seed: int, salt: str
 ) -> Sent:
-    """Send the events and wait until the broker has them all; raises WrongResult otherwise.
+    """Send the events and wait until the broker has them all. Raises WrongResult otherwise.
 
-    The same `tokens` and `seed` make the same tokens as everywhere; `salt` makes the transactions
-    others than those of any other salt.
+    `tokens` and `seed` choose the same tokens as in the other benchmarks; every `salt` gives other
+    transaction hashes.
     """
     producer = Producer(
         {
@@ -91,7 +91,7 @@ def send(
 
 
 def main() -> None:
-    """See the module's text."""
+    """Run the program that the module's docstring describes."""
     bootstrap, topic, rate, events, tokens, seed, salt, file = sys.argv[1:]
     sent = send(
         bootstrap,

@@ -1,10 +1,10 @@
-"""What one request costs a web node that anybody may send: the dashboard, its files, 404s, probes.
+"""The CPU cost of requests without a token on a web node: dashboard, static files, 404s, probes.
 
     python -m bench.pages [--requests 1000]
 
-One Daphne with its Redis and NATS, limits out of the way, one caller on one connection. A cost is
-the node's CPU time for a run of requests, less what it takes idle for as long, by the request. The
-last line is one JSON object: milliseconds of CPU.
+Runs one Daphne with its Redis and NATS, with the limits raised, and one caller on one connection.
+A cost is the node's CPU time during a run of requests, minus its idle CPU time for as long,
+divided by the number of requests. The last line is one JSON object: milliseconds of CPU.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _PAGES: Final = {
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """The CPU of each kind of request, in milliseconds."""
+    """Return the CPU time of each kind of request, in milliseconds."""
     with Node(_TOKENS) as node, httpx.Client(base_url=f"http://127.0.0.1:{node.port}") as client:
         pid = node.process.pid
         idle = _used(pid, lambda: time.sleep(_IDLE_S)) / _IDLE_S
@@ -75,7 +75,7 @@ def _used(pid: int, work: Any) -> float:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the benchmark that the module's docstring describes."""
     parser = argparse.ArgumentParser(prog="bench.pages", description="CPU of pages and files")
     parser.add_argument("--requests", type=int, default=1_000, help="requests of each kind")
     command.main(parser, run)

@@ -1,11 +1,11 @@
-"""Requests a second of one web node, with tokens checked and limits taken, and where its time goes.
+"""Requests per second of one web node, with tokens and limits checked, and where its time goes.
 
     python -m bench.rest [--tokens 20000] [--seconds 8]
 
-One Daphne, its Redis and NATS; the board is filled by the aggregator's own publisher, which goes on
-changing 100 tokens every 100 ms. The callers are a process of their own (`bench.rest_load`): 32
-connections for the peak, then half of the peak at an even rate for the latency. At the peak py-spy
-samples the node. The last line is one JSON object.
+Runs one Daphne with its Redis and NATS. The aggregator's publisher fills the board and keeps
+changing 100 tokens every 100 ms. A separate process (`bench.rest_load`) sends the requests: over 32
+connections for the peak, then at half of the peak rate for the latency. At the peak py-spy samples
+the node. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ from infra.embedded.stack import Stack
 
 _WITHIN_S = 60
 _CHANGED = 100
-# Different questions that callers put to the overview.
+# The variants of the overview that callers request.
 _OVERVIEWS = 40
 _ROUTES = {
     "stats": "/api/tokens/ethereum:0x{:040x}/stats",
     "overview": "/api/overview?window=24h&limit=50&min_trades={}",
 }
-# Of a sample's frames the innermost that is named here says what the time was for.
+# The innermost frame of a sample that is listed here decides where the sample's time is counted.
 _PLACES = (
     ("limit", ("api/auth/ratelimit.py", "api/auth/redis_link.py", "redis/")),
     ("auth", ("api/auth/",)),
@@ -66,7 +66,7 @@ _PLACES = (
 
 
 class Owner:
-    """One partition with that many tokens, published as an aggregator does."""
+    """Publishes one partition with that many tokens as an aggregator does."""
 
     def __init__(self, url: str, tokens: int) -> None:
         self._publisher = Publisher(url)
@@ -131,7 +131,7 @@ def _window(now: int, trades: int, volume: int) -> WindowStats:
 
 
 class Node:
-    """Daphne and what it needs; nothing outlives the block."""
+    """Daphne and its engines; all of them end with the `with` block."""
 
     def __init__(self, tokens: int) -> None:
         self._tokens = tokens
@@ -187,7 +187,7 @@ class Node:
         return limited and bool(answer.json().get("totals", {}).get("tokens") == self._tokens)
 
     def load(self, route: str, seconds: float, rate: float = 0) -> dict[str, Any]:
-        """Callers for that long; without a rate as many requests as go through."""
+        """Send requests for that many seconds; without a rate, as many as possible."""
         numbers = self._tokens if route == "stats" else _OVERVIEWS
         arguments = [str(self.port), _ROUTES[route], str(numbers), str(seconds), str(rate)]
         done = subprocess.run(
@@ -200,7 +200,7 @@ class Node:
         return result
 
     def profile(self, route: str, seconds: float) -> dict[str, float]:
-        """The share of the node's time at its peak by what it was for, by py-spy's samples."""
+        """Return the share of the node's CPU time at its peak by purpose, from py-spy's samples."""
         with tempfile.TemporaryDirectory() as directory:
             file = Path(directory) / "stacks"
             sampling = subprocess.Popen(
@@ -217,7 +217,7 @@ class Node:
 
 
 def shares(stacks: list[str]) -> dict[str, float]:
-    """Lines of `frame;frame;... count`, outermost first, to the share of each place."""
+    """Turn lines of `frame;frame;... count`, outermost first, into the share of each place."""
     counts: Counter[str] = Counter()
     for line in stacks:
         frames, _, count = line.rpartition(" ")
@@ -237,7 +237,7 @@ def _place(frames: list[str]) -> str:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """The numbers of both routes."""
+    """Measure both routes."""
     result: dict[str, Any] = {"tokens": options.tokens}
     with Node(options.tokens) as node:
         for route in _ROUTES:
@@ -256,7 +256,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the benchmark that the module's docstring describes."""
     parser = argparse.ArgumentParser(prog="bench.rest", description="requests/s of a web node")
     parser.add_argument("--tokens", type=int, default=20_000, help="tokens on the board")
     parser.add_argument("--seconds", type=float, default=8, help="length of each measurement")

@@ -1,11 +1,11 @@
-"""The callers of `bench.rest`: a process of their own, so that they do not slow the node down.
+"""The callers of `bench.rest`, in a separate process so that they do not slow the node down.
 
     python -m bench.rest_load PORT PATH NUMBERS SECONDS RATE < token
 
-Keep-alive connections over plain sockets; PATH holds a `{}` for a number below NUMBERS. RATE 0:
-each of 32 connections asks again as soon as it is answered. Otherwise requests are due at an even
-rate, and a latency counts from when its request was due, so that waiting for a connection is part
-of it. Prints one JSON object; every answer must be a 200.
+Uses keep-alive connections over plain sockets; PATH holds a `{}` for a number below NUMBERS. With
+RATE 0 each of 32 connections sends the next request as soon as it has an answer. Otherwise requests
+are due at an even rate, and a latency counts from the instant at which its request was due, so that
+it includes the wait for a connection. Prints one JSON object; every answer must be a 200.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Caller:
 
 
 async def peak(callers: list[Caller], seconds: float) -> list[float]:
-    """Latencies, s, of as many requests as go through."""
+    """Return the latencies, in seconds, of as many requests as possible."""
     latencies: list[float] = []
     end = time.perf_counter() + seconds
 
@@ -62,7 +62,7 @@ async def peak(callers: list[Caller], seconds: float) -> list[float]:
 
 
 async def even(callers: list[Caller], seconds: float, rate: float) -> list[float]:
-    """Latencies, s, of requests at an even rate, from when each was due."""
+    """Return the latencies, in seconds, of requests at an even rate, each from its due time."""
     latencies: list[float] = []
     begun = time.perf_counter()
     due_times: Iterator[float] = (begun + n / rate for n in range(int(seconds * rate)))
@@ -79,7 +79,7 @@ async def even(callers: list[Caller], seconds: float, rate: float) -> list[float
 
 
 async def main() -> None:
-    """The command line."""
+    """Run the program that the module's docstring describes."""
     port, path, numbers, seconds, rate = sys.argv[1:]
     token = sys.stdin.read().strip()
     callers = [Caller(int(port), path, int(numbers), token) for _ in range(_CONNECTIONS)]

@@ -1,14 +1,13 @@
-"""What a day of state costs to keep, and how soon a process that lost it counts again.
+"""The cost of keeping a day of state, and the time until a restarted process counts again.
 
     python -m bench.restore [-n 5000000] [--tokens 20000]
 
-Fills a topic with 24 h of swaps and lets an aggregator count them. Then, under a steady load: what
-the snapshots cost, in pause and in bytes. Then the process is ended, by SIGKILL and by SIGTERM, in
-the classic group protocol, in it with a name kept over restarts (static), and in the consumer
-protocol; one swap more is put in the topic, and the process
-is started again: how long until that swap is applied, and what the time went to. Before and after
-every end the 24 h windows must show what was sent, trade for trade and micro-dollar for
-micro-dollar. The last line is one JSON object.
+Fill a topic with 24 h of swaps and let an aggregator count them. Under a steady load, measure the
+pause and the bytes of the snapshots. Then end the process by SIGKILL and by SIGTERM, in the classic
+group protocol, in the classic protocol with static membership, and in the consumer protocol. Each
+time produce one more swap, start the process again and measure the time until that swap is applied,
+by step. Before and after every restart the 24 h windows must show what was sent, to the trade and
+to the micro-dollar. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ from aggregator.runtime.clock import wall_ms
 from bench import command
 from bench.command import percentile
 from bench.paced import Sent, send
-from bench.service import PARTITIONS, Aggregator, Service, WrongResult, instant, say
+from bench.service import PARTITIONS, BenchAggregator, BenchService, WrongResult, instant, say
 from bench.shown import shown
-from bench.workload import Tally, Totals, fill
+from bench.workload import WorkloadTally, WorkloadTotals, fill
 
 SPAN_MS = 24 * 3_600_000
 WINDOW_MINUTES = 24 * 60
@@ -40,22 +39,22 @@ _TARGET_S = 3.0
 _TARGET_PAUSE_MS = 20.0
 
 
-class Day:
-    """The service, and all that was sent to it."""
+class FilledDay:
+    """The service and the sums of all swaps that were sent to it."""
 
-    def __init__(self, service: Service, options: argparse.Namespace) -> None:
+    def __init__(self, service: BenchService, options: argparse.Namespace) -> None:
         self.service = service
         self.options = options
-        self.tally = Tally()
+        self.tally = WorkloadTally()
         self._sendings = 0
 
     def fill(self) -> None:
-        """24 h of swaps up to now."""
+        """Fill the topic with 24 h of swaps up to now."""
         options = self.options
         fill(self.service.config, options.n, options.tokens, options.seed, SPAN_MS, self.tally)
 
     def send(self, events: int, rate: float) -> Sent:
-        """More swaps of the same tokens, of the present."""
+        """Send more swaps of the same tokens with present timestamps."""
         self._sendings += 1
         sent = send(
             self.service.stack.kafka.address,
@@ -70,21 +69,21 @@ class Day:
             self.tally.add(timestamp, micros)
         return sent
 
-    def verify(self) -> Totals:
-        """Raises WrongResult unless the windows show just what was sent in their 24 h."""
+    def verify(self) -> WorkloadTotals:
+        """Raise WrongResult unless the windows show exactly what was sent in their 24 h."""
         deadline = time.monotonic() + _SETTLED_S
         while True:
-            seen, expected = self._look()
+            seen, expected = self._compare()
             if seen == expected:
                 return seen
-            # What was sent last may be on its way still.
+            # The last swaps may still be in flight.
             if time.monotonic() > deadline:
                 raise WrongResult(f"the 24h windows show {seen}, sent were {expected}")
 
-    def _look(self) -> tuple[Totals, Totals]:
-        """What the windows show, and what was sent, at one minute."""
+    def _compare(self) -> tuple[WorkloadTotals, WorkloadTotals]:
+        """Return what the windows show and what was sent, both as of the same minute."""
         while True:
-            # At the turn of a minute rows of two minutes may be shown side by side for a moment.
+            # Just after a minute begins, rows of the old and of the new minute are shown together.
             into = time.time() % 60
             if into < _MARGIN_S:
                 time.sleep(_MARGIN_S - into)
@@ -98,8 +97,8 @@ def _minute() -> int:
     return wall_ms() // MINUTE_MS
 
 
-def catch_up(day: Day) -> tuple[Aggregator, float]:
-    """An aggregator that has counted the day, and the seconds that it took."""
+def catch_up(day: FilledDay) -> tuple[BenchAggregator, float]:
+    """Return an aggregator that has counted the day, and the seconds that it took."""
     aggregator = day.service.aggregator(LOG_LEVEL="debug")
     aggregator.wait_live()
     lines = aggregator.lines()
@@ -109,8 +108,8 @@ def catch_up(day: Day) -> tuple[Aggregator, float]:
     return aggregator, done - begun
 
 
-def under_load(day: Day, aggregator: Aggregator) -> dict[str, Any]:
-    """Pauses and bytes of the snapshots while swaps come in evenly."""
+def under_load(day: FilledDay, aggregator: BenchAggregator) -> dict[str, Any]:
+    """Measure pauses and bytes of the snapshots while swaps arrive at an even rate."""
     options = day.options
     before = time.time()
     sent = day.send(int(options.live_rate * options.live_seconds), options.live_rate)
@@ -144,7 +143,7 @@ def under_load(day: Day, aggregator: Aggregator) -> dict[str, Any]:
 def rows_and_bytes(
     partition: int, saves: list[dict[str, Any]], sent: Sent, before: float, after: float
 ) -> list[tuple[int, int]]:
-    """(minute buckets that changed since the save before, bytes written) of a partition's saves."""
+    """Return, per save of a partition, (buckets changed since the previous save, bytes written)."""
     of_partition = [line for line in saves if line["partition"] == partition]
     buckets = {
         offset: (token_id, timestamp // MINUTE_MS)
@@ -172,8 +171,8 @@ def _spread_of(values: list[float]) -> dict[str, float]:
     }
 
 
-def held(day: Day, aggregator: Aggregator, events: int) -> dict[str, Any]:
-    """Bytes of the state: in the process, and in Redis."""
+def state_size(day: FilledDay, aggregator: BenchAggregator, events: int) -> dict[str, Any]:
+    """Return the size of the state in the process and in Redis."""
     millions = events / 1e6
     columns = aggregator.metric("swaps_window_memory_bytes")
     resident = aggregator.resident_bytes()
@@ -196,9 +195,9 @@ def held(day: Day, aggregator: Aggregator, events: int) -> dict[str, Any]:
 
 
 def restart(
-    day: Day, protocol: str, how: str, ended: Aggregator
-) -> tuple[Aggregator, dict[str, Any]]:
-    """End the process, put one swap more in the topic, start it again; where the time went."""
+    day: FilledDay, protocol: str, how: str, ended: BenchAggregator
+) -> tuple[BenchAggregator, dict[str, Any]]:
+    """End the process, produce one more swap, and start the process again."""
     before = day.verify()
     ended.kill() if how == "killed" else ended.end("stopped")
     day.send(1, 1)
@@ -220,8 +219,8 @@ def _settings(protocol: str) -> dict[str, str]:
     }
 
 
-def timing(aggregator: Aggregator) -> dict[str, float]:
-    """Seconds of a start, from the lines of a process that has ended by now."""
+def timing(aggregator: BenchAggregator) -> dict[str, float]:
+    """Return the seconds of each step of a start, from the log of a process that has ended."""
     lines = aggregator.lines()
 
     def when(event: str, last: bool = False) -> float:
@@ -233,7 +232,8 @@ def timing(aggregator: Aggregator) -> dict[str, float]:
     first = stopped["first_applied_at"]
     assigned, acquired = when("partitions_assigned"), when("partition_acquired", last=True)
     loading = sum(line["loading_s"] for line in lines if line["event"] == "loaded")
-    # The partitions are decoded side by side, and while the next one is loaded.
+    # Partitions are decoded in parallel while the next one is loaded, so decoding adds only what
+    # remains after the last load.
     decoding = when("restored", last=True) - when("loaded", last=True)
     parts = {
         "from_start": first - aggregator.started_at,
@@ -249,8 +249,8 @@ def timing(aggregator: Aggregator) -> dict[str, float]:
     return {name: round(value, 3) for name, value in parts.items()}
 
 
-def restarts(day: Day, aggregator: Aggregator) -> list[dict[str, Any]]:
-    """Every way to end, and every protocol. `aggregator` runs in the classic one."""
+def restarts(day: FilledDay, aggregator: BenchAggregator) -> list[dict[str, Any]]:
+    """Measure each kind of end in each protocol. `aggregator` runs in the first protocol."""
     rows: list[dict[str, Any]] = []
     for protocol in day.options.protocols.split(","):
         if rows:
@@ -269,15 +269,15 @@ def restarts(day: Day, aggregator: Aggregator) -> list[dict[str, Any]]:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     first = options.protocols.split(",")[0]
-    with Service("restore", **_settings(first)) as service:
-        day = Day(service, options)
+    with BenchService("restore", **_settings(first)) as service:
+        day = FilledDay(service, options)
         day.fill()
         aggregator, seconds = catch_up(day)
         say(f"caught up: {options.n / seconds:,.0f} events/s")
         snapshots = under_load(day, aggregator)
         say(f"snapshots: {snapshots}")
         events = options.n + int(options.live_rate * options.live_seconds)
-        state = held(day, aggregator, events)
+        state = state_size(day, aggregator, events)
         rows = restarts(day, aggregator)
         slowest = max(row["seconds"]["from_assignment"] for row in rows)
         return {
@@ -297,12 +297,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """See the module's text."""
+    """Run the benchmark that the module's docstring describes."""
     parser = argparse.ArgumentParser(prog="bench.restore", description=(__doc__ or "").strip())
     parser.add_argument("-n", type=int, default=5_000_000, help="swaps of the day")
     parser.add_argument("--tokens", type=int, default=20_000)
-    parser.add_argument("--live-rate", type=int, default=1_000, help="events/s after it")
-    parser.add_argument("--live-seconds", type=int, default=90, help="one minute ends in it")
+    parser.add_argument("--live-rate", type=int, default=1_000, help="events/s after the day")
+    parser.add_argument(
+        "--live-seconds", type=int, default=90, help="long enough for a minute to end in it"
+    )
     parser.add_argument("--protocols", default=",".join(PROTOCOLS))
     parser.add_argument("--seed", type=int, default=7)
     command.main(parser, run)

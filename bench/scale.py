@@ -1,16 +1,16 @@
-"""How the rate holds with more tokens, and what a second process in the group brings.
+"""The ingest rate with more tokens, and with a second process in the group.
 
     python -m bench.scale [-n 1000000] [--tokens 2000,20000,200000] [--processes 1,2]
 
 Two kinds of runs, each with fresh engines and its results checked:
 
-- replay: the topic is full before the aggregator starts, as in bench.ingest; patches are muted.
-- live: the aggregators share the partitions and are live before the first swap is there. The topic
-  is filled inside one open Kafka transaction, so that nothing of it can be read until it is
-  committed; then all of it can. Patches are published throughout.
+- replay: the topic is full before the aggregator starts, as in bench.ingest; no patch is published.
+- live: the aggregators share the partitions and are live before the first swap exists. The topic is
+  filled inside one open Kafka transaction, whose records become readable together when it commits.
+  Patches are published throughout.
 
-The rate is from the first applied swap of any process to the last of any, the CPU time of all
-processes is between these two instants. The last line is one JSON object.
+The rate counts from the first applied swap of any process to the last of any process; CPU time is
+measured between these two instants. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from aggregator.runtime.config import Config
 from bench import command
 from bench.cpu import CpuMeter
 from bench.ingest import SPAN_MS, check
-from bench.service import PARTITIONS, Aggregator, Service, say
+from bench.service import PARTITIONS, BenchAggregator, BenchService, say
 from bench.shown import shown
 from bench.workload import Workload, fill, stream
 
@@ -38,10 +38,10 @@ _POLL_S = 0.1
 
 
 @contextmanager
-def filled_behind_a_gate(
+def filled_uncommitted(
     config: Config, events: int, tokens: int, seed: int
 ) -> Iterator[tuple[Producer, Workload]]:
-    """The topic is full, and nobody can read it until the producer's transaction is committed."""
+    """Fill the topic in a transaction that the caller commits; until then nobody can read it."""
     producer = Producer(
         {
             "bootstrap.servers": config.kafka_bootstrap,
@@ -74,8 +74,8 @@ def _produce(producer: Producer, topic: str, record: Record) -> None:
             return
 
 
-def replay(service: Service, options: argparse.Namespace, tokens: int) -> dict[str, Any]:
-    """One process reads what is there already."""
+def replay(service: BenchService, options: argparse.Namespace, tokens: int) -> dict[str, Any]:
+    """Measure one process that reads a full topic."""
     work = fill(service.config, options.n, tokens, options.seed, SPAN_MS)
     process = service.aggregator()
     with CpuMeter(_pids(service, [process])) as meter:
@@ -84,35 +84,39 @@ def replay(service: Service, options: argparse.Namespace, tokens: int) -> dict[s
 
 
 def live(
-    service: Service, options: argparse.Namespace, tokens: int, processes: int
+    service: BenchService, options: argparse.Namespace, tokens: int, processes: int
 ) -> dict[str, Any]:
-    """Processes that share the partitions, and a topic that fills in an instant."""
-    gate = filled_behind_a_gate(service.config, options.n, tokens, options.seed)
-    with gate as (producer, work):
+    """Measure processes that share the partitions of a topic that fills in an instant."""
+    topic = filled_uncommitted(service.config, options.n, tokens, options.seed)
+    with topic as (producer, work):
         aggregators = [service.aggregator(f"aggregator-{n}") for n in range(processes)]
         for process in aggregators:
             process.wait_live(PARTITIONS // processes)
         with CpuMeter(_pids(service, aggregators)) as meter:
             producer.commit_transaction()
-            # To be asked costs the process something, so it is asked seldom.
+            # A scrape costs the process CPU time, so scrape rarely.
             aggregators[0].wait_for("end", lambda: _applied(aggregators) >= work.events, 0.5)
     return row(service, work, aggregators, meter, "live")
 
 
-def _applied(aggregators: list[Aggregator]) -> float:
-    # Every event that was taken in is applied, or its lag would show in the check that follows.
+def _applied(aggregators: list[BenchAggregator]) -> float:
+    # Counts ingested events: one that was not applied would fail the check that follows.
     return sum(process.metric("swaps_ingest_events_total") for process in aggregators)
 
 
-def _pids(service: Service, aggregators: list[Aggregator]) -> dict[str, int]:
+def _pids(service: BenchService, aggregators: list[BenchAggregator]) -> dict[str, int]:
     engines = {engine.name: engine.pid for engine in service.stack.engines}
     return {process.name: process.pid for process in aggregators} | engines
 
 
 def row(
-    service: Service, work: Workload, processes: list[Aggregator], meter: CpuMeter, mode: str
+    service: BenchService,
+    work: Workload,
+    processes: list[BenchAggregator],
+    meter: CpuMeter,
+    mode: str,
 ) -> dict[str, Any]:
-    """The figures of one run; raises WrongResult where a swap is missing or counted twice."""
+    """Return the figures of one run. Raises WrongResult if a swap is missing or counted twice."""
     trades = settled_trades(service, work)
     stopped = [process.end("stopped") for process in processes]
     check(work, stopped, trades)
@@ -134,8 +138,8 @@ def row(
     return result
 
 
-def settled_trades(service: Service, work: Workload) -> int:
-    """The trades that the windows show; asked again while a last flush may be on its way."""
+def settled_trades(service: BenchService, work: Workload) -> int:
+    """Return the trades that the windows show; ask again while a last flush may be in flight."""
     fresh = work.events - work.duplicates
     trades = -1
     for _ in range(20):
@@ -146,7 +150,7 @@ def settled_trades(service: Service, work: Workload) -> int:
 
 
 def fall_pct(rows: list[dict[str, Any]], mode: str) -> float | None:
-    """The fall of the rate from the fewest to the most tokens, of one process."""
+    """Return the drop of one process's rate, in %, from the fewest to the most tokens."""
     of_mode = [row for row in rows if row["mode"] == mode and row["processes"] == 1]
     by_tokens = sorted(of_mode, key=lambda row: int(row["tokens"]))
     if len(by_tokens) < 2:
@@ -160,14 +164,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     rows = []
     if "replay" in options.modes:
         for tokens in many_tokens:
-            with Service("scale") as service:
+            with BenchService("scale") as service:
                 rows.append(replay(service, options, tokens))
     if "live" in options.modes:
         several = [int(processes) for processes in options.processes.split(",")]
         runs = [(tokens, 1) for tokens in many_tokens]
         runs += [(many_tokens[0], processes) for processes in several if processes != 1]
         for tokens, processes in runs:
-            with Service("scale") as service:
+            with BenchService("scale") as service:
                 rows.append(live(service, options, tokens, processes))
     return {
         "events": options.n,
@@ -178,11 +182,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """See the module's text."""
+    """Run the benchmark that the module's docstring describes."""
     parser = argparse.ArgumentParser(prog="bench.scale", description=(__doc__ or "").strip())
-    parser.add_argument("-n", type=int, default=1_000_000, help="messages in the topic, each run")
+    parser.add_argument("-n", type=int, default=1_000_000, help="messages in the topic of each run")
     parser.add_argument("--tokens", default="2000,20000,200000")
-    parser.add_argument("--processes", default="1,2", help="live, with the fewest tokens")
+    parser.add_argument("--processes", default="1,2", help="live runs with the fewest tokens")
     parser.add_argument("--modes", default="replay,live")
     parser.add_argument("--seed", type=int, default=7)
     command.main(parser, run)

@@ -1,7 +1,7 @@
-"""The service under measurement: engines of its own, aggregators as processes, logs and metrics.
+"""The service under measurement: separate engines, aggregator processes, their logs and metrics.
 
-Everything that a benchmark starts is a child of one `Service` and ends with it. Knows nothing of
-what is measured.
+Everything that a benchmark starts is a child of one `BenchService` and ends with it. This module
+must not know what is measured.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ _ENGINES: Final[tuple[type[Engine], ...]] = (Nats, Redis, Kafka)
 
 
 class WrongResult(Exception):
-    """The numbers are not those of the events that were sent, or nothing came at all."""
+    """The numbers differ from what was sent, or nothing arrived."""
 
 
 def say(text: str) -> None:
-    """A line for the person who watches; the result alone goes to stdout."""
+    """Print a progress line to stderr; only the result goes to stdout."""
     print(text, file=sys.stderr, flush=True)
 
 
 class Logged(Process):
-    """A process whose log is lines of JSON."""
+    """A process that logs JSON lines."""
 
     def lines(self, event: str | None = None) -> list[dict[str, Any]]:
-        """What it has logged as JSON until now, only `event` where that is named."""
+        """Return the JSON lines that it has logged so far, only those of `event` if it is given."""
         return [line for line in self._lines() if event in {None, line.get("event")}]
 
     def _lines(self) -> Iterator[dict[str, Any]]:
-        # The last piece may be a line that is still being written.
+        # The process may still be writing the last line.
         for line in self.log.read_text(errors="replace").split("\n")[:-1]:
             if line.startswith("{"):
                 yield json.loads(line)
 
     def wait_for(self, what: str, found: Callable[[], bool], every_s: float = 0.1) -> None:
-        """Wait until `found`; raises EngineDied where the process ends before."""
+        """Wait until `found` returns true. Raises EngineDied if the process ends first."""
         deadline = time.monotonic() + WITHIN_S
         while not found():
             self.check()
@@ -68,20 +68,20 @@ class Logged(Process):
             time.sleep(every_s)
 
     def end(self, event: str) -> dict[str, Any]:
-        """Ask it to stop, as an operator would; its line `event`, which it cannot end without."""
+        """Send SIGTERM and return the log line `event`, which every orderly end writes."""
         self.stop(_STOP_WITHIN_S)
         if not (lines := self.lines(event)):
             raise WrongResult(f"{self.name} did not end as it should:\n{self.tail()}")
         return lines[-1]
 
     def resident_bytes(self) -> int:
-        """Physical memory that it holds (Linux)."""
+        """Return its resident memory (Linux)."""
         pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-class Aggregator(Logged):
-    """`manage.py run_aggregator` and what it tells of itself. `started_at` is in epoch seconds."""
+class BenchAggregator(Logged):
+    """`manage.py run_aggregator`, its log and its metrics. `started_at` is in epoch seconds."""
 
     def __init__(self, name: str, log: Path, guard: Guard) -> None:
         super().__init__(name, log, guard)
@@ -98,7 +98,7 @@ class Aggregator(Logged):
         )
 
     def live(self) -> set[int]:
-        """The partitions that have gone live here and were not released again."""
+        """Return the partitions that became live in this process and were not released."""
         live: set[int] = set()
         for line in self.lines():
             if line["event"] == "partition_live":
@@ -108,11 +108,11 @@ class Aggregator(Logged):
         return live
 
     def wait_live(self, partitions: int = PARTITIONS) -> None:
-        """Wait until it owns that many partitions and each has replayed what the log held."""
+        """Wait until it owns that many partitions and each has replayed the log to its end."""
         self.wait_for("live partitions", lambda: len(self.live()) == partitions)
 
     def metric(self, name: str) -> float:
-        """The sum of a metric over its labels, as Prometheus would read it."""
+        """Return the sum of a metric over its labels, as Prometheus reads it."""
         url = f"http://127.0.0.1:{self.metrics_port}/metrics"
         with urllib.request.urlopen(url, timeout=10) as answer:
             text = answer.read().decode()
@@ -124,8 +124,8 @@ class Aggregator(Logged):
         )
 
 
-class Service:
-    """Engines, a topic and aggregators of one measurement; nothing outlives the `with` block."""
+class BenchService:
+    """Engines, a topic and aggregators of one measurement; all end with the `with` block."""
 
     def __init__(
         self, name: str, *, engines: tuple[type[Engine], ...] = _ENGINES, **settings: str
@@ -160,23 +160,23 @@ class Service:
 
     @property
     def directory(self) -> Path:
-        """Where the processes may leave files; gone with the service."""
+        """The directory for the processes' files; deleted with the service."""
         return self.stack.directory
 
-    def aggregator(self, name: str = "aggregator", **settings: str) -> Aggregator:
-        """Start an aggregator; every name has a log of its own."""
-        process = Aggregator(name, self._log(name), self.stack.guard)
+    def aggregator(self, name: str = "aggregator", **settings: str) -> BenchAggregator:
+        """Start an aggregator; each name has a separate log."""
+        process = BenchAggregator(name, self._log(name), self.stack.guard)
         process.begin(self.env | settings)
         return process
 
     def archiver(self, name: str = "archiver") -> Logged:
-        """Start an archiver alone."""
+        """Start an archiver without an aggregator."""
         process = Logged(name, self._log(name), self.stack.guard)
         process.launch([sys.executable, "manage.py", "run_archiver"], self.env, cwd=ROOT)
         return process
 
     def helper(self, module: str, *arguments: str | Path) -> Logged:
-        """Start a module of the benchmarks as a process of its own."""
+        """Start a module of the benchmarks as a separate process."""
         process = Logged(module, self._log(module), self.stack.guard)
         process.launch([sys.executable, "-m", module, *arguments], self.env, cwd=ROOT)
         return process
@@ -186,5 +186,5 @@ class Service:
 
 
 def instant(line: dict[str, Any]) -> float:
-    """When a line was logged, epoch seconds."""
+    """Return when a line was logged, in epoch seconds."""
     return datetime.fromisoformat(line["at"]).timestamp()

@@ -1,4 +1,4 @@
-"""What the aggregators show of all tokens, asked for as a web node would (`swaps.resync.*`)."""
+"""The numbers of all tokens, read from the aggregators as a web node does (`swaps.resync.*`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import nats
 from aggregator.contracts.names import resync_subject
 from aggregator.contracts.stats import ResyncChunk, ResyncRequest, usd_micros
 from bench.service import PARTITIONS, WrongResult
-from bench.workload import Totals
+from bench.workload import WorkloadTotals
 
 _WITHIN_S = 60
 _PENDING_BYTES = 2**30
@@ -30,12 +30,12 @@ _decode_chunk = msgspec.json.Decoder(ResyncChunk).decode
 _decode_row = msgspec.json.Decoder(_Row).decode
 
 
-def shown(nats_url: str, window: str = "24h") -> Totals:
-    """Trades and volume of one window, over all tokens of all partitions."""
+def shown(nats_url: str, window: str = "24h") -> WorkloadTotals:
+    """Return trades and volume of one window, over all tokens of all partitions."""
     return asyncio.run(_shown(nats_url, window))
 
 
-async def _shown(nats_url: str, window: str) -> Totals:
+async def _shown(nats_url: str, window: str) -> WorkloadTotals:
     client = await nats.connect(nats_url)
     trades = volume = 0
     try:
@@ -46,7 +46,7 @@ async def _shown(nats_url: str, window: str) -> Totals:
                 volume += usd_micros(stats.volume_usd)
     finally:
         await client.close()
-    return Totals(trades, volume)
+    return WorkloadTotals(trades, volume)
 
 
 async def _rows(client: Any, partition: int) -> list[msgspec.Raw]:

@@ -1,4 +1,4 @@
-"""What the benchmarks put in the topic, and the sums that the windows must then show."""
+"""The swaps that the benchmarks produce, and the sums that the windows must then show."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ REPEATED = 0.01
 _USD = b'"amount_usd":"'
 
 
-class Totals(NamedTuple):
-    """Sums over all tokens."""
+class WorkloadTotals(NamedTuple):
+    """Trades and volume over all tokens."""
 
     trades: int = 0
     volume_micros: int = 0
@@ -35,61 +35,66 @@ class Totals(NamedTuple):
 
 @dataclass(frozen=True)
 class Workload:
-    """What was put in the topic."""
+    """The number of messages, duplicates and tokens in the topic."""
 
     events: int
     duplicates: int
     tokens: int
 
 
-class Tally:
-    """Trades and volume by minute of the event, added up from what was sent."""
+class WorkloadTally:
+    """Sums trades and volume of the sent swaps by minute of the event."""
 
     def __init__(self) -> None:
         self._trades: Counter[int] = Counter()
         self._volume: Counter[int] = Counter()
 
     def add(self, timestamp: int, micros: int) -> None:
-        """One swap that is not a repeat."""
+        """Add one swap that is not a repeat."""
         minute = timestamp // MINUTE_MS
         self._trades[minute] += 1
         self._volume[minute] += micros
 
     def noting(self, records: Iterable[Record]) -> Iterator[Record]:
-        """The same records, noted on their way."""
+        """Yield the records and add each that is not a repeat."""
         for record in records:
             if not record.repeat:
                 assert record.timestamp is not None
                 self.add(record.timestamp, usd_micros(record.value))
             yield record
 
-    def window(self, now_minute: int, minutes: int) -> Totals:
-        """What a window of that length shows while `now_minute` is running."""
+    def window(self, now_minute: int, minutes: int) -> WorkloadTotals:
+        """Return what a window of that length shows while `now_minute` is running."""
         inside = range(now_minute - minutes + 1, now_minute + 1)
-        return Totals(
+        return WorkloadTotals(
             sum(self._trades[minute] for minute in inside),
             sum(self._volume[minute] for minute in inside),
         )
 
 
 def usd_micros(value: bytes) -> int:
-    """The `amount_usd` of a synthetic event: it is always written with six decimals."""
+    """Return the `amount_usd` of a synthetic event, which always has six decimals."""
     begins = value.index(_USD) + len(_USD)
     return int(value[begins : value.index(b'"', begins)].replace(b".", b""))
 
 
 def stream(events: int, tokens: int, seed: int, span_ms: int) -> Iterator[Record]:
-    """Exactly `events` messages over the `span_ms` before now, 1% of them repeats."""
+    """Return exactly `events` messages over the `span_ms` before now, 1 % of them repeats."""
     times = spread(events, wall_ms(), span_ms, JITTER_MS, seed)
-    # What is repeated pushes the last new events out, so the count is exact.
+    # The repeats displace the last new events, so the count is exact.
     records = with_repeats(swaps(Shape(tokens=tokens, seed=seed), times), REPEATED, seed)
     return islice(records, events)
 
 
 def fill(
-    config: Config, events: int, tokens: int, seed: int, span_ms: int, tally: Tally | None = None
+    config: Config,
+    events: int,
+    tokens: int,
+    seed: int,
+    span_ms: int,
+    tally: WorkloadTally | None = None,
 ) -> Workload:
-    """Put the stream in the topic, which is made first."""
+    """Create the topic and fill it with the stream."""
     ensure_topics(config)
     publisher = SwapProducer(config)
     progress = FeedProgress(

@@ -1,4 +1,4 @@
-"""The version of the service that operators see. A test compares it with pyproject.toml."""
+"""The version of the service as operators see it; a test compares it with pyproject.toml."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The live dashboard: one page at `/`, its templates and its static files."""
+"""The live dashboard: the page at `/`, its templates and its static files."""

@@ -1,4 +1,4 @@
-"""The dashboard as a Django app, so that its templates and static files are found."""
+"""The dashboard as a Django app, so that Django finds its templates and static files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from django.apps import AppConfig
 
 
 class PageConfig(AppConfig):
-    """Has no models and does nothing at start."""
+    """The app's name and label; it has no models."""
 
     name = "api.page"
     label = "page"

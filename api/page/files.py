@@ -1,9 +1,9 @@
-"""Static files from memory: few, small, and of this repository's own packages.
+"""Serves static files from memory; they are few, small, and part of this repository.
 
-Every address holds the release's digest (`/static/<digest>/page/main.js`), so a browser keeps a
-file for a year and never mixes modules of two versions: modules import each other by relative
-addresses, which keep the digest. An address without the digest of this release answers the file as
-it is here, and a browser asks each time whether its copy is still the newest.
+Every address contains the release's digest (`/static/<digest>/page/main.js`), so a browser may
+cache a file for a year and never mixes modules of two versions: modules import each other by
+relative addresses, which keep the digest. An address without this release's digest serves the
+current file, which the browser must revalidate each time.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from api.http.compression import WORTH_BYTES, takes_gzip
 
 _DIGEST_BYTES: Final = 6
 ASK_EACH_TIME: Final = "no-cache"
-_FOREVER: Final = "public, max-age=31536000, immutable"
+_IMMUTABLE: Final = "public, max-age=31536000, immutable"
 _TYPES: Final = {".js": "text/javascript", ".mjs": "text/javascript"}
 
 
 @dataclass(slots=True)
 class File:
-    """One file, or a page; its gzip is made when somebody asks for it and kept."""
+    """One file or rendered page; its gzip is made on the first request and kept."""
 
     content: bytes
     content_type: str
@@ -42,18 +42,18 @@ class File:
 
     @classmethod
     def of(cls, content: bytes, content_type: str) -> File:
-        """A file of these bytes."""
+        """Create a file from its bytes."""
         tag = hashlib.blake2b(content, digest_size=12).hexdigest()
         return cls(content, content_type, f'"{tag}"')
 
     async def packed(self) -> bytes:
-        """The file in gzip."""
+        """Return the file's gzip."""
         if self._packed is None:
             self._packed = await asyncio.to_thread(gzip.compress, self.content, 9, mtime=0)
         return self._packed
 
     async def answer(self, request: HttpRequest, caching: str) -> HttpResponse:
-        """The file under that Cache-Control, or 304 where the client has it."""
+        """Respond with the file and that Cache-Control, or with 304 if the client has it."""
         headers = {"Cache-Control": caching, "ETag": self.etag}
         content = self.content
         if len(content) >= WORTH_BYTES:
@@ -69,14 +69,14 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Every static file by its name, and the digest of all of them."""
+    """All static files by name, and the digest over all of them."""
 
     digest: str
     files: dict[str, File]
 
 
 def release() -> Release:
-    """The files of this process; with DEBUG on they are read again at each call."""
+    """Return the files of this process; with DEBUG they are read again at each call."""
     return _read() if settings.DEBUG else _kept()
 
 
@@ -110,22 +110,22 @@ def _type_of(name: str) -> str:
 
 
 class ReleaseStorage(StaticFilesStorage):
-    """What `{% static %}` asks: addresses that hold the release's digest."""
+    """The storage of `{% static %}`: addresses contain the release's digest."""
 
     def url(self, name: str | None) -> str:
-        """The address of a file."""
+        """Return the address of a file."""
         return super().url(f"{release().digest}/{name}")
 
 
 @require_safe
 async def static_file(request: HttpRequest, path: str) -> HttpResponse:
-    """One file; 404 where there is none of that name."""
+    """Serve one file, or 404."""
     here = release()
     digest, _, rest = path.partition("/")
-    file, forever = here.files.get(path), False
+    file, immutable = here.files.get(path), False
     if file is None:
-        # a digest of another release is answered too: a page of an older node may still ask for it
-        file, forever = here.files.get(rest), digest == here.digest
+        # Accept the digest of another release: a page of an older node may still request the file.
+        file, immutable = here.files.get(rest), digest == here.digest
     if file is None:
         return HttpResponse(status=404)
-    return await file.answer(request, _FOREVER if forever else ASK_EACH_TIME)
+    return await file.answer(request, _IMMUTABLE if immutable else ASK_EACH_TIME)

@@ -1,8 +1,8 @@
-"""The dashboard's page and, in a demo, the token that it logs itself in with.
+"""The dashboard's page and, in a demo, the token with which it logs in.
 
-The page holds no numbers: its modules (`static/page`) ask for them as any client does, through the
-WebSocket and REST, with a token. Only where DEMO_TOKEN_FILE is set does this node hand one out: it
-reads what the demo's issuer wrote there and never sees a key.
+The page contains no numbers: its modules (`static/page`) request them as any client does, over the
+WebSocket and REST, with a token. This node hands out a token only if DEMO_TOKEN_FILE is set: it
+reads the file that the demo's issuer writes, and never has the issuer's key.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from api.services import services
 
 @require_safe
 async def page(request: HttpRequest, token_id: str = "") -> HttpResponse:
-    """The page, the same for the list and for each token: its modules read the address.
+    """Serve the page, which is the same for the list and each token: its modules read the address.
 
-    Another spelling of a token's id is sent on to the canonical one, under which the numbers come.
+    Redirects another spelling of a token id to the canonical one, which the updates carry.
     """
     canonical = _canonical(token_id)
     if canonical != token_id:
@@ -45,9 +45,10 @@ async def page(request: HttpRequest, token_id: str = "") -> HttpResponse:
 
 @lru_cache(maxsize=4)
 def _rendered(demo: bool, windows: tuple[str, ...]) -> File:
-    """The page is rendered once: a template takes some milliseconds.
+    """Render the page once, because a template takes some milliseconds.
 
-    So nothing of a request may be in it, a nonce neither: its scripts and styles are files.
+    The page must therefore contain nothing of a request, not even a nonce; its scripts and styles
+    are files.
     """
     context = {"demo": demo, "windows": windows, "intervals": list(INTERVALS_MS)}
     html = render_to_string("page/page.html", context)
@@ -58,13 +59,13 @@ def _canonical(token_id: str) -> str:
     try:
         return canonical_token_id(token_id)
     except TokenIdInvalid:
-        return token_id  # the page shows what REST says of it
+        return token_id  # the page shows the error that REST returns
 
 
 async def demo_token(request: HttpRequest) -> HttpResponse:
-    """The demo's token, as `{"token": …}`; 404 where this is no demo.
+    """Return the demo's token as `{"token": …}`; 404 if this is not a demo.
 
-    Charged to the address like every request without a token.
+    Counts against the rate limit of the address, like every request without a token.
     """
     try:
         await anybody(request)

@@ -51,7 +51,7 @@ export interface TokenStats {
   windows: Record<string, WindowStats>;
 }
 
-/** `removed` takes back an earlier trade of the same tx_hash and log_index. */
+/** `removed` retracts an earlier trade of the same tx_hash and log_index. */
 export interface Trade {
   n: number;
   timestamp: number;
@@ -96,7 +96,7 @@ export interface Overview {
   };
   tokens: TokenStats[];
   stale: boolean;
-  /** Where the next page of GET /api/overview begins; null on the last one. */
+  /** The cursor of the next page of GET /api/overview; null on the last page. */
   next_cursor: string | null;
 }
 
@@ -125,14 +125,14 @@ interface Update<D> {
 }
 
 export type StatsUpdate = Update<TokenStats | null> & { token: string };
-/** In order of `n`, each once, contiguous with those before unless a gap came between. */
+/** In order of `n`, each once, without holes unless a gap precedes them. */
 export type TradesUpdate = Update<{ trades: Trade[] }> & { token: string };
-/** Whole candles: replace yours by open_time. */
+/** Complete candles: each replaces the one with the same open_time. */
 export type CandlesUpdate = Update<{ candles: Candle[] }> & { token: string; interval: Interval };
 export type OverviewUpdate = Update<Overview> & { params: Record<string, unknown> };
 export type StatusUpdate = Update<Status>;
 
-/** Trades from_n … to_n did not come; `restarted`: `n` counts anew, a snapshot follows. */
+/** Trades from_n … to_n were not received; `restarted`: `n` starts again, a snapshot follows. */
 export interface Gap {
   kind: "gap";
   token: string;
@@ -142,16 +142,16 @@ export interface Gap {
   cause: "service" | "connection" | "slow_reader";
 }
 
-/** A handler that returns a promise is waited for; what comes meanwhile is kept bounded. */
+/** The client waits for a handler that returns a promise; the queue stays bounded meanwhile. */
 interface Handlers<U> {
-  /** Without it snapshots go to onUpdate. */
+  /** Without this handler, snapshots go to onUpdate. */
   onSnapshot?(update: U): unknown;
   onUpdate?(update: U): unknown;
   onError?(error: AuthRefused | RequestRefused | Error): unknown;
 }
 
 interface Absolute {
-  /** The least time between two updates, 100 to 10,000. */
+  /** The minimum time between two updates, 100 to 10,000. */
   intervalMs?: number;
 }
 
@@ -175,12 +175,12 @@ export type Request =
   | ({ channel: "status" } & Absolute & Handlers<StatusUpdate>);
 
 export interface Options {
-  /** The socket's address (wss://host/ws), the service's (https://host), or a path of the page's. */
+  /** The socket's address (wss://host/ws), the service's (https://host), or a path on its host. */
   url: string;
-  /** A JWT, or a function that gives a fresh one: for each connection, and before it expires. */
+  /** A JWT, or a function that returns a fresh one: for each connection and before it expires. */
   token: Token;
   backoff?: { firstMs?: number; longestMs?: number; limitedMs?: number };
-  /** Without a frame for this long the connection counts as dead. */
+  /** After this much time without a frame the connection counts as dead. */
   silenceMs?: number;
   WebSocket?: typeof WebSocket;
 }
@@ -190,14 +190,14 @@ export class AuthRefused extends Error {
   readonly reason: string;
 }
 
-/** Why the service refused a connection; another attempt follows in `retry_in_ms`. */
+/** Why the service refused a connection; the client retries in `retry_in_ms`. */
 export interface Refusal {
-  /** The service's own, such as "too_many_connections", "rate_limited", "origin_not_allowed". */
+  /** The service's code, such as "too_many_connections", "rate_limited", "origin_not_allowed". */
   readonly code: string;
   readonly reason: string;
   readonly close_code: number;
   readonly retry_in_ms: number;
-  /** How many attempts came to nothing, one behind another. */
+  /** How many attempts failed in a row. */
   readonly attempts: number;
 }
 
@@ -221,11 +221,11 @@ export class Subscription {
 
 export interface SwapsClientEventMap {
   change: CustomEvent<{ state: State; stale: boolean }>;
-  /** The service refused the connection; the client tries again. */
+  /** The service refused the connection; the client will retry. */
   refused: CustomEvent<Refusal>;
-  /** What ended the client. */
+  /** The error that ended the client. */
   error: CustomEvent<AuthRefused | Error>;
-  /** The operator's text. */
+  /** A text from an operator. */
   notice: CustomEvent<string>;
 }
 
@@ -233,7 +233,7 @@ export class SwapsClient extends EventTarget {
   constructor(options: Options);
   readonly state: State;
   readonly stale: boolean;
-  /** What ended the client, or why its last connection was refused. */
+  /** The error that ended the client, or the refusal of its last connection. */
   readonly error?: Error;
   subscribe(request: Request): Subscription;
   close(): void;

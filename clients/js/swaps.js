@@ -1,8 +1,8 @@
 // A client of the swap aggregator's WebSocket (docs/websocket.md) for browsers and Node 22 or newer.
 //
-// One ES module, no dependencies. `SwapsClient` is the entrance. The rest is pure and exported for
-// its tests: cursors give each change once, an inbox keeps what waits for a slow reader bounded, the
-// session decides what to send and when to come back. Times are ms.
+// One ES module without dependencies. Start with `SwapsClient`. The rest is pure and exported for its
+// tests: cursors deduplicate messages, an inbox bounds the queue of a slow reader, the session decides
+// what to send and when to reconnect. Times are ms.
 
 export const SILENCE_MS = 3_000;
 const RESTARTED_AFTER_MS = 10_000;
@@ -15,7 +15,7 @@ const CANDLES_KEPT = 300;
 const AUTH_CODES = new Set([4001, 4003]);
 const LIMIT_CODES = new Set([4008, 4029, 4403]);
 
-/** The service takes this token no more (4001, 4003): make a client with another one. */
+/** The service no longer accepts this token (4001, 4003): create a client with another one. */
 export class AuthRefused extends Error {
   constructor(closeCode, reason) {
     super(`${reason} (${closeCode}): give a token that is valid`);
@@ -26,8 +26,8 @@ export class AuthRefused extends Error {
 }
 
 /**
- * The service closed the connection, or did not let it begin; another attempt follows. `code` is the
- * service's own, such as "too_many_connections" or "origin_not_allowed".
+ * The service closed or refused the connection; the client will retry. `code` is the service's, such
+ * as "too_many_connections" or "origin_not_allowed".
  */
 export class ConnectionRefused extends Error {
   constructor({ code, reason, close_code, retry_in_ms, attempts }) {
@@ -37,7 +37,7 @@ export class ConnectionRefused extends Error {
   }
 }
 
-/** A subscription, or one token of it, cannot be had as it was asked for. */
+/** The service refused a subscription, or one token of it. */
 export class RequestRefused extends Error {
   constructor(code, message, token = null) {
     super(`${code}: ${message}`);
@@ -47,14 +47,14 @@ export class RequestRefused extends Error {
   }
 }
 
-// Exponential backoff with full jitter (M. Brooker, AWS, 2015); longer after a limit was hit.
+// Exponential backoff with full jitter (M. Brooker, AWS, 2015); longer after a limit.
 export function waitMs(backoff, attempt, draw, limited = false) {
   const bound = Math.min(backoff.longestMs, backoff.firstMs * 2 ** Math.min(attempt, 30));
   return draw * bound + (limited ? backoff.limitedMs : 0);
 }
 
-// A token bucket below the service's 20 messages a second, 40 at once.
-export class Pace {
+// A token bucket below the service's limit of 20 messages a second with bursts of 40.
+export class TokenBucket {
   constructor(nowMs, rate = 15, burst = 20) {
     this.rate = rate;
     this.burst = burst;
@@ -70,25 +70,25 @@ export class Pace {
   }
 }
 
-// Cursors: what a reader has of one topic.
+// Cursors: the newest state of one topic that a reader has received.
 
 const compare = (a, b) => a[0] - b[0] || a[1] - b[1];
 
 class StatsCursor {
   last = null;
-  toldEmpty = false;
+  gaveEmpty = false;
 
   take(message) {
     const snapshot = message.type === "snapshot";
     const { token, data } = message;
     if (data === null) {
-      const fresh = !this.toldEmpty;
-      this.toldEmpty = true;
+      const fresh = !this.gaveEmpty;
+      this.gaveEmpty = true;
       return fresh ? [{ kind: "update", token, snapshot, data }] : [];
     }
     if (!this.isNews(data)) return [];
     this.last = data;
-    this.toldEmpty = false;
+    this.gaveEmpty = false;
     return [{ kind: "update", token, snapshot, data }];
   }
 
@@ -96,16 +96,16 @@ class StatsCursor {
     const last = this.last;
     if (last === null) return true;
     const order = compare([data.epoch, data.seq], [last.epoch, last.seq]);
-    // Staleness, and what operators say of a token, change without a new seq.
-    if (order === 0) return this.toldEmpty || JSON.stringify(data) !== JSON.stringify(last);
-    // An older epoch that is much younger is no straggler: the service lost its state.
+    // Staleness and the operators' fields change without a new seq.
+    if (order === 0) return this.gaveEmpty || JSON.stringify(data) !== JSON.stringify(last);
+    // If numbers of an older epoch are much younger, the service has lost its state.
     return order > 0 || data.as_of >= last.as_of + RESTARTED_AFTER_MS;
   }
 
   resume() {
     const last = this.last;
-    // That a stale row is fresh again must be told, so there is nothing to go on from.
-    if (last === null || last.stale || this.toldEmpty) return null;
+    // After a stale row, request a snapshot to learn that the row is fresh again.
+    if (last === null || last.stale || this.gaveEmpty) return null;
     return { epoch: last.epoch, seq: last.seq };
   }
 }
@@ -114,7 +114,7 @@ const gap = (token, from_n, to_n, restarted, cause) => {
   return { kind: "gap", token, from_n, to_n, restarted, cause };
 };
 
-// A token's first trade has a number one above a multiple of 2^20.
+// The number of a token's first trade is one above a multiple of 2^20.
 const beforeTheFirst = (n) => Math.floor((n - 1) / 2 ** 20) * 2 ** 20;
 
 class TradesCursor {
@@ -234,8 +234,8 @@ const CURSORS = {
 const keyOf = (topic) =>
   JSON.stringify([topic.channel, topic.token ?? null, topic.interval ?? null, topic.query ?? null]);
 
-// What waits for one reader. Of absolute values the newest of each topic; of trades the newest
-// `buffer`, and one gap a token for those that had to go.
+// The queue of one reader. It conflates absolute values to the newest of each topic and keeps the
+// newest `buffer` trades; dropped ones become one gap per token.
 export class Inbox {
   constructor(topics, intervalMs = 100, buffer = 10_000) {
     this.topics = new Map(topics.map((topic) => [keyOf(topic), topic]));
@@ -279,7 +279,7 @@ export class Inbox {
     return this.cursors.get(key).resume();
   }
 
-  // The next event, or undefined; what ended the subscription comes last.
+  // Returns the next event or undefined; the error that ended the subscription comes last.
   pop() {
     for (const waiting of [this.refused, this.lost]) {
       if (waiting.size) return shift(waiting);
@@ -354,7 +354,7 @@ function merged(before, event) {
 
 const labelOf = (params) => JSON.stringify(Object.entries(params).sort());
 
-// One client's state over all its connections; `draw` gives chance from [0, 1).
+// One client's state across all its connections; `draw` returns a random number in [0, 1).
 export class Session {
   constructor(backoff, draw, renewable) {
     this.backoff = backoff;
@@ -396,7 +396,7 @@ export class Session {
       this.wanted.delete(key);
       const same = this.labels.get(key) ?? key;
       this.labels.delete(key);
-      // What was asked for in other words may be the same to the service.
+      // A topic that another reader spelled differently may be the same to the service.
       if (!this.readers.has(same) && ![...this.labels.values()].includes(same)) {
         this.unwanted.set(key, topic);
       }
@@ -419,8 +419,8 @@ export class Session {
     this.wanted = new Set(this.readers.keys());
   }
 
-  // ms until the next attempt; throws AuthRefused where there must be none. Where the service
-  // refused the connection, `refusal` says why.
+  // Returns the ms until the next attempt and sets `refusal` if the service refused the connection.
+  // Throws AuthRefused if there must be no further attempt.
   lost(code, nowMs) {
     const wait = this.waitAfter(code, nowMs);
     const refused = AUTH_CODES.has(code) || LIMIT_CODES.has(code);
@@ -454,7 +454,7 @@ export class Session {
     return wait + Math.max(0, this.limitedForMs - this.backoff.limitedMs);
   }
 
-  // What is to be sent now; each is given once.
+  // Returns the requests to send now, each once.
   requests() {
     if (this.state !== "open") return [];
     const groups = new Map();
@@ -499,7 +499,7 @@ export class Session {
     return requests;
   }
 
-  // What every reader of the topic has; null where one has nothing.
+  // Returns what all readers of the topic have; null if one of them has nothing.
   resume(key) {
     const resumes = [...this.readers.get(key)].map((each) => each.resume(key));
     if (resumes.includes(null)) return null;
@@ -517,7 +517,7 @@ export class Session {
     this.renewAt = nowMs + RENEW_AGAIN_MS * (0.5 + this.draw() / 2);
   }
 
-  // The messages of a frame, in order.
+  // Processes the messages of a frame in order.
   received(text, nowMs) {
     for (const message of JSON.parse(text)) this.onMessage(message, nowMs);
   }
@@ -537,7 +537,7 @@ export class Session {
       this.refusal = null;
       this.anotherTokenTried = false;
     } else if (type === "auth_expiring" && this.renewable) {
-      // In the first half of what is left, not all clients at once.
+      // Renew within the first half of the remaining time, spread over it for many clients.
       const wait = (data.expires_in_ms * this.draw()) / 2;
       this.renewAt = nowMs + Math.max(LEAST_RENEWAL_MS, wait);
     }
@@ -557,7 +557,7 @@ export class Session {
   onAck(message) {
     this.renewals.delete(message.req_id);
     const asked = this.asked.get(message.req_id);
-    // A token is answered under its canonical id; `asked` is how it was asked for.
+    // An ack names the canonical id; `asked` is the spelling of the request.
     const { channel, token = null, interval } = message;
     const name = message.asked ?? token;
     const key = asked?.get(name);
@@ -633,19 +633,19 @@ export class Subscription {
     inbox.wake = () => this.pump();
   }
 
-  /** How many events were replaced by newer ones, or lost, because the reader was slower. */
+  /** How many events were replaced by newer ones or dropped because the reader was slower. */
   get conflated() {
     return this.inbox.conflated;
   }
 
-  /** Unsubscribe; no handler is called any more. */
+  /** Unsubscribes; no handler is called afterwards. */
   close() {
     if (this.closed) return;
     this.closed = true;
     this.leave(this.inbox);
   }
 
-  // A handler that returns a promise is waited for: meanwhile the inbox stays bounded.
+  // Waits for a handler that returns a promise; the inbox stays bounded meanwhile.
   async pump() {
     if (this.busy) return;
     this.busy = true;
@@ -654,7 +654,7 @@ export class Subscription {
         const waiting = this.handle(event);
         if (typeof waiting?.then === "function") await waiting;
       } catch (error) {
-        // A fault in a handler must neither end the stream nor go unseen.
+        // An error in a handler must neither end the stream nor be swallowed.
         queueMicrotask(() => {
           throw error;
         });
@@ -674,8 +674,9 @@ export class Subscription {
 /**
  * One connection to the service, kept until `close`. Events: "change" (detail {state, stale}),
  * "refused" (detail {code, reason, close_code, retry_in_ms, attempts}: the service refused the
- * connection, another attempt follows), "error" (detail is what ended the client), "notice" (detail
- * is the operator's text). `error` is what ended the client, or why its last connection was refused.
+ * connection, the client will retry), "error" (detail is the error that ended the client), "notice"
+ * (detail is an operator's text). `error` is the error that ended the client, or the refusal of its
+ * last connection.
  */
 export class SwapsClient extends EventTarget {
   constructor({ url, token, backoff = {}, silenceMs = SILENCE_MS, WebSocket: kind } = {}) {
@@ -688,24 +689,24 @@ export class SwapsClient extends EventTarget {
     const times = { firstMs: 500, longestMs: 30_000, limitedMs: 5_000, ...backoff };
     this.session = new Session(times, Math.random, typeof token === "function");
     this.session.onNotice = (detail) => this.dispatchEvent(new CustomEvent("notice", { detail }));
-    this.told = { state: this.state, stale: this.stale };
+    this.reported = { state: this.state, stale: this.stale };
     this.socket = null;
     this.timers = {};
     this.sending = false;
     this.connect();
   }
 
-  /** "connecting", "open", "waiting" (lost, another attempt follows) or "closed". */
+  /** "connecting", "open", "waiting" (lost, the client will retry) or "closed". */
   get state() {
     return this.session.state;
   }
 
-  /** Whether what came last may be old: not connected, or the node says so. */
+  /** Whether the last received numbers may be old: not connected, or the node reports it. */
   get stale() {
     return this.session.stale;
   }
 
-  /** Handlers are called with {token, snapshot, data, …}; `onGap` with {token, from_n, to_n, …}. */
+  /** Handlers receive {token, snapshot, data, …}; `onGap` receives {token, from_n, to_n, …}. */
   subscribe({ channel, tokens, interval, params, intervalMs, buffer, ...handlers }) {
     const pace = intervalMs ?? (TOKEN_CHANNELS.has(channel) ? 100 : 1_000);
     const inbox = new Inbox(topicsOf({ channel, tokens, interval, params }), pace, buffer);
@@ -722,7 +723,7 @@ export class SwapsClient extends EventTarget {
     return subscription;
   }
 
-  /** End the connection and every subscription. A second call does nothing. */
+  /** Ends the connection and every subscription. A second call does nothing. */
   close() {
     if (this.state === "closed") return;
     this.session.state = "closed";
@@ -731,8 +732,6 @@ export class SwapsClient extends EventTarget {
     this.drop(1000);
     this.note();
   }
-
-  // The connection.
 
   async connect() {
     this.session.connecting();
@@ -746,7 +745,7 @@ export class SwapsClient extends EventTarget {
     if (this.state === "closed") return;
     const socket = new this.kind(this.url, ["bearer", token]);
     this.socket = socket;
-    this.pace = new Pace(performance.now());
+    this.bucket = new TokenBucket(performance.now());
     this.later("silence", this.silenceMs * 3, () => this.onLost(socket, null));
     socket.onmessage = ({ data }) => this.onFrame(socket, data);
     socket.onclose = ({ code }) => this.onLost(socket, code);
@@ -786,7 +785,7 @@ export class SwapsClient extends EventTarget {
     if (detail !== null) this.dispatchEvent(new CustomEvent("refused", { detail }));
   }
 
-  // Let go of the socket at once: a peer that is gone answers no closing handshake.
+  // Drops the socket immediately, because a dead peer does not answer a closing handshake.
   drop(code) {
     const socket = this.socket;
     this.socket = null;
@@ -822,12 +821,12 @@ export class SwapsClient extends EventTarget {
   async send() {
     if (this.sending) return;
     this.sending = true;
-    // Subscriptions that are made together go together.
+    // Batch the subscriptions that are made in the same task.
     await null;
     for (let requests; (requests = this.session.requests()).length; ) {
       const socket = this.socket;
       for (const request of requests) {
-        const wait = this.pace.take(performance.now());
+        const wait = this.bucket.take(performance.now());
         if (wait > 0) await new Promise((done) => setTimeout(done, wait));
         if (socket !== this.socket) break;
         socket.send(JSON.stringify(request));
@@ -843,8 +842,8 @@ export class SwapsClient extends EventTarget {
 
   note() {
     const { state, stale } = this;
-    if (state === this.told.state && stale === this.told.stale) return;
-    this.told = { state, stale };
-    this.dispatchEvent(new CustomEvent("change", { detail: this.told }));
+    if (state === this.reported.state && stale === this.reported.stale) return;
+    this.reported = { state, stale };
+    this.dispatchEvent(new CustomEvent("change", { detail: this.reported }));
   }
 }

@@ -1,7 +1,8 @@
 #!/bin/sh
-# Makes the secrets that docker-compose.yml reads: `infra/compose/secrets.sh [DIRECTORY]`.
-# What is there stays as it is, so it may run again. Put the public key of your own issuer in
-# DIRECTORY/jwt_public_key before the first run; else a demo issuer is made, its private key beside it.
+# Creates the secrets that docker-compose.yml reads: `infra/compose/secrets.sh [DIRECTORY]`.
+# Existing files are kept, so the script may run again. Put the public key of your own issuer in
+# DIRECTORY/jwt_public_key before the first run; otherwise the script creates a demo issuer with its
+# private key in DIRECTORY/issuer.
 set -eu
 
 directory=${1:-secrets}
@@ -9,7 +10,7 @@ umask 077
 mkdir -p "$directory"
 cd "$directory"
 
-# The containers run as users of their own, so the files are readable and the directory is not.
+# Containers run as different users, so the files are readable by all and the directory is not.
 put() {
     [ -e "$1" ] || { cat > "$1.part" && chmod 444 "$1.part" && mv "$1.part" "$1"; }
 }

@@ -1,5 +1,6 @@
 """The embedded stack: real engines from Python wheels, for a laptop, a demo and the tests.
 
-No Docker, no root, no system Java. `Stack` starts them in one directory and names their addresses;
-`python -m infra.embedded` is the same from a shell. Knows nothing of the service that uses it.
+Needs no Docker, no root and no system Java. `Stack` starts the engines in one directory and
+publishes their addresses; `python -m infra.embedded` does the same from a shell. Must not know the
+service that uses it.
 """

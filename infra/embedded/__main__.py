@@ -14,7 +14,7 @@ from infra.embedded.run import Options, default_ports, run
 
 
 def main(arguments: list[str]) -> int:
-    """Do what the command line says; returns the exit status."""
+    """Run the command that the arguments name and return the exit status."""
     given = _parser().parse_args(arguments)
     directory = given.dir.absolute()
     from_outside = {
@@ -44,10 +44,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
         ("run", "start and stay in the foreground until Ctrl-C"),
-        ("up", "start in the background; returns when everything serves"),
+        ("up", "start in the background and return when everything is ready"),
         ("down", "stop what `up` or `run` started"),
-        ("status", "processes and addresses"),
-        ("kill", "kill -9 a process, to see what happens"),
+        ("status", "print processes and addresses"),
+        ("kill", "kill -9 a process to see how the stack recovers"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument(
@@ -64,12 +64,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_start_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--service", action="store_true", help="aggregator and web on top")
     command.add_argument(
-        "--feed", action="store_true", help="real trades too: a day's history, then live ones"
+        "--service", action="store_true", help="also run the aggregator, archiver and web node"
     )
     command.add_argument(
-        "--fresh", action="store_true", help="remove what an earlier run left in the directory"
+        "--feed", action="store_true", help="also feed real trades: a day's history, then live ones"
+    )
+    command.add_argument(
+        "--fresh", action="store_true", help="remove the data of an earlier run first"
     )
     for name, default in default_ports().items():
         variable = f"{name.upper()}_PORT"
@@ -84,7 +86,7 @@ def _add_start_options(command: argparse.ArgumentParser) -> None:
 
 def _port(text: str) -> int:
     if not text.isdigit() or int(text) > 65_535:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port: give 0 to 65535")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: give 0 to 65535")
     return int(text)
 
 

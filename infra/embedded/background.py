@@ -1,7 +1,7 @@
-"""A stack from outside: `up` starts one in the background, `down` ends it, `kill` breaks it.
+"""Control of a stack from another process: `up`, `down`, `status` and `kill`.
 
-The background process is the same program as in the foreground; stack.lock in its directory says
-whether it runs, so nothing here guesses from process lists.
+The background process is the same program as in the foreground. The lock on stack.lock in its
+directory says whether it runs, so nothing here searches process lists.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _KILL_WITHIN_S = 60
 
 
 def up(directory: Path, arguments: Sequence[str]) -> int:
-    """Run `run ARGUMENTS` in the background; returns when it serves (0) or has failed (1).
+    """Run `run ARGUMENTS` in the background; return 0 when it is ready, 1 when it has failed.
 
-    What it prints is shown here and kept in log/stack.log.
+    Its output is printed here and kept in log/stack.log.
     """
     if stack.holder(directory) is not None:
         print(f"A stack runs already on {directory}.")
@@ -34,7 +34,7 @@ def up(directory: Path, arguments: Sequence[str]) -> int:
     log = directory / "log" / stack.STACK_LOG
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
-    log.touch(mode=0o600)  # it holds the line with the demo's token
+    log.touch(mode=0o600)  # the log contains the demo's token
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "infra.embedded", "run", *arguments],
@@ -53,7 +53,8 @@ def up(directory: Path, arguments: Sequence[str]) -> int:
                     return 1
                 if ready and stack.holder(directory) == process.pid:
                     print("\nIt runs in the background now; `make down` stops it.")
-                    process.returncode = 0  # it stays: not a child that was forgotten
+                    # Popen warns about a child that is still running; this one runs on purpose.
+                    process.returncode = 0
                     return 0
                 time.sleep(_POLL_S)
     except BaseException:
@@ -63,23 +64,23 @@ def up(directory: Path, arguments: Sequence[str]) -> int:
 
 
 def down(directory: Path) -> int:
-    """Stop the stack on `directory` and wait for its end."""
+    """Stop the stack on `directory` and wait until it has ended."""
     deadline = time.monotonic() + _DOWN_WITHIN_S
-    told = False
+    signalled = False
     while (pid := stack.holder(directory)) is not None:
-        if pid and not told:
+        if pid and not signalled:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
-            told = True
+            signalled = True
         if time.monotonic() > deadline:
             raise EmbeddedError(f"the stack (process {pid}) did not end in {_DOWN_WITHIN_S} s")
         time.sleep(_POLL_S)
-    print("stopped" if told else f"no stack runs on {directory}")
+    print("stopped" if signalled else f"no stack runs on {directory}")
     return 0
 
 
 def status(directory: Path) -> int:
-    """Print processes and addresses; returns 0 where a stack serves, 3 where none does."""
+    """Print processes and addresses; return 0 if a stack is ready, 3 otherwise."""
     if stack.holder(directory) is None:
         print(f"no stack runs on {directory}")
         return 3
@@ -96,22 +97,23 @@ def status(directory: Path) -> int:
 
 
 def kill(directory: Path, name: str) -> int:
-    """kill -9 a process of the stack and, where the stack starts it again, wait for that.
+    """kill -9 a process of the stack and wait until the stack has started it again.
 
-    Returns when the new process runs; how it goes on is what the stack prints.
+    Returns when the new process runs; the stack itself prints when that process works. Killing an
+    engine ends the stack. Raises EmbeddedError where no stack or no such process runs.
     """
     owner = stack.holder(directory)
     if not owner or not (directory / stack.ENV_FILE).exists():
         raise EmbeddedError(f"no stack serves on {directory}: `make demo` or `make up` starts one")
     pids = _pids(directory)
     if name not in pids:
-        raise EmbeddedError(f"{name!r} is no process of this stack: {', '.join(pids)}")
+        raise EmbeddedError(f"{name!r} is not a process of this stack: {', '.join(pids)}")
     os.kill(pids[name], signal.SIGKILL)
     print(f"killed {name} (process {pids[name]})", flush=True)
     deadline = time.monotonic() + _KILL_WITHIN_S
     while time.monotonic() < deadline:
         if stack.holder(directory) != owner:
-            print("the stack has ended: it starts its service again, but not an engine")
+            print("the stack has ended: it restarts processes of the service, but no engine")
             return 0
         with contextlib.suppress(FileNotFoundError):
             if (pid := _pids(directory).get(name)) not in {None, pids[name]}:

@@ -1,8 +1,8 @@
-"""The service on top of a running stack: aggregator, archiver, web, and a feed of real trades.
+"""The service on top of a running stack: aggregator, archiver, web node, and a feed of real trades.
 
-Runs the repository's own commands as child processes in the stack's group and talks to them as any
-client would. A process that ends after the start is started again. Imports nothing of the service:
-what it knows is its command lines, its addresses and the events of its log.
+Runs the repository's commands as child processes in the stack's group and talks to them as any
+client does. A process that ends after the start is started again. Must not import the service: this
+module knows only its command lines, its addresses and its log events.
 """
 
 from __future__ import annotations
@@ -36,17 +36,18 @@ ADMIN_NAME: Final = "demo"
 _DAY: Final = "data/ethereum_dex_day.ndjson.gz"
 _TOKENS: Final = "data/ethereum_tokens.csv"
 _DAY_MS: Final = 86_400_000
-# The time of the recorded day that a fresh demo lays over the present: the hour that follows is its
-# busiest, with a trade every two seconds, and begins as the ten minutes before it end.
+# The time of the recorded day that a fresh demo maps to the present. The hour after it is the day's
+# busiest, with a trade every two seconds, and continues the ten minutes before it without a jump.
 _NOW_IN_THE_DAY_MS: Final = (14 * 60 + 55) * 60_000
-# What a killed feed may have had in its queue: longer than its message timeout.
+# A restarted feed repeats this much, because a killed feed may have lost its producer queue. It is
+# longer than the producer's message timeout.
 _SENT_AGAIN_MS: Final = 150_000
-# The dashboard's token: short-lived, and renewed long before it runs out.
+# The dashboard's token lives briefly and is renewed long before it expires.
 _PAGE_TTL: Final = "15m"
 _PAGE_RENEWED_S: Final = 300
-# All who open a demo's dashboard are one subject.
+# All visitors of a demo's dashboard share one subject.
 _PAGE_CONNECTIONS: Final = "200"
-# All that a person who tries the demo may want to ask; a real deployment's tokens name fewer.
+# Every scope that a visitor of the demo may need; tokens of a real deployment have fewer.
 _SCOPE: Final = "stats:read history:read ws:connect ops:read"
 _STOP_WITHIN_S: Final = 6
 _FEED_WITHIN_S: Final = 120
@@ -56,10 +57,10 @@ _POLL_S: Final = 0.1
 
 
 class Service:
-    """An aggregator, an archiver and a web node, and the feed where asked for.
+    """The processes of an aggregator, an archiver, a web node and optionally a feed.
 
     `issue_keys`, `issue_page_token`, `compile_engine` and `prepare_site` need no engine and may run
-    while those start; then `start`.
+    while the engines start. Call `start` after them.
     """
 
     def __init__(self, stack: Stack, web_port: int, metrics_port: int) -> None:
@@ -79,21 +80,21 @@ class Service:
 
     @property
     def web_url(self) -> str:
-        """Where REST and WebSocket are served."""
+        """The address of REST and WebSocket."""
         return f"http://{ports.HOST}:{self.web_port}"
 
     @property
     def metrics_url(self) -> str:
-        """Where the aggregator shows its metrics."""
+        """The address of the aggregator's metrics."""
         return f"http://{ports.HOST}:{self.metrics_port}/metrics"
 
     @property
     def archiver_metrics_url(self) -> str:
-        """Where the archiver shows its metrics."""
+        """The address of the archiver's metrics."""
         return f"http://{ports.HOST}:{self._archiver_port}/metrics"
 
     def addresses(self) -> dict[str, str]:
-        """What stack.env holds of the service."""
+        """Return the service's variables for stack.env."""
         return {
             "WEB_URL": self.web_url,
             "METRICS_URL": self.metrics_url,
@@ -102,14 +103,14 @@ class Service:
         }
 
     def issue_keys(self) -> None:
-        """Make the demo issuer's keys where missing, and a token of it."""
+        """Create the demo issuer's keys if they are missing, and issue a token."""
         command = ["issue_token", "--sub", "demo", "--ttl", "12h"]
         command += ["--scope", _SCOPE]
         environment = {**os.environ, "ISSUER_DIR": str(self._issuer)}
         self.token = _done(command, environment)
 
     def issue_page_token(self) -> None:
-        """Write the token that the dashboard logs itself in with: the web node reads the file."""
+        """Write the token with which the dashboard logs in; the web node reads it from the file."""
         command = ["issue_token", "--sub", "dashboard", "--ttl", _PAGE_TTL]
         command += ["--scope", "stats:read history:read ws:connect"]
         token = _done(command, {**os.environ, "ISSUER_DIR": str(self._issuer)})
@@ -120,19 +121,19 @@ class Service:
         self._page_token_at = time.monotonic()
 
     def renew_page_token(self) -> None:
-        """Write a new one where the last is some minutes old."""
+        """Write a new token if the last one is some minutes old."""
         if time.monotonic() - self._page_token_at > _PAGE_RENEWED_S:
             self._page_token_at = time.monotonic()
-            # One that cannot be made now leaves the last one, which is good for two more turns.
+            # On failure the last token stays, which is valid for two more turns.
             with contextlib.suppress(EmbeddedError):
                 self.issue_page_token()
 
     def compile_engine(self) -> None:
-        """Have the engine's loops compiled: the longest part of a very first start."""
+        """Compile the window engine, which takes the most time of the very first start."""
         _done(["compile_engine"], dict(os.environ))
 
     def prepare_site(self) -> None:
-        """Bring the admin's database up to date; the first time, make an operator to log in as."""
+        """Migrate the admin's database; the first time, create an operator account."""
         environment = {**os.environ, **self._site()}
         first = not self._database.exists()
         _done(["migrate", "-v", "0"], environment)
@@ -146,13 +147,13 @@ class Service:
 
     @property
     def admin_password_file(self) -> Path:
-        """Holds the password of ADMIN_NAME in this stack's admin."""
+        """The file with the password of ADMIN_NAME in this stack's admin."""
         return self._stack.directory / "admin-password"
 
     def start(self, report: Callable[[str], None]) -> None:
-        """Start all but the feed and return when the web node can serve.
+        """Start everything but the feed and return when the web node is ready.
 
-        From then on a process that ends is started again, which `report` is told.
+        From then on `tend` restarts a process that ends and reports that through `report`.
         """
         begun = time.monotonic()
         serve = ["-v", "0", "-b", ports.HOST, "-p", str(self.web_port), "swapsite.asgi:application"]
@@ -222,13 +223,13 @@ class Service:
         report(f"the Ethereum day sent, {time.monotonic() - begun:.1f} s")
 
     def feed_live(self) -> None:
-        """Go on with the recorded day at its own pace until the end."""
+        """Feed the rest of the recorded day, and the day again, at its own pace until the end."""
         self._feed_seen_ms = _now_ms()
         self._children["feed"] = self._launch("feed", self._feed_on())
         self._watch("feed", self._feed_on, lambda each: proofs.feeding(each.written()))
 
     def _feed_on(self) -> list[str]:
-        """The feed's command: what may not have been sent is sent again, under the same ids."""
+        """Return the feed's command; it repeats what may not have been sent, with the same ids."""
         since = max(self._fed_until_ms, self._feed_seen_ms - _SENT_AGAIN_MS)
         return self._feed("--since", str(since))
 
@@ -236,13 +237,14 @@ class Service:
         origin = self._stack.directory / "feed-origin"
         if not origin.exists():
             origin.write_text(str(_now_ms() - _NOW_IN_THE_DAY_MS))
-        # Kept, so that a stack that is started again on its data goes on with the same trades.
+        # The origin is kept in a file, so that a stack that restarts on its data continues with the
+        # same trades.
         return _manage("feed", "--continue", "--origin", origin.read_text(), *options, _DAY)
 
     def counted(self) -> dict[str, Any]:
-        """The overview, once the aggregator has announced that it counted all that was sent.
+        """Wait until the aggregator has counted everything that was sent; return the overview.
 
-        Where that takes too long, the overview as it is.
+        After a timeout, returns the overview as it is. Raises EmbeddedError if the request fails.
         """
         self._wait(
             lambda: self._offsets() >= self._fed_offsets,
@@ -257,18 +259,18 @@ class Service:
         return answer
 
     def _offsets(self) -> int:
-        """The sum over the partitions of the offset up to which the aggregator has counted."""
+        """Return the sum of the aggregator's next offsets over all partitions."""
         owned = (each["owner_next_offset"] or 0 for each in self._ask_readyz()["partitions"])
         return sum(owned)
 
     def curl(self) -> str:
-        """A command line that asks for the overview."""
+        """Return a command line that requests the overview."""
         return f"curl -s -H 'Authorization: Bearer {self.token}' '{self.web_url}{OVERVIEW}'"
 
     def tend(self) -> bool:
-        """Start again what has ended; True where a process id changed.
+        """Restart processes that have ended; return whether a process id changed.
 
-        Before the end of `start` a child that has ended raises EngineDied.
+        Before `start` has returned, raises EngineDied for a child that has ended.
         """
         if self._supervisor is None:
             for child in self._children.values():
@@ -279,7 +281,7 @@ class Service:
         return self._supervisor.tend()
 
     def stop(self) -> None:
-        """Stop the feed, web, aggregator and archiver; harmless where they do not run."""
+        """Stop the feed, web node, aggregator and archiver; does nothing if they do not run."""
         children = list(reversed(self._children.values()))
         for child in children:
             child.terminate()
@@ -287,7 +289,7 @@ class Service:
             child.stop(_STOP_WITHIN_S)
 
     def pids(self) -> dict[str, int]:
-        """The children by name."""
+        """Return the process ids of the children by name."""
         return {name: child.pid for name, child in self._children.items()}
 
     def _launch(self, name: str, command: list[str]) -> Process:
@@ -323,11 +325,12 @@ class Service:
         port = self._archiver_port if name == "archiver" else self.metrics_port
         own = {
             "METRICS_PORT": str(port),
-            # proofs.py reads it
+            # proofs.py parses the log.
             "LOG_FORMAT": "json",
         }
         if name in {"aggregator", "archiver"}:
-            # The group need not wait until it gives up the killed process that comes back.
+            # A static member gets its partitions back immediately; otherwise the group would wait
+            # for the killed process until its session times out.
             own["KAFKA_INSTANCE_ID"] = f"embedded-{name}"
         return {**os.environ, **self._stack.env(), **self.addresses(), **self._site(), **own}
 
@@ -353,7 +356,7 @@ class Service:
 
 
 def _done(command: list[str], environment: dict[str, str]) -> str:
-    """The output of a management command that ends by itself."""
+    """Run a management command to its end and return its output."""
     done = subprocess.run(
         _manage(*command),
         cwd=REPOSITORY,

@@ -1,4 +1,4 @@
-"""Room on a disk: checked before a start, and recognised where a write says that there is none."""
+"""Disk space: the check before a start, and the errors of a write that mean a full disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MEGABYTE = 1_000_000
 
 
 def free_bytes(directory: Path) -> int:
-    """Bytes that may still be written below `directory`, which need not exist yet."""
+    """Return the free bytes for `directory`, which need not exist yet."""
     existing = directory.absolute()
     while not existing.exists():
         existing = existing.parent
@@ -20,7 +20,7 @@ def free_bytes(directory: Path) -> int:
 
 
 def ensure_room(directory: Path, needed: int) -> None:
-    """Raise DiskFull where fewer than `needed` bytes are free."""
+    """Raise DiskFull if fewer than `needed` bytes are free."""
     free = free_bytes(directory)
     if free < needed:
         raise DiskFull(
@@ -29,5 +29,5 @@ def ensure_room(directory: Path, needed: int) -> None:
 
 
 def is_full(error: OSError) -> bool:
-    """Whether `error` says that the disk, or the user's share of it, is used up."""
+    """Return whether `error` means that the disk, or the user's quota on it, is used up."""
     return error.errno in {errno.ENOSPC, errno.EDQUOT}

@@ -1,6 +1,6 @@
-"""What all engines share: a process in the stack's group, a log, a port, ready or dead.
+"""The base of all engines: a process in the stack's group with a log, a port and a readiness check.
 
-A subclass says what to run and how to ask it whether it serves. Knows no engine.
+A subclass defines the command line and the check. This module must not know a particular engine.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _PORT_WITHIN_S = 1
 
 
 class Process:
-    """One child process with its log file; `start` returns when `ready` says so.
+    """One child process with its log file.
 
-    `ready` is asked again and again until it is true; an OSError counts as no.
+    `wait_ready` polls a check until it returns true; an OSError counts as not ready.
     """
 
     def __init__(self, name: str, log: Path, guard: Guard, ready_within_s: float = 60) -> None:
@@ -39,19 +39,19 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """The process id; raises EmbeddedError where it was never started."""
+        """The process id. Raises EmbeddedError if the process was never started."""
         if self._process is None:
             raise EmbeddedError(f"{self.name} was not started")
         return self._process.pid
 
     @property
     def running(self) -> bool:
-        """Whether the process is there now."""
+        """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def status(self) -> int | None:
-        """The exit status of a process that has ended; None where it runs or was never started."""
+        """The exit status of a process that has ended; None if it runs or was never started."""
         return None if self._process is None else self._process.poll()
 
     def launch(
@@ -60,7 +60,7 @@ class Process:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
     ) -> None:
-        """Start the process without waiting until it serves."""
+        """Start the process without waiting until it is ready."""
         if self.running:
             raise EmbeddedError(f"{self.name} runs already (pid {self.pid})")
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ class Process:
             self._process = self._guard.spawn(command, log, env, cwd)
 
     def wait_ready(self, ready: Callable[[], bool]) -> None:
-        """Wait until `ready`; raises EngineDied, NotReady or Stopped."""
+        """Wait until `ready` returns true. Raises EngineDied, NotReady or Stopped."""
         deadline = time.monotonic() + self._ready_within_s
         while not _asked(ready):
             if self._guard.stopping.is_set():
@@ -81,23 +81,23 @@ class Process:
         self.check()
 
     def check(self) -> None:
-        """Raise EngineDied where the process has ended."""
+        """Raise EngineDied if the process has ended."""
         if (status := self.status) is not None:
             raise EngineDied(self.name, status, self.log, self.tail())
 
     def wait(self, timeout_s: float | None = None) -> int:
-        """Wait for the end and return the exit status (negative: the signal that ended it)."""
+        """Wait for the end and return the exit status; a negative one is the signal."""
         if self._process is None:
             raise EmbeddedError(f"{self.name} was not started")
         return self._process.wait(timeout_s)
 
     def terminate(self) -> None:
-        """Ask the process to end, if it runs, without waiting."""
+        """Send SIGTERM if the process runs, without waiting."""
         if self._process is not None:
             self._process.terminate()
 
     def stop(self, grace_s: float) -> None:
-        """Ask the process to end, kill it after `grace_s`; nothing where it does not run."""
+        """Send SIGTERM, and SIGKILL after `grace_s`; does nothing if the process does not run."""
         if self._process is None:
             return
         self.terminate()
@@ -107,17 +107,17 @@ class Process:
             self.kill()
 
     def kill(self) -> None:
-        """kill -9, and wait for the end."""
+        """Send SIGKILL and wait for the end."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def tail(self, lines: int = _TAIL_LINES) -> str:
-        """The last lines that this run of the process wrote."""
+        """Return the last lines that this run of the process logged."""
         return "\n".join(self.written(16_384).splitlines()[-lines:])
 
     def written(self, most_bytes: int = 262_144) -> str:
-        """What this run of the process wrote to its log, at most the last `most_bytes` of it."""
+        """Return what this run of the process logged, at most the last `most_bytes` of it."""
         if not self.log.exists():
             return ""
         with self.log.open("rb") as log:
@@ -136,7 +136,7 @@ def _asked(ready: Callable[[], bool]) -> bool:
 class Engine(ABC):
     """One engine on one port of the loopback address, with its data in one directory.
 
-    After `kill` or `stop`, `start` brings it back on the same port and the same data.
+    After `kill` or `stop`, `start` restarts it on the same port with the same data.
     """
 
     name: ClassVar[str]
@@ -144,7 +144,7 @@ class Engine(ABC):
     stop_within_s: ClassVar[float] = 10
 
     def __init__(self, directory: Path, guard: Guard, port: int = 0) -> None:
-        """Data goes to `directory`/NAME, output to `directory`/log/NAME.log; port 0: any free."""
+        """Use `directory`/NAME for data and `directory`/log/NAME.log; port 0: any free."""
         self.data = directory / self.name
         self.port = port or ports.free_port()
         self._guard = guard
@@ -157,7 +157,7 @@ class Engine(ABC):
 
     @property
     def log(self) -> Path:
-        """The file that the engine writes to, of all its runs."""
+        """The log file, with the output of all runs."""
         return self._process.log
 
     @property
@@ -167,11 +167,11 @@ class Engine(ABC):
 
     @property
     def running(self) -> bool:
-        """Whether the engine's process is there now."""
+        """Whether the engine's process runs."""
         return self._process.running
 
     def start(self) -> None:
-        """Start and return when the engine answers its own protocol.
+        """Start the engine and return when it answers its protocol.
 
         Raises PortInUse, MissingWheel, EngineDied, NotReady or Stopped.
         """
@@ -187,7 +187,7 @@ class Engine(ABC):
             raise
 
     def _await_port(self) -> None:
-        # an engine of a stack whose process was just killed may need a moment to die
+        # After a stack was killed, its engines may take a moment to release their ports.
         deadline = time.monotonic() + _PORT_WITHIN_S
         while not ports.is_free(self.port):
             if time.monotonic() > deadline:
@@ -195,37 +195,37 @@ class Engine(ABC):
             time.sleep(_POLL_S)
 
     def stop(self) -> None:
-        """Ask the engine to end; kill it when it does not in time."""
+        """Send SIGTERM, and SIGKILL if the engine does not end in time."""
         self._process.stop(self.stop_within_s)
 
     def kill(self) -> None:
-        """kill -9, as a crash would end it."""
+        """Send SIGKILL, which ends the engine like a crash."""
         self._process.kill()
 
     def check(self) -> None:
-        """Raise EngineDied where the engine has ended."""
+        """Raise EngineDied if the engine has ended."""
         self._process.check()
 
     def prepare(self) -> None:
-        """What must be there before each start; cheap where it is."""
+        """Create what a start needs; cheap if it exists already."""
         self.data.mkdir(parents=True, exist_ok=True)
 
     @abstractmethod
     def command(self) -> list[str | Path]:
-        """The program and its arguments."""
+        """Return the program and its arguments."""
 
     def environment(self) -> dict[str, str] | None:
-        """The environment of the program; None is our own."""
+        """Return the environment of the program; None inherits the caller's."""
         return None
 
     @abstractmethod
     def ready(self) -> bool:
-        """One question in the engine's own protocol; OSError means no, as False does."""
+        """Check readiness over the engine's protocol; an OSError counts as False."""
 
     @abstractmethod
     def env(self) -> dict[str, str]:
-        """The variables by which others find the engine."""
+        """Return the variables by which clients find the engine."""
 
     def connect(self) -> socket.socket:
-        """A connection to the engine, for `ready`."""
+        """Open a TCP connection to the engine, for `ready`."""
         return socket.create_connection((ports.HOST, self.port), timeout=2)

@@ -1,4 +1,4 @@
-"""What can go wrong with the embedded stack; every message says what a person can do about it."""
+"""Errors of the embedded stack; every message says what the reader can do about it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class EmbeddedError(Exception):
-    """The stack cannot do what was asked; the message is all that a person needs to read."""
+    """Base of all errors of the stack; the message suffices, so no traceback is printed."""
 
 
 class PortInUse(EmbeddedError):
@@ -30,7 +30,7 @@ class MissingWheel(EmbeddedError):
 
 
 class BadJar(EmbeddedError):
-    """A jar is not the one that the lock names."""
+    """A jar's hash differs from the lock file."""
 
 
 class DownloadFailed(EmbeddedError):
@@ -38,7 +38,7 @@ class DownloadFailed(EmbeddedError):
 
 
 class DiskFull(EmbeddedError):
-    """There is no room, or too little to start with."""
+    """The disk is full, or has too little space for a start."""
 
     def __init__(self, directory: Path, detail: str) -> None:
         super().__init__(
@@ -53,12 +53,12 @@ class DirectoryInUse(EmbeddedError):
     def __init__(self, directory: Path, holder: str) -> None:
         super().__init__(
             f"{directory} is used by a stack that runs{holder}. Stop it "
-            "(`make down`, or Ctrl-C where it runs), or choose another --dir"
+            "(`make down`, or Ctrl-C in its terminal), or choose another --dir"
         )
 
 
 class EngineDied(EmbeddedError):
-    """A process ended that should run."""
+    """A process ended unexpectedly."""
 
     def __init__(self, name: str, status: int, log: Path, tail: str) -> None:
         hint = ""
@@ -73,7 +73,7 @@ class EngineDied(EmbeddedError):
 
 
 class NotReady(EmbeddedError):
-    """A process runs but does not answer."""
+    """A process runs but does not answer in time."""
 
     def __init__(self, name: str, seconds: float, log: Path, tail: str) -> None:
         last = tail.strip() or "(it wrote nothing)"
@@ -84,7 +84,7 @@ class NotReady(EmbeddedError):
 
 
 class Stopped(EmbeddedError):
-    """The stack was told to stop while it started."""
+    """The stack was stopped during its start."""
 
 
 def _indent(text: str) -> str:

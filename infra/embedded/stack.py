@@ -1,7 +1,7 @@
-"""The engines together: started side by side in one directory, named in one file, stopped in turn.
+"""The engines together: started in parallel in one directory and stopped in reverse order.
 
 The directory holds each engine's data, log/*.log, stack.env (addresses), stack.pids, and
-stack.lock, which a running stack holds locked. Knows nothing of the service that uses the engines.
+stack.lock, which a running stack keeps locked. Must not know the service that uses the engines.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from infra.embedded.nats import Nats
 from infra.embedded.redis import Redis
 from infra.embedded.s3 import S3
 
-# in the order in which they are named; they are stopped in reverse
+# In the order in which they are listed; they stop in reverse order.
 ENGINES: Final[tuple[type[Engine], ...]] = (S3, Nats, Redis, Kafka, ClickHouse)
 MIN_FREE_BYTES: Final = 1_000 * disk.MEGABYTE
 
@@ -33,7 +33,7 @@ ENV_FILE: Final = "stack.env"
 LOCK_FILE: Final = "stack.lock"
 PIDS_FILE: Final = "stack.pids"
 STACK_LOG: Final = "stack.log"
-"""In log/: what a stack in the background prints."""
+"""In log/: the output of a stack that runs in the background."""
 
 E = TypeVar("E", bound=Engine)
 Report = Callable[[str], None]
@@ -46,8 +46,8 @@ def _silent(_: str) -> None:
 class Stack:
     """The engines of `only` (default: all) with their data in `directory`.
 
-    `ports` fixes the port of an engine by its name; the others get free ones, known before the
-    start. As a context manager it starts, publishes stack.env, and stops whatever happens inside.
+    `ports` fixes the ports of engines by name; the others get free ports, known before the start.
+    As a context manager it starts, publishes stack.env, and always stops at the end of the block.
     """
 
     def __init__(
@@ -106,20 +106,20 @@ class Stack:
         raise EmbeddedError(f"this stack has no {kind.name}")
 
     def env(self) -> dict[str, str]:
-        """The variables by which the service finds the engines."""
+        """Return the variables by which the service finds the engines."""
         return {name: value for engine in self.engines for name, value in engine.env().items()}
 
     def start(self) -> None:
-        """Start all engines side by side; returns when each answers. After a fault nothing runs.
+        """Start all engines in parallel and return when each answers. After a fault none runs.
 
-        Raises EmbeddedError: the one fault, or all of them in one text.
+        Raises EmbeddedError with the text of every fault.
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             disk.ensure_room(self.directory, self._min_free_bytes)
             self._lock = _take(self.directory)
             self.guard.open(keep=[self._lock.fileno()])
-            # the threads only wait: the processes are children of this one and outlive them
+            # The threads only wait; the engines are children of this process and outlive them.
             with ThreadPoolExecutor(len(self.engines), "engine") as pool:
                 try:
                     started = [pool.submit(self._start, engine) for engine in self.engines]
@@ -144,9 +144,10 @@ class Stack:
     def publish(
         self, addresses: Mapping[str, str] | None = None, pids: Mapping[str, int] | None = None
     ) -> None:
-        """Write stack.env and stack.pids; `addresses` and `pids` are what runs on the engines.
+        """Write stack.env and stack.pids; `addresses` and `pids` add those of the service.
 
-        Only the owner may read stack.env: it holds keys. It is written last, so it means ready.
+        Only the owner may read stack.env, because it holds keys. It is written last, so that its
+        existence means ready.
         """
         running = {engine.name: engine.pid for engine in self.engines} | dict(pids or {})
         found_at = self.env() | dict(addresses or {})
@@ -154,16 +155,16 @@ class Stack:
         _write(self.directory / ENV_FILE, "".join(f"{n}={at}\n" for n, at in found_at.items()))
 
     def check(self) -> None:
-        """Raise EmbeddedError where an engine, or the watchdog, has ended."""
+        """Raise EmbeddedError if an engine or the watchdog has ended."""
         for engine in self.engines:
             engine.check()
         if not self.guard.alive:
             raise EmbeddedError("the watchdog of the embedded stack was killed")
 
     def stop(self) -> None:
-        """Stop the engines in reverse order; harmless where they do not run."""
+        """Stop the engines in reverse order; does nothing if they do not run."""
         try:
-            if self._lock is not None:  # else the files are another stack's
+            if self._lock is not None:  # otherwise the files belong to another stack
                 for name in (ENV_FILE, PIDS_FILE):
                     (self.directory / name).unlink(missing_ok=True)
             for engine in reversed(self.engines):
@@ -184,9 +185,9 @@ class Stack:
 
 
 def holder(directory: Path) -> int | None:
-    """The process id of the stack that runs on `directory`, None where none runs.
+    """Return the process id of the stack that runs on `directory`, or None.
 
-    0 where its process is gone and its engines are being killed.
+    0 means that its process has ended and its engines are being killed.
     """
     try:
         lock = (directory / LOCK_FILE).open()
@@ -201,7 +202,7 @@ def holder(directory: Path) -> int | None:
 
 
 def _take(directory: Path) -> IO[str]:
-    """Lock the directory; the watchdog shares the lock, so it lasts until the engines are dead."""
+    """Lock the directory; the watchdog shares the lock, which so lasts until the engines end."""
     lock = (directory / LOCK_FILE).open("a+")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -217,7 +218,7 @@ def _take(directory: Path) -> IO[str]:
 
 
 def _write(path: Path, text: str) -> None:
-    """The whole file or none of it."""
+    """Write a file atomically, readable by its owner only."""
     part = path.with_name(path.name + ".part")
     with contextlib.suppress(FileNotFoundError):
         part.unlink()
@@ -227,7 +228,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _raise_all(faults: list[EmbeddedError]) -> None:
-    # one engine's fault may stop the others: those faults say nothing
+    # One engine's fault stops the others; their Stopped errors carry no information.
     causes = [fault for fault in faults if not isinstance(fault, Stopped)] or faults
     if len(causes) == 1:
         raise causes[0]

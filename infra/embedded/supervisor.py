@@ -1,7 +1,7 @@
-"""Keeps the service's processes running: one that ends is started again, and its return reported.
+"""Keeps the service's processes running: restarts those that end and reports when they work again.
 
-A process that ends again and again is reported each time and started with growing pauses. Knows
-neither what a process does nor how it is asked: its `Job` says both.
+A process that ends repeatedly is reported each time and restarted with growing pauses. This module
+knows neither what a process does nor how to check it: its `Job` defines both.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Final
 
 from infra.embedded.engine import Process
 
-# Before the first, second, ... start in a row; the last pause holds for all further ones.
+# The pause before the first, second, ... restart in a row; the last one repeats.
 PAUSES_S: Final = (0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-# A process that has worked for so long starts the pauses from the beginning.
+# After this much work, the pauses start from the beginning again.
 STEADY_S: Final = 30.0
-# When a process that runs but does not work yet is reported.
+# A process that runs but does not work is reported after this time.
 SLOW_S: Final = 30.0
 
 
@@ -26,9 +26,9 @@ SLOW_S: Final = 30.0
 class Job:
     """A process that should always run.
 
-    `command` is asked before each start. `proof` says what a started process was seen to do, in
-    words that follow "started again, "; "{after}" in them becomes the seconds since its end. None
-    means that it does not work yet.
+    `command` is called before each start. `proof` returns None while a started process does not
+    work yet, then a text that follows "started again, "; "{after}" in it becomes the seconds since
+    the process ended.
     """
 
     name: str
@@ -43,36 +43,36 @@ class _Watched:
     job: Job
     process: Process
     ended_at: float | None = None
-    """When its end was noticed; None while it works."""
+    """When its end was detected; None while it works."""
     how: str = ""
     start_at: float | None = None
-    """When to start it; None while it runs."""
+    """When to restart it; None while it runs."""
     started_at: float = 0.0
     worked_since: float = 0.0
     ends: int = 0
-    """Ends in a row, none of them after STEADY_S of work."""
+    """Consecutive ends, none of them after STEADY_S of work."""
     slow_reported: bool = field(default=False)
 
 
 class Supervisor:
-    """Watches the processes given to `add`; `tend` does one round and never waits."""
+    """Watches the processes given to `add`; `tend` does one round and never blocks."""
 
     def __init__(
         self,
         report: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`report` prints one line; `clock` gives seconds that never go back."""
+        """Take a `report` that prints one line and a monotonic `clock` in seconds."""
         self._report = report
         self._clock = clock
         self._watched: list[_Watched] = []
 
     def add(self, job: Job, process: Process) -> None:
-        """Watch a process that runs and works."""
+        """Watch a process that runs and works already."""
         self._watched.append(_Watched(job, process, worked_since=self._clock()))
 
     def tend(self) -> bool:
-        """Notice ends, start what is due, report what works again; True where a pid changed."""
+        """Detect ends, restart what is due, report what works; return whether a pid changed."""
         changed = [self._tend(each) for each in self._watched]
         return any(changed)
 
@@ -117,7 +117,7 @@ class Supervisor:
     def _look_for_proof(self, watched: _Watched, ended_at: float, now: float) -> None:
         proof = watched.job.proof(watched.process)
         if proof is not None:
-            # The proof may have taken a moment to ask for.
+            # The check itself may have taken a moment.
             now = self._clock()
             after = f"{now - ended_at:.1f} s"
             self._report(
@@ -134,7 +134,7 @@ class Supervisor:
 
 
 def how_it_ended(status: int) -> str:
-    """An exit status in words: negative is the signal that ended the process."""
+    """Describe an exit status; a negative one is the signal that ended the process."""
     if status < 0:
         return f"was killed (signal {-status})"
     return f"ended with status {status}"

@@ -1,7 +1,8 @@
-"""The process that ends a process group when the process that feeds its standard input is gone.
+"""The process that kills a process group when the owner of its standard input ends.
 
-Run as a script, as the leader of the group that it guards. A pipe closes however its owner ends,
-kill -9 included, so nothing of the group outlives the owner. Imports only the standard library.
+Runs as a script, as the leader of the group that it guards. The kernel closes a pipe however its
+owner ends, kill -9 included, so no process of the group outlives the owner. Imports only the
+standard library.
 """
 
 import os

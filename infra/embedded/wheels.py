@@ -1,4 +1,4 @@
-"""Where the wheels put the engines' programs."""
+"""Locates the engines' programs in the installed wheels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from infra.embedded.errors import MissingWheel
 
 
 def module(name: str, package: str) -> ModuleType:
-    """The module `name` of the wheel `package`, imported only when an engine needs it."""
+    """Import the module `name` of the wheel `package`. Raises MissingWheel."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -19,7 +19,7 @@ def module(name: str, package: str) -> ModuleType:
 
 
 def require(package: str) -> None:
-    """Raise MissingWheel where `package` is not installed."""
+    """Raise MissingWheel if `package` is not installed."""
     try:
         importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError as error:
@@ -27,7 +27,7 @@ def require(package: str) -> None:
 
 
 def program(package: str, name: str) -> Path:
-    """The program `name` that the wheel `package` installed."""
+    """Return the path of the program `name` in the wheel `package`. Raises MissingWheel."""
     try:
         distribution = importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError as error:

@@ -1,4 +1,4 @@
-"""The dashboard that the page's tests look at: one stack and one browser a file."""
+"""The dashboard of the page's tests: one stack and one browser per file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def dashboard(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     path = chromium()
     directory = tmp_path_factory.mktemp("page")
     with sync_playwright() as driver, Service(directory, stack) as service:
-        # A browser's sandbox needs rights that a container or root does not have.
+        # A browser's sandbox needs privileges that a container or root does not have.
         browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
         found = Dashboard(service, browser)
         found.start()

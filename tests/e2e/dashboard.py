@@ -1,4 +1,4 @@
-"""The dashboard's stack for its tests: aggregator, web node, browser, what the page asked for."""
+"""The stack of the dashboard's tests: aggregator, web node, browser, and the page's requests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.service import Service, swap
 
 WITHIN_MS = 30_000
 FRESH = "body[data-fresh=yes]"
-# The stack of these tests has no archive: the page says so, and the browser notes the 503.
+# The stack of these tests has no archive: the page says so, and the browser logs the 503.
 NO_ARCHIVE = re.compile(r"/(candles|trades)\?")
 
 Row = dict[str, Any]
@@ -27,14 +27,14 @@ Row = dict[str, Any]
 
 @dataclass
 class Visit:
-    """One page and everything that must not happen on it."""
+    """One page, its requests, and its errors."""
 
     page: Page
     origin: str
     requests: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     outage: bool = False
-    """The test breaks the connection, which the browser notes in its console."""
+    """The test breaks the connection, which the browser logs in its console."""
 
     def listen(self) -> None:
         self.page.on("request", lambda request: self.requests.append(request.url))
@@ -48,7 +48,7 @@ class Visit:
             self.faults.append(f"{kind}: {message.text} {where}")
 
     def check(self) -> None:
-        """No fault, no address but the node's own, no token in an address."""
+        """Assert no error, no address but the node's, and no token in an address."""
         assert self.faults == []
         socket = self.origin.replace("http", "ws", 1)
         assert self.requests
@@ -63,7 +63,7 @@ class Visit:
 
 
 class Dashboard:
-    """One stack for all tests of a module; each takes tokens or numbers of its own."""
+    """One stack for all tests of a module; each test uses separate tokens or numbers."""
 
     def __init__(self, service: Service, browser: Browser) -> None:
         self.service = service
@@ -77,7 +77,7 @@ class Dashboard:
         return f"http://127.0.0.1:{self.service.web_port}"
 
     def start(self) -> None:
-        """Aggregator and a demo's web node, and two hundred swaps of seven tokens."""
+        """Start an aggregator and a demo's web node; produce two hundred swaps of seven tokens."""
         file = self.service.directory / "page-token"
         file.write_text(self.token())
         self.service.env["DEMO_TOKEN_FILE"] = str(file)
@@ -88,7 +88,7 @@ class Dashboard:
         self.trade(200)
 
     def token(self, scope: str = "stats:read history:read ws:connect") -> str:
-        """A token of the demo's issuer."""
+        """Return a token of the demo's issuer."""
         return issue(
             ensure_keys(self.service.directory / "issuer"),
             subject="page",
@@ -118,17 +118,17 @@ class Dashboard:
 
     @property
     def produced(self) -> int:
-        """How many swaps there are."""
+        """The number of produced swaps."""
         return self._number
 
     def settled(self, **params: Any) -> dict[str, Any]:
-        """The overview of REST once it counts every swap."""
+        """Return the overview of REST once it counts every swap."""
         self.service.wait_trades(self._number)
         return self.service.overview(**params)
 
     @contextmanager
     def visit(self, **options: Any) -> Iterator[Visit]:
-        """A fresh browser profile with one page; checks it at the end."""
+        """Open a page in a fresh browser profile; check it at the end."""
         context = self.browser.new_context(**options)
         visit = Visit(context.new_page(), self.origin)
         visit.listen()
@@ -140,7 +140,7 @@ class Dashboard:
 
     @contextmanager
     def without_demo(self) -> Iterator[Process]:
-        """A second web node that gives no token away; `origin` is its own meanwhile."""
+        """Run a second web node that issues no token; `origin` is its address meanwhile."""
         before = self.service.web_port
         self.service.web_port = free_port()
         process = self.service.web("production", DEMO_TOKEN_FILE="")
@@ -152,7 +152,7 @@ class Dashboard:
 
 
 def shown(page: Page) -> list[Row]:
-    """The list's rows as they stand: exact values by column, and `_text`, what a reader sees."""
+    """Return the list's rows: exact values by column, and `NAME_text`, the visible text."""
     found = page.evaluate(
         """() => [...document.querySelectorAll("#rows tr")].map((row) => ({
             token: row.dataset.token,
@@ -170,7 +170,7 @@ def shown(page: Page) -> list[Row]:
 
 
 def expected(overview: dict[str, Any]) -> list[Row]:
-    """What `shown` must give, from REST's overview; texts by rules of their own."""
+    """Return what `shown` must return for REST's overview, formatted by separate code."""
     rows = []
     for each in overview["tokens"]:
         of = each["windows"][overview["window"]]
@@ -194,7 +194,7 @@ def expected(overview: dict[str, Any]) -> list[Row]:
 
 
 def agrees(page: Page, overview: dict[str, Any]) -> bool:
-    """Whether the list shows exactly the overview's tokens, in order, with its numbers."""
+    """Return whether the list shows exactly the overview's tokens, in order, with its numbers."""
     rows, wanted = shown(page), expected(overview)
     for row in rows:
         for name in [name for name in row if re.fullmatch(r"change in-\w+", name)]:

@@ -1,4 +1,4 @@
-"""The clients' README: install both clients as it says, compile and run its programs."""
+"""The clients' README: both clients install, and its programs compile and run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.integration.client_processes import node
 from tests.support.service import Service, swap
 
 ROOT = Path(__file__).parents[2]
-# What `tsc --strict` accepts is a promise to users of other versions too; one is enough to hold it.
+# `tsc --strict` must accept the types; one version of TypeScript is tested.
 TYPESCRIPT = "typescript@5.9.3"
 README = (ROOT / "clients" / "README.md").read_text()
 
@@ -32,23 +32,23 @@ def service(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         running.aggregator()
         running.web()
         running.wait_ready()
-        # One token, so one partition, as a token has.
+        # A token belongs to one partition, so all swaps have its key.
         running.produce([swap(n, token="SEEN") for n in range(3)], key="ethereum:SEEN")
         running.wait_trades(3)
         yield running
 
 
 def environment(service: Service) -> dict[str, str]:
-    """What the README has a reader set."""
+    """Return the environment that the README describes."""
     token = service.manage("issue_token", "--sub", "me").stdout.strip()
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    # On a terminal Python prints line by line; into a pipe it would wait for a full buffer.
+    # Python flushes each line to a terminal, but buffers output to a pipe.
     kept["PYTHONUNBUFFERED"] = "1"
     return kept | {"WEB_URL": f"http://127.0.0.1:{service.web_port}", "TOKEN": token}
 
 
 def prints_a_change(command: list[str], service: Service, directory: Path) -> None:
-    """The example prints the token's volume, then the new one after another swap."""
+    """Assert that the example prints the token's volume, then the new volume after a swap."""
     process = subprocess.Popen(
         command,
         cwd=directory,
@@ -76,17 +76,17 @@ def prints_a_change(command: list[str], service: Service, directory: Path) -> No
 
 
 def block(language: str) -> str:
-    """The README's one program in that language."""
+    """Return the README's program in that language."""
     (found,) = re.findall(rf"^```{language}\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
     return str(found)
 
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh environment with the Python client, installed as the README says."""
+    """Create an environment with the Python client, installed as the README says."""
     assert "pip install ./clients/python" in README
     checkout = tmp_path_factory.mktemp("checkout")
-    # Nothing of the service is there: the client must not need it.
+    # Copy only the clients, which must not need the service.
     shutil.copytree(
         ROOT / "clients", checkout / "clients", ignore=shutil.ignore_patterns("__pycache__")
     )
@@ -129,7 +129,7 @@ def test_the_javascript_example(service: Service) -> None:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project as `npm init -y` makes it, CommonJS, with the client and TypeScript."""
+    """Create a CommonJS project as `npm init -y` does, with the client and TypeScript."""
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("npm is not installed")
@@ -189,7 +189,7 @@ def test_the_readmes_javascript_runs(page: Path, service: Service, file: str) ->
 
 
 def prints_a_trade(command: list[str], service: Service, directory: Path) -> None:
-    """The program prints the token with the trades that there are, then the next one."""
+    """Assert that the program prints the token with its trades, then the next trade."""
     process = subprocess.Popen(
         command,
         cwd=directory,

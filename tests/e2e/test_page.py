@@ -1,4 +1,4 @@
-"""The dashboard in a browser: right numbers, live, honest, for everybody, and from here only."""
+"""The dashboard in a browser: correct and live numbers, accessibility, and only local requests."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ WITHIN_S = 30
 
 
 def wait_agrees(dashboard: Dashboard, page: Page, **params: str) -> None:
-    """Wait until the list is what REST says."""
+    """Wait until the list shows REST's numbers."""
 
     def same() -> bool:
-        page.wait_for_timeout(50)  # lets the driver's events through
+        page.wait_for_timeout(50)  # Lets the driver process its events.
         return agrees(page, dashboard.settled(**params))
 
     wait_until(same, WITHIN_S, "the list as REST has it")
@@ -33,7 +33,7 @@ def trades_of(page: Page, token: str) -> int:
     return next(int(row["trades"]) for row in shown(page) if row["token"] == token)
 
 
-def test_the_list_is_what_rest_says_and_goes_on_by_itself(dashboard: Dashboard) -> None:
+def test_the_list_shows_rests_numbers_and_updates_automatically(dashboard: Dashboard) -> None:
     with dashboard.visit() as visit:
         page = visit.open()
         wait_agrees(dashboard, page)
@@ -137,7 +137,7 @@ def test_the_aggregator_is_killed_and_comes_back(dashboard: Dashboard) -> None:
     with dashboard.visit() as visit:
         page = visit.open()
         wait_agrees(dashboard, page)
-        # pytest is the parent: nothing else may reap it
+        # pytest is the parent, so it must reap the process.
         dashboard.aggregator.kill()
         expect(page.locator("body[data-fresh=no]")).to_be_attached(timeout=WITHIN_MS)
         said = page.get_by_role("status").filter(has_text="The aggregator is silent")
@@ -214,7 +214,7 @@ def test_without_a_demo_it_asks_for_a_token_and_keeps_it_in_the_tab(dashboard: D
         field.fill("no token")
         page.get_by_role("button", name="Connect").click()
         expect(page.get_by_role("alert").first).to_contain_text("That is no JWT")
-        visit.outage = True  # the browser notes the refused handshake
+        visit.outage = True  # The browser logs the refused handshake.
         field.fill(dashboard.token(scope="history:read"))
         page.get_by_role("button", name="Connect").click()
         expect(page.get_by_text("lacks a scope")).to_be_visible(timeout=WITHIN_MS)

@@ -22,16 +22,16 @@ from tests.support.service import Service
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(240)]
 
 NOW_MS = time.time_ns() // 1_000_000
-# Rows as of an aggregator that is gone: this one's partitions have none of these numbers.
+# Rows of an aggregator that no longer runs: the present one has none of these numbers.
 PARTITION = 200
 QUIET_MS = NOW_MS // HOUR_MS * HOUR_MS - 70 * HOUR_MS
 OLDEST_MS = QUIET_MS - 40 * HOUR_MS
-# The archive of these tests keeps all on its own disk, whatever the age.
+# The archive of these tests keeps everything on its local disk.
 KEEP = {"ARCHIVE_HOT": "1000d", "ARCHIVE_KEEP": "1001d"}
 
 
 def clocks_set_back(zone: str) -> int:
-    """When that zone's clocks last went back, ms."""
+    """Return the instant, in ms, at which that zone's clocks last went back."""
     local = ZoneInfo(zone)
     at = NOW_MS // HOUR_MS * HOUR_MS - DAY_MS
     while dt.datetime.fromtimestamp((at - HOUR_MS) / 1000, local).utcoffset() <= (  # type: ignore[operator]
@@ -45,7 +45,7 @@ BERLIN_MS = clocks_set_back("Europe/Berlin")
 
 
 def rows() -> list[Row]:
-    """The archive: tokens that nobody trades any more."""
+    """Return archived swaps of tokens that are no longer traded."""
     quiet = [QUIET_MS + n * 5 * MINUTE_MS for n in range(150)] + [OLDEST_MS]
     twice = [BERLIN_MS + (n - 10) * MINUTE_MS for n in (*range(10), *range(60, 70))]
     days = [BERLIN_MS // DAY_MS * DAY_MS + n * DAY_MS + HOUR_MS for n in range(5)]
@@ -83,7 +83,7 @@ def rest(dashboard: Dashboard, path: str, **params: Any) -> Any:
 
 
 def legends(page: Page) -> list[str]:
-    """What the legend says of each candle, from left to right."""
+    """Return the legend's text of each candle, from left to right."""
     box = page.locator("#chart").bounding_box()
     assert box is not None
     found: list[str] = []
@@ -96,7 +96,7 @@ def legends(page: Page) -> list[str]:
 
 
 def drag_right(page: Page) -> None:
-    """Draw the chart's past into view."""
+    """Drag the chart to show older candles."""
     box = page.locator("#chart").bounding_box()
     assert box is not None
     page.mouse.move(box["x"] + 20, box["y"] + 100)
@@ -111,7 +111,7 @@ def test_a_quiet_token_has_its_candles_and_trades(archived: Dashboard) -> None:
         chart = page.locator("#chart")
         newest = "of 1m of \u2068quiet\u2069, the newest closed at $150.00"
         expect(chart).to_have_attribute("aria-label", f"150 candles {newest}", timeout=WITHIN_MS)
-        # Near their begin the page asks for older ones, across another quiet day.
+        # Close to the oldest candle the page requests older ones, across another quiet day.
         drag_right(page)
         expect(chart).to_have_attribute("aria-label", f"151 candles {newest}", timeout=WITHIN_MS)
         expect(page.locator("#chart-note")).to_have_text("There are no older candles.")
@@ -125,7 +125,7 @@ def test_a_quiet_token_has_its_candles_and_trades(archived: Dashboard) -> None:
 
 def test_an_unknown_token_says_so_in_every_card(archived: Dashboard) -> None:
     with archived.visit() as visit:
-        visit.outage = True  # the browser notes the 404
+        visit.outage = True  # The browser logs the 404.
         page = visit.open("/tokens/ethereum:nobody")
         expect(page.locator("#token-note")).to_have_text("No trade of this token is known.")
         expect(page.locator("#chart-note")).to_have_text("There are no candles of this token.")
@@ -167,7 +167,7 @@ def test_the_hour_that_comes_twice_is_drawn_twice(archived: Dashboard) -> None:
         )
         found = [text for text in legends(page) if "O $" in text]
         closes = [float(text.partition(" C $")[2].split()[0]) for text in found]
-        # Where the pointer is on no candle, the legend is of the newest.
+        # Without a candle under the pointer, the legend shows the newest.
         assert [each for each in closes if each != 20] == [float(n) for n in range(1, 20)]
         assert sum("CEST" in text for text in found) == 10
         assert sum("CET" in text for text in found) == 10

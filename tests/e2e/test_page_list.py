@@ -1,4 +1,4 @@
-"""The dashboard with what strangers bring: names, prices, addresses, clicks, long lists."""
+"""The dashboard with hostile or unusual input: names, prices, addresses, clicks, long lists."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHAIN = "solana"
 
 
 def priced(token: str, *prices: str, amount: str = "1", **fields: Any) -> list[dict[str, Any]]:
-    """One swap of each price."""
+    """Produce one swap with each price."""
     return [
         {"token": token, "amount_usd": price, "amount": amount, "chain": CHAIN} | fields
         for price in prices
@@ -33,7 +33,7 @@ def width_of(page: Page) -> int:
 
 
 def lit_rows(page: Page, colour: str) -> int:
-    """How many rows of the chart's pixels have a pixel of this colour of the style sheet."""
+    """Return how many pixel rows of the chart contain this colour of the style sheet."""
     return int(
         page.evaluate(
             """(name) => {
@@ -102,7 +102,7 @@ def test_a_token_without_a_visible_symbol_can_be_clicked(dashboard: Dashboard, s
 
 
 def test_a_price_of_1e_17_has_candles_and_labels(dashboard: Dashboard) -> None:
-    # The body of the candle goes from 3e-17 down to 1e-17.
+    # The candle's body extends from 3e-17 down to 1e-17.
     amount = "100000000000000000"
     dashboard.swaps(*priced("tiny", "3", "2", "1", amount=amount, symbol="TINY"))
     dashboard.settled()
@@ -140,12 +140,12 @@ def test_a_flat_price_has_an_axis(dashboard: Dashboard, token: str, usd: str, am
         page = visit.open(f"/tokens/{CHAIN}:{token}")
 
         def labels() -> list[str]:
-            page.wait_for_timeout(50)  # lets the driver's events through
+            page.wait_for_timeout(50)  # Lets the driver process its events.
             found = page.evaluate("[...window.written]")
             return [text.partition(" @ ")[0] for text in found]
 
         wait_until(lambda: len(labels()) > 3, WITHIN_S, "labels on the axis")
-        # The price itself stands on a label of its own.
+        # The current price has a separate label.
         assert len(set(labels())) >= len(labels()) - 1, labels()
         assert all(text.startswith("$") for text in labels()), labels()
 
@@ -169,7 +169,7 @@ def test_huge_numbers_are_shortened_and_push_nothing_out(dashboard: Dashboard) -
         assert ends[0] <= ends[1]
 
 
-def test_what_the_address_asks_in_vain_falls_back_and_says_so(dashboard: Dashboard) -> None:
+def test_invalid_parameters_of_the_address_fall_back_and_are_reported(dashboard: Dashboard) -> None:
     dashboard.settled()
     with dashboard.visit() as visit:
         page = visit.open(
@@ -293,8 +293,8 @@ def test_every_token_can_be_reached(dashboard: Dashboard) -> None:
         order = "(all) => all.map((each) => each.dataset.token)"
         assert rows.evaluate_all(order) == [f"base:many{n:03}" for n in range(160)]
 
-        # One of the last rises to the top, one of the live rows leaves them: none is lost. The
-        # order is held while the pointer is on a row.
+        # One of the last rows rises to the top and pushes a live row out; none is lost. The order
+        # is kept while the pointer is on a row.
         page.mouse.move(0, 0)
         dashboard.swaps(*priced("many150", "9000", chain="base", symbol="M150"))
         wait_until(

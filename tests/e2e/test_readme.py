@@ -1,4 +1,4 @@
-"""The README's commands, in a clean checkout with nothing of ours installed: a stranger's start."""
+"""The README's commands in a clean checkout with an empty environment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.processes import alive, wait_gone
 ROOT = Path(__file__).parents[2]
 WETH = "ethereum:0xc02aaa39b223fe8d0a0e5c4f27ead9083c756cc2"
 README = (ROOT / "README.md").read_text()
-# What names the machine's package mirrors and certificates belongs to the machine, not to us.
+# Variables for package mirrors and certificates belong to the machine, so they are kept.
 KEPT = re.compile(
     r"PATH$|LANG$|PIP_|SSL_|REQUESTS_CA_BUNDLE$|HTTPS?_PROXY$|NO_PROXY$", re.IGNORECASE
 )
@@ -31,7 +31,7 @@ WITHIN_S = 600
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """The tracked files as they are now, as a clone of them would be."""
+    """Copy the tracked files as they are now, like a clone."""
     target = tmp_path / "swaps"
     files = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True
@@ -45,7 +45,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def clean_environment(directory: Path) -> dict[str, str]:
-    """What a stranger's shell has, with an empty home."""
+    """Return the environment of a new user's shell, with an empty home."""
     home = directory / "home"
     home.mkdir(exist_ok=True)
     kept = {name: value for name, value in os.environ.items() if KEPT.match(name)}
@@ -91,7 +91,7 @@ def test_make_demo_from_a_clean_checkout(demo: subprocess.Popen[str], checkout: 
     (command,) = [line.strip() for line in output.splitlines() if line.strip().startswith("curl ")]
 
     first = answer(command)
-    # The recorded day, but for the few minutes since it was sent.
+    # The recorded day without the few minutes since it was sent.
     assert 23_500 < first["totals"]["trades"] <= 24_222
     assert first["tokens"][0]["token_id"] == WETH
     assert first["tokens"][0]["name"] == "Wrapped Ether"
@@ -108,13 +108,13 @@ def test_make_demo_from_a_clean_checkout(demo: subprocess.Popen[str], checkout: 
     assert len(pids) >= 6
     assert all(map(alive, pids))
     os.killpg(demo.pid, signal.SIGINT)
-    # make ends by the signal itself once the demo has ended.
+    # make ends by the signal once the demo has ended.
     assert demo.wait(20) in {0, -signal.SIGINT}, output
     wait_gone(pids)
 
 
 def run_the_examples(demo: subprocess.Popen[str], checkout: Path, env: dict[str, str]) -> None:
-    """The README's blocks, as a reader pastes them into another terminal."""
+    """Run the README's blocks as a reader pastes them into another terminal."""
     blocks = list(fences(ROOT / "README.md"))
     shells = [content for language, content in blocks if language == "sh"]
     [token] = [content for content in shells if "var/demo/stack.env" in content]
@@ -140,7 +140,7 @@ def run_the_examples(demo: subprocess.Popen[str], checkout: Path, env: dict[str,
     assert len(status["partitions"]) == 4
 
     (checkout / "listen.py").write_text(listen)
-    # The client's own environment is tested with the clients' README.
+    # test_client_examples.py tests the client's separate environment.
     python = f"PYTHONUNBUFFERED=1 PYTHONPATH=clients/python {sys.executable} listen.py"
     with subprocess.Popen(
         ["bash", "-c", f"{token}\nexec env {python}"],
@@ -164,7 +164,7 @@ def run_the_examples(demo: subprocess.Popen[str], checkout: Path, env: dict[str,
 
 
 def documents(text: str) -> list[dict[str, Any]]:
-    """JSON documents, one after another."""
+    """Yield the JSON documents of a text."""
     found, decode = [], json.JSONDecoder().raw_decode
     while text := text.lstrip():
         document, end = decode(text)
@@ -174,7 +174,7 @@ def documents(text: str) -> list[dict[str, Any]]:
 
 
 def answer(command: str) -> dict[str, Any]:
-    """What the printed curl line gives."""
+    """Run the printed curl line and return its response."""
     done = subprocess.run(
         [*shlex.split(command), "--silent", "--fail-with-body"],
         check=True,
@@ -186,7 +186,7 @@ def answer(command: str) -> dict[str, Any]:
 
 
 def read_until(process: subprocess.Popen[str], mark: str) -> str:
-    """The output up to the line that holds `mark`."""
+    """Return the output up to the line that contains `mark`."""
     assert process.stdout is not None
     lines = []
     deadline = time.monotonic() + WITHIN_S

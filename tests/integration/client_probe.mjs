@@ -1,4 +1,4 @@
-// A JavaScript client as a process, for tests: client_probe.py says how.
+// A JavaScript client as a process, for tests, like client_probe.py.
 import { readFileSync } from "node:fs";
 import { createInterface } from "node:readline";
 import { SwapsClient } from "../../clients/js/swaps.js";
@@ -22,7 +22,7 @@ const stdin = createInterface({ input: process.stdin });
 const released = HOLD ? new Promise((go) => stdin.once("line", go)) : null;
 stdin.once("close", () => client.close());
 
-function tell({ token, snapshot, data }) {
+function report({ token, snapshot, data }) {
   if (channel === "trades") {
     const trades = data.trades.map((each) => [each.n, each.tx_hash]);
     say({ kind: "trades", token, snapshot, trades });
@@ -35,7 +35,7 @@ client.subscribe({
   channel,
   tokens: TOKENS.split(","),
   buffer: BUFFER ? Number(BUFFER) : undefined,
-  onUpdate: HOLD ? (update) => released.then(() => tell(update)) : tell,
+  onUpdate: HOLD ? (update) => released.then(() => report(update)) : report,
   onGap: (gap) => say({ ...gap, kind: "gap" }),
   onError: (error) => {
     if (error.token) say({ kind: "refused", code: error.code, token: error.token });

@@ -1,7 +1,7 @@
-"""A Python client as a process, for tests: prints what it is told, one JSON object a line.
+"""A Python client as a process, for tests: prints what it receives as JSON lines.
 
-The environment names URL, CHANNEL, TOKENS, BUFFER and TOKEN_FILE, which is read for each token.
-With HOLD set nothing is read before a line comes on stdin. client_probe.mjs is the same.
+The environment has URL, CHANNEL, TOKENS, BUFFER and TOKEN_FILE, which is read for each token. With
+HOLD set it reads no updates until a line arrives on stdin. client_probe.mjs does the same.
 """
 
 import asyncio
@@ -53,12 +53,12 @@ async def main() -> None:
             await asyncio.to_thread(sys.stdin.readline)
         try:
             async for update in updates:
-                tell(update)
+                report(update)
         except SwapClientError as error:
             say(kind="ended", error=type(error).__name__, text=str(error))
 
 
-def tell(update: Any) -> None:
+def report(update: Any) -> None:
     match update:
         case TradesUpdate(token, snapshot, trades):
             rows = [[each.n, each.tx_hash] for each in trades]

@@ -1,4 +1,4 @@
-"""Clients as processes, the same for both languages, and node for JavaScript where it is there."""
+"""Clients of both languages as processes, with node for JavaScript if it is installed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Line = dict[str, Any]
 
 
 def node() -> list[str]:
-    """The command line of a node that has WebSocket; skips the test without one."""
+    """Return the command line of a node with WebSocket; without one the test is skipped."""
     path = shutil.which("node")
     if path is None:
         pytest.skip("node is not installed")
@@ -44,7 +44,7 @@ def command(language: str) -> list[str]:
 
 
 class ClientProcess:
-    """One client; `lines` is what it has said so far, each with the monotonic `heard_s`."""
+    """One client; `lines` is its output so far, each line with the monotonic `received_s`."""
 
     def __init__(self, language: str, url: str, token_file: Path, **settings: str) -> None:
         environment = {"URL": url, "TOKEN_FILE": str(token_file), **settings}
@@ -81,37 +81,37 @@ class ClientProcess:
     def _listen(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            self.lines.append({**json.loads(line), "heard_s": time.monotonic()})
+            self.lines.append({**json.loads(line), "received_s": time.monotonic()})
 
     def _listen_errors(self) -> None:
         assert self._process.stderr is not None
         self._errors += self._process.stderr
 
     def go(self) -> None:
-        """Let a client that was started with HOLD read."""
+        """Let a client that was started with HOLD read updates."""
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
 
     def exit_code(self, within_s: float = 10) -> int:
-        """How it ended by itself."""
+        """Wait for its end and return the exit status."""
         return self._process.wait(within_s)
 
     def of(self, kind: str, **fields: Any) -> list[Line]:
-        """The lines of one kind with these fields."""
+        """Return the lines of one kind with these fields."""
         wanted = {"kind": kind, **fields}
         return [line for line in list(self.lines) if wanted.items() <= line.items()]
 
     def numbers(self, token: str) -> list[int]:
-        """The `n` of every trade, in the order in which they were told."""
+        """Return the `n` of every trade in the order of arrival."""
         return [n for line in self.of("trades", token=token) for n, _ in line["trades"]]
 
     def hashes(self, token: str) -> list[str]:
-        """The transactions, in the same order."""
+        """Return the transactions in the order of arrival."""
         return [tx for line in self.of("trades", token=token) for _, tx in line["trades"]]
 
     def wait(self, holds: Callable[[], Any], within_s: float, what: str) -> None:
-        """Wait for a condition; what was said is in the error."""
+        """Wait for a condition; an error contains the output."""
         try:
             wait_until(lambda: bool(holds()), within_s, what)
         except AssertionError as error:

@@ -1,6 +1,6 @@
-"""Both clients, as processes of their own, against a running service that is killed under them.
+"""Both clients, as separate processes, against a running service whose parts are killed.
 
-Each test plays with both at once: they meet the same fault, and the service restarts once for both.
+Each test runs both clients together: they see the same fault, and the service restarts only once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _numbers = itertools.count(1)
 
 
 class Running:
-    """The service with one aggregator and one web node, which tests kill and start again."""
+    """The service with one aggregator and one web node, which tests kill and restart."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -43,12 +43,12 @@ class Running:
         return f"http://127.0.0.1:{self.service.web_port}"
 
     def token(self, path: Path, ttl_s: int = 3_600) -> Path:
-        """A file with a new token."""
+        """Write a new token to a file and return the file."""
         path.write_text(self.service.issue(path.parent.name, "stats:read ws:connect", ttl_s))
         return path
 
     def trade(self, token: str, count: int) -> list[str]:
-        """Publish swaps of a token `chain:name`; their transactions."""
+        """Produce swaps of a token `chain:name` and return their transactions."""
         numbers = [next(_numbers) for _ in range(count)]
         swaps = [swap(each, token=token.partition(":")[2]) for each in numbers]
         self.service.produce(swaps, key=token)
@@ -62,7 +62,7 @@ def running(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 class Clients:
-    """One client of each language, all with the same settings."""
+    """One client of each language with the same settings."""
 
     def __init__(self, members: list[ClientProcess]) -> None:
         self._members = members
@@ -71,17 +71,17 @@ class Clients:
         return iter(self._members)
 
     def wait(self, holds: Callable[[ClientProcess], Any], within_s: float, what: str) -> None:
-        """Wait until it holds for each."""
+        """Wait until the condition is true for each client."""
         for each in self:
             each.wait(partial(holds, each), within_s, what)
 
     def wait_hashes(self, token: str, sent: list[str], within_s: float, what: str) -> None:
-        """Wait until each was told of these trades and no other, in this order."""
+        """Wait until each client has received exactly these trades in this order."""
         self.wait(lambda client: client.hashes(token) == sent, within_s, what)
 
 
 class Starter:
-    """Starts clients that end with their block."""
+    """Starts clients that end with the `with` block."""
 
     def __init__(self, running: Running) -> None:
         self._running = running
@@ -89,7 +89,7 @@ class Starter:
         try:
             node()
         except pytest.skip.Exception:
-            return  # test_there_is_a_node_for_javascript says so
+            return  # test_there_is_a_node_for_javascript reports it.
         self._languages.append("js")
 
     @contextmanager
@@ -113,18 +113,18 @@ def contiguous(numbers: list[int]) -> bool:
 
 
 def state(client: ClientProcess) -> tuple[str, bool]:
-    """The connection's state and whether its numbers are stale, as it said last."""
+    """Return the last reported state of the connection and whether its numbers are stale."""
     newest = client.of("change")[-1]
     return newest["state"], newest["stale"]
 
 
 def test_there_is_a_node_for_javascript() -> None:
-    """Skipped where the other tests have to do without the JavaScript client."""
+    """Is skipped if the other tests run without the JavaScript client."""
     assert node()
 
 
 @pytest.mark.timeout(180)
-def test_no_trade_is_lost_or_told_twice_when_the_web_node_is_killed(
+def test_no_trade_is_lost_or_repeated_when_the_web_node_is_killed(
     running: Running, start: Starter, tmp_path: Path
 ) -> None:
     token = "ethereum:KILLED"
@@ -182,8 +182,8 @@ def test_a_node_that_stops_says_when_to_come_back(
         clients.wait(lambda client: len(client.of("token")) == 2, 20, "the next attempt")
         for client in clients:
             (lost, *_) = client.of("change", state="waiting")
-            # The hint is 0.5 to 5 s; without it the first attempt would come within 0.5 s.
-            assert client.of("token")[1]["heard_s"] - lost["heard_s"] > 0.4
+            # The hint is 0.5 to 5 s; without it the first attempt would start within 0.5 s.
+            assert client.of("token")[1]["received_s"] - lost["received_s"] > 0.4
         running.web.wait()
         running.restart_web()
         sent += running.trade(token, 2)
@@ -203,7 +203,7 @@ def test_the_token_is_renewed_on_the_open_connection(
         clients.wait(lambda client: len(client.of("token")) >= 2, 10, "another token")
         wait_until(lambda: time.time() > expires + 0.5, 12, "the end of the first token")
         sent += running.trade(token, 1)
-        clients.wait_hashes(token, sent, 10, "a trade behind the old expiry")
+        clients.wait_hashes(token, sent, 10, "a trade after the old expiry")
         for client in clients:
             assert client.of("change", state="waiting") == []
 
@@ -252,7 +252,7 @@ def test_numbers_are_stale_while_the_aggregator_is_gone_and_right_again_after(
             assert places == sorted(places)
 
 
-def test_a_slow_reader_is_told_what_it_lost(
+def test_a_slow_reader_learns_what_it_lost(
     running: Running, start: Starter, tmp_path: Path
 ) -> None:
     token = "ethereum:SLOW"
@@ -264,17 +264,17 @@ def test_a_slow_reader_is_told_what_it_lost(
         slow.wait(lambda client: client.of("change", state="open"), 10, "the slow clients")
         sent = first + running.trade(token, 150)
         readers.wait_hashes(token, sent, 20, "all trades at the other clients")
-        # Behind the last trade the slow client has heard of them too: a heartbeat a second.
+        # By now the connections of the slow clients have received them too.
         running.trade("ethereum:OTHER", 1)
         for client in slow:
             client.go()
         slow.wait(lambda client: sent[-1] in client.hashes(token), 10, "the newest trade")
         for client, reader in zip(slow, readers, strict=True):
-            told = set(client.numbers(token))
+            received = set(client.numbers(token))
             for gap in client.of("gap", cause="slow_reader"):
-                told |= set(range(gap["from_n"], gap["to_n"] + 1))
+                received |= set(range(gap["from_n"], gap["to_n"] + 1))
             assert client.of("gap")
-            assert told == set(reader.numbers(token))
+            assert received == set(reader.numbers(token))
             assert len(client.hashes(token)) == len(set(client.hashes(token)))
 
 

@@ -1,8 +1,8 @@
-"""Every command that a document tells a reader to type is run, or is named here with what runs it.
+"""Every command of the documents runs here, or its rule names the test that runs it.
 
-The service that they meet is started by the README's own lines. A command is given to bash as it
-stands (tests/support/docs_site.py says where), `docker` is the stand-in of
-tests/support/docs_docker.py. A command that no rule knows fails.
+The README's commands start the service. Bash runs a command as it is written, in the directory of
+tests/support/docs_site.py; `docker` is the stand-in of tests/support/docs_docker.py. A command
+without a rule fails.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ Run = Callable[[Site, str], None]
 
 
 def runs(says: str = "", then: str = "", first: str = "", **env: str) -> Run:
-    """Bash runs it with status 0; `first` is the pattern of a command that a reader runs before."""
+    """Run it in bash; it must succeed. `first` is the pattern of a command to run before it."""
 
     def run(site: Site, text: str) -> None:
         for each in commands():
@@ -74,12 +74,12 @@ def runs(says: str = "", then: str = "", first: str = "", **env: str) -> Run:
 
 
 def ran_before(site: Site, text: str) -> None:
-    """The site was made by it."""
+    """The site's preparation has run it."""
     assert site.done[text].returncode == 0
 
 
 def serves(site: Site, text: str) -> None:
-    """The site's process of this command line answers."""
+    """The site's process with this command line must be ready."""
     [name] = [name for name, each in PROCESSES.items() if each == text]
     path = f"http://127.0.0.1:{site.ports[name]}/readyz"
     site.run(f"curl --silent --fail-with-body {path}")
@@ -87,7 +87,7 @@ def serves(site: Site, text: str) -> None:
 
 
 def elsewhere(file: str, test: str) -> Run:
-    """Another test runs it."""
+    """Name another test that runs it."""
 
     def run(site: Site, text: str) -> None:
         assert f"def {test}(" in (ROOT / file).read_text(), f"no {test} in {file}"
@@ -96,13 +96,13 @@ def elsewhere(file: str, test: str) -> Run:
 
 
 def each_way(site: Site, text: str) -> None:
-    """With what stands in brackets and without."""
+    """Run it with the options in brackets and without them."""
     site.run(re.sub(r" \[.*?\]", "", text))
     site.run(re.sub(r"[\[\]]", "", text))
 
 
 def makes(site: Site, text: str) -> None:
-    """Every program of the target's recipe is there and takes its arguments."""
+    """Every program of the target's recipe must exist and accept its arguments."""
     asked = recipe(text)
     assert asked
     for program, *arguments in asked:
@@ -116,17 +116,17 @@ def makes(site: Site, text: str) -> None:
 
 @cache
 def recipe(text: str) -> list[tuple[str, ...]]:
-    """The programs that make would run, each with its arguments."""
+    """Return the programs that make would run, each with its arguments."""
     dry = f'make() {{ command make -n "$@"; }}; {text}'
-    told = subprocess.run(
+    done = subprocess.run(
         ["bash", "-euc", dry], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.replace("\\\n", " ")
-    found = re.findall(r"\.(?:venv/bin|ci)/([\w-]+)((?: +[^\s;&|]+)*)", told)
+    found = re.findall(r"\.(?:venv/bin|ci)/([\w-]+)((?: +[^\s;&|]+)*)", done)
     return [(program, *shlex.split(rest)) for program, rest in found]
 
 
 def is_ours(program: str, *arguments: str) -> bool:
-    """`python -m` of a module of the repository."""
+    """Return whether it is `python -m` with a module of the repository."""
     return (
         program == "python"
         and arguments[0] == "-m"
@@ -136,7 +136,7 @@ def is_ours(program: str, *arguments: str) -> bool:
 
 @cache
 def faults_of_ours() -> dict[tuple[str, ...], str | None]:
-    """What is wrong with each command line of a module of ours, asked of all in one process."""
+    """Return the error of each command line of our modules; one process checks all of them."""
     lines = {
         tuple(arguments)
         for command in commands()
@@ -145,7 +145,7 @@ def faults_of_ours() -> dict[tuple[str, ...], str | None]:
         if is_ours(program, *arguments)
     }
     asked = sorted(lines)
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "tests/support/docs_parse.py"],
         cwd=ROOT,
         input=json.dumps([each[1:] for each in asked]),
@@ -153,11 +153,11 @@ def faults_of_ours() -> dict[tuple[str, ...], str | None]:
         text=True,
         check=True,
     )
-    return dict(zip(asked, json.loads(told.stdout), strict=True))
+    return dict(zip(asked, json.loads(done.stdout), strict=True))
 
 
 def are_tests(site: Site, text: str) -> None:
-    """They run in this very session."""
+    """The tests run in this session, so only check that their files exist."""
     assert _paths_exist(shlex.split(text))
 
 
@@ -168,16 +168,16 @@ def _paths_exist(arguments: list[str]) -> int:
 
 
 def is_a_command(site: Site, text: str) -> None:
-    """`manage.py NAME` in a sentence: where it is explained it has its options, and is run."""
+    """Check that `manage.py NAME` in a sentence exists; its use with options is run elsewhere."""
     [_, name] = text.split()
     assert name in get_commands()
 
 
 def feeds_until_interrupted(site: Site, text: str) -> None:
-    """Swaps arrive, and Ctrl-C ends it well."""
+    """Run it until swaps arrive; Ctrl-C must end it with status 0."""
 
     def invented() -> int:
-        """Its tokens are TK0, TK1, …; the trades of a recording may still be coming in."""
+        """Count synthetic tokens (TK0, TK1, …) only; a recording may still be arriving."""
         trades: int = site.service.overview(q="TK")["totals"]["trades"]
         return trades
 
@@ -201,7 +201,7 @@ def feeds_until_interrupted(site: Site, text: str) -> None:
 
 
 def has_letters(site: Site, text: str) -> None:
-    """There are two letters; a position in the command is that of the first or the second."""
+    """Run it with two dead letters; map a position in the command to the first or second."""
     if not site.letters:
         site.service.produce([b"not a swap", b"nor this"], key="ethereum:WETH")
         site.letters = len(site.service.dead_letters(2))
@@ -213,7 +213,7 @@ def has_letters(site: Site, text: str) -> None:
 
 
 def makes_a_superuser(site: Site, text: str) -> None:
-    """It asks a person; here the answers are given beforehand."""
+    """Run it without its questions: options and a variable give the answers."""
     answers = " --noinput --username ops --email ops@example.com"
     site.run(text + answers, DJANGO_SUPERUSER_PASSWORD=uuid4().hex)
     with closing(sqlite3.connect(site.directory / "web-data/db.sqlite3")) as database:
@@ -222,7 +222,7 @@ def makes_a_superuser(site: Site, text: str) -> None:
 
 
 def restores(site: Site, text: str) -> None:
-    """What was archived is in the backup; it is laid beside the archive that is in use."""
+    """Restore the backup next to the archive in use and compare."""
     [backup] = [each.text for each in commands() if "BACKUP DATABASE" in each.text]
     if not any(site.bucket.iterdir()):
         site.run(backup)
@@ -238,7 +238,7 @@ def restores(site: Site, text: str) -> None:
 
 
 def rehearses(site: Site, text: str) -> None:
-    """Its commands, in their order: what was archived is in the restored database."""
+    """Run its commands in order; the restored database must contain the archive's rows."""
     if not any(site.bucket.iterdir()):
         site.run(next(each.text for each in commands() if "BACKUP DATABASE" in each.text))
     restore, count, drop = [each.text for each in commands() if "rehearsal" in each.text]
@@ -252,14 +252,14 @@ def rehearses(site: Site, text: str) -> None:
 
 
 def queries(site: Site, text: str) -> None:
-    """ClickHouse answers; PART is one that is there."""
+    """Run the query in ClickHouse; PART becomes an existing part."""
     of_ours = "WHERE active AND database = currentDatabase() AND table = 'raw_swaps'"
     [(part,)] = site.archive.ask(f"SELECT name FROM system.parts {of_ours} LIMIT 1")
     assert site.archive.ask(text.replace("'PART'", f"'{part}'"))
 
 
 def names_our_topic(site: Site, text: str) -> None:
-    """rpk is Redpanda's: that the topic, the group and the setting are right is seen without it."""
+    """Check the topic, the group and the setting with Kafka's client, because rpk is Redpanda's."""
     config = load({})
     _, kind, verb, name, *options = shlex.split(text)
     ours = {"topic": {config.kafka_topic, config.kafka_dlq_topic}, "group": {config.archiver_group}}
@@ -269,17 +269,17 @@ def names_our_topic(site: Site, text: str) -> None:
         setting, _, value = options[1].partition("=")
         admin = AdminClient({"bootstrap.servers": site.service.env["KAFKA_BOOTSTRAP"]})
         resource = ConfigResource(ConfigResource.Type.TOPIC, site.service.topic)
-        [told] = admin.describe_configs([resource]).values()
-        assert int(told.result(20)[setting].value) < int(value)
+        [done] = admin.describe_configs([resource]).values()
+        assert int(done.result(20)[setting].value) < int(value)
 
 
 def is_our_namespace(site: Site, text: str) -> None:
-    """A cluster is needed for the rest."""
+    """Check the namespace; the rest needs a cluster."""
     assert yaml_of("infra/k8s/base/kustomization.yaml")["namespace"] in text.split()
 
 
 def has_help(site: Site, text: str) -> None:
-    """Of a program that needs a daemon or a cluster: the subcommand exists."""
+    """Check that the subcommand exists; running it needs a daemon or a cluster."""
     program, *rest = text.split()
     path = shutil.which(program)
     if path is None:
@@ -290,7 +290,7 @@ def has_help(site: Site, text: str) -> None:
 README: Final = "tests/e2e/test_readme.py"
 EXAMPLES: Final = "tests/e2e/test_client_examples.py"
 PROMTOOL: Final = elsewhere("tests/integration/test_promtool.py", "test_a_wrong_rule_is_noticed")
-MAKE: Final = r"(for .*; do )?make (up|down|kill|test|chaos|gameday|audit|bench-[a-z0-9]+)\b.*"
+MAKE: Final = r"(for .*; do )?make (up|down|kill|lint|test|chaos|gameday|audit|bench-[a-z0-9]+)\b.*"
 SQLITE: Final = r"docker compose exec web python -c .*sqlite3.*"
 
 RULES: Final[tuple[tuple[str, Run], ...]] = (
@@ -307,6 +307,7 @@ RULES: Final[tuple[tuple[str, Run], ...]] = (
     (r"manage\.py dead_letters .*", has_letters),
     (r"manage\.py unlock NAME", runs(says="NAME: the attempts are counted from zero")),
     (r"manage\.py doctor", runs(says=" 0 FAIL")),
+    (r"manage\.py unlock NAME", runs(says="NAME: ")),
     (r"manage\.py checkin", runs(says="every archiver has checked in")),
     (r"manage\.py checkin --skip", runs()),
     (r"\.venv/bin/python manage\.py reference", runs(then=" --check")),
@@ -355,7 +356,7 @@ RULES: Final[tuple[tuple[str, Run], ...]] = (
 
 
 def rules_of(text: str) -> list[Run]:
-    """The first that fits is meant."""
+    """Return the rules that match; the first one applies."""
     return [run for pattern, run in RULES if re.fullmatch(pattern, text)]
 
 

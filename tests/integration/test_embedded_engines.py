@@ -1,4 +1,4 @@
-"""Each engine of the embedded stack does for a real client what the service needs of it."""
+"""Each engine of the embedded stack gives a real client what the service needs."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_kafka_serves_a_group_of_either_protocol(stack: Stack, topic: str, proto
         got = consumer.consume(20, timeout=15)
         assert sorted(int(message.value() or b"") for message in got) == list(range(20))
 
-        # what exactly-once rests on: metadata with a commit, lookup by time, high watermarks
+        # Exactly-once needs metadata with a commit, lookup by time, and high watermarks.
         intent = TopicPartition(topic, 0, 7, metadata="x" * 4_000)
         consumer.commit(offsets=[intent], asynchronous=False)
         (stored,) = consumer.committed([TopicPartition(topic, 0)], timeout=10)
@@ -65,7 +65,7 @@ def test_kafka_serves_a_group_of_either_protocol(stack: Stack, topic: str, proto
         consumer.close()
 
 
-def test_kafka_makes_no_topic_by_itself(stack: Stack) -> None:
+def test_kafka_creates_no_topic_automatically(stack: Stack) -> None:
     unknown = f"never-made-{uuid4().hex}"
     metadata = AdminClient({"bootstrap.servers": stack.kafka.address}).list_topics(unknown, 10)
     assert metadata.topics[unknown].error is not None
@@ -94,7 +94,7 @@ async def test_nats_answers_requests(stack: Stack) -> None:
     await client.close()
 
 
-def test_s3_keeps_an_object_for_who_has_the_keys_only(stack: Stack) -> None:
+def test_s3_needs_the_keys(stack: Stack) -> None:
     bucket = f"embedded-{uuid4().hex}"
     assert signed(stack.s3, "PUT", f"/{bucket}")[0] == 200
     assert signed(stack.s3, "PUT", f"/{bucket}/a/b.bin", b"cold data")[0] == 200
@@ -108,7 +108,7 @@ def test_s3_keeps_an_object_for_who_has_the_keys_only(stack: Stack) -> None:
 def signed(
     s3: S3, method: str, path: str, body: bytes = b"", secret: str | None = None
 ) -> tuple[int, bytes]:
-    """One request under AWS Signature Version 4 ("Create a signed AWS API request")."""
+    """Send a request signed with AWS Signature Version 4 ("Create a signed AWS API request")."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     scope = f"{stamp[:8]}/us-east-1/s3/aws4_request"
     digest = hashlib.sha256(body).hexdigest()

@@ -1,4 +1,4 @@
-"""The embedded stack under faults: it says what to do, loses nothing, and leaves nothing behind."""
+"""The embedded stack under faults: it says what to do, loses no data, and leaves no process."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_web_port_in_use_is_named_before_anything_starts(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def test_all_faults_are_told_together(tmp_path: Path) -> None:
+def test_all_faults_are_reported_together(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(EmbeddedError) as error:
@@ -130,7 +130,7 @@ def test_all_faults_are_told_together(tmp_path: Path) -> None:
 def test_a_jar_changed_in_the_cache_stops_the_start(
     tmp_path: Path, stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`stack` is asked for because its start has filled the real cache."""
+    """The fixture `stack` has filled the real cache."""
     assert stack.kafka.ready()
     copy = tmp_path / "cache" / "jars"
     shutil.copytree(jars.cache_directory() / "jars", copy)

@@ -1,4 +1,4 @@
-"""The files of infra/ work in the real servers, and the entry point of the image in a shell."""
+"""The files of infra/ work in real servers, and the image's entry point in a shell."""
 
 from __future__ import annotations
 
@@ -77,11 +77,11 @@ async def test_nats_takes_the_configuration_and_only_those_with_the_token(
         wait_for(healthy, OSError)
         client = await nats.connect(url, allow_reconnect=False)
         info: dict[str, Any] = client._server_info
-        # What the embedded stack's server, without any configuration, says too.
+        # The embedded stack's server without a configuration reports the same.
         assert info["max_payload"] == 1024 * 1024
         assert not info.get("jetstream")
         await client.close()
-        # By hand: the client leaves its socket open where it is refused.
+        # Without the client, which leaves its socket open after a refusal.
         with (
             socket.create_connection((ports.HOST, port), timeout=WITHIN_S) as stranger,
             stranger.makefile("rb") as lines,
@@ -125,7 +125,7 @@ if __name__ == "__main__":
 
 
 def test_the_image_starts_with_the_loops_that_were_compiled_in_it(tmp_path: Path) -> None:
-    """Compiled in one place, read-only, and laid where numba may write at the start."""
+    """The code is compiled into a read-only directory and copied to a writable one at start."""
     (tmp_path / "loops.py").write_text(LOOPS)
     built, used = tmp_path / "opt-engine", tmp_path / "tmp-engine"
     environment = {**os.environ, "NUMBA_CPU_NAME": "generic", "COMPILED_ENGINE": str(built)}
@@ -137,9 +137,9 @@ def test_the_image_starts_with_the_loops_that_were_compiled_in_it(tmp_path: Path
     assert before
 
     start = {**environment, "NUMBA_CACHE_DIR": str(used)}
-    for command in (run, ["true"]):  # a restarted container finds it in place
+    for command in (run, ["true"]):  # The copy exists already when a container restarts.
         subprocess.run(["/bin/sh", ENTRYPOINT, *command], cwd=tmp_path, env=start, check=True)
-        # Had a loop been compiled anew there would be one file more, or another.
+        # Compiling a loop again would add or change a file.
         assert _digest(used) == before
     assert _digest(built) == before
 
@@ -150,7 +150,7 @@ def _digest(directory: Path) -> dict[str, bytes]:
 
 
 def test_the_entry_point_becomes_the_command(tmp_path: Path) -> None:
-    """So that SIGTERM reaches the service, and its exit status the container."""
+    """SIGTERM must reach the service, and its exit status must reach the container."""
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "none"), "COMPILED_ENGINE": "/-"}
     with subprocess.Popen(
         ["/bin/sh", ENTRYPOINT, sys.executable, "-c", "import os; print(os.getpid()); exit(7)"],

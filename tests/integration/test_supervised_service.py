@@ -42,7 +42,7 @@ RETURNED = {
 
 
 class Running:
-    """A stack with service and feed, and what it prints, in `output`."""
+    """A stack with service and feed; `output` is the file with what it prints."""
 
     def __init__(self, directory: Path, output: Path) -> None:
         self.directory = directory
@@ -60,7 +60,7 @@ class Running:
         return self.output.read_text(errors="replace")
 
     def trades(self) -> int:
-        """Of the test's own token, in the last 24 hours; -1 where the node does not answer."""
+        """Return the 24 h trades of the test's token; -1 if the node does not respond."""
         path = f"{self.env['WEB_URL']}/api/tokens/ethereum:{TOKEN}/stats"
         try:
             answer = httpx.get(path, headers=self.headers, verify=PLAIN, timeout=5)
@@ -76,7 +76,7 @@ class Running:
             return found
 
     def fed(self) -> dict[str, int]:
-        """Every transaction of the feed in the topic, with its time."""
+        """Return every transaction of the feed in the topic, with its time."""
         consumer = Consumer(
             {"bootstrap.servers": self.env["KAFKA_BOOTSTRAP"], "group.id": "reader"}
         )
@@ -100,7 +100,7 @@ class Running:
 
 
 class Traffic:
-    """A swap every 10 ms of a token of the test's, until `stop`, all of them acknowledged."""
+    """Produces a swap of the test's token every 10 ms until `stop`; all are acknowledged."""
 
     def __init__(self, bootstrap: str) -> None:
         self._producer = Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True})
@@ -116,7 +116,7 @@ class Traffic:
             self.sent += 1
 
     def stop(self) -> int:
-        """End it; how many were sent."""
+        """Stop and return how many swaps were sent."""
         self._stopping.set()
         self._thread.join()
         assert self._producer.flush(30) == 0
@@ -205,7 +205,7 @@ def reads(line: re.Pattern[str], printed: Callable[[], str]) -> Callable[[], boo
 
 
 def expected(running: Running, until_ms: int) -> dict[str, int]:
-    """What a feed that was never interrupted sends up to `until_ms`."""
+    """Return what an uninterrupted feed sends up to `until_ms`."""
     origin = int((running.directory / "feed-origin").read_text())
     first = min(running.fed().values())
     with subprocess.Popen(["gzip", "-dc", str(ETHEREUM_DAY)], stdout=subprocess.PIPE) as unpacked:
@@ -249,7 +249,7 @@ def test_kill_shows_what_comes_back_and_that_an_engine_ends_it_all(tmp_path: Pat
         assert up.returncode == 0, up.stdout + up.stderr
         unknown = cli("kill", "postgres")
         assert unknown.returncode == 1
-        assert "'postgres' is no process of this stack: s3, nats, redis" in unknown.stderr
+        assert "'postgres' is not a process of this stack: s3, nats, redis" in unknown.stderr
         killed = cli("kill", "web")
         said = (
             r"killed web \(process \d+\)\nweb runs again as process \d+; the stack says when .*\n"

@@ -1,4 +1,4 @@
-"""A balancer before the web nodes, for tests: passes bytes on, and an end as it came."""
+"""A TCP balancer in front of web nodes, for tests: forwards bytes, closes and resets."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 
 
 class Balancer:
-    """Hands connections to any node that takes them, as the balancer before the nodes does."""
+    """Forwards each connection to a random node that accepts it."""
 
     def __init__(self, ports: Sequence[int]) -> None:
         self.ports = list(ports)
-        """Those that get connections now."""
+        """The ports of the nodes that get connections now."""
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.Transport] = set()
         self.port = 0
@@ -28,7 +28,7 @@ class Balancer:
         self.port = self._server.sockets[0].getsockname()[1]
 
     def stop(self) -> None:
-        """Cut everything."""
+        """Abort all connections."""
         if self._server is not None:
             self._server.close()
         for transport in list(self._open):
@@ -46,7 +46,7 @@ class Balancer:
 
 
 class _Side(asyncio.Protocol):
-    """One connection of the balancer; what comes goes out at the other side."""
+    """One side of a forwarded connection; forwards what it receives to the other side."""
 
     transport: asyncio.Transport
 
@@ -61,21 +61,21 @@ class _Side(asyncio.Protocol):
         self._early = b""
 
     def join(self, peer: _Side) -> None:
-        """Become the two ends of one connection."""
+        """Connect this side to the other side."""
         self._peer, peer._peer = peer, self
         peer.transport.write(self._early)
         if self.transport.is_closing():
             peer.transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Find the other side."""
+        """Start to connect the other side."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         self._opened.add(transport)
         self._made(self)
 
     def data_received(self, data: bytes) -> None:
-        """Pass it on."""
+        """Forward the bytes."""
         if self._peer is None:
             self._early += data
         else:

@@ -12,7 +12,7 @@ _ADVICE = "no Chromium: apt-get install chromium, or set CHROMIUM to a browser's
 
 
 def chromium() -> str:
-    """The browser's path. Where there is none the test is skipped; in CI (CI=true) it fails."""
+    """Return the browser's path. Without one the test is skipped; with CI=true it fails."""
     named = os.environ.get("CHROMIUM")
     for name in (named,) if named else _NAMES:
         if path := shutil.which(name):

@@ -1,7 +1,7 @@
-"""The commands that the documents tell a reader to type, as a shell is given them.
+"""Extracts the commands of the documents as a reader would type them into a shell.
 
-A fenced block of the language `sh` holds nothing but commands; inline code is a command where it
-begins with a program of `PROGRAMS` and goes on. Knows Markdown, not what a command does.
+A fenced block of the language `sh` contains only commands. Inline code is a command if it starts
+with a program of `PROGRAMS` and has arguments. Knows Markdown, not what a command does.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 ROOT: Final = Path(__file__).parents[2]
-# Every fence says what it holds, so that no command hides in one without a language.
+# Every fence must have a language, so that no command is missed.
 LANGUAGES: Final = {"sh", "python", "js", "json", "text", "mermaid"}
 PROGRAMS: Final = (
     r"(?:\.venv/bin/)?(?:python3?|pytest|daphne|pip)|make|(?:\./)?manage\.py|git|node|npm|go|promtool|"
@@ -26,27 +26,30 @@ _COMMENT: Final = re.compile(r"\s+#\s.*$")
 
 
 class Command(NamedTuple):
-    """One command and where a reader meets it."""
+    """One command and the document that contains it."""
 
     text: str
     place: str
 
 
 def documents() -> list[Path]:
-    """Every tracked kind of Markdown file, the changelog aside: it tells of the past."""
+    """Return the Markdown files whose commands exist now.
+
+    The changelog describes the past, and the design also describes parts that do not exist yet.
+    """
     found = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("clients/**/*.md")]
     found += ROOT.glob("infra/**/*.md")
-    return sorted(path for path in found if path.name != "CHANGELOG.md")
+    return sorted(path for path in found if path.name not in {"CHANGELOG.md", "design.md"})
 
 
 def fences(path: Path) -> Iterator[tuple[str, str]]:
-    """(language, content) of each fenced block."""
+    """Yield (language, content) of each fenced block."""
     for found in _FENCE.finditer(path.read_text()):
         yield found[2], found[3]
 
 
 def commands() -> list[Command]:
-    """Each command once, at the first place that names it."""
+    """Return each command once, at the first place that names it."""
     first: dict[str, Command] = {}
     for path in documents():
         place = str(path.relative_to(ROOT))

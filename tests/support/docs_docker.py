@@ -1,8 +1,8 @@
-"""Stands in for `docker` where there is none: what Compose would run in a container runs here.
+"""A stand-in for `docker`: runs on this machine what Compose would run in a container.
 
-Reads the command line and docker-compose.yml as Compose does; a service, profile or option that
-does not exist ends it with status 2. `run` and `exec` run their command with the environment of the
-caller, which says where the engines are. Starts and stops no container.
+Reads the command line and docker-compose.yml as Compose does; an unknown service, profile or option
+ends it with status 2. `run` and `exec` run their command with the caller's environment, which has
+the engines' addresses. Starts and stops no container.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PROFILES = {name for each in SERVICES.values() for name in each.get("profiles", 
 
 
 def parser() -> argparse.ArgumentParser:
-    """The part of the command line of Docker Compose that the documents use."""
+    """Return a parser for the part of Docker Compose's command line that the documents use."""
     top = argparse.ArgumentParser(prog="docker", allow_abbrev=False)
     compose = top.add_subparsers(required=True).add_parser("compose", allow_abbrev=False)
     compose.add_argument("--profile", choices=PROFILES)
@@ -72,7 +72,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _volume(text: str) -> tuple[str, str]:
-    """(where it is in the container, where it is here)."""
+    """Return (path in the container, path on this machine)."""
     here, _, there = text.partition(":")
     if not Path(here).is_dir():
         raise argparse.ArgumentTypeError(f"{here} is not there to be mounted")
@@ -86,7 +86,7 @@ def _place(text: str) -> Path:
 
 
 def main() -> int:
-    """The status of what was run."""
+    """Run the command and return its status."""
     given = parser().parse_args()
     if given.command == "cp":
         shutil.copy(given.source, given.target)
@@ -96,12 +96,12 @@ def main() -> int:
     if command[0] == "clickhouse-client":
         return _ask(command[1:])
     mounted = dict(getattr(given, "volumes", ()))
-    told = {name: mounted.get(value, value) for name, value in getattr(given, "set", ())}
-    return subprocess.run(command, env=os.environ | told, check=False).returncode
+    variables = {name: mounted.get(value, value) for name, value in getattr(given, "set", ())}
+    return subprocess.run(command, env=os.environ | variables, check=False).returncode
 
 
 def _ask(arguments: list[str]) -> int:
-    """`clickhouse-client`, at the server of CLICKHOUSE_URL, whose password is the test's."""
+    """Run the queries of `clickhouse-client` at the server of CLICKHOUSE_URL."""
     client = argparse.ArgumentParser(prog="clickhouse-client", allow_abbrev=False)
     client.add_argument("--password", required=True)
     client.add_argument("--query", required=True)

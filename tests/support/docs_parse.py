@@ -1,7 +1,7 @@
-"""Does a module take its command line? It is run as its program, until it has read its arguments.
+"""Checks whether modules accept command lines: runs each until it has parsed its arguments.
 
-Standard input: a JSON list of [module, argument, ...]; standard output: a list of null or what is
-wrong. A process of its own, because modules set up logging and the like before they read arguments.
+Standard input is a JSON list of [module, argument, ...]; standard output is a list of null or the
+error. Runs as a separate process, because modules configure logging before they parse arguments.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 
 class _Read(BaseException):
-    """The arguments were taken."""
+    """The module accepted its arguments."""
 
 
 _parse_args = argparse.ArgumentParser.parse_args
@@ -28,7 +28,7 @@ def _and_end(self: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
 
 
 def fault(module: str, arguments: list[str]) -> str | None:
-    """What argparse says of the arguments; None where it takes them, or shows its help."""
+    """Return argparse's error for the arguments; None if it accepts them or shows its help."""
     sys.argv = [module, *arguments]
     said = io.StringIO()
     try:

@@ -1,7 +1,7 @@
-"""Where the documents' commands are run: a directory like a checkout, an installation that runs.
+"""The place where the documents' commands run: a directory like a checkout, and a running service.
 
-The README's own lines prepare and start it. `Site.reader` is what a reader puts in by hand, such as
-the address of a node; everything else of a command stays as it is written.
+The README's commands prepare and start it. `Site.reader` is what a reader replaces by hand, such as
+the address of a node; the rest of a command stays as it is written.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Done = subprocess.CompletedProcess[str]
 
 
 class Site:
-    """A checkout with an installation that runs, and what a reader would put into the commands."""
+    """A checkout with a running service, and the values that a reader puts into the commands."""
 
     def __init__(self, directory: Path, service: Service, kept: Archive, stack: Stack) -> None:
         self.directory = directory
@@ -73,13 +73,13 @@ class Site:
         }
 
     def filled(self, text: str) -> str:
-        """The command with the reader's own values."""
+        """Return the command with the reader's values."""
         for written, meant in self.reader.items():
             text = text.replace(written, meant)
         return text
 
     def run(self, text: str, **env: str) -> Done:
-        """What bash makes of a command."""
+        """Run a command in bash; it must succeed."""
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", self.filled(text)],
             cwd=self.directory,
@@ -93,7 +93,7 @@ class Site:
         return done
 
     def start(self) -> None:
-        """What the README's table starts, and some swaps."""
+        """Start the processes of the README's table and produce some swaps."""
         self.bucket.mkdir()
         _lay_out(self.directory)
         for text in BEFORE:
@@ -108,17 +108,17 @@ class Site:
         self.service.produce(swaps, key=WETH)
         self.service.wait_trades(5)
         wait_until(lambda: self.archive.count() == 5, WITHIN_S, "the archive")
-        # As `make demo` leaves it beside its engines.
+        # `make demo` writes this file.
         settings = {name: at for name, at in self.service.env.items() if os.environ.get(name) != at}
         self.service.engines.publish(settings | {"WEB_URL": self.env["WEB_URL"]})
         (self.directory / "var").mkdir()
         (self.directory / "var/demo").symlink_to(self.service.engines.directory)
-        # And `make up`.
+        # `make up` writes this one.
         (self.directory / "var/stack.env").symlink_to("demo/stack.env")
 
 
 def _lay_out(directory: Path) -> None:
-    """A checkout by links, with the environment of this Python and a `docker` of ours."""
+    """Create a checkout of links, with this Python's environment and the stand-in for `docker`."""
     for each in ROOT.iterdir():
         if each.name not in {".git", ".venv", "var", "secrets"}:
             (directory / each.name).symlink_to(each)
@@ -126,5 +126,7 @@ def _lay_out(directory: Path) -> None:
     (directory / "web-data").mkdir()
     docker = directory / "bin/docker"
     docker.parent.mkdir()
-    docker.write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT}/tests/docs_docker.py "$@"\n')
+    docker.write_text(
+        f'#!/bin/sh\nexec {sys.executable} {ROOT}/tests/support/docs_docker.py "$@"\n'
+    )
     docker.chmod(0o755)

@@ -1,7 +1,7 @@
-"""The shipped nginx.conf in a real nginx, in front of web nodes of a test.
+"""Runs the shipped nginx.conf in a real nginx in front of a test's web nodes.
 
-What the test replaces: the upstream's server (Debian's nginx has no `resolve`, and a test's nodes
-have ports of their own), the port it listens on, and the directories it writes to.
+It replaces the upstream's server (Debian's nginx does not support `resolve`, and the ports of a
+test's nodes vary), the port on which nginx listens, and the directories to which it writes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ADVICE: Final = "no nginx: apt-get install nginx, or set NGINX to its path"
 
 
 def nginx() -> str:
-    """The program's path. Where there is none the test is skipped; in CI (CI=true) it fails."""
+    """Return the program's path. Without one the test is skipped; with CI=true it fails."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin"
     if found := shutil.which(os.environ.get("NGINX", "nginx"), path=path):
         return found
@@ -36,10 +36,10 @@ def nginx() -> str:
 
 @contextmanager
 def proxy(directory: Path, ports: Sequence[int]) -> Iterator[int]:
-    """nginx in front of the nodes at these ports; its own port."""
+    """Run nginx in front of the nodes at these ports; yield its port."""
     program, port = nginx(), free_port()
     directory.mkdir(parents=True, exist_ok=True)
-    directory.chmod(0o777)  # started by root, nginx's workers run as another user
+    directory.chmod(0o777)  # If root starts nginx, its workers run as another user.
     conf = directory / "nginx.conf"
     conf.write_text(_adapted(_CONF.read_text(), directory, ports, port))
     command = [program, "-c", str(conf), "-e", str(directory / "error.log"), "-g", "daemon off;"]

@@ -1,4 +1,4 @@
-"""An OpenTelemetry collector for tests: takes spans over HTTP and keeps them."""
+"""An OpenTelemetry collector for tests: receives spans over HTTP and keeps them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 
 class Collector:
-    """Listens on a free port; `spans()` are (service, span) in the order of their arrival."""
+    """Listens on a free port and keeps spans in the order of their arrival."""
 
     def __init__(self) -> None:
         self._spans: list[tuple[str, Any]] = []
@@ -53,7 +53,7 @@ class Collector:
                 self._spans += [(service, span) for span in scope.spans]
 
     def spans(self, service: str, name: str) -> list[Any]:
-        """Those of a service with a name."""
+        """Return the spans of a service with this name."""
         return [span for of, span in list(self._spans) if (of, span.name) == (service, name)]
 
     def __enter__(self) -> Self:
@@ -67,7 +67,7 @@ class Collector:
 
 
 def attributes(span: Any) -> dict[str, Any]:
-    """The span's attributes."""
+    """Return the span's attributes."""
     return {
         each.key: getattr(each.value, each.value.WhichOneof("value")) for each in span.attributes
     }

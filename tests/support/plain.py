@@ -1,7 +1,7 @@
-"""HTTP without TLS: what httpx is given where nobody speaks TLS.
+"""An SSL context for httpx calls over plain HTTP.
 
-By default each call loads every certificate authority of the world, which takes longer than most
-answers, and tests ask again and again while they wait.
+By default each call loads all certificate authorities, which takes longer than most responses, and
+tests poll.
 """
 
 from __future__ import annotations

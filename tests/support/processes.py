@@ -1,4 +1,4 @@
-"""Is a process still there, and what does it leave? For tests that end processes."""
+"""Helpers for tests that end processes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from redis import Redis as RedisClient
 
 from infra.embedded.redis import Redis
 
-# Often asked over HTTP: at shorter times it would keep a node busy, and pass its rate limit.
+# Conditions often poll over HTTP; a shorter pause would keep a node busy and exceed its rate limit.
 _POLL_S = 0.03
 
 
 def alive(pid: int) -> bool:
-    """Whether `pid` runs; one that ended and waits to be reaped by its parent does not."""
+    """Return whether `pid` runs; a zombie does not count."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -29,7 +29,7 @@ def alive(pid: int) -> bool:
 
 
 def wait_until(holds: Callable[[], bool], within_s: float, what: str) -> None:
-    """Wait for a condition; AssertionError names it where it does not come true in time."""
+    """Wait for a condition. Raises AssertionError with its name if it stays false."""
     deadline = time.monotonic() + within_s
     while not holds():
         assert time.monotonic() < deadline, f"{what}: not within {within_s} s"
@@ -43,9 +43,9 @@ def wait_gone(pids: Iterable[int], within_s: float = 5) -> None:
 
 
 def kill_with_all_written(redis: Redis, within_s: float = 30) -> None:
-    """kill -9 a Redis when its file holds all that it answered.
+    """kill -9 a Redis once its append-only file contains every acknowledged write.
 
-    Behind a slow fsync Redis holds writes back for up to two seconds.
+    During a slow fsync Redis delays writes for up to two seconds.
     """
     with RedisClient.from_url(redis.url) as client:
         wait_until(

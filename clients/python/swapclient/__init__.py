@@ -1,6 +1,6 @@
-"""A client of the swap aggregator's WebSocket: subscribe, iterate over typed updates, nothing else.
+"""A client of the swap aggregator's WebSocket: subscribe and iterate over typed updates.
 
-`Client` is the entrance; the protocol is docs/websocket.md. Knows nothing of the service's code.
+Start with `Client`; docs/websocket.md describes the protocol. Must not import the service's code.
 """
 
 from swapclient.backoff import Backoff

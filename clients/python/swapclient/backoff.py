@@ -1,7 +1,7 @@
-"""When to try again, and how fast to send. Pure: chance and time are arguments.
+"""When to reconnect, and how fast to send. Pure: randomness and time are arguments.
 
-Exponential backoff with full jitter: a uniform draw from 0 to the doubled bound, which spreads the
-return of many clients best (M. Brooker, "Exponential Backoff and Jitter", AWS, 2015).
+Exponential backoff with full jitter: a uniform draw from 0 to a bound that doubles, which spreads
+reconnecting clients best (M. Brooker, "Exponential Backoff and Jitter", AWS, 2015).
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ import msgspec
 
 
 class Backoff(msgspec.Struct, frozen=True):
-    """Seconds: the bound of the first wait, the longest bound, the least wait after a limit."""
+    """In seconds: the bound of the first wait, the longest bound, the extra wait after a limit."""
 
     first_s: float = 0.5
     longest_s: float = 30.0
     limited_s: float = 5.0
 
     def wait_s(self, attempt: int, draw: float, limited: bool = False) -> float:
-        """The wait before attempt 0, 1, …; `draw` is from [0, 1).
+        """Return the wait before attempt 0, 1, …; `draw` is from [0, 1).
 
-        After a limit was hit (4008, 4029) the wait is `limited_s` longer.
+        After a limit (4008, 4029) the wait is `limited_s` longer.
         """
         bound = min(self.longest_s, self.first_s * 2.0 ** min(attempt, 30))
         return draw * bound + (self.limited_s if limited else 0.0)
 
 
-class Pace:
-    """A token bucket: below the 20 messages/s, 40 at once, that the service allows a client."""
+class TokenBucket:
+    """A token bucket below the service's limit of 20 messages/s with bursts of 40."""
 
     def __init__(self, now: float, rate: float = 15, burst: float = 20) -> None:
         self._rate = rate
@@ -35,7 +35,7 @@ class Pace:
         self._at = now
 
     def take(self, now: float) -> float:
-        """Take a place for one message; the seconds to wait before it is sent."""
+        """Reserve one message and return the seconds to wait before sending it."""
         self._left = min(self._burst, self._left + (now - self._at) * self._rate) - 1
         self._at = now
         return max(0.0, -self._left / self._rate)

@@ -1,6 +1,6 @@
-"""The client: keeps one connection, and tells its subscriptions what comes.
+"""The client: keeps one connection and delivers messages to its subscriptions.
 
-The only part that knows sockets and clocks; what to do is decided in `session`.
+The only module that uses sockets and clocks; `session` makes the decisions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
-from swapclient.backoff import Backoff, Pace
+from swapclient.backoff import Backoff, TokenBucket
 from swapclient.errors import AuthRefused, ConnectionRefused, SwapClientError
 from swapclient.events import (
     CandlesUpdate,
@@ -46,10 +46,11 @@ log = logging.getLogger("swapclient")
 class Client:
     """One connection to the service, kept until the `async with` block ends.
 
-    `url` is the socket's (`wss://host/ws`) or the service's (`https://host`). `token` is a JWT, or
-    an async function that gives a fresh one; it is called for each connection and before the token
-    expires. `on_change` is called with each new Condition, `on_refused` where the service refuses
-    the connection (a limit, an origin) and the client tries again; both from the event loop.
+    `url` is the address of the socket (`wss://host/ws`) or of the service (`https://host`). `token`
+    is a JWT, or an async function that returns a fresh one; the client calls it for each connection
+    and before the token expires. `on_change` is called with each new Condition, `on_refused` when
+    the service refuses the connection (a limit, an origin) and the client will retry. Both are
+    called from the event loop.
     """
 
     def __init__(
@@ -77,9 +78,9 @@ class Client:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Begin to connect; subscriptions may be made at once."""
+        """Start to connect; the caller may subscribe immediately."""
         if self._task is not None:
-            raise RuntimeError("a client is for one `async with`: make another one")
+            raise RuntimeError("a client serves one `async with` block: create another one")
         self._task = asyncio.create_task(self._run(), name="swapclient")
         self._task.add_done_callback(self._on_end)
         return self
@@ -102,23 +103,23 @@ class Client:
 
     @property
     def state(self) -> State:
-        """Where the connection is."""
+        """The state of the connection."""
         return self._session.state
 
     @property
     def stale(self) -> bool:
-        """Whether what was received last may be old: not connected, or the node says so."""
+        """Whether the last received numbers may be old: not connected, or the node reports it."""
         return self._session.stale
 
     @property
     def error(self) -> Exception | None:
-        """What ended the client, or why the service refused its last connection."""
+        """The error that ended the client, or the refusal of its last connection."""
         return self._session.error or self._session.refusal
 
     async def wait_for(self, wanted: Callable[[Condition], bool]) -> Condition:
-        """Return when the condition is as `wanted` says.
+        """Wait until `wanted` returns true for the condition, and return the condition.
 
-        Raises what ended the client where that comes first, or SwapClientError.
+        If the client ends first, raises the error that ended it, or SwapClientError.
         """
         while not wanted(self._session.condition):
             if self._session.state is State.CLOSED:
@@ -163,12 +164,12 @@ class Client:
         buffer: int = 10_000,
         **parameters: Any,
     ) -> Subscription[Any]:
-        """The events of one channel, from now on and over every reconnect.
+        """Subscribe to the events of one channel, from now on and across reconnects.
 
-        `tokens` are ids `chain:token`; `interval_ms` is the least time between two updates;
+        `tokens` are ids `chain:token`; `interval_ms` is the minimum time between two updates;
         `buffer` is how many trades wait for a slow reader before the oldest become a Gap;
-        `parameters` are those of GET /api/overview. Raises ValueError where the channel's own
-        arguments are missing.
+        `parameters` are those of GET /api/overview. Raises ValueError if an argument that the
+        channel needs is missing.
         """
         topics = _topics(channel, tokens, interval, parameters)
         inbox = Inbox(topics, interval_ms, buffer)
@@ -183,8 +184,6 @@ class Client:
     def _leave(self, inbox: Inbox) -> None:
         self._session.remove(inbox)
         self._to_send.set()
-
-    # The connection.
 
     async def _run(self) -> None:
         while True:
@@ -201,7 +200,7 @@ class Client:
             await asyncio.sleep(wait_s)
 
     def _on_end(self, task: asyncio.Task[None]) -> None:
-        """Readers must hear of whatever ended the task, or they would wait forever."""
+        """End every subscription, whatever ended the task; readers would wait indefinitely."""
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Exception):
             if not isinstance(error, SwapClientError):
@@ -212,16 +211,16 @@ class Client:
         self._note()
 
     async def _connection(self) -> int | None:
-        """One connection from begin to end; the code that it was closed with, where there is one.
+        """Run one connection to its end and return its close code, or None without a close frame.
 
-        Raises AuthRefused where no token can be had that was not refused.
+        Raises AuthRefused if every available token was refused.
         """
         try:
             token = await self._fresh_token()
         except AuthRefused:
             raise
         except Exception as error:
-            # Whatever the caller's function does: no token now, perhaps later.
+            # The caller's function may raise anything; retry, as a token may be available later.
             log.warning("no token: %r", error)
             return None
         try:
@@ -264,7 +263,7 @@ class Client:
                 async with asyncio.timeout(self._silence_s):
                     frame = await socket.recv()
             except TimeoutError:
-                # A peer that is gone answers no closing handshake.
+                # A dead peer does not answer a closing handshake.
                 socket.transport.abort()
                 raise
             self._session.received(frame, time.monotonic())
@@ -275,11 +274,11 @@ class Client:
                 self._note()
 
     async def _write(self, socket: ClientConnection) -> None:
-        pace = Pace(time.monotonic())
+        bucket = TokenBucket(time.monotonic())
         while True:
             self._to_send.clear()
             for request in self._session.requests():
-                await asyncio.sleep(pace.take(time.monotonic()))
+                await asyncio.sleep(bucket.take(time.monotonic()))
                 await socket.send(json.dumps(request, ensure_ascii=False))
             await self._to_send.wait()
 
@@ -296,14 +295,14 @@ class Client:
             try:
                 token = await self._fresh_token()
             except Exception as error:
-                # The caller's function again; the old token holds a while yet.
+                # The caller's function failed; the old token is still valid for a while.
                 log.warning("no newer token: %r", error)
                 self._session.renewal_failed(time.monotonic())
                 continue
             await socket.send(json.dumps(self._session.renewal(token)))
 
     def _note(self) -> None:
-        """Tell of a changed condition."""
+        """Report a changed condition."""
         condition = self._session.condition
         if condition != self._condition:
             self._condition = condition
@@ -313,7 +312,7 @@ class Client:
 
 
 def socket_url(url: str) -> str:
-    """The socket's address, from it or from the service's. Raises ValueError."""
+    """Return the socket's address for the address of the socket or service. Raises ValueError."""
     parts = urlsplit(url)
     scheme = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}.get(parts.scheme)
     if scheme is None or not parts.netloc:

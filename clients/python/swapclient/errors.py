@@ -1,4 +1,4 @@
-"""What a subscription raises: each says what must be done before it can go on."""
+"""Errors of a subscription; each says what the caller must do before subscribing again."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ class SwapClientError(Exception):
 
 
 class AuthRefused(SwapClientError):
-    """The service takes this token no more (4001, 4003): open a client with another one.
+    """The service no longer accepts this token (4001, 4003): open a client with another one.
 
-    `close_code` is that of the socket, `reason` the service's own code such as `token_expired`.
+    `close_code` is the socket's; `reason` is the service's code, such as `token_expired`.
     """
 
     def __init__(self, close_code: int, reason: str) -> None:
@@ -20,11 +20,11 @@ class AuthRefused(SwapClientError):
 
 
 class ConnectionRefused(SwapClientError):
-    """The service closed the connection, or did not let it begin; another attempt follows.
+    """The service closed or refused the connection; the client will retry.
 
-    `code` is the service's own, such as `too_many_connections` or `origin_not_allowed`, `reason`
-    its sentence, `close_code` that of the socket. `attempts` came to nothing, one behind another;
-    the next one begins in `retry_in_s`.
+    `code` is the service's, such as `too_many_connections` or `origin_not_allowed`, `reason` is its
+    sentence, and `close_code` is the socket's. `attempts` failed in a row; the next one starts in
+    `retry_in_s`.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class ConnectionRefused(SwapClientError):
 
 
 class RequestRefused(SwapClientError):
-    """The subscription cannot be had as it was asked for; the message names the field."""
+    """The service refused the subscription's parameters; the message names the field."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")
@@ -48,4 +48,4 @@ class RequestRefused(SwapClientError):
 
 
 class ProtocolFault(SwapClientError):
-    """The service sent what this version of the client cannot read: get a newer one."""
+    """The service sent a message that this version of the client cannot read: upgrade it."""

@@ -1,6 +1,6 @@
-"""What a subscription yields: one value for each change, typed by its channel.
+"""The events of a subscription: one value per change, typed by channel.
 
-`snapshot` is true where the value replaces everything before it.
+`snapshot` is true if the value replaces everything before it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class StatsUpdate(msgspec.Struct, frozen=True):
 
 
 class TradesUpdate(msgspec.Struct, frozen=True):
-    """Trades in order of `n`, each once, contiguous with those before unless a Gap came between."""
+    """Trades in order of `n`, each once, without holes unless a Gap precedes them."""
 
     token: str
     snapshot: bool
@@ -29,10 +29,11 @@ class TradesUpdate(msgspec.Struct, frozen=True):
 
 
 class Gap(msgspec.Struct, frozen=True):
-    """Trades from_n … to_n did not come; `to_n` is None where it is not known.
+    """Trades from_n … to_n were not received; `to_n` is None if unknown.
 
-    `restarted`: the counting of `n` began again, a snapshot follows. `cause` is who lost them: the
-    service, the connection (a number was left out), or the reader, who was slower than the trades.
+    `restarted` means that the service restarted the numbers `n`; a snapshot follows. `cause` says
+    what lost the trades: the service, the connection (a number was missing), or a reader that was
+    slower than the trades.
     """
 
     token: str
@@ -43,7 +44,7 @@ class Gap(msgspec.Struct, frozen=True):
 
 
 class CandlesUpdate(msgspec.Struct, frozen=True):
-    """Whole candles: replace yours by open_time."""
+    """Complete candles: each replaces the one with the same open_time."""
 
     token: str
     interval: str
@@ -54,7 +55,7 @@ class CandlesUpdate(msgspec.Struct, frozen=True):
 
 
 class OverviewUpdate(msgspec.Struct, frozen=True):
-    """Totals and top tokens; `params` as the service understood them."""
+    """Totals and top tokens; `params` are the parameters as the service understood them."""
 
     params: dict[str, Any]
     snapshot: bool
@@ -62,7 +63,7 @@ class OverviewUpdate(msgspec.Struct, frozen=True):
 
 
 class StatusUpdate(msgspec.Struct, frozen=True):
-    """Which partitions are fresh."""
+    """The freshness of the partitions."""
 
     as_of: int | None
     snapshot: bool

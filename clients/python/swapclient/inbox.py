@@ -1,7 +1,7 @@
-"""What waits for one reader: bounded, however slow it is.
+"""The queue of one reader, bounded however slow the reader is.
 
-Pure. Of absolute values the newest of each topic waits. Of trades the newest `buffer` wait; those
-that had to go are told as one Gap a token, before what is left of it.
+Pure. It conflates absolute values to the newest of each topic. It keeps the newest `buffer` trades;
+dropped ones become one Gap per token, ahead of the token's remaining trades.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ CANDLES_KEPT: Final = 300
 
 
 class Inbox:
-    """The cursors and the waiting events of one subscription; `wake` is called when there is more.
+    """The cursors and queued events of one subscription.
 
-    `buffer` is in trades.
+    Calls `wake` when there is a new event. `buffer` is a number of trades.
     """
 
     def __init__(self, topics: Iterable[Topic], interval_ms: int, buffer: int) -> None:
@@ -34,7 +34,7 @@ class Inbox:
         self.ended = False
         self.wake: Callable[[], None] = lambda: None
         self.conflated = 0
-        """Events that were replaced by newer ones, or lost, because the reader was slower."""
+        """Events that were replaced by newer ones or dropped because the reader was slower."""
         self._cursors: dict[Topic, Cursor] = {each: CURSORS[each.channel]() for each in self.topics}
         self._newest: dict[Topic, Event] = {}
         self._refused: dict[Topic, Refused] = {}
@@ -44,7 +44,7 @@ class Inbox:
         self._buffer = buffer
 
     def take(self, topic: Topic, message: Message) -> None:
-        """A message of one of the topics."""
+        """Take a message of one of the topics."""
         for event in self._cursors[topic].take(message):
             self._refused.pop(topic, None)
             if isinstance(event, TradesUpdate | Gap):
@@ -54,26 +54,26 @@ class Inbox:
             self.wake()
 
     def refuse(self, topic: Topic, code: str, message: str) -> None:
-        """The service refused one of the topics."""
+        """Queue the service's refusal of one of the topics."""
         self._refused[topic] = Refused(topic.channel, topic.token, code, message)
         self.wake()
 
     def resume(self, topic: Topic) -> dict[str, int] | None:
-        """What the reader has, as `resume` of a request."""
+        """Return what the reader has, as `resume` of a request."""
         return self._cursors[topic].resume()
 
     def fail(self, error: Exception) -> None:
-        """Nothing more will come; what waits is still given."""
+        """End the queue with an error, which `pop` raises after the queued events."""
         self.error = self.error or error
         self.end()
 
     def end(self) -> None:
-        """Nothing more will come."""
+        """End the queue; `pop` still returns the queued events."""
         self.ended = True
         self.wake()
 
     def pop(self) -> Event | None:
-        """What is next; None where nothing waits. Raises the error behind the last event."""
+        """Return the next event or None. Raises the error after the last event."""
         event: Event | None = None
         if self._refused:
             event = self._refused.pop(next(iter(self._refused)))
@@ -103,7 +103,7 @@ class Inbox:
             self._lose(self._weight - self._buffer)
 
     def _lose(self, excess: int) -> None:
-        """Let go of the oldest event, or of its oldest trades where that is enough."""
+        """Drop the oldest event, or only its oldest trades if that is enough."""
         self.conflated += 1
         oldest = self._stream.popleft()
         self._weight -= _weight(oldest)
@@ -132,7 +132,7 @@ def _weight(event: TradesUpdate | Gap) -> int:
 
 
 def _merged(before: Event, event: Event) -> Event:
-    """The newer of two events of a topic that carry absolute values."""
+    """Conflate two events of a topic that carry absolute values."""
     if isinstance(event, Gap | Refused) or isinstance(before, Gap | Refused) or event.snapshot:
         return event
     if isinstance(event, CandlesUpdate) and isinstance(before, CandlesUpdate):

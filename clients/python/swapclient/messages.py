@@ -1,7 +1,7 @@
-"""The service's messages as docs/websocket.md gives them, read from JSON.
+"""The service's messages as docs/websocket.md describes them, decoded from JSON.
 
 Pure. Money, amounts and prices are decimal strings, times are ms since the epoch, unknown is None.
-Fields that are not named here are ignored, as the protocol asks.
+Fields that are not declared here are ignored, as the protocol requires.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class WindowStats(msgspec.Struct, frozen=True, gc=False):
 
 
 class Quality(msgspec.Struct, frozen=True, gc=False):
-    """What happened to a token's swaps beside being counted."""
+    """Counters of a token's unpriced, duplicate, late and retracted swaps."""
 
     unpriced: int = 0
     duplicates: int = 0
@@ -65,7 +65,7 @@ class Quality(msgspec.Struct, frozen=True, gc=False):
 class TokenStats(msgspec.Struct, frozen=True, gc=False):
     """Everything known of one token; `windows` by name, such as "1h".
 
-    `name`, `decimals` and `flags` ("verified", "spam") are what the service's operators say of it.
+    `name`, `decimals` and `flags` ("verified", "spam") come from the service's operators.
     """
 
     token_id: str
@@ -87,7 +87,7 @@ class TokenStats(msgspec.Struct, frozen=True, gc=False):
 
 
 class Trade(msgspec.Struct, frozen=True, gc=False):
-    """One swap of a token; `removed` takes back an earlier one of the same tx_hash, log_index."""
+    """One swap of a token; `removed` retracts an earlier one of the same tx_hash and log_index."""
 
     n: int
     timestamp: int
@@ -106,7 +106,7 @@ class Trade(msgspec.Struct, frozen=True, gc=False):
 
 
 class Candle(msgspec.Struct, frozen=True, gc=False):
-    """The trades of [open_time, close_time); prices are None where no trade has one."""
+    """The trades of [open_time, close_time); prices are None if no trade has one."""
 
     open_time: int
     close_time: int
@@ -121,7 +121,7 @@ class Candle(msgspec.Struct, frozen=True, gc=False):
 
 
 class Totals(msgspec.Struct, frozen=True, gc=False):
-    """Sums over all tokens of an overview's filter."""
+    """Sums over all tokens that match an overview's filter."""
 
     tokens: int
     trades: int
@@ -133,7 +133,7 @@ class Totals(msgspec.Struct, frozen=True, gc=False):
 
 
 class Overview(msgspec.Struct, frozen=True):
-    """Totals and top tokens of one window; with every window of each token."""
+    """Totals and top tokens of one window, with all windows of each token."""
 
     as_of: int | None
     window: str
@@ -143,7 +143,7 @@ class Overview(msgspec.Struct, frozen=True):
 
 
 class Partition(msgspec.Struct, frozen=True, gc=False):
-    """How fresh one partition of the log is; `age_ms` is how old its owner's last word is."""
+    """The freshness of one partition; `age_ms` is the age of its owner's last message."""
 
     partition: int
     state: str
@@ -157,7 +157,7 @@ class Partition(msgspec.Struct, frozen=True, gc=False):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """`stale`: some number of the node may be old; `connected`: the node to its sources."""
+    """`stale`: some numbers of the node may be old; `connected`: the node reaches its sources."""
 
     stale: bool
     connected: bool
@@ -165,7 +165,7 @@ class Status(msgspec.Struct, frozen=True):
 
 
 class Trades(msgspec.Struct, frozen=True):
-    """`data` of the channel trades; `n` is that of the token's last one, 0 where it had none."""
+    """`data` of the channel trades; `n` is the number of the token's last trade, 0 without one."""
 
     trades: list[Trade]
     n: int | None = None
@@ -186,14 +186,14 @@ class Missing(msgspec.Struct, frozen=True):
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """What is wrong with a request."""
+    """The error of a request."""
 
     code: str
     message: str
 
 
-class Beat(msgspec.Struct, frozen=True):
-    """What `welcome` and `heartbeat` tell of freshness."""
+class Freshness(msgspec.Struct, frozen=True):
+    """`data` of `welcome` and `heartbeat`."""
 
     stale: bool
 
@@ -204,16 +204,16 @@ class Expiring(msgspec.Struct, frozen=True):
     expires_in_ms: int
 
 
-class ComeBack(msgspec.Struct, frozen=True):
+class RetryAfter(msgspec.Struct, frozen=True):
     """`data` of server_shutdown and of the error rate_limited."""
 
     retry_after_ms: int
 
 
 class Message(msgspec.Struct, frozen=True):
-    """One element of a frame; `data` is read when it is known of what it is.
+    """One element of a frame; `data` is decoded once its type is known.
 
-    `asked` is how the request spelled the token, where `token`, the canonical id, differs.
+    `asked` is the request's spelling of the token, if it differs from `token`, the canonical id.
     """
 
     type: str
@@ -239,7 +239,7 @@ _decoders: dict[Any, Any] = {}
 
 
 def read_frame(frame: bytes | str) -> list[Message]:
-    """The messages of a frame; raises ProtocolFault."""
+    """Decode the messages of a frame. Raises ProtocolFault."""
     try:
         return _decode_frame(frame)
     except msgspec.MsgspecError as error:
@@ -247,7 +247,7 @@ def read_frame(frame: bytes | str) -> list[Message]:
 
 
 def read_data(message: Message, kind: type[T]) -> T:
-    """The message's data; raises ProtocolFault."""
+    """Decode the message's data. Raises ProtocolFault."""
     decoder = _decoders.get(kind)
     if decoder is None:
         decoder = _decoders[kind] = msgspec.json.Decoder(kind)

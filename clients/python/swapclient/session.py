@@ -1,7 +1,8 @@
-"""One client's state over all its connections: what to ask for, what came, what to do next.
+"""One client's state across all its connections: what to request and when to reconnect.
 
-Pure: frames, closes and the time come in; requests, waits and events for inboxes go out. Times are
-seconds of one monotonic clock, chance is a function that draws from [0, 1). Knows no socket.
+Pure: the inputs are frames, close codes and the time; the outputs are requests, waits and events
+for inboxes. Times are seconds of one monotonic clock; randomness is a function that draws from
+[0, 1). Must not know sockets.
 """
 
 from __future__ import annotations
@@ -17,7 +18,15 @@ import msgspec
 from swapclient.backoff import Backoff
 from swapclient.errors import AuthRefused, ConnectionRefused, RequestRefused
 from swapclient.inbox import Inbox
-from swapclient.messages import Beat, ComeBack, Expiring, Message, Status, read_data, read_frame
+from swapclient.messages import (
+    Expiring,
+    Freshness,
+    Message,
+    RetryAfter,
+    Status,
+    read_data,
+    read_frame,
+)
 from swapclient.topics import Topic
 
 UNAUTHENTICATED: Final = 4001
@@ -25,11 +34,11 @@ EXPIRED: Final = 4003
 TOO_SLOW: Final = 4008
 LIMIT: Final = 4029
 ORIGIN: Final = 4403
-# A connection that lived this long has proved that it can be had: attempts count from 0 again.
+# After a connection has lasted this long, attempts count from 0 again.
 PROVED_AFTER_S: Final = 10.0
 RENEW_AGAIN_S: Final = 5.0
 LEAST_RENEWAL_S: Final = 0.2
-# Below the service's 64 KiB a message and 200 tokens.
+# Below the service's limits of 64 KiB per message and 200 tokens.
 REQUEST_BYTES: Final = 48_000
 REQUEST_TOKENS: Final = 200
 
@@ -37,7 +46,7 @@ log = logging.getLogger("swapclient")
 
 
 class State(enum.StrEnum):
-    """Where the connection is."""
+    """The state of the connection."""
 
     CONNECTING = "connecting"
     OPEN = "open"
@@ -47,23 +56,23 @@ class State(enum.StrEnum):
 
 
 class Condition(msgspec.Struct, frozen=True):
-    """The connection, and whether what was last received may be old."""
+    """The state of the connection, and whether the last received numbers may be old."""
 
     state: State
     stale: bool
 
 
 class Session:
-    """`renewable`: another token can be had when this one is refused."""
+    """Topics, readers and connection state; `renewable`: the caller can get another token."""
 
     def __init__(self, backoff: Backoff, draw: Callable[[], float], renewable: bool) -> None:
         self.state = State.CONNECTING
         self.renew_at: float | None = None
         """When to send a newer token."""
         self.error: Exception | None = None
-        """Why the client has ended, where it was not closed."""
+        """Why the client has ended; None if it was closed."""
         self.refusal: ConnectionRefused | None = None
-        """Why the service refused the last connection, None when the next one is open."""
+        """Why the service refused the last connection; None once the next one is open."""
         self._backoff = backoff
         self._draw = draw
         self._renewable = renewable
@@ -75,8 +84,8 @@ class Session:
         self._another_token_tried = False
         self._said = self._said_why = ""
         self._inboxes: dict[Topic, list[Inbox]] = {}
-        # What a topic is to the service, where that is not its own name: of an overview the
-        # parameters, of a token that was asked for in another spelling the canonical topic.
+        # The service's label of a topic, if it differs from the topic: the parameters of an
+        # overview, or the canonical topic of a token that was requested in another spelling.
         self._labels: dict[Topic, str | Topic] = {}
         self._wanted: dict[Topic, None] = {}
         self._unwanted: dict[Topic, None] = {}
@@ -91,20 +100,18 @@ class Session:
 
     @property
     def stale(self) -> bool:
-        """Not connected, or the node says that some of its numbers may be old."""
+        """Whether numbers may be old: not connected, or the node reports it."""
         return self.state is not State.OPEN or self._stale
 
-    # Readers come and go.
-
     def add(self, inbox: Inbox) -> None:
-        """Subscribe to its topics."""
+        """Subscribe to the inbox's topics."""
         for topic in inbox.topics:
             self._inboxes.setdefault(topic, []).append(inbox)
             self._wanted[topic] = None
             self._unwanted.pop(topic, None)
 
     def remove(self, inbox: Inbox) -> None:
-        """Unsubscribe from those of its topics that nobody else reads."""
+        """Unsubscribe from the inbox's topics that no other inbox reads."""
         for topic in inbox.topics:
             readers = self._inboxes.get(topic, [])
             if inbox in readers:
@@ -117,20 +124,20 @@ class Session:
                 self._labels.pop(topic, None)
 
     def _is_shared(self, topic: Topic) -> bool:
-        """Whether what somebody else asked for in other words is the same to the service."""
+        """Return whether a topic that another reader spelled differently is the same topic."""
         same = self._labels.get(topic, topic)
         others = (each for key, each in self._labels.items() if key in self._inboxes)
         return same in self._inboxes or same in others
 
     def fail(self, error: Exception) -> None:
-        """End every reader with the error."""
+        """End every inbox with the error."""
         self.state = State.CLOSED
         self.error = error
         for inbox in self._every():
             inbox.fail(error)
 
     def end(self) -> None:
-        """End every reader."""
+        """End every inbox."""
         self.state = State.CLOSED
         for inbox in self._every():
             inbox.end()
@@ -138,10 +145,8 @@ class Session:
     def _every(self) -> list[Inbox]:
         return [each for readers in self._inboxes.values() for each in readers]
 
-    # The connection.
-
     def connecting(self) -> None:
-        """An attempt begins."""
+        """Note the start of an attempt."""
         self.state = State.CONNECTING
         self._said = self._said_why = ""
         self._opened_at = self._retry_after_s = self.renew_at = None
@@ -153,11 +158,11 @@ class Session:
         self._wanted = dict.fromkeys(self._inboxes)
 
     def lost(self, code: int | None, now: float) -> float:
-        """The connection is gone, or was not had; the seconds to wait before the next attempt.
+        """Note the end of a connection or attempt; return the seconds before the next attempt.
 
-        `code` is of the close frame, None without one. Where the service refused the connection,
-        `refusal` says why. Raises AuthRefused where the service takes the token no more and no
-        other can be had.
+        `code` is that of the close frame, None without one. Sets `refusal` if the service refused
+        the connection. Raises AuthRefused if the service no longer accepts the token and there is
+        no other.
         """
         wait_s = self._wait_after(code, now)
         self.refusal = None
@@ -185,10 +190,8 @@ class Session:
         self._attempt += 1
         return wait_s
 
-    # What to send.
-
     def requests(self) -> list[dict[str, Any]]:
-        """What is to be sent now; each is given once."""
+        """Return the requests to send now; each is returned once."""
         if self.state is not State.OPEN:
             return []
         unwanted, self._unwanted = self._unwanted, {}
@@ -205,7 +208,7 @@ class Session:
         return min(each.interval_ms for each in self._inboxes[topic])
 
     def _split(self, key: tuple[Any, ...], topics: list[Topic]) -> list[dict[str, Any]]:
-        """As few requests as the service's limits allow."""
+        """Combine topics into as few requests as the service's limits allow."""
         method, channel, interval, query, interval_ms = key
         base: dict[str, Any] = {"method": method, "channel": channel}
         if interval is not None:
@@ -233,7 +236,7 @@ class Session:
         return requests
 
     def _resume(self, topic: Topic) -> dict[str, int] | None:
-        """What every reader of the topic has; None where one has nothing."""
+        """Return what all readers of the topic have; None if one of them has nothing."""
         resumes = [each.resume(topic) for each in self._inboxes[topic]]
         held = [each for each in resumes if each is not None]
         if len(held) < len(resumes):
@@ -241,24 +244,22 @@ class Session:
         return min(held, key=lambda each: tuple(each.values()), default=None)
 
     def renewal(self, token: str) -> dict[str, Any]:
-        """The request that shows a newer token."""
+        """Return the request that renews the token."""
         self.renew_at = None
         req_id = self._next_id()
         self._renewals.add(req_id)
         return {"method": "auth", "token": token, "req_id": req_id}
 
     def renewal_failed(self, now: float) -> None:
-        """No newer token could be had now: try again soon."""
+        """Note that there is no newer token now, and schedule another try soon."""
         self.renew_at = now + RENEW_AGAIN_S * (0.5 + self._draw() / 2)
 
     def _next_id(self) -> int:
         self._ids += 1
         return self._ids
 
-    # What came.
-
     def received(self, frame: str | bytes, now: float) -> None:
-        """A frame of the service; raises ProtocolFault where it cannot be read."""
+        """Process a frame of the service. Raises ProtocolFault if it cannot be decoded."""
         for message in read_frame(frame):
             self._on_message(message, now)
 
@@ -269,7 +270,7 @@ class Session:
         elif kind == "ack":
             self._on_ack(message)
         elif kind == "heartbeat":
-            self._stale = read_data(message, Beat).stale
+            self._stale = read_data(message, Freshness).stale
         elif kind == "welcome":
             self._on_welcome(message, now)
         elif kind == "error":
@@ -277,13 +278,13 @@ class Session:
         elif kind == "auth_expiring":
             self._on_expiring(read_data(message, Expiring), now)
         elif kind == "server_shutdown":
-            self._retry_after_s = read_data(message, ComeBack).retry_after_ms / 1_000
+            self._retry_after_s = read_data(message, RetryAfter).retry_after_ms / 1_000
         elif kind == "notice":
             log.info("notice: %s", message.message)
 
     def _on_welcome(self, message: Message, now: float) -> None:
         self.state = State.OPEN
-        self._stale = read_data(message, Beat).stale
+        self._stale = read_data(message, Freshness).stale
         self._opened_at = now
         self.refusal = None
         self._another_token_tried = False
@@ -306,7 +307,7 @@ class Session:
             return
         self._renewals.discard(message.req_id)
         asked = self._asked.get(message.req_id, [])
-        # A token is answered under its canonical id; `asked` is how it was asked for.
+        # An ack names the canonical id; `asked` is the spelling of the request.
         name = message.token if message.asked is None else message.asked
         topic = next((each for each in asked if each.token == name), None)
         if topic is None:
@@ -329,7 +330,7 @@ class Session:
             self.renewal_failed(now)
             return
         if message.code == "rate_limited" and bytes(message.data) != b"null":
-            self._limited_for_s = read_data(message, ComeBack).retry_after_ms / 1_000
+            self._limited_for_s = read_data(message, RetryAfter).retry_after_ms / 1_000
         asked = self._asked.pop(message.req_id, []) if message.req_id is not None else []
         if not asked:
             self._said, self._said_why = message.code, message.message
@@ -341,7 +342,7 @@ class Session:
                 self.remove(inbox)
 
     def _on_expiring(self, expiring: Expiring, now: float) -> None:
-        """Renew in the first half of what is left, not all clients at once."""
+        """Renew within the first half of the remaining time, spread over it for many clients."""
         if self._renewable:
             left_s = expiring.expires_in_ms / 1_000
             self.renew_at = now + max(LEAST_RENEWAL_S, left_s * self._draw() / 2)

@@ -1,4 +1,4 @@
-"""One reader's side of a subscription: an async iterator over its inbox."""
+"""The reader's side of a subscription: an async iterator over its inbox."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ E_co = TypeVar("E_co", covariant=True)
 class Subscription(AsyncIterator[E_co], Generic[E_co]):
     """Yields the events of its channel until it, or the client, is closed.
 
-    For one reader at a time. Raises AuthRefused where the service takes the token no more,
-    RequestRefused where the subscription cannot be had, ProtocolFault where the service speaks
-    another version.
+    For one reader at a time. Raises AuthRefused if the service no longer accepts the token,
+    RequestRefused if the service refuses the subscription, and ProtocolFault if the service speaks
+    another version of the protocol.
     """
 
     def __init__(self, inbox: Inbox, leave: Callable[[Inbox], None]) -> None:
@@ -29,11 +29,11 @@ class Subscription(AsyncIterator[E_co], Generic[E_co]):
 
     @property
     def conflated(self) -> int:
-        """How many events were replaced by newer ones, or lost, because the reader was slower."""
+        """How many events were replaced by newer ones or dropped because the reader was slower."""
         return self._inbox.conflated
 
     async def __anext__(self) -> E_co:
-        """The next event."""
+        """Return the next event."""
         while not self._closed:
             self._more.clear()
             event = self._inbox.pop()
@@ -45,14 +45,14 @@ class Subscription(AsyncIterator[E_co], Generic[E_co]):
         raise StopAsyncIteration
 
     async def aclose(self) -> None:
-        """Unsubscribe; who iterates comes to the end. A second call does nothing."""
+        """Unsubscribe and end the iteration. A second call does nothing."""
         if not self._closed:
             self._closed = True
             self._leave(self._inbox)
             self._more.set()
 
     async def __aenter__(self) -> Self:
-        """Itself; closed at the end of the block."""
+        """Return the subscription, which is closed at the end of the block."""
         return self
 
     async def __aexit__(

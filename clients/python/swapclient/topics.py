@@ -1,7 +1,7 @@
-"""What a subscription is of, and what a reader has of it already.
+"""Topics, and the cursors that deduplicate their messages.
 
-Pure. A cursor takes the messages of one topic, in any order and as often as a reconnect repeats
-them, and gives each change once; it knows what to ask for when the connection is lost.
+Pure. A cursor takes the messages of one topic, in any order and with the repeats of reconnects, and
+returns each change once. It also knows where to resume after a lost connection.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from swapclient.messages import (
     read_data,
 )
 
-# Numbers of an older epoch that are this much younger are no stragglers: the service has lost its
-# state and counts epochs from the start again.
+# If numbers of an older epoch are this much younger, the service has lost its state and counts
+# epochs from the start again.
 RESTARTED_AFTER_MS: Final = 10_000
-# A token's first trade has a number one above a multiple of this.
+# The number of a token's first trade is one above a multiple of this.
 FIRST_N_STEP: Final = 2**20
 
 
 class Topic(NamedTuple):
-    """One thing to be subscribed to; `query` is the overview's parameters in canonical JSON."""
+    """A subscribable topic; `query` is the overview's parameters in canonical JSON."""
 
     channel: str
     token: str | None = None
@@ -46,33 +46,33 @@ class Topic(NamedTuple):
 
 
 class Cursor(Protocol):
-    """What a reader has of one topic."""
+    """The newest state of one topic that a reader has received."""
 
     def take(self, message: Message) -> list[Event]:
-        """What the message tells that is new."""
+        """Return the events for what is new in the message."""
 
     def resume(self) -> dict[str, int] | None:
-        """The `resume` to subscribe with; None asks for a snapshot."""
+        """Return the `resume` to subscribe with; None requests a snapshot."""
 
 
 class StatsCursor:
-    """Absolute numbers: the highest (epoch, seq), again where it reads otherwise."""
+    """Absolute numbers: yields the highest (epoch, seq), and the same again if fields differ."""
 
     def __init__(self) -> None:
         self._last: TokenStats | None = None
-        self._told_empty = False
+        self._gave_empty = False
 
     def take(self, message: Message) -> list[Event]:
-        """One update, unless it is not newer."""
+        """Return one update if the message is newer."""
         token, snapshot = message.token or "", message.type == "snapshot"
         if bytes(message.data) == b"null":
-            fresh = not self._told_empty
-            self._told_empty = True
+            fresh = not self._gave_empty
+            self._gave_empty = True
             return [StatsUpdate(token, snapshot, None)] if fresh else []
         stats = read_data(message, TokenStats)
         if not self._is_news(stats):
             return []
-        self._last, self._told_empty = stats, False
+        self._last, self._gave_empty = stats, False
         return [StatsUpdate(token, snapshot, stats)]
 
     def _is_news(self, stats: TokenStats) -> bool:
@@ -81,32 +81,32 @@ class StatsCursor:
             return True
         here, there = (stats.epoch, stats.seq), (last.epoch, last.seq)
         if here == there:
-            # Staleness, and what operators say of a token, change without a new seq.
-            return self._told_empty or stats != last
+            # Staleness and the operators' fields change without a new seq.
+            return self._gave_empty or stats != last
         return here > there or stats.as_of >= last.as_of + RESTARTED_AFTER_MS
 
     def resume(self) -> dict[str, int] | None:
-        """Nothing to go on from where the row was stale: that it is fresh again must be told."""
+        """Return (epoch, seq); None if the row was stale, to learn that it is fresh again."""
         last = self._last
-        if last is None or last.stale or self._told_empty:
+        if last is None or last.stale or self._gave_empty:
             return None
         return {"epoch": last.epoch, "seq": last.seq}
 
 
 def _before_the_first(n: int) -> int:
-    """What comes before a token's first trade, of any of its trades' `n`."""
+    """Return the number before a token's first trade, given the `n` of any of its trades."""
     return (n - 1) // FIRST_N_STEP * FIRST_N_STEP
 
 
 class TradesCursor:
-    """A stream: each `n` once and in order; what is left out becomes a Gap."""
+    """A stream: yields each `n` once and in order; missing numbers become a Gap."""
 
     def __init__(self) -> None:
         self._n: int | None = None
         self._offset: int | None = None
 
     def take(self, message: Message) -> list[Event]:
-        """New trades, and before them what is missing."""
+        """Return the new trades, preceded by a Gap if some are missing."""
         token = message.token or ""
         if message.type == "gap":
             return self._gap(token, read_data(message, Missing))
@@ -142,13 +142,13 @@ class TradesCursor:
             if to_n is not None and to_n <= self._n:
                 return []
             from_n = max(from_n, self._n + 1)
-        # Without its end the gap is not passed: what comes next shows how far it went.
+        # A gap without an end does not move the cursor: the next trades show where it ends.
         if to_n is not None:
             self._n, self._offset = to_n, None
         return [Gap(token, from_n, to_n, False, "service")]
 
     def _began_again(self, trades: list[Trade]) -> bool:
-        """Whether these `n` are others than those that are held."""
+        """Return whether the service restarted the numbers `n`."""
         if not trades or self._n is None:
             return False
         return trades[-1].n < self._n or any(
@@ -156,20 +156,20 @@ class TradesCursor:
         )
 
     def resume(self) -> dict[str, int] | None:
-        """The last `n`, and its offset where that is known."""
+        """Return the last `n`, and its offset if known."""
         if self._n is None:
             return None
         return {"n": self._n} | ({} if self._offset is None else {"offset": self._offset})
 
 
 class CandlesCursor:
-    """Absolute candles; a snapshot replaces everything and is always told."""
+    """Absolute candles; a snapshot replaces everything and is always an update."""
 
     def __init__(self) -> None:
         self._at = (0, 0)
 
     def take(self, message: Message) -> list[Event]:
-        """One update, unless it is older than what is held."""
+        """Return one update unless the message is older than the last one."""
         at, snapshot = (message.epoch, message.seq), message.type == "snapshot"
         if not snapshot and at < self._at:
             return []
@@ -179,17 +179,17 @@ class CandlesCursor:
         return [CandlesUpdate(token, interval, snapshot, *at, candles)]
 
     def resume(self) -> None:
-        """The channel has none."""
+        """Return None: the channel cannot resume."""
 
 
 class OverviewCursor:
-    """Absolute; the newest `as_of`."""
+    """Absolute: yields the newest `as_of`."""
 
     def __init__(self) -> None:
         self._as_of = 0
 
     def take(self, message: Message) -> list[Event]:
-        """One update, unless it is of a node that is a moment behind."""
+        """Return one update unless the message comes from a node with slightly older numbers."""
         overview = read_data(message, Overview)
         as_of = overview.as_of or 0
         if self._as_of - RESTARTED_AFTER_MS < as_of < self._as_of:
@@ -198,19 +198,19 @@ class OverviewCursor:
         return [OverviewUpdate(message.params or {}, message.type == "snapshot", overview)]
 
     def resume(self) -> None:
-        """The channel has none."""
+        """Return None: the channel cannot resume."""
 
 
 class StatusCursor:
-    """Always told."""
+    """Absolute: every message is an update."""
 
     def take(self, message: Message) -> list[Event]:
-        """One update."""
+        """Return one update."""
         status = read_data(message, Status)
         return [StatusUpdate(message.as_of, message.type == "snapshot", status)]
 
     def resume(self) -> None:
-        """The channel has none."""
+        """Return None: the channel cannot resume."""
 
 
 CURSORS: Final[dict[str, type[Any]]] = {

@@ -1,4 +1,4 @@
-"""What the session asks for, how it reads freshness, and when it comes back."""
+"""The session's requests, its view of freshness, and its reconnects."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from swapclient import AuthRefused, Backoff, ProtocolFault, Refused, RequestRefused, State
-from swapclient.backoff import Pace
+from swapclient.backoff import TokenBucket
 from swapclient.client import _topics, socket_url
 from swapclient.events import CandlesUpdate, OverviewUpdate, StatsUpdate
 from swapclient.inbox import Inbox
@@ -93,7 +93,7 @@ def test_epochs_that_begin_again_are_believed_when_they_are_much_younger() -> No
     [
         pytest.param([], None, id="nothing yet"),
         pytest.param([stats(4)], {"epoch": 1, "seq": 4}, id="a row"),
-        pytest.param([stats(4, stale=True)], None, id="a stale row must be told fresh"),
+        pytest.param([stats(4, stale=True)], None, id="a stale row needs a fresh snapshot"),
         pytest.param([stats(4), {**stats(0), "data": None}], None, id="a row that went away"),
     ],
 )
@@ -151,7 +151,7 @@ def overview_message(params: dict[str, Any], as_of: int) -> dict[str, Any]:
     return {"channel": "overview", "type": "snapshot", "params": params, "data": data}
 
 
-def test_overviews_are_told_apart_by_what_the_service_understood() -> None:
+def test_overviews_are_distinguished_by_what_the_service_understood() -> None:
     short = Inbox([Topic("overview", query='{"window": "5m"}')], 100, 1)
     default = Inbox([Topic("overview", query="{}")], 100, 1)
     explicit = Inbox([Topic("overview", query='{"window": "1h"}')], 100, 1)
@@ -163,7 +163,7 @@ def test_overviews_are_told_apart_by_what_the_service_understood() -> None:
     assert short.pop() is None
     assert isinstance(default.pop(), OverviewUpdate)
     assert isinstance(explicit.pop(), OverviewUpdate)
-    # The two are one subscription of the service: the last to leave ends it.
+    # The service has one subscription for both; closing the last one ends it.
     session.remove(default)
     assert session.requests() == []
     session.remove(explicit)
@@ -227,7 +227,7 @@ def test_waits_grow_to_a_bound_and_are_spread_from_nothing(draw: float, losses: 
     assert Backoff().wait_s(2_000, draw) <= 30
 
 
-def test_attempts_count_anew_only_when_a_connection_has_lasted() -> None:
+def test_attempts_start_again_only_after_a_connection_has_lasted() -> None:
     session = Session(Backoff(first_s=1), lambda: 0.5, False)
     waits = []
     for lasted in (1, 1, 20, 1):
@@ -238,7 +238,7 @@ def test_attempts_count_anew_only_when_a_connection_has_lasted() -> None:
 
 
 @pytest.mark.parametrize("code", [1012, None])
-def test_the_hint_of_a_node_that_stops_is_kept_to_the_letter(code: int | None) -> None:
+def test_the_retry_hint_of_a_node_that_stops_is_obeyed_exactly(code: int | None) -> None:
     session = opened()
     session.received(frame({"type": "server_shutdown", "data": {"retry_after_ms": 2_140}}), 0)
     assert session.lost(code, 0) == 2.14
@@ -251,10 +251,12 @@ def test_limits_wait_longer(code: int) -> None:
     assert opened(draw=0).lost(code, 0) == 5
 
 
-@pytest.mark.parametrize(("told_ms", "wait_s"), [(2_000, 5), (60_000, 60)])
-def test_a_rate_that_was_passed_is_waited_for_as_long_as_told(told_ms: int, wait_s: int) -> None:
+@pytest.mark.parametrize(("hint_ms", "wait_s"), [(2_000, 5), (60_000, 60)])
+def test_after_an_exceeded_rate_it_waits_as_long_as_the_service_says(
+    hint_ms: int, wait_s: int
+) -> None:
     session = opened(draw=0)
-    data = {"retry_after_ms": told_ms}
+    data = {"retry_after_ms": hint_ms}
     session.received(
         frame({"type": "error", "code": "rate_limited", "message": "x", "data": data}), 0
     )
@@ -264,7 +266,7 @@ def test_a_rate_that_was_passed_is_waited_for_as_long_as_told(told_ms: int, wait
 
 
 @pytest.mark.parametrize("code", [4001, 4003])
-def test_a_refused_token_raises_at_once_or_after_another_was_tried(code: int) -> None:
+def test_a_refused_token_raises_immediately_or_after_another_was_tried(code: int) -> None:
     said = frame({"type": "error", "code": "token_revoked", "message": "revoked"})
     session = opened()
     session.received(said, 0)
@@ -314,10 +316,10 @@ def test_unknown_messages_and_fields_are_ignored() -> None:
 
 @given(st.lists(st.floats(0, 2), min_size=1, max_size=200))
 def test_requests_are_sent_no_faster_than_the_service_allows(pauses: list[float]) -> None:
-    pace, now, sent = Pace(0.0), 0.0, []
+    bucket, now, sent = TokenBucket(0.0), 0.0, []
     for pause in pauses:
         now += pause
-        now += pace.take(now)
+        now += bucket.take(now)
         sent.append(now)
     for index, at in enumerate(sent):
         within = [each for each in sent[index:] if each <= at + 1]
@@ -346,7 +348,7 @@ def test_the_address_may_be_the_service_or_its_socket(given_url: str, url: str) 
         ("status", [], None, {"window": "1h"}),
     ],
 )
-def test_a_subscription_without_its_arguments_is_refused_at_once(arguments: Any) -> None:
+def test_a_subscription_without_its_arguments_is_refused_immediately(arguments: Any) -> None:
     with pytest.raises(ValueError, match=r"^\w+: "):
         _topics(*arguments)
     with pytest.raises(ValueError, match=r"^url: "):
@@ -407,7 +409,7 @@ def test_a_refused_connection_says_why_and_when_the_next_attempt_is(code: str, c
         assert (session.refusal.code, session.refusal.reason) == (code, "because")
         assert (session.refusal.close_code, session.refusal.attempts) == (close, attempt)
         assert session.refusal.retry_in_s == wait_s
-        assert (wait_s >= 5) == (close != 4003), "a limit or an origin is not tried again at once"
+        assert (wait_s >= 5) == (close != 4003), "a limit or an origin is retried later"
     session.received(frame(welcome()), 2)
     assert session.refusal is None
     session.lost(None, 3)

@@ -1,4 +1,4 @@
-"""Whatever happens to the connection, the node and the reader: each trade once, or in a gap."""
+"""Whatever fails, a reader receives each trade exactly once or as part of a gap."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ STEPS = st.lists(
 
 
 class Reader:
-    """A client and its node, moved step by step."""
+    """A client and its node, driven step by step."""
 
     def __init__(self, buffer: int) -> None:
         self.node = TradesNode()
         self.session = Session(Backoff(), lambda: 0.5, renewable=False)
         self.inbox = Inbox([Topic("trades", TOKEN)], 100, buffer)
         self.session.add(self.inbox)
-        self.told: list[TradesUpdate | Gap] = []
+        self.received: list[TradesUpdate | Gap] = []
         self.connect()
 
     def receive(self, *messages: dict[str, object]) -> None:
@@ -45,7 +45,7 @@ class Reader:
         if event is None:
             return False
         assert isinstance(event, TradesUpdate | Gap)
-        self.told.append(event)
+        self.received.append(event)
         return True
 
     def step(self, name: str) -> None:
@@ -70,7 +70,7 @@ class Reader:
 
 @settings(max_examples=300, deadline=None)
 @given(STEPS, st.integers(1, 12))
-def test_each_trade_is_told_once_or_lies_in_a_gap(steps: list[str], buffer: int) -> None:
+def test_each_trade_is_delivered_once_or_is_part_of_a_gap(steps: list[str], buffer: int) -> None:
     reader = Reader(buffer)
     for step in steps:
         reader.step(step)
@@ -79,8 +79,8 @@ def test_each_trade_is_told_once_or_lies_in_a_gap(steps: list[str], buffer: int)
         pass
 
     expected = 1
-    told: list[str] = []
-    for event in reader.told:
+    delivered: list[str] = []
+    for event in reader.received:
         if isinstance(event, Gap):
             if event.restarted:
                 expected = -1
@@ -95,12 +95,12 @@ def test_each_trade_is_told_once_or_lies_in_a_gap(steps: list[str], buffer: int)
                 expected = each.n
             assert each.n == expected
             expected += 1
-            told.append(each.tx_hash)
-    assert len(told) == len(set(told))
+            delivered.append(each.tx_hash)
+    assert len(delivered) == len(set(delivered))
     assert expected in {-1, len(reader.node.log) + 1}
 
 
-def test_a_gap_comes_before_the_trades_behind_it() -> None:
+def test_a_gap_comes_before_the_trades_that_follow_it() -> None:
     reader = Reader(buffer=100)
     reader.receive(reader.node.trade())
     reader.lose()
@@ -109,7 +109,7 @@ def test_a_gap_comes_before_the_trades_behind_it() -> None:
     reader.connect()
     while reader.pop():
         pass
-    _, first, gap, rest = reader.told
+    _, first, gap, rest = reader.received
     assert [each.n for each in first.trades] == [1]  # type: ignore[union-attr]
     assert gap == Gap(TOKEN, 2, 7, False, "service")
     assert [each.n for each in rest.trades] == [8, 9, 10, 11]  # type: ignore[union-attr]
@@ -123,7 +123,7 @@ def test_a_token_without_trades_is_resumed_from_nothing() -> None:
     reader.connect()
     while reader.pop():
         pass
-    empty, gap, rest = reader.told
+    empty, gap, rest = reader.received
     assert empty.trades == []  # type: ignore[union-attr]
     assert gap == Gap(TOKEN, 1, 2, False, "service")
     assert [each.n for each in rest.trades] == [3, 4, 5, 6]  # type: ignore[union-attr]
@@ -136,7 +136,7 @@ def test_a_number_that_was_left_out_is_a_gap_of_the_connection() -> None:
     reader.receive(reader.node.trade())
     while reader.pop():
         pass
-    assert Gap(TOKEN, 2, 2, False, "connection") in reader.told
+    assert Gap(TOKEN, 2, 2, False, "connection") in reader.received
 
 
 def test_a_second_reader_of_the_token_gets_its_own_snapshot_and_the_first_nothing_twice() -> None:
@@ -150,7 +150,7 @@ def test_a_second_reader_of_the_token_gets_its_own_snapshot_and_the_first_nothin
     reader.receive(reader.node.trade())
     while reader.pop():
         pass
-    assert [[each.n for each in event.trades] for event in reader.told] == [[], [1], [2]]  # type: ignore[union-attr]
+    assert [[each.n for each in event.trades] for event in reader.received] == [[], [1], [2]]  # type: ignore[union-attr]
     first, second = other.pop(), other.pop()
     assert isinstance(first, TradesUpdate)
     assert isinstance(second, TradesUpdate)

@@ -1,4 +1,4 @@
-"""The JavaScript client does what the Python client does, whatever comes in whatever order."""
+"""The JavaScript client behaves like the Python client for any messages in any order."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_both_clients_do_the_same(replay: subprocess.Popen[str], script: dict[st
 
 
 def play(script: dict[str, Any], timed: list[list[Any]]) -> list[list[Any]]:
-    """The same with the Python client; seconds as ms."""
+    """Play the same steps with the Python client; seconds become ms."""
     session = Session(Backoff(), lambda: 0.5, script["renewable"])
     inbox = Inbox([Topic(**each) for each in script["topics"]], 100, script["buffer"])
     session.add(inbox)
@@ -132,7 +132,7 @@ def play(script: dict[str, Any], timed: list[list[Any]]) -> list[list[Any]]:
 
 
 def refusal(session: Session) -> dict[str, Any] | None:
-    """As the JavaScript client has it."""
+    """Return a refusal in the form of the JavaScript client."""
     found = session.refusal
     if found is None:
         return None
@@ -155,14 +155,14 @@ def step(session: Session, inbox: Inbox, name: str, value: Any, now: float) -> A
     except AuthRefused:
         return {"error": "AuthRefused"}
     except RequestRefused as refused:
-        # An iterator raises again each time, a handler is called once.
+        # The iterator raises again on each call, but a handler is called once.
         inbox.error = None
         return {"refused": refused.code}
     return None
 
 
 def shown(event: Event | None) -> Any:
-    """An event as the JavaScript client gives it."""
+    """Return an event in the form of the JavaScript client."""
     if event is None:
         return None
     if isinstance(event, Refused):
@@ -181,7 +181,7 @@ def shown(event: Event | None) -> Any:
 
 
 def plain(line: list[Any]) -> list[Any]:
-    """Without the fields of a row that only JavaScript shows."""
+    """Remove the fields of a row that only the JavaScript client shows."""
     result, *rest = line
     row = result.get("data") if isinstance(result, dict) else None
     if isinstance(row, dict) and "seq" in row:

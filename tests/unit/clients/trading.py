@@ -1,4 +1,4 @@
-"""A web node's side of `trades`, as docs/websocket.md has it, in its simplest form."""
+"""A minimal web node for the channel `trades` of docs/websocket.md."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def welcome(stale: bool = False) -> Message:
 
 
 class TradesNode:
-    """Numbers trades from 1, keeps the last KEPT; a new life counts from 1 again."""
+    """Numbers trades from 1 and keeps the last KEPT; a restart numbers from 1 again."""
 
     def __init__(self) -> None:
         self.life = 1
@@ -58,7 +58,7 @@ class TradesNode:
         self.log = []
 
     def subscribe(self, request: Message) -> list[Message]:
-        """The answer: an ack, then what the subscriber lacks."""
+        """Return the response: an ack, then what the subscriber lacks."""
         ack = {"type": "ack", "method": "subscribe", "channel": "trades", "token": TOKEN}
         ack["req_id"] = request["req_id"]
         resume = request.get("resume", {}).get(TOKEN)
@@ -73,8 +73,8 @@ class TradesNode:
         first = self.ring[0]["n"] if self.ring else len(self.log) + 1
         if n + 1 < first:
             answer.append(self._message("gap", from_n=n + 1, to_n=first - 1, restarted=False))
-        behind = [each for each in self.ring if each["n"] > n]
-        return [*answer, self._trades("update", behind)] if behind else answer
+        newer = [each for each in self.ring if each["n"] > n]
+        return [*answer, self._trades("update", newer)] if newer else answer
 
     def _trades(self, kind: str, trades: list[Message]) -> Message:
         return self._message(kind, n=len(self.log), trades=trades)

@@ -11,7 +11,7 @@ import pytest
 
 
 class _Hidden(importlib.abc.MetaPathFinder):
-    """An import system in which one package is not installed."""
+    """A finder that hides one installed package."""
 
     def __init__(self, package: str) -> None:
         self.package = package
@@ -23,7 +23,7 @@ class _Hidden(importlib.abc.MetaPathFinder):
 
 @pytest.fixture
 def hidden_modules(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Call it with a module's name: importing that module, or a part of it, fails."""
+    """Return a function that makes importing a module, or a part of it, fail."""
 
     def hide(package: str) -> None:
         for name in [name for name in sys.modules if name.split(".")[0] == package]:
@@ -35,7 +35,7 @@ def hidden_modules(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 @pytest.fixture
 def hidden_wheel(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Call it with a distribution's name: it looks not installed."""
+    """Return a function that makes a distribution look not installed."""
     real = importlib.metadata.distribution
 
     def hide(package: str) -> None:

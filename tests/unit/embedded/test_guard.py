@@ -1,4 +1,4 @@
-"""Nothing outlives its owner: closed, crashed or killed with -9."""
+"""No process outlives its owner, whether it is closed, crashes or is killed with -9."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from infra.embedded.errors import EmbeddedError
 from infra.embedded.guard import Guard
 from tests.support.processes import alive, wait_gone
 
-# a child that ignores every polite request, and has a child of its own
+# A child that ignores every signal but SIGKILL and has forked.
 STUBBORN = """
 import os, signal, sys, time
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -1,4 +1,4 @@
-"""Fetching the broker's jars: what is kept, what is refused, and what a person is told."""
+"""Fetching the broker's jars: what is kept, what is refused, and the messages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ JARS = [
 
 
 class Repository:
-    """Serves BODIES, counts what was asked, and lets a test spoil an answer."""
+    """Serves BODIES, records the requests, and lets a test corrupt a response."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -50,7 +50,7 @@ def test_the_lock_names_each_jar_once_with_its_hash() -> None:
     assert all(len(bytes.fromhex(jar.sha256)) == 32 and jar.size > 0 for jar in locked)
 
 
-def test_all_are_fetched_once_and_the_second_start_asks_nobody(tmp_path: Path) -> None:
+def test_all_are_fetched_once_and_the_second_start_needs_no_network(tmp_path: Path) -> None:
     repository = Repository()
     paths = ensure(tmp_path, repository)
     assert [path.read_bytes() for path in paths] == list(BODIES.values())
@@ -69,7 +69,7 @@ def test_only_what_is_missing_is_fetched(tmp_path: Path) -> None:
     assert repository.asked == [JARS[3].coordinate]
 
 
-def test_a_jar_changed_in_the_cache_is_named_and_fetched_anew_once_deleted(tmp_path: Path) -> None:
+def test_a_jar_changed_in_the_cache_is_named_and_fetched_again_once_deleted(tmp_path: Path) -> None:
     paths = ensure(tmp_path, Repository())
     paths[2].write_bytes(b"something else")
     repository = Repository()
@@ -136,7 +136,7 @@ def test_a_disk_that_fills_up_while_fetching_is_named(tmp_path: Path) -> None:
     assert not (tmp_path / JARS[0].filename).exists()
 
 
-def test_told_to_stop_it_leaves_no_half_jar(tmp_path: Path) -> None:
+def test_a_stop_leaves_no_partial_jar(tmp_path: Path) -> None:
     stopping = threading.Event()
 
     def fetch(coordinate: str) -> Iterator[bytes]:

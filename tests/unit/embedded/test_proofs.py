@@ -1,4 +1,4 @@
-"""What a log must say before it is printed that a process works again and that nothing is lost."""
+"""The log lines that prove that a restarted process works and that nothing is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Starts that cannot work say why, before anything runs; names, ports and files of a stack."""
+"""A start that cannot work says why before anything runs; names, ports and files of a stack."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_a_wrong_port_is_refused_with_a_reason(
     with pytest.raises(SystemExit) as ended:
         main(["run"])
     assert ended.value.code == 2
-    assert "is no port: give 0 to 65535" in capsys.readouterr().err
+    assert "is not a port: give 0 to 65535" in capsys.readouterr().err
 
 
 def test_down_and_status_without_a_stack(

@@ -1,4 +1,4 @@
-"""Who is started again and when, and what is printed of it. Time and processes are the test's."""
+"""Which processes are restarted and when, and what is printed. Time and processes are fake."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from infra.embedded.supervisor import PAUSES_S, SLOW_S, STEADY_S, Job, Superviso
 
 
 class OneProcess:
-    """What a supervisor needs of a `Process`: `end` it and see it launched again."""
+    """The part of `Process` that a supervisor uses; `end` ends it."""
 
     def __init__(self) -> None:
         self.status: int | None = None
@@ -57,7 +57,7 @@ class World:
         self.supervisor.add(job, cast(Process, self.process))
 
     def wait(self, seconds: float) -> bool:
-        """Tend ten times a second; True where a pid changed."""
+        """Tend ten times a second; return whether a pid changed."""
         changed = False
         for _ in range(round(seconds * 10)):
             self.now += 0.1
@@ -75,7 +75,9 @@ def test_while_it_runs_nothing_happens(world: World) -> None:
     assert world.lines == world.process.launched_at == []
 
 
-def test_a_killed_process_is_started_at_once_and_one_line_says_when_it_works(world: World) -> None:
+def test_a_killed_process_is_restarted_immediately_and_its_return_is_reported(
+    world: World,
+) -> None:
     world.process.status = -9
     assert world.wait(0.1)
     assert len(world.process.launched_at) == 1
@@ -114,7 +116,7 @@ def test_one_that_ends_again_and_again_is_reported_and_waited_for_longer_each_ti
     assert len(world.lines) in {len(starts) - 1, len(starts)}
 
 
-def test_after_steady_work_the_pauses_begin_anew(world: World) -> None:
+def test_after_steady_work_the_pauses_start_from_the_beginning(world: World) -> None:
     world.works = True
     for _ in range(3):
         world.process.status = -9

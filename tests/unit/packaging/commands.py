@@ -1,4 +1,4 @@
-"""Whether a command line of a container is one that the image can run."""
+"""Checks that the image can run the command line of a container."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand
 
 from tests.unit.packaging.files import ROOT
 
-# Without `-v 0` Daphne writes an access log of its own beside ours, in no JSON.
+# Without `-v 0` Daphne writes a second access log, which is not JSON.
 SERVE = [
     *("python", "-m", "daphne", "-v", "0", "-b", "0.0.0.0", "-p", "8000"),
     "swapsite.asgi:application",
@@ -17,7 +17,7 @@ SERVE = [
 
 
 def check(command: Sequence[str]) -> None:
-    """Raises where the command, an option or a file of it does not exist."""
+    """Raise if the command, an option or a file of it does not exist."""
     if list(command) == SERVE:
         return
     assert list(command[:2]) == ["python", "manage.py"], command

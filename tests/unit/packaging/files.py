@@ -1,4 +1,4 @@
-"""What the packaging tests share: the repository's files, parsed."""
+"""The repository's files, parsed, for the packaging tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT: Final = Path(__file__).parents[3]
 _VARIABLE: Final = re.compile(r"\$\{(\w+):-([^}]*)\}")
 
 SETTINGS: Final = {each.metadata["env"] for each in fields(Config)}
-# Beside the settings: secrets by file, and what Python and numba themselves read.
+# The settings, the secrets by file, and the variables that Python and numba read.
 KNOWN: Final = (
     SETTINGS
     | {f"{name}_FILE" for name in SECRETS}
@@ -28,7 +28,7 @@ def yaml_of(path: str) -> Any:
 
 
 def defaults_filled(value: Any) -> Any:
-    """`value` as compose reads it where no variable is set: `${NAME:-default}` is its default."""
+    """Return `value` as Compose reads it without variables: `${NAME:-default}` is the default."""
     match value:
         case str():
             return _VARIABLE.sub(lambda found: found[2], value).replace("$$", "$")
@@ -40,7 +40,7 @@ def defaults_filled(value: Any) -> Any:
 
 
 def compose() -> dict[str, Any]:
-    """docker-compose.yml with its defaults."""
+    """Return docker-compose.yml with its defaults."""
     filled: dict[str, Any] = defaults_filled(yaml_of("docker-compose.yml"))
     return filled
 
@@ -51,13 +51,13 @@ def services() -> dict[str, dict[str, Any]]:
 
 
 def kubernetes() -> list[dict[str, Any]]:
-    """Every object of the Kubernetes base, in the order of its files."""
+    """Return every object of the Kubernetes base, in the order of its files."""
     base = ROOT / "infra/k8s/base"
     names = yaml_of("infra/k8s/base/kustomization.yaml")["resources"]
     return [each for name in names for each in yaml.safe_load_all((base / name).read_text())]
 
 
 def anchors(path: str) -> set[str]:
-    """The anchors of a Markdown file's headings, as code hosts make them."""
+    """Return the anchors of a Markdown file's headings as code hosts generate them."""
     headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(), re.M)
     return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}

@@ -1,4 +1,4 @@
-"""The metrics and labels that a PromQL expression asks for, by its syntax tree."""
+"""Extracts the metrics and labels of a PromQL expression from its syntax tree."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import promql_parser
 
 @dataclass(slots=True)
 class Asked:
-    """What an expression names."""
+    """The metrics and labels that an expression names."""
 
     metrics: set[str] = field(default_factory=set)
     labels: set[str] = field(default_factory=set)
 
 
 def asked(expression: str) -> Asked:
-    """Raises ValueError where it is no PromQL."""
+    """Parse an expression. Raises ValueError if it is not PromQL."""
     found = Asked()
     for node in _nodes(promql_parser.parse(expression)):
         if isinstance(node, promql_parser.VectorSelector):

@@ -1,4 +1,4 @@
-"""A Chromium for the tests of the dashboard: `make test` installs one, or says what to install."""
+"""Chromium for the dashboard's tests: `make test` installs it or says what to install."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ADVICE = "apt-get install chromium, or set CHROMIUM to a browser's path"
 
 
 class Machine:
-    """A PATH of its own, in which there is what a test puts there."""
+    """A PATH with only the programs that a test adds."""
 
     def __init__(self, directory: Path, step: str = ".ci/browser") -> None:
         self.programs = directory
@@ -26,14 +26,14 @@ class Machine:
         (directory / "bash").symlink_to(bash)
 
     def has(self, name: str, script: str = "") -> Path:
-        """A program of this name."""
+        """Add a program with this name."""
         program = self.programs / name
         program.write_text(f"#!{self.programs / 'bash'}\n{script}\n")
         program.chmod(0o755)
         return program
 
     def asks(self, **env: str) -> str:
-        """What `make test` says of it; it goes on in any case."""
+        """Run the step of `make test`, which always succeeds; return its output."""
         done = subprocess.run(
             [ROOT / self._step],
             env={"PATH": str(self.programs), **env},
@@ -49,10 +49,10 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def test_make_test_asks_for_it_and_for_nginx() -> None:
+def test_make_test_runs_the_steps_of_browser_and_nginx() -> None:
     command = ["make", "-n", "test"]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert {".ci/browser", ".ci/nginx"} <= set(told.stdout.splitlines())
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {".ci/browser", ".ci/nginx"} <= set(done.stdout.splitlines())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -65,14 +65,14 @@ def test_one_that_is_named_is_enough(machine: Machine) -> None:
     assert machine.asks(CHROMIUM=str(machine.has("my-browser"))) == ""
 
 
-def test_who_may_not_install_is_told_what_to_install(machine: Machine) -> None:
+def test_without_root_it_says_what_to_install(machine: Machine) -> None:
     machine.has("id", "echo 1000")
     machine.has("apt-get", "echo never")
     [line] = machine.asks().splitlines()
     assert line.endswith(ADVICE)
 
 
-def test_root_has_debians_installed(machine: Machine) -> None:
+def test_as_root_it_installs_debians(machine: Machine) -> None:
     machine.has("id", "echo 0")
     machine.has("apt-get", f'echo "$@" >> {machine.programs}/asked')
     assert machine.asks() == "installing chromium\n"
@@ -81,7 +81,7 @@ def test_root_has_debians_installed(machine: Machine) -> None:
     assert (install.split()[0], install.split()[-1]) == ("install", "chromium")
 
 
-def test_an_installation_that_fails_is_told(machine: Machine) -> None:
+def test_after_a_failed_installation_it_says_what_to_install(machine: Machine) -> None:
     machine.has("id", "echo 0")
     machine.has("apt-get", "exit 100")
     assert machine.asks().splitlines()[-1].endswith(ADVICE)

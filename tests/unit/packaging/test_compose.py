@@ -1,4 +1,4 @@
-"""docker-compose.yml is valid, hardened, complete, and gives the service settings that it takes."""
+"""docker-compose.yml is valid, hardened and complete, and its settings are valid."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SERVICES = services()
 ONCE = {name for name, each in SERVICES.items() if each["restart"] == "on-failure:5"}
 LASTING = set(SERVICES) - ONCE
 OURS = {name for name, each in SERVICES.items() if each["image"].startswith("swap-aggregator:")}
-# It gets its settings as options at each start and writes them into the root file system.
+# It writes its options into the root file system at each start.
 WRITES_ITS_ROOT = {"redpanda"}
-# It listens on nothing, and ends where it cannot deliver.
+# It has no port to probe, and it ends if it cannot deliver.
 WITHOUT_HEALTH = {"demo-feed"}
-# Gives a new volume to the user that the store runs as.
+# Changes the owner of a new volume to the user of the store.
 AS_ROOT = {"minio-volume"}
-# What an engine's own manual names; `aggregator.runtime.config` checks the service's settings.
+# The variables of the engines' manuals; `aggregator.runtime.config` checks the service's settings.
 OF_ENGINES = {
     "clickhouse": {"CLICKHOUSE_COLD_ENDPOINT"},
     "minio": {

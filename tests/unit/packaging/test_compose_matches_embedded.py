@@ -1,4 +1,4 @@
-"""Compose and the embedded stack run the same engines with the same settings; a drift fails."""
+"""Compose and the embedded stack run the same engines with the same settings."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def test_redis_reads_the_same_file_and_no_other_setting() -> None:
     assert mounted[file] == "./infra/redis/redis.conf"
     _, embedded, *_ = Redis(ROOT, Guard(), 1).command()
     assert str(embedded) == str(ROOT / "infra/redis/redis.conf")
-    # Where the data lies and the password; all else is in the file.
+    # Only the data's location and the password are options; the rest is in the file.
     assert options[::2] == ["--dir", "--include"]
 
 
-def test_kafka_and_redpanda_are_told_the_same() -> None:
+def test_kafka_and_redpanda_have_the_same_settings() -> None:
     lines = _properties(ROOT, 1, 2).splitlines()
     kafka = dict(line.split("=", 1) for line in lines)
     redpanda = yaml_of("infra/redpanda/bootstrap.yaml")
@@ -63,7 +63,7 @@ def test_kafka_and_redpanda_are_told_the_same() -> None:
     assert redpanda["auto_create_topics_enabled"] is False
     delay = int(kafka["group.initial.rebalance.delay.ms"])
     assert redpanda["group_initial_rebalance_delay"] == delay
-    # Kafka's own default, which the embedded broker keeps.
+    # Kafka's default, which the embedded broker keeps.
     assert redpanda["group_min_session_timeout_ms"] == 6_000
     assert redpanda["log_message_timestamp_type"] == "CreateTime"
 

@@ -1,4 +1,4 @@
-"""The Dockerfile keeps what it promises: locked, pinned, without root, nothing beside."""
+"""The Dockerfile: locked packages, pinned base, no root, no files but the needed ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Instruction = tuple[str, str]
 
 
 def stages() -> dict[str, list[Instruction]]:
-    """(keyword, arguments) of each stage, continued lines joined, comments left out."""
+    """Return (keyword, arguments) of each stage; joins continued lines, drops comments."""
     text = (ROOT / "Dockerfile").read_text()
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     joined = "\n".join(lines).replace("\\\n", " ")
@@ -35,20 +35,20 @@ def environment(stage: str) -> dict[str, str]:
 
 
 def copied(stage: str) -> list[str]:
-    """The sources that a stage copies from the repository."""
+    """Return the sources that a stage copies from the repository."""
     lines = [a.split() for keyword, a in stages()[stage] if keyword == "COPY"]
     return [source for line in lines if not line[0].startswith("--from") for source in line[:-1]]
 
 
 def test_hadolint_has_nothing_to_say() -> None:
     linter = Path(sys.executable).with_name("hadolint")
-    told = subprocess.run(
+    done = subprocess.run(
         [linter, "--failure-threshold", "style", ROOT / "Dockerfile"],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (told.returncode, told.stdout) == (0, "")
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_both_stages_stand_on_one_exact_version() -> None:
@@ -82,7 +82,7 @@ def test_the_engine_is_compiled_for_the_cpu_that_it_runs_on() -> None:
     compiled = build["NUMBA_CACHE_DIR"]
     assert ("COPY", f"--from=build {compiled} {compiled}") in stages()["service"]
     assert compiled in (ROOT / "infra/docker/entrypoint.sh").read_text()
-    # numba wants to write there, and only /tmp can be written to.
+    # numba writes there, and only /tmp is writable.
     assert Path("/tmp") in Path(service["NUMBA_CACHE_DIR"]).parents
 
 
@@ -101,9 +101,9 @@ def test_the_context_holds_what_is_copied_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("package", ["aggregator", "api", "swapsite"])
 def test_code_needs_no_file_that_is_left_out(package: str) -> None:
-    """Files that code reads beside itself: SQL, Lua, templates.
+    """Code reads SQL, Lua and templates from its own packages, which the image contains.
 
-    Only the schema and the JavaScript client, which the dashboard uses, lie elsewhere.
+    Only the schema and the JavaScript client, which the dashboard uses, are elsewhere.
     """
     elsewhere = ('"infra" / "clickhouse" / "schema"', '"clients" / "js"')
     outside = {

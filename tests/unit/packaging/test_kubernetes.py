@@ -1,4 +1,4 @@
-"""The Kubernetes base is valid, restricted, complete, and gives settings that the service takes."""
+"""The Kubernetes base is valid, restricted and complete, and its settings are valid."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_its_pods_are_restricted(workload: Object) -> None:
     assert security["runAsUser"] == int(services()["web"]["user"].split(":")[0])
     assert security["seccompProfile"] == {"type": "RuntimeDefault"}
     assert pod["automountServiceAccountToken"] is False
-    # Else Kubernetes sets variables of its own, such as WEB_PORT, beside ours.
+    # Otherwise Kubernetes adds variables such as WEB_PORT, which look like settings.
     assert pod["enableServiceLinks"] is False
 
 
@@ -168,9 +168,9 @@ def test_it_is_probed_where_it_answers(name: str) -> None:
         assert container[probe]["httpGet"]["port"] in ports
         paths[probe] = container[probe]["httpGet"]["path"]
     if name == "web":
-        # Only the node's own ability: stale partitions would take every node out.
+        # Only the node's ability: stale partitions would take every node out.
         assert paths["readinessProbe"] == "/readyz/node"
-        # A node whose numbers are stale must not be killed for it.
+        # A node with stale numbers must not be killed.
         assert paths["livenessProbe"] == "/healthz"
 
 
@@ -188,7 +188,7 @@ def test_disruptions_are_bounded_and_selectors_meet(name: str) -> None:
     assert monitor["selector"]["matchLabels"] == service["metadata"]["labels"] == labels
     ports = {each["name"] for each in service["spec"]["ports"]}
     assert {each["port"] for each in monitor["endpoints"]} <= ports
-    # The job that the alerts name.
+    # The name of the job in the alerts.
     assert monitor["jobLabel"] == NAME
 
 

@@ -1,4 +1,4 @@
-"""Prometheus may read the web nodes' metrics in compose, and nginx's clients may not."""
+"""In Compose, Prometheus may read the web nodes' metrics, and nginx's clients may not."""
 
 from __future__ import annotations
 

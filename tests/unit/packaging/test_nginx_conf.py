@@ -1,4 +1,4 @@
-"""nginx.conf can be read, keeps those outside from what is inside, and agrees with the service."""
+"""nginx.conf is valid, hides internal addresses, and agrees with the service's limits."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Directive = dict[str, Any]
 @pytest.fixture(scope="module")
 def conf() -> list[Directive]:
     path = ROOT / "infra/nginx/nginx.conf"
-    told = crossplane.parse(str(path), single=True, catch_errors=False)
-    assert told["status"] == "ok"
-    parsed: list[Directive] = told["config"][0]["parsed"]
+    result = crossplane.parse(str(path), single=True, catch_errors=False)
+    assert result["status"] == "ok"
+    parsed: list[Directive] = result["config"][0]["parsed"]
     return parsed
 
 
@@ -70,7 +70,7 @@ def test_what_a_client_says_of_itself_is_not_passed_on(server: list[Directive]) 
     headers = dict(values(server, "proxy_set_header"))
     assert headers["X-Forwarded-For"] == "$remote_addr"
     assert headers["X-Forwarded-Proto"] == "$scheme"
-    # A location with a header of its own would lose these.
+    # A location that sets a header would not inherit these.
     for location in (d["block"] for d in server if d["directive"] == "location"):
         assert values(location, "proxy_set_header") == []
 
@@ -86,7 +86,7 @@ def test_a_websocket_passes_and_is_not_cut_while_it_is_silent(server: list[Direc
     socket = block(server, ("location", "=", "/ws"))
     assert values(socket, "proxy_buffering") == [["off"]]
     [[timeout]] = values(socket, "proxy_read_timeout")
-    # A client may ask for a flush only every 10 s.
+    # A client may request a flush only every 10 s.
     assert duration_ms(timeout) > 3 * 10_000
 
 

@@ -1,4 +1,4 @@
-"""An nginx for the tests: `make test` installs one, or says what to install."""
+"""nginx for the tests: `make test` installs it or says what to install."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_one_that_is_there_or_named_is_enough(machine: Machine) -> None:
     assert machine.asks() == ""
 
 
-def test_root_has_debians_installed_and_its_service_is_not_started(machine: Machine) -> None:
+def test_as_root_it_installs_debians_without_starting_its_service(machine: Machine) -> None:
     machine.has("id", "echo 0")
     machine.has("apt-get", f'echo "$RUNLEVEL $@" >> {machine.programs}/asked')
     assert machine.asks(NGINX="absent-nginx") == "installing nginx\n"

@@ -1,4 +1,4 @@
-"""Rules and dashboards name metrics that exist, and every alert says what to do."""
+"""Rules and dashboards name existing metrics, and every alert has a runbook."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from aggregator.runtime.config import duration_ms
 from tests.unit.packaging.files import ROOT, anchors, services, yaml_of
 from tests.unit.packaging.promql import asked
 
-# Made by Prometheus itself.
+# Created by Prometheus.
 PROMETHEUS = {"up": {"job"}, "ALERTS": {"alertname", "alertstate"}}
-# Made by django-prometheus.
+# Created by django-prometheus.
 DJANGO = {"django_http_requests_latency_including_middlewares_seconds_bucket": {"le"}}
 EVERYWHERE = {"instance", "job"}
 RUNBOOK = "docs/operations.md"
@@ -30,7 +30,7 @@ RULES = [
 
 
 def declared() -> dict[str, set[str]]:
-    """The labels of every series that our metrics make."""
+    """Return the labels of every series of our metrics."""
     found = PROMETHEUS | DJANGO
     for metric in vars(aggregator.runtime.metrics).values():
         if not isinstance(metric, Counter | Gauge | Histogram):

@@ -1,4 +1,4 @@
-"""The page's modules without a browser: node evaluates an expression over one of them."""
+"""Evaluates expressions over the page's modules in node, without a browser."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STATIC = Path(__file__).parents[3] / "api" / "page" / "static" / "page"
 
 
 def evaluate(module: str, expression: str, zone: str = "UTC") -> Any:
-    """The value of a JavaScript expression in which `m` is the module."""
+    """Return the value of a JavaScript expression in which `m` is the module."""
     script = (
         f"const m = await import({json.dumps((STATIC / module).as_uri())});"
         f"console.log(JSON.stringify({expression}));"

@@ -1,4 +1,4 @@
-// The newest candles as a table: what the chart shows, for those who cannot see it.
+// The newest candles as a table: the content of the chart for readers who cannot see it.
 
 import { count, price, usd } from "./format.js";
 import { h } from "./dom.js";
@@ -10,7 +10,7 @@ const details = document.querySelector(".as-table");
 const body = document.querySelector("#candle-table tbody");
 const chart = document.getElementById("chart");
 
-/** Draw them; only while the table is open, since a closed one is read by nobody. */
+/** Draws the candles, but only while the table is open. */
 export function drawCandleTable(all, name, interval, length) {
   const last = all.at(-1);
   const said = last ? `, the newest closed at ${price(last.close_usd)}` : "";

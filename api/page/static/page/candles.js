@@ -1,10 +1,10 @@
-// A token's candles of one interval: the archive's, and over them the live ones, which are newer.
+// A token's candles of one interval: the archive's, overlaid with the live ones, which are newer.
 
 import { addressOf } from "./addresses.js";
 import { get } from "./session.js";
 
 const PAGE = 300;
-// What the service answers at once.
+// The most candles that one response holds.
 const WIDEST = 1_500;
 const FAST_PAGES = 3;
 const PAUSE_MS = 300;
@@ -15,8 +15,8 @@ export const INTERVALS_MS = {
 };
 
 /**
- * `onChange({all})`: candles came, `all` where not only the newest did. `onFault(error)`: the archive
- * cannot be asked now (null: it can again).
+ * `onChange({all})`: candles arrived; `all` is true if others than the newest changed.
+ * `onFault(error)`: the archive does not respond now (null: it responds again).
  */
 export class Candles {
   #archived = new Map();
@@ -44,7 +44,7 @@ export class Candles {
     this.older(Math.floor(live.now / this.length + 1) * this.length);
   }
 
-  /** Oldest first; those without a priced trade have nothing to draw. */
+  /** The candles, oldest first, without those that have no priced trade and so nothing to draw. */
   get all() {
     const merged = new Map([...this.#archived, ...this.#live]);
     return [...merged.values()]
@@ -53,18 +53,18 @@ export class Candles {
   }
 
   /**
-   * Ask the archive for what lies before the oldest candle; once at a time. A quiet stretch is
-   * skipped: `complete` is set only when the archive has no trade before the last range.
+   * Requests the candles before the oldest one; ignored while a request is pending. Skips periods
+   * without trades: `complete` is set only when the archive has no trade before the last range.
    */
   async older(until = this.#oldestAsked) {
     if (this.asking || this.complete || this.#timer !== null || until === Infinity) return;
     this.asking = true;
     try {
-      // A rare token's pages hold little, and must not use up the reader's rate.
+      // Pages of a rarely traded token hold few candles; they must not exhaust the rate limit.
       if (++this.#pages > FAST_PAGES) await new Promise((done) => setTimeout(done, PAUSE_MS));
       await this.#page(until);
       this.onFault(null);
-      // The next page follows from the drawing of this one, which must find nothing under way.
+      // Drawing this page requests the next one, which would be ignored while a request is pending.
       this.asking = false;
       this.onChange({ all: true });
     } catch (error) {
@@ -73,16 +73,16 @@ export class Candles {
       const final = [401, 403, 404].includes(error.status);
       this.complete ||= final;
       this.onFault(error);
-      if (!final) this.#timer = setTimeout(() => this.#again(until), AGAIN_MS);
+      if (!final) this.#timer = setTimeout(() => this.#retry(until), AGAIN_MS);
     }
   }
 
-  #again(until) {
+  #retry(until) {
     this.#timer = null;
     this.older(until);
   }
 
-  /** The next older candles, past any quiet stretch. */
+  /** Loads the candles before `until` and skips periods without trades. */
   async #page(until) {
     const path = `/api${addressOf(this.tokenId)}`;
     const from = Math.max(0, until - this.#span * this.length);
@@ -90,7 +90,7 @@ export class Candles {
     const { candles } = await get(`${path}/candles?${query}`, this.#abort.signal);
     for (const each of candles) this.#archived.set(each.open_time, each);
     this.#oldestAsked = from;
-    // Sparse candles: the widest range, so that a screen of them takes few requests.
+    // For sparse candles use the widest range, so that a screenful needs few requests.
     this.#span = candles.length < PAGE / 2 ? WIDEST : PAGE;
     if (candles.length) return;
     const before = new URLSearchParams({ limit: 1, to: from });

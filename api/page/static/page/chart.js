@@ -1,4 +1,4 @@
-// Candles and volume on a canvas, by Lightweight Charts (static/vendor); loaded with the first chart.
+// Candles and volume on a canvas by Lightweight Charts (static/vendor), loaded with the first chart.
 
 import { colour, onTheme } from "./theme.js";
 import { axisPrice, count, percent, price, usd } from "./format.js";
@@ -9,11 +9,11 @@ const LOAD_OLDER_AT = 20;
 const place = document.getElementById("chart");
 const legend = document.getElementById("chart-legend");
 
-// The library takes UTC, in which every candle has a time of its own also when clocks are set back;
-// only labels are in the reader's zone.
+// The library takes UTC, in which every candle has a distinct time even when clocks are set back.
+// Only the labels are in the reader's time zone.
 const inSeconds = (ms) => ms / 1_000;
 const inMs = (seconds) => seconds * 1_000;
-// Its axes are made for prices near 1: values are divided by a power of ten.
+// The library's axes are made for prices near 1, so values are divided by a power of ten.
 const MIN_MOVE = 1e-9;
 const FLAT_SHARE = 0.01;
 const LABEL_PX = 30;
@@ -28,7 +28,7 @@ export class Chart {
   #unit = 1;
   #step = 1;
 
-  /** `onOldest()` is called when the reader comes near the oldest candle. */
+  /** `onOldest()` is called when the reader scrolls close to the oldest candle. */
   static async make(onOldest) {
     return new Chart(await import(LIBRARY), onOldest);
   }
@@ -69,19 +69,19 @@ export class Chart {
     });
     this.chart.subscribeCrosshairMove(({ time }) => {
       this.#pointed = time ?? null;
-      this.#tell();
+      this.#drawLegend();
     });
     onTheme(() => this.#recolour());
     this.#recolour();
   }
 
-  /** Whether the reader sees nearly the oldest candle. */
+  /** Whether the visible range is close to the oldest candle. */
   get nearOldest() {
     const range = this.chart.timeScale().getVisibleLogicalRange();
     return range === null || range.from < LOAD_OLDER_AT;
   }
 
-  /** These candles of `length` ms; `fit` shows the newest of them, else the reader's view stays. */
+  /** Shows these candles of `length` ms; `fit` scrolls to the newest, otherwise the view stays. */
   set(all, length, fit) {
     this.#all = all;
     this.#length = length;
@@ -92,10 +92,10 @@ export class Chart {
     if (fit && all.length) {
       this.chart.timeScale().setVisibleLogicalRange({ from: all.length - 90, to: all.length + 3 });
     }
-    this.#tell();
+    this.#drawLegend();
   }
 
-  /** The newest candles, of which none lies before the last one drawn. */
+  /** Draws the newest candles; none of them may be older than the last one drawn. */
   update(all) {
     const from = this.#all.at(-1)?.open_time ?? 0;
     this.#all = all;
@@ -104,11 +104,11 @@ export class Chart {
       this.candles.update(this.#bar(each));
       this.volume.update(this.#column(each));
     }
-    this.#tell();
+    this.#drawLegend();
   }
 
-  // One odd trade must not press all others flat: wicks count for the scale only as far as the
-  // bodies reach, once over. The legend has the whole wick.
+  // One outlier must not flatten all other candles: a wick extends the scale by at most the height
+  // of the range of the bodies. The legend shows the whole wick.
   #scale(found) {
     const range = this.chart.timeScale().getVisibleLogicalRange();
     if (found === null || range === null) return found;
@@ -119,7 +119,7 @@ export class Chart {
     const reach = Math.max(high - low, high * 0.005);
     let minValue = Math.max(found.priceRange.minValue, low - reach);
     let maxValue = Math.min(found.priceRange.maxValue, high + reach);
-    // A price that never moved has no range of its own.
+    // A constant price has an empty range, which the axis cannot label.
     if (maxValue === minValue) {
       minValue -= maxValue * FLAT_SHARE;
       maxValue *= 1 + FLAT_SHARE;
@@ -147,7 +147,7 @@ export class Chart {
     };
   }
 
-  #tell() {
+  #drawLegend() {
     const candle = this.#byTime.get(this.#pointed) ?? this.#all.at(-1);
     if (candle === undefined) {
       legend.textContent = "";
@@ -172,7 +172,7 @@ export class Chart {
       rightPriceScale: { borderColor: line },
       timeScale: { borderColor: line },
     });
-    // A candle that rose is hollow: its colour is not all that tells it from one that fell.
+    // A rising candle is hollow, so that colour is not the only difference from a falling one.
     this.candles.applyOptions({
       upColor: surface, borderUpColor: up, wickUpColor: up,
       downColor: down, borderDownColor: down, wickDownColor: down,
@@ -181,7 +181,7 @@ export class Chart {
   }
 }
 
-/** The power of ten at or below the newest close that is not 0. */
+/** The largest power of ten that is not above the newest close other than 0. */
 function unitOf(all) {
   const close = all.findLast((each) => Number(each.close_usd) > 0)?.close_usd;
   return close === undefined ? 1 : 10 ** Math.floor(Math.log10(Number(close)));

@@ -1,4 +1,4 @@
-// What is listed: window, sort, search and filters, kept in the address.
+// The list's controls: window, sort, search and filters, kept in the address.
 
 import { put } from "./dom.js";
 import { visible } from "./names.js";
@@ -24,11 +24,11 @@ const FILTERS = ["chain", "min_volume_usd", "min_trades"];
 
 const chosenFrom = (name) => (value) =>
   [...form.elements[name]].some((each) => (each.value ?? each) === value);
-// A box of numbers takes 1e3 too.
+// A number input accepts 1e3 too.
 const number = (most, fits) => (value) =>
   /^\d{1,16}(\.\d{1,18})?(e\d{1,2})?$/i.test(value) && Number(value) <= most && fits(Number(value));
 
-// What an address may hold of each; anything else falls back to the default.
+// The valid values of each parameter in the address; any other falls back to the default.
 const VALID = {
   window: (value) => windows.includes(value),
   sort: chosenFrom("sort"),
@@ -42,20 +42,20 @@ const VALID = {
 const LABELS = {
   min_volume_usd: "volume from", min_trades: "trades from", q: "search", limit: "rows",
 };
-// Marks that other sites put on links to a page are no mistakes of its address.
+// Tracking parameters that other sites add to links are not reported as mistakes.
 const FOREIGN = /^(utm_|fbclid|gclid|ref$)/;
 
 export class Controls {
   #timer = null;
   #chains = new Set();
 
-  /** `changed()` is called when the reader chose something else. */
+  /** `changed()` is called when the reader changes a control. */
   constructor(changed) {
     this.changed = changed;
     form.onsubmit = (event) => event.preventDefault();
     form.oninput = ({ target }) => this.#later(target.matches("[type=search],[type=number]"));
     form.onreset = (event) => {
-      // The browser's own reset comes behind this event, and would undo what is typed meanwhile.
+      // The browser resets the form after this event, which would undo input in between.
       event.preventDefault();
       this.#clear();
     };
@@ -64,7 +64,7 @@ export class Controls {
     }
   }
 
-  /** Take the address's query. What it holds of nonsense falls back to the default, and says so. */
+  /** Reads the address's query. An invalid value falls back to the default and is reported. */
   read() {
     const asked = new URLSearchParams(location.search);
     const faults = [...asked.keys()]
@@ -108,14 +108,14 @@ export class Controls {
     return [...FILTERS, "q"].some((name) => form.elements[name].value !== "");
   }
 
-  /** The page's address with what is chosen now. */
+  /** The page's address with the current values. */
   get address() {
     const chosen = this.#values().filter(([name, value]) => value !== DEFAULTS[name]);
     const query = new URLSearchParams(chosen).toString();
     return query ? `/?${query}` : "/";
   }
 
-  /** Chains that a reader may choose: those that were seen. */
+  /** Adds the chains that were seen to the choices. */
   offer(chains) {
     for (const chain of chains) {
       if (this.#chains.has(chain)) continue;
@@ -128,7 +128,7 @@ export class Controls {
     return Object.keys(DEFAULTS).map((name) => [name, form.elements[name].value.trim()]);
   }
 
-  // A change is sorted in its own window, which the other columns then show too.
+  // Sorting by a change selects the window of that change, which the other columns then show too.
   #sortBy({ sort, window = this.window }) {
     const { elements } = form;
     const same = elements.sort.value === sort && this.window === window;

@@ -1,6 +1,6 @@
-// The few things that this page does with elements, and one frame for all that is painted.
+// Helpers for elements, and one animation frame for all painting.
 
-/** An element with properties (`class`, `data`, `on`, or an attribute) and children. */
+/** Creates an element with properties (`class`, `data`, `on`, or an attribute) and children. */
 export function h(tag, properties = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -12,7 +12,7 @@ export function h(tag, properties = {}, ...children) {
   return element;
 }
 
-/** Sets the text where it differs, without making a new node. */
+/** Sets the text if it differs, without a new node. */
 export function put(element, text) {
   const node = element.firstChild;
   if (node === null) element.append(text);
@@ -27,7 +27,7 @@ export function attribute(element, name, value) {
 const waiting = new Map();
 let asked = false;
 
-/** Paint in the next frame; a later paint of the same key takes the place of an earlier one. */
+/** Paints in the next frame; a later paint with the same key replaces an earlier one. */
 export function paint(key, act) {
   waiting.set(key, act);
   if (asked) return;
@@ -43,14 +43,14 @@ export function paint(key, act) {
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const FLASHES = { up: "var(--flash-up)", down: "var(--flash-down)" };
 
-/** Lights a cell whose number went up or down, unless the reader wants no motion. */
+/** Flashes a cell whose number rose or fell, unless the reader prefers reduced motion. */
 export function flash(element, direction) {
   if (still.matches || !direction) return;
   for (const each of element.getAnimations()) each.cancel();
   element.animate([{ backgroundColor: FLASHES[direction] }, {}], { duration: 700, easing: "ease-out" });
 }
 
-/** A `<data>` whose exact value is beside the text; flashes where the number moved. */
+/** Writes a `<data>` with its exact value and a text; flashes if the number changed. */
 export function show(element, value, text) {
   const exact = value === null || value === undefined ? "" : String(value);
   const before = element.value;

@@ -1,4 +1,4 @@
-// Numbers as a reader takes them in. Values come as decimal strings; unknown is null and shown as –.
+// Formats numbers for readers. Values are decimal strings; null is unknown and shown as –.
 
 export const UNKNOWN = "–";
 const MINUS = "−";
@@ -17,7 +17,7 @@ export const count = (value) => (known(value) ? count_.format(value) : UNKNOWN);
 
 const superscript = (text) => [...text].map((digit) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[digit]).join("");
 
-// Past the trillions no letter is left that everybody reads: 1.23×10¹⁸.
+// Above trillions no suffix is widely understood: 1.23×10¹⁸.
 const bare = (number) => {
   const size = Math.abs(number);
   if (size < 999.995) return cents_.format(size);
@@ -42,7 +42,7 @@ export function flow(text) {
   return number > 0 ? `+${usd(text)}` : usd(text);
 }
 
-/** Four figures at least; many zeros after the point are counted: $0.0₆1234. */
+/** At least four digits; a subscript counts many zeros after the point: $0.0₆1234. */
 export function price(text) {
   const number = Number(text);
   if (!known(text) || !Number.isFinite(number)) return UNKNOWN;
@@ -54,11 +54,11 @@ export function price(text) {
   return `${sign}$${small(size, 4)}`;
 }
 
-/** A price beside others of an axis: with the figures that tell prices apart that are `step` apart. */
+/** A price as an axis label, with enough digits to distinguish prices that are `step` apart. */
 export function axisPrice(number, step) {
   if (number < 0) return "";
   if (number === 0) return "$0";
-  // The allowance is for steps such as 0.3, whose logarithm lies between two figures.
+  // The margin covers steps such as 0.3, whose logarithm lies between two digits.
   const figures = Math.floor(Math.log10(number) + 1e-9) - Math.floor(Math.log10(step) + 1e-9) + 1;
   const needed = Math.min(15, Math.max(2, figures));
   if (number >= 1e15) return `$${bare(number)}`;
@@ -73,7 +73,7 @@ export function axisPrice(number, step) {
 
 const UNITS = [[1e12, "T"], [1e9, "B"], [1e6, "M"]];
 
-// Below 0.00001 the zeros are counted: 0.0₅1234.
+// Below 0.00001 a subscript counts the zeros: 0.0₅1234.
 function small(size, figures) {
   const [digits, exponent] = size.toExponential(figures - 1).split("e");
   const zeros = -Number(exponent) - 1;
@@ -110,7 +110,7 @@ export function age(ms) {
   return `${Math.floor(s / 86_400)} d`;
 }
 
-/** A long id by its ends. */
+/** Shortens a long id to its first and last characters. */
 export const short = (text, ends = 4) =>
   text.length <= 2 * ends + 4 ? text : `${text.slice(0, ends + 2)}…${text.slice(-ends)}`;
 
@@ -120,7 +120,7 @@ export const side = (value) => {
   return number > 0 ? "up" : number < 0 ? "down" : "";
 };
 
-/** The same for a percentage, by what is shown of it: −0.001 is neither. */
+/** The same for a percentage, by its displayed digits: −0.001 is neither. */
 export const trend = (percentage) => side(Number((percentage ?? 0).toFixed(2)));
 
 export const ARROWS = { up: "▲", down: "▼", "": "" };

@@ -1,4 +1,4 @@
-// The list's rows after those of the live overview: by REST, page by page, in the same order.
+// The list's rows after those of the live overview, requested by REST in pages of the same order.
 
 import { get } from "./session.js";
 
@@ -14,24 +14,24 @@ export class Further {
   #abort = null;
   #timer = null;
 
-  /** `changed()` is called when other rows came, or a fault. */
+  /** `changed()` is called when rows or an error arrive. */
   constructor(changed) {
     this.changed = changed;
     this.fault = "";
   }
 
-  /** Whether a reader may ask for more. */
+  /** Whether there are more rows. */
   get canGrow() {
     return this.#wanted < MOST;
   }
 
-  /** Ask with these parameters from now on. */
+  /** Uses these parameters from now on. */
   follow(params) {
     this.#params = params;
     this.#ask();
   }
 
-  /** Show more rows than the `shown` of the live overview. */
+  /** Requests more rows after the `shown` rows of the live overview. */
   more(shown) {
     this.#wanted = Math.min(MOST, Math.max(this.#wanted, shown) + STEP);
     this.#ask();
@@ -50,7 +50,7 @@ export class Further {
     this.#abort = null;
   }
 
-  /** The live rows, and below them the others. A row that has left the live ones is not lost. */
+  /** The live rows, then the others. A row that leaves the live ones stays among the others. */
   below(live) {
     if (!this.#wanted) return live;
     const known = new Set(live.map((each) => each.token_id));

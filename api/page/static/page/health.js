@@ -1,4 +1,4 @@
-// The strip at the top and the banner: whether the numbers are what they look like.
+// The strip at the top and the banner: whether the numbers are current.
 
 import { age, count } from "./format.js";
 import { attribute, put } from "./dom.js";
@@ -22,7 +22,7 @@ export function watchHealth(live) {
     const partitions = status?.partitions ?? [];
     const lags = partitions.map((each) => each.lag).filter((each) => each !== null);
     const lag = lags.reduce((sum, each) => sum + each, 0);
-    // What was said before the connection was lost may not hold any more.
+    // The status from before the connection was lost may no longer hold.
     const known = status !== null && phase !== "lost";
     put(element("health-lag"), known && lags.length ? `${count(lag)} ${lag === 1 ? "swap" : "swaps"}` : "–");
     const fresh = partitions.filter((each) => !each.stale).length;
@@ -34,7 +34,7 @@ export function watchHealth(live) {
   return setInterval(draw, REFRESH_MS);
 }
 
-/** Put a sentence in the banner where no connection does; an empty one takes it away. */
+/** Shows a sentence in the banner while there is no connection; an empty one hides it. */
 export function sayFault(text) {
   put(element("banner-said"), text);
   put(element("banner-age"), "");
@@ -50,7 +50,7 @@ function ageText(ms) {
 function drawBanner(phase, status, ms, refusal) {
   const refused = refusal !== null && (phase === "lost" || phase === "connecting");
   const said = refused ? refusalText(refusal) : sentence(phase, status);
-  // Only a change of the sentence is read aloud; the age beside it runs on in silence.
+  // Screen readers announce only a change of the sentence, not the running age beside it.
   put(element("banner-said"), said);
   put(element("banner-age"), said && ms !== null ? `The oldest numbers are ${age(ms)} old.` : "");
   element("banner").hidden = !said;

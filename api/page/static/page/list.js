@@ -1,5 +1,5 @@
-// The list of top tokens. Its order and totals come once a second from the channel `overview`, what
-// "Show more" adds below by REST; the rows on the screen are followed more closely (watched.js).
+// The list of top tokens. Its order and totals come once a second from the channel `overview`; "Show
+// more" adds rows by REST. Rows on the screen are updated more often (watched.js).
 
 import { Controls } from "./controls.js";
 import { paint, put } from "./dom.js";
@@ -38,7 +38,7 @@ export class ListView {
     more.onclick = () => this.further.more(this.#data.tokens.length);
   }
 
-  /** The list's address as it was chosen. */
+  /** The list's address with the chosen values. */
   get address() {
     return this.controls.address;
   }
@@ -93,7 +93,7 @@ export class ListView {
   #draw() {
     const [data, window] = [this.#data, this.#window];
     if (window !== this.controls.window || this.#subscription === null || data === null) return;
-    // A row must not run away from the pointer or the focus that is on it.
+    // A row with the pointer or the focus on it must not move.
     const hold = !this.#fresh && isHeld();
     this.#fresh = false;
     const tokens = this.further.below(data.tokens);

@@ -1,14 +1,14 @@
-// The connection to the service and what is known of its freshness.
+// The connection to the service and the freshness of its numbers.
 
 import { SwapsClient } from "../clients/swaps.js";
 
 /**
- * One client, and the channel `status`. Events: "change" (something of the below is new), "refused"
- * (detail: why the token is taken no more).
- * `refusal` is why the last attempt was refused, where another one follows; else null.
+ * One client, subscribed to the channel `status`. Events: "change" (a property below has changed),
+ * "refused" (detail: why the service no longer accepts the token). `refusal` is the reason of a
+ * refused attempt that the client will repeat, or null.
  */
 export class Live extends EventTarget {
-  #heardAt = null;
+  #receivedAt = null;
   #wasOpen = false;
 
   constructor(token) {
@@ -16,47 +16,47 @@ export class Live extends EventTarget {
     this.status = null;
     this.refusal = null;
     this.client = new SwapsClient({ url: "/", token, backoff: { longestMs: 5_000 } });
-    this.client.addEventListener("change", () => this.#tell());
+    this.client.addEventListener("change", () => this.#dispatchChange());
     this.client.addEventListener("error", ({ detail }) => {
       this.dispatchEvent(new CustomEvent("refused", { detail }));
     });
     this.client.addEventListener("refused", ({ detail }) => {
       this.refusal = detail;
-      this.#tell();
+      this.#dispatchChange();
     });
     this.client.subscribe({
       channel: "status",
       onUpdate: ({ data }) => {
         this.status = data;
-        this.#heardAt = performance.now();
-        this.#tell();
+        this.#receivedAt = performance.now();
+        this.#dispatchChange();
       },
       onError: (error) => this.dispatchEvent(new CustomEvent("refused", { detail: error })),
     });
   }
 
-  /** "connecting", "live", "stale" (the service says so) or "lost" (nobody says anything). */
+  /** "connecting", "live", "stale" (as the service reports) or "lost" (no connection). */
   get phase() {
     if (this.client.state !== "open") return this.#wasOpen ? "lost" : "connecting";
     if (this.status === null) return "connecting";
     return this.status.stale || !this.status.connected ? "stale" : "live";
   }
 
-  /** How old the oldest number may be, in ms; null where that is not known. */
+  /** The age of the oldest number, in ms; null if unknown. */
   get age() {
-    if (this.#heardAt === null) return null;
+    if (this.#receivedAt === null) return null;
     const ages = this.status.partitions.map((each) => each.age_ms);
     if (!ages.length || ages.includes(null)) return null;
-    return Math.max(...ages) + performance.now() - this.#heardAt;
+    return Math.max(...ages) + performance.now() - this.#receivedAt;
   }
 
-  /** The service's clock, so that ages do not depend on this machine's. */
+  /** The service's clock in ms, so that ages do not depend on this machine's clock. */
   get now() {
     const instants = (this.status?.partitions ?? [])
       .filter((each) => each.as_of !== null && each.age_ms !== null)
       .map((each) => each.as_of + each.age_ms);
     if (!instants.length) return Date.now();
-    return Math.max(...instants) + performance.now() - this.#heardAt;
+    return Math.max(...instants) + performance.now() - this.#receivedAt;
   }
 
   subscribe(request) {
@@ -67,7 +67,7 @@ export class Live extends EventTarget {
     this.client.close();
   }
 
-  #tell() {
+  #dispatchChange() {
     if (this.client.state === "open") {
       this.#wasOpen = true;
       this.refusal = null;

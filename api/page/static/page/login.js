@@ -1,4 +1,4 @@
-// Asks for a token where this is no demo.
+// Asks the reader for a token, unless this is a demo.
 
 import { keep } from "./session.js";
 
@@ -13,7 +13,7 @@ const SAID = {
   scope_missing: "That token lacks a scope that this page needs: ws:connect and stats:read.",
 };
 
-/** Resolves with the token that the reader gave; `refused` is why the one before did not do. */
+/** Resolves with the reader's token; `refused` is why the service refused the previous one. */
 export function askToken(refused = null) {
   document.body.dataset.view = "login";
   section.hidden = false;
@@ -24,7 +24,7 @@ export function askToken(refused = null) {
     form.onsubmit = (event) => {
       event.preventDefault();
       const token = field.value.trim();
-      // What is no token at all cannot even be offered to a socket.
+      // A text that is not a JWT cannot be a WebSocket subprotocol.
       if (!/^[\w-]+\.[\w-]+\.[\w-]+$/.test(token)) {
         fault.textContent = "That is no JWT: it has three parts with points between them.";
         return;

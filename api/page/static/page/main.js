@@ -1,4 +1,4 @@
-// The page: a token, a connection, and the view that the address names.
+// The page: obtains a token, connects, and shows the view that the address names.
 
 import "./theme.js";
 import { tokenOf } from "./addresses.js";
@@ -38,7 +38,7 @@ document.addEventListener("click", (event) => {
   const plain = !event.ctrlKey && !event.metaKey && !event.shiftKey && event.button === 0;
   if (link === null || !plain || list === null) return;
   event.preventDefault();
-  // The list as it was left: with its window, sort and filters.
+  // The list with the window, sort and filters that it had.
   go(link.matches("[data-back], .brand") ? list.address : link.getAttribute("href"));
 });
 onRow((href, inNewTab) => {

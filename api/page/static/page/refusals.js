@@ -1,4 +1,4 @@
-// Why the service refuses the connection, as a sentence. The codes are those of docs/websocket.md.
+// Turns the codes of refused connections (docs/websocket.md) into sentences.
 
 import { count } from "./format.js";
 import { visible } from "./names.js";
@@ -11,7 +11,7 @@ const SENTENCES = {
   rate_limited: "This token is over its rate: too much was asked for in a short time.",
 };
 
-/** `code` is stable, `reason` the service's own text. */
+/** `code` is stable; `reason` is the service's text, used for an unknown code. */
 export function refusalText({ code, reason, attempts }) {
   const why = visible(String(reason || code || "it gives no reason"));
   const sentence = SENTENCES[code] ?? SENTENCES[reason] ?? `The service refuses the connection: ${why}.`;

@@ -8,7 +8,7 @@ export function onRow(open) {
   const act = (event) => {
     const link = event.target.closest("tr")?.querySelector("a[data-link]");
     const elsewhere = link && !event.target.closest("a, button");
-    // Whoever marks text to copy it does not want to leave.
+    // A click that ends a text selection must not open the token.
     if (!elsewhere || !getSelection().isCollapsed) return;
     event.preventDefault();
     const inNewTab = event.button === MIDDLE || event.ctrlKey || event.metaKey || event.shiftKey;
@@ -16,6 +16,6 @@ export function onRow(open) {
   };
   body.addEventListener("click", act);
   body.addEventListener("auxclick", (event) => event.button === MIDDLE && act(event));
-  // Without this a middle click begins to scroll in some browsers.
+  // Without this, a middle click starts scrolling in some browsers.
   body.addEventListener("mousedown", (event) => event.button === MIDDLE && event.preventDefault());
 }

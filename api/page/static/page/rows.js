@@ -1,4 +1,4 @@
-// The table's rows: made once a token, then only the cells that changed are written.
+// The table's rows: created once per token; afterwards only changed cells are written.
 
 import { addressOf } from "./addresses.js";
 import { ARROWS, age, count, flow, percent, price, side, trend, usd } from "./format.js";
@@ -9,7 +9,7 @@ import { sparkline } from "./spark.js";
 const DAY = "24h";
 const RESTARTED_AFTER_MS = 10_000;
 
-/** Whether `row` is to take the place of `known`: the newest (epoch, seq), as the service says. */
+/** Whether `row` replaces `known`: the higher (epoch, seq) wins, as in docs/websocket.md. */
 const isNews = (row, known) =>
   row.epoch > known.epoch ||
   (row.epoch === known.epoch && row.seq >= known.seq) ||
@@ -88,7 +88,7 @@ class Row {
     }
   }
 
-  /** The line of the last 24 hours; drawn again when an end of it moved. */
+  /** The sparkline of the last 24 hours; drawn again when one of its ends has moved. */
   drawSpark(points = this.points) {
     if (points === undefined) return;
     const day = this.data.windows[DAY];
@@ -122,7 +122,7 @@ export class Rows {
     return this.#rows.get(tokenId)?.element;
   }
 
-  /** These tokens in this order; with `hold` the rows that are there stay where they are. */
+  /** Shows these tokens in this order; with `hold`, existing rows keep their places. */
   list(all, window, hold) {
     this.#window = window;
     const wanted = new Set(all.map((each) => each.token_id));
@@ -141,7 +141,7 @@ export class Rows {
     }
   }
 
-  /** Newer numbers of one token; older ones are let go. */
+  /** Takes the numbers of one token and drops them if they are older than the shown ones. */
   take(data, mayAdd = false) {
     let row = this.#rows.get(data.token_id);
     if (row === undefined) {

@@ -1,4 +1,4 @@
-// The token: the demo's own, or one that the reader showed, kept in this tab alone.
+// The token: the demo's, or the one that the reader entered, kept only in this tab.
 
 const KEY = "swaps.token";
 const FRESH_MS = 60_000;
@@ -8,12 +8,12 @@ export const demo = document.documentElement.dataset.demo === "yes";
 let kept = null;
 let keptAt = -Infinity;
 
-/** The token that was shown; null where there is none. */
+/** The token that the reader entered, or null. */
 export function shown() {
   try {
     kept ??= sessionStorage.getItem(KEY);
   } catch {
-    // Storage is switched off: the token lives as long as the page.
+    // Storage is disabled: the token lives as long as the page.
   }
   return kept;
 }
@@ -28,7 +28,7 @@ export function keep(token) {
   }
 }
 
-/** A token for the next connection; throws where the demo's cannot be had. */
+/** A token for the next connection; throws if the demo's token is not available. */
 export async function freshToken() {
   if (!demo) return shown();
   const answer = await fetch("/demo-token", { cache: "no-store" });
@@ -43,7 +43,7 @@ async function bearer() {
   return demo && old ? freshToken() : shown();
 }
 
-/** What REST could not give: `code` is that of its problem document. */
+/** A failed REST request; `code` is that of its problem document. */
 export class Unavailable extends Error {
   constructor(status, code, detail) {
     super(detail);

@@ -1,4 +1,4 @@
-// A small line of the last 24 hours: from the window's open through the closes of its hours to now.
+// A sparkline of the last 24 hours: from the window's open over the hourly closes to now.
 
 import { UNKNOWN, percent, price, trend } from "./format.js";
 import { isolated } from "./names.js";
@@ -9,9 +9,9 @@ const HEIGHT = 30;
 const EDGE = 3;
 
 /**
- * `closes` are {at, value}, at from 0 to 1, oldest first; `day` is the window of 24 h, from which
- * the line takes its ends and its colour, so that it never contradicts the change beside it. A text
- * where there is no line.
+ * `closes` are {at, value}, at from 0 to 1, oldest first. The ends and the colour of the line come
+ * from `day`, the window of 24 h, so that they never contradict the change beside it. Returns a text
+ * if there is no line.
  */
 export function sparkline(closes, day, name) {
   const points = between(closes, day);

@@ -1,8 +1,8 @@
-// Runs before the first paint, so that a chosen theme does not flash the other one.
+// Runs before the first paint, so that the page does not flash in the wrong theme.
 "use strict";
 try {
   const chosen = localStorage.getItem("swaps.theme");
   if (chosen) document.documentElement.dataset.theme = chosen;
 } catch {
-  // Storage is switched off: the system's theme it is.
+  // Storage is disabled: use the system's theme.
 }

@@ -5,13 +5,13 @@ const NAMES = { auto: "automatic", light: "light", dark: "dark" };
 const root = document.documentElement;
 const button = document.getElementById("theme");
 
-/** Calls `listener` when colours may have changed. */
+/** Calls `listener` when the colours may have changed. */
 export function onTheme(listener) {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", listener);
   new MutationObserver(listener).observe(root, { attributeFilter: ["data-theme"] });
 }
 
-/** A colour of the style sheet as the browser resolves it now, for what paints on a canvas. */
+/** A colour of the style sheet as the browser resolves it now, for painting on a canvas. */
 export function colour(name) {
   const probe = document.createElement("i");
   probe.style.color = `var(--${name})`;
@@ -39,7 +39,7 @@ button.addEventListener("click", () => {
     if (next === "auto") localStorage.removeItem("swaps.theme");
     else localStorage.setItem("swaps.theme", next);
   } catch {
-    // Storage is switched off: the choice lasts as long as the page.
+    // Storage is disabled: the choice lasts as long as the page.
   }
   show();
 });

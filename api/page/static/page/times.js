@@ -1,4 +1,4 @@
-// Instants as a reader's clock shows them, with their zone; days of candles as the UTC days they are.
+// Formats instants in the reader's time zone, with its name; daily candles are named by UTC day.
 
 const DAY_MS = 86_400_000;
 
@@ -17,16 +17,16 @@ const utcDay_ = form({ dateStyle: "medium", timeZone: "UTC" });
 /** 25 Oct 2026, 02:30 CET */
 export const moment = (ms) => moment_.format(ms);
 
-/** The time of a trade: without its date only where that is today's. */
+/** The time of a trade; the date is left out if it is today's. */
 export function clock(ms, now) {
   return dated_.format(ms) === dated_.format(now) ? clock_.format(ms) : dayAndClock_.format(ms);
 }
 
-/** The name of the reader's zone at that instant. */
+/** The name of the reader's time zone at that instant. */
 export const zone = (ms) =>
   zone_.formatToParts(ms).find((part) => part.type === "timeZoneName").value;
 
-/** When a candle opens; a candle of a day is named by its UTC day, in every zone. */
+/** When a candle opens; a daily candle is named by its UTC day in every zone. */
 export const opening = (ms, length) =>
   length < DAY_MS ? moment(ms) : `${utcDay_.format(ms)} (UTC day)`;
 
@@ -42,7 +42,7 @@ const TIME_KIND = 3;
 
 /**
  * A label under a chart. `kind` is the library's TickMarkType, from 0 (a year begins) to 4. The
- * library knows UTC only: where its midnights are not the reader's, the label says date and time.
+ * library knows only UTC: where its midnight is not the reader's, the label has date and time.
  */
 export function axisTime(ms, kind, length) {
   if (length >= DAY_MS) return (AXIS[kind] ?? AXIS.at(-1)).format(ms);

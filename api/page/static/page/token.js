@@ -16,7 +16,7 @@ const AGE_MS = 1_000;
 const FIRST_INTERVAL = "15m";
 const NO_PRICE = "No trade of this token has a price, so there are no candles.";
 
-// One canvas for all tokens: it is costly to make.
+// One canvas for all tokens, because creating one is expensive.
 let chart = null;
 
 export class TokenView {
@@ -116,13 +116,13 @@ export class TokenView {
 
   #drawAge() {
     if (!this.#known) return;
-    // A token without recent trades is not in memory; what the archive has of it is below.
+    // A token without recent trades is not on the board; the archive's trades are shown below.
     const at = this.#data?.last_trade_at ?? this.#newest?.timestamp ?? null;
     const quiet = this.#data === null && at !== null ? " It is not in any window now." : "";
     const traded = at === null ? this.#unknown() : `Last trade ${age(this.live.now - at)} ago.${quiet}`;
     const stale = this.#data?.stale ?? false;
     const text = stale ? `${traded} These numbers are old: their aggregator is silent.` : traded;
-    // Once a second is too often to be read aloud.
+    // A screen reader must not announce every update.
     attribute(element("token-note"), "aria-live", this.#data === null ? "polite" : "off");
     put(element("token-note"), text);
   }
@@ -153,7 +153,7 @@ export class TokenView {
     put(element("token-note"), text);
   }
 
-  /** The interval of the address; one that is not offered falls back to the first, and says so. */
+  /** The interval of the address; an invalid one falls back to the first and is reported. */
   #interval() {
     const asked = new URLSearchParams(location.search).get("interval");
     const known = asked === null || Object.hasOwn(INTERVALS_MS, asked);
@@ -192,7 +192,7 @@ export class TokenView {
   async #drawChart(all) {
     chart ??= Chart.make(() => this.#older());
     const made = await chart;
-    // A whole drawing that waits must not be replaced by one of the newest candles alone.
+    // A pending full redraw must not be replaced by a redraw of the newest candles only.
     this.#whole ||= all;
     paint(chart, () => {
       const candles = this.#candles;

@@ -1,4 +1,4 @@
-// The trades of a token, newest first: the live ones, and below them older ones by REST.
+// The trades of a token, newest first: live ones, then older ones by REST.
 
 import { addressOf } from "./addresses.js";
 import { ARROWS, UNKNOWN, amount, count, price, short, usd } from "./format.js";
@@ -36,7 +36,7 @@ export class Trades {
   #known = false;
   #fault = "";
 
-  /** `onTrades(newest)` is called with the newest trade that is known, whenever trades came. */
+  /** `onTrades(newest)` is called with the newest known trade whenever trades arrive. */
   constructor(live, tokenId, onTrades) {
     this.live = live;
     this.onTrades = onTrades;
@@ -67,7 +67,7 @@ export class Trades {
     if (snapshot) this.#restart();
     for (const trade of trades) {
       if (trade.removed) {
-        // Its own line would read like a trade; the one that it takes back is struck out.
+        // A retraction gets no line, which would read like a trade; the retracted trade is struck out.
         const undone = (each) => (keyOf(each) === keyOf(trade) ? { ...each, undone: true } : each);
         this.#kept = this.#kept.map(undone);
       } else this.#kept.unshift(trade);
@@ -88,7 +88,7 @@ export class Trades {
     this.#kept = this.#kept.slice(0, this.#paged ? MOST : LIVE);
   }
 
-  /** A page of older trades. The first one begins with the newest, since late ones lie among these. */
+  /** Loads a page of older trades. The first page starts at the newest, to include late trades. */
   async #older() {
     if (this.#asking || this.#complete) return;
     this.#asking = true;
@@ -130,7 +130,7 @@ export class Trades {
     if (this.#kept.length) this.onTrades(this.#kept[0]);
   }
 
-  // What the reader sees has an end; this says which.
+  // Says where the shown trades end.
   #explain() {
     const full = this.#kept.length >= MOST;
     more.hidden = this.#asking || this.#complete || full || !this.#known;

@@ -1,10 +1,9 @@
-// Closer numbers for the rows that are on the screen, and no others: every change of their stats
-// within 100 ms, and their last 24 hours as hourly candles (from the aggregator's memory: no
-// archive is asked).
+// Faster updates for the rows on the screen: every change of their stats within 100 ms, and their
+// last 24 hours as hourly candles (from the aggregator's memory, not from the archive).
 
 const SETTLED_MS = 200;
 const DAY_MS = 86_400_000;
-// Two subscriptions a row, and the service gives 200 a connection.
+// A row takes two subscriptions, and the service allows 200 per connection.
 const MOST_ROWS = 90;
 
 export class Watched {
@@ -25,7 +24,7 @@ export class Watched {
     this.observed = new Set();
   }
 
-  /** Look at the rows that the list has now. */
+  /** Watches the rows that the list has now. */
   follow() {
     const tokens = new Set(this.rows.tokens);
     for (const tokenId of [...this.observed].filter((each) => !tokens.has(each))) {

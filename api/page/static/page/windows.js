@@ -1,4 +1,4 @@
-// A token's numbers of every window, side by side.
+// A token's numbers of all windows, side by side.
 
 import { ARROWS, count, flow, percent, price, side, trend, usd } from "./format.js";
 import { attribute, h, put, show } from "./dom.js";
@@ -38,7 +38,7 @@ const lines = LINES.map(([label, path, text, signed]) => {
 });
 table.tBodies[0].replaceChildren(...lines.map((each) => each.row));
 
-/** Draw one token's stats; null empties the table. */
+/** Draws one token's stats; null empties the table. */
 export function drawWindows(data) {
   for (const { cells, path, text, signed } of lines) {
     names.forEach((window, index) => {
@@ -52,7 +52,7 @@ export function drawWindows(data) {
   put(quality, data ? qualityOf(data) : "");
 }
 
-/** So that the next token's numbers do not flash as changes of this one's. */
+/** Forgets the shown numbers, so that the next token's do not flash as changes of these. */
 export function clearWindows() {
   for (const { cells } of lines) for (const each of cells) each.value = "";
   drawWindows(null);
