@@ -171,6 +171,21 @@ def missing_files() -> Iterator[str]:
                     yield f"{path}:{line}: {found[1]} does not exist: name a file that does"
 
 
+def test_every_direct_dependency_has_its_row() -> None:
+    rows = re.findall(r"^\| ([\w-]+) \|", house.content("docs/dependencies.md"), flags=re.M)
+    named = {
+        package: path
+        for path in house.of_kind(".in")
+        for package in re.findall(r"^([a-z][\w-]*)", house.content(path), flags=re.M)
+    }
+    missing = named.keys() - rows
+    assert _report(f"{named[each]}: {each} needs a row in docs/dependencies.md" for each in missing)
+    gone = set(rows) - named.keys() - {"package"}
+    assert _report(
+        f"docs/dependencies.md: {each} is no direct dependency: drop it" for each in gone
+    )
+
+
 def _endings(path: str) -> Iterator[str]:
     parts = PurePosixPath(path).parts
     for first in range(len(parts)):
