@@ -1,4 +1,4 @@
-"""Injects each kind of fault into the site and removes it. Neither waits for recovery nor judges."""
+"""Injects each kind of fault into the site and removes it. Does not wait for recovery or judge."""
 
 from __future__ import annotations
 

@@ -29,7 +29,8 @@ _LINES: Final = 5
 class Look:
     """One observation. `ready` is by web node.
 
-    `archive_ms` is the age of the oldest unarchived swap, None if unknown. `archived`: every partition is being archived and does not lag.
+    `archive_ms` is the age of the oldest unarchived swap, None if unknown. `archived` is true if
+    every partition is being archived and does not lag.
     """
 
     at: int

@@ -312,7 +312,7 @@ RULES: Final[tuple[tuple[str, Run], ...]] = (
     (r"manage\.py \w+ .*\[.*\]", each_way),
     (r"manage\.py \w+ --.*", runs()),
     (r"manage\.py \w+", is_a_command),
-    (r"curl .* > flame\.svg", runs(then=" && grep --quiet '<svg' flame.svg")),
+    (r"curl .* > wall\.folded", runs(then=" && grep --quiet '^MainThread;' wall.folded")),
     (r"curl .* > heap\.pb\.gz", runs(then=" && gzip --test heap.pb.gz")),
     (r"curl -s http://HOST:8080/readyz", runs(says='"ready":true')),
     (r"curl .*/api/status.*", runs(says='"partitions":')),
