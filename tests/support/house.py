@@ -87,7 +87,7 @@ def texts(path: str) -> Iterator[Text]:
     elif path.endswith(_WHOLE) or path.startswith(_WHOLE_YAML):
         yield Text(path, 1, content(path))
     elif path.endswith(".py"):
-        yield from python_texts(path)
+        yield from python_texts(path, content(path))
     elif path.startswith("infra/grafana/dashboards/"):
         for found in re.finditer(r'"(?:title|description)": "(?:\\.|[^"\\])*"', content(path)):
             yield Text(path, _line(content(path), found.start()), found.group())
@@ -102,13 +102,12 @@ def texts(path: str) -> Iterator[Text]:
         )
 
 
-def python_texts(path: str) -> Iterator[Text]:
+def python_texts(path: str, source: str) -> Iterator[Text]:
     """Docstrings (those of attributes too), comments and messages of a module."""
-    tree = ast.parse(content(path))
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(source)):
         for found in _docstring_or_message(node):
             yield Text(path, found.lineno, found.value)
-    tokens = tokenize.generate_tokens(io.StringIO(content(path)).readline)
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     comments = [(each.start[0], each.string) for each in tokens if each.type == tokenize.COMMENT]
     yield from _joined(path, comments)
 
