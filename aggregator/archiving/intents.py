@@ -2,7 +2,7 @@
 
 Before an insert the archiver commits its position with the intent: which offsets, and what the
 markers decided of each. Whoever owns the partition next does exactly that batch again, with the
-same tokens (DESIGN 4 rule 10). Pure.
+same tokens (DESIGN 4 rule 9). Pure.
 """
 
 from __future__ import annotations

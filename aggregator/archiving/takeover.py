@@ -2,7 +2,7 @@
 
 `acquire` reads the position and the intent from the group's commit metadata and has the group
 confirm them. `settle` brings the intent to its end and sees that Redis holds every claim that the
-archive has (DESIGN 4 rule 10, docs/exactly-once.md); only then does the partition archive.
+archive has (DESIGN 4 rules 7 and 9); only then does the partition archive.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Writes blocks of swaps to raw_swaps, and reads back what a writer must know of them.
 
 One block is of one partition of the log and one UTC day, and has a token: ClickHouse drops a block
-whose token it has seen, in the table and behind each view alike (DESIGN 4 rule 10). Knows nothing
-of Kafka and Redis.
+whose token it has seen, in the table and behind each view alike (DESIGN 4 rule 9). Knows nothing of
+Kafka and Redis.
 """
 
 from __future__ import annotations

@@ -53,8 +53,8 @@ def marker_of(chain: str, tx_hash: str, log_index: int, block_hash: str | None) 
     """The 16-byte BLAKE2b hash that names a swap's marker.
 
     The block's hash is part of it where given: a swap that a reorganised chain includes again in
-    another block is a new swap (docs/exactly-once.md). No field can hold ":", so the join is
-    unambiguous up to the block hash, which comes last.
+    another block is a new swap (DESIGN 4 rule 1). No field can hold ":", so the join is unambiguous
+    up to the block hash, which comes last.
     """
     identity = f"{chain}:{tx_hash}:{log_index}"
     if block_hash is not None:

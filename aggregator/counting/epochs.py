@@ -1,7 +1,7 @@
 """The epoch of a partition's owner, kept in the metadata of the group's committed offset.
 
 Kafka refuses a commit of a member that the group has left behind, so an epoch read from there and
-committed there again, one higher, belongs to the owner alone (DESIGN 4 rule 8).
+committed there again, one higher, belongs to the owner alone (DESIGN 4 rule 5).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How a process becomes the owner of partitions: a higher epoch, then the state, then the log.
 
-The order is what makes it safe (DESIGN 4 rule 8): the epoch is committed to Kafka, which refuses a
+The order is what makes it safe (DESIGN 4 rule 5): the epoch is committed to Kafka, which refuses a
 member that the group has left behind, then taken in Redis, which refuses every lower one from then
 on, and only then is the state loaded. Starts no reading and publishes nothing.
 """

@@ -2,7 +2,7 @@
 
 A restarted Redis may have lost claims that the archive has kept. So nothing is claimed in a new run
 until each partition's archiver has compared the two, and has made lost markers again from the
-archive's rows (docs/exactly-once.md; checkin.lua, seed.lua). Knows nothing of ClickHouse.
+archive's rows (DESIGN 4 rule 7; checkin.lua, seed.lua). Knows nothing of ClickHouse.
 """
 
 from __future__ import annotations

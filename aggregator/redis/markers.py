@@ -2,7 +2,7 @@
 
 Plain "have I seen this id" loses a swap when the process dies between the marker and the apply. A
 position does not: whoever replays the log comes to the same position and is let through
-(docs/exactly-once.md). Asking and being answered are two calls, so that the caller can decode its
+(DESIGN 4 rules 1, 2, 6). Asking and being answered are two calls, so that the caller can decode its
 next batch while Redis decides this one.
 """
 

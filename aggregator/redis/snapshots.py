@@ -1,7 +1,7 @@
 """The snapshots: each partition's state in Redis, as named sections and one header, and its epoch.
 
 The header says which offsets the sections cover, so the two are only ever changed together, and
-only by the partition's present owner (DESIGN 4 rules 7 and 8). They live in the same append-only
+only by the partition's present owner (DESIGN 4 rules 4 to 6). They live in the same append-only
 file as the markers: a snapshot that outlives a crash covers only swaps whose markers do too. Knows
 nothing of what is in a section.
 """

@@ -197,7 +197,7 @@ def _merges(queues: list[list[Fated]]) -> Iterator[list[Fated]]:
 
 
 def _decide(order: Sequence[Fated]) -> Outcome:
-    """C counted, L late, U undone, V without effect, D repeated: docs/exactly-once.md."""
+    """C counted, L late, U undone, V without effect, D repeated: DESIGN 4 rules 1 and 2."""
     fate: Outcome = {}
     addition = retraction = ""
     for fated in order:

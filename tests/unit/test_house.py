@@ -120,10 +120,11 @@ def test_prose_is_read_and_code_is_not() -> None:
 
 
 def test_the_design_is_cited_by_sections_and_rules_that_exist() -> None:
-    sections = _sections(house.content("docs/design.md"))
+    design = house.content("docs/design.md")
+    sections = _sections(design) - _not_yet(design)
     assert _report(
-        f"{path}:{line}: DESIGN {wanted} is not in docs/design.md: cite a section (## n.) and an"
-        " item (n.) of its list that are, or docs/exactly-once.md"
+        f"{path}:{line}: DESIGN {wanted} is not in docs/design.md, or not built yet: cite another"
+        " section (## n.) or item (n.) of its list, or docs/exactly-once.md"
         for path, line, wanted in citations()
         if wanted not in sections
     )
@@ -172,6 +173,12 @@ def _sections(design: str) -> set[str]:
         found.add(number)
         found |= {f"{number} rule {rule}" for rule in re.findall(r"^(\d+)\. ", body, flags=re.M)}
     return found
+
+
+def _not_yet(design: str) -> set[str]:
+    """The rules of section 4 that a line "Not yet: rules n to m" names: no code follows them."""
+    [rules] = re.findall(rf"^\*\*Not yet\*\*: rules ({_NUMBERS}) describe", design, flags=re.M)
+    return {f"4 rule {rule}" for rule in _numbers(rules)}
 
 
 def test_links_of_documents_lead_to_files_and_headings() -> None:

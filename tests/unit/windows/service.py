@@ -41,7 +41,7 @@ T0 = 1_760_000_040_000 // MINUTE * MINUTE
 
 
 class Markers:
-    """The verdicts of docs/exactly-once.md, as the marker store gives them, in memory."""
+    """The verdicts of DESIGN 4 rules 1 and 2, as the marker store gives them, in memory."""
 
     def __init__(self) -> None:
         self._swaps: dict[bytes, Verdict] = {}
