@@ -87,7 +87,8 @@ def struck_out() -> Iterator[str]:
 
 
 def struck_out_of(text: house.Text) -> Iterator[str]:
-    prose = _ALLOWED.sub(lambda found: "\n" * found.group().count("\n"), text.text)
+    prose = re.sub(r"`[^`\n]+`", "…", text.text)
+    prose = _ALLOWED.sub(lambda found: "\n" * found.group().count("\n"), prose)
     for pattern, instead in _STRUCK_OUT.items():
         for found in pattern.finditer(prose):
             line = text.line + prose.count("\n", 0, found.start())
