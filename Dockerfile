@@ -31,7 +31,7 @@ RUN /opt/venv/bin/python -m compileall -q /opt/venv/lib aggregator api console s
 FROM python:3.11.15-slim-bookworm AS service
 
 # The engine is compiled for any CPU of the architecture: what the build machine's CPU could do more,
-# another machine may not, and numba would compile anew at each start.
+# another machine may not, and numba would compile again at each start.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \

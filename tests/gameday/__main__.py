@@ -1,11 +1,11 @@
-"""A game day: everything goes wrong, a fault a minute, and in the end every number must be right.
+"""A game day: a fault a minute under load, and at the end every number must be right.
 
     make gameday MINUTES=30 RATE=2000 SOCKETS=300 SEED=7
 
 Starts the embedded stack, two aggregators, an archiver and two web nodes, sends swaps, keeps
-WebSocket clients connected, strikes, and compares the windows, the archive, the candles and every
-client with an oracle computed from the log read back. Writes report.md, report.html and
-timeline.svg. Exit status 1 where anything was wrong.
+WebSocket clients connected, injects faults, and compares the windows, the archive, the candles and
+every client with an oracle computed from the log as read back. Writes report.md, report.html and
+timeline.svg. Exits with status 1 if anything was wrong.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.gameday.report import write
 
 
 def main() -> int:
-    """See the module's text."""
+    """Run a game day; see the module's docstring."""
     options = _parse()
     game = Game.of(options.seed, options.minutes, options.rate, options.sockets, options.every)
     if options.only:
@@ -59,9 +59,13 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--sockets", type=_count, default=300, help="default 300")
     parser.add_argument("--seed", type=int, default=0, help="which faults, in which order")
     parser.add_argument("--every", type=_above_zero, default=60.0, help="s between faults; 60")
-    parser.add_argument("--only", type=_kinds, help="these faults instead, as in zombie,poison")
-    parser.add_argument("--out", type=Path, default=Path("var/gameday"), help="of the report")
-    parser.add_argument("--dir", type=Path, help="of data and logs; default: a temporary one")
+    parser.add_argument("--only", type=_kinds, help="only these faults, such as zombie,poison")
+    parser.add_argument(
+        "--out", type=Path, default=Path("var/gameday"), help="directory of the report"
+    )
+    parser.add_argument(
+        "--dir", type=Path, help="directory of data and logs; default: a temporary one"
+    )
     return parser.parse_args()
 
 

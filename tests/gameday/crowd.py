@@ -1,12 +1,12 @@
-"""A process of many WebSocket clients that come back when they are cut, on another node if need be.
+"""A process with many WebSocket clients that reconnect, to another node if theirs is gone.
 
     {"do": "storm"}                      cut every socket
     {"do": "renew", "key": "FILE.pem"}   sign with this key from now on; renew in place
-    {"do": "dump", "file": "PATH"}       write down what every client holds, then go on
+    {"do": "dump", "file": "PATH"}       write what every client holds to a file, then continue
     {"do": "stop"}
 
-Writes a line four times a second: how many are connected and fresh, what happened since the line
-before. What is promised is checked by `promises`.
+Writes a line four times a second: how many clients are connected and fresh, and what happened since
+the previous line. `promises` checks what the protocol promises.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from tests.gameday.events import token_ids
 from tests.gameday.keys import Signer
 from tests.gameday.promises import Client, Ledger, Numbers
 
-_TELL_S = 0.25
-# A row that a client holds is fresh where its owner computed it no longer ago.
+_REPORT_S = 0.25
+# A row that a client holds is fresh if its owner computed it at most this long ago.
 _FRESH_MS = 3_000
 _decode = msgspec.json.Decoder().decode
 
@@ -42,12 +42,12 @@ def now_ms() -> int:
 
 
 class Socket:
-    """One client and the connection that it has now."""
+    """One client and its current connection."""
 
     def __init__(self, number: int, tokens: list[str], crowd: Crowd) -> None:
         self.client = Client(f"client-{number}", crowd.ledger)
         self.connection: ClientConnection | None = None
-        self.heard = time.monotonic()
+        self.last_frame = time.monotonic()
         self._crowd = crowd
         rng = self._rng = random.Random(f"client:{number}")
         self._node = number
@@ -56,7 +56,7 @@ class Socket:
         self.candles = self.held[2:3]
 
     async def run(self) -> None:
-        """Connect, listen, come back."""
+        """Connect, listen and reconnect, indefinitely."""
         delay = 0.0
         while True:
             await asyncio.sleep(delay * self._rng.uniform(0.5, 1))
@@ -78,7 +78,7 @@ class Socket:
             self._crowd.seen["connected"] += 1
             delay = 0.1
             self.client.connected()
-            self.connection, self.heard = connection, time.monotonic()
+            self.connection, self.last_frame = connection, time.monotonic()
             try:
                 await self._listen(connection)
             except (OSError, websockets.WebSocketException):
@@ -99,8 +99,8 @@ class Socket:
             await connection.send(json.dumps(request))
         async for frame in connection:
             now = time.monotonic()
-            self._crowd.longest_silence = max(self._crowd.longest_silence, now - self.heard)
-            self.heard = now
+            self._crowd.longest_silence = max(self._crowd.longest_silence, now - self.last_frame)
+            self.last_frame = now
             for message in _decode(frame):
                 self._crowd.messages += 1
                 if message["type"] == "ack" and message.get("method") == "auth":
@@ -125,19 +125,19 @@ class Socket:
         return [*requests, {"method": "subscribe", **candles}]
 
     async def renew(self) -> None:
-        """Show a token of the new key on the open connection."""
+        """Send a token of the new key on the open connection."""
         if self.connection is not None:
             token = self._crowd.signer.token(self.client.name)
             with contextlib.suppress(websockets.WebSocketException):
                 await self.connection.send(json.dumps({"method": "auth", "token": token}))
 
     def cut(self) -> None:
-        """As a network that fails: no goodbye."""
+        """Cut the connection without a close frame, as a failing network does."""
         if self.connection is not None:
             self.connection.transport.abort()
 
     def fresh(self, now: int) -> bool:
-        """Connected, not told that numbers are old, and holding a new one."""
+        """Whether it is connected, has no staleness announced, and holds a new row."""
         if self.connection is None or self.client.stale:
             return False
         return self.client.fresh_ms >= now - _FRESH_MS
@@ -157,9 +157,9 @@ class Crowd:
         self.sockets = [Socket(number, tokens, self) for number in range(options.sockets)]
 
     async def run(self) -> None:
-        """Until told to stop."""
+        """Run all clients until the order to stop."""
         orders: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        tasks = [asyncio.create_task(_listen(orders)), asyncio.create_task(self._tell())]
+        tasks = [asyncio.create_task(_listen(orders)), asyncio.create_task(self._report())]
         for number, socket in enumerate(self.sockets):
             tasks.append(asyncio.create_task(socket.run()))
             if number % 20 == 19:
@@ -179,27 +179,25 @@ class Crowd:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _tell(self) -> None:
-        told = 0
+    async def _report(self) -> None:
+        reported = 0
         while True:
-            await asyncio.sleep(_TELL_S)
+            await asyncio.sleep(_REPORT_S)
             now = now_ms()
             clients = [socket.client for socket in self.sockets]
             line = {
                 "at": now,
                 "connected": sum(socket.connection is not None for socket in self.sockets),
                 "fresh": sum(socket.fresh(now) for socket in self.sockets),
-                "told_stale": sum(
-                    s.connection is not None and s.client.stale for s in self.sockets
-                ),
+                "stale": sum(s.connection is not None and s.client.stale for s in self.sockets),
                 "gaps": sum(client.gaps for client in clients),
                 "lost": sum(n.lost for client in clients for n in client.trades.values()),
                 "wrong": sum(len(client.wrong) for client in clients),
-                "messages": self.messages - told,
+                "messages": self.messages - reported,
                 "silence_s": round(self.longest_silence, 2),
                 "seen": dict(self.seen),
             }
-            told, self.longest_silence = self.messages, 0.0
+            reported, self.longest_silence = self.messages, 0.0
             self.seen.clear()
             print(json.dumps(line), flush=True)
 
@@ -244,7 +242,7 @@ def _short(error: BaseException) -> str:
 
 
 def main() -> None:
-    """See the module's text."""
+    """Run the process; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m tests.gameday.crowd")
     parser.add_argument("--ports", type=int, nargs="+", required=True)
     parser.add_argument("--key", type=Path, required=True)

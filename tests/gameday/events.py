@@ -1,6 +1,6 @@
-"""The swaps of a game day: valid ones that happen now, with the irregularities of a real log.
+"""The swaps of a game day: valid swaps of the present, with the irregularities of a real log.
 
-Deterministic by the seed but for the time. Every token lives on one partition.
+Deterministic for a seed except for the times. Every token lives on one partition.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Jump:
-    """A producer's clock is off: what its events say, and what its records say (ms)."""
+    """How far a producer's clock is off, for its events and for its records (ms)."""
 
     events_ms: int = 0
     records_ms: int = 0
@@ -66,7 +66,7 @@ class Events:
         return records
 
     def bad(self, now: int) -> Record:
-        """A message that must end as a dead letter; `bad` says so to who reads the log back."""
+        """A message that must become a dead letter; `bad` marks it for the reader of the log."""
         rng = self._rng
         event = self._new(0, now) | {"bad": True}
         breaks: dict[str, Any] = rng.choice(
@@ -85,7 +85,7 @@ class Events:
         return Record(self._partition[event["token"]], f"ethereum:{event['token']}", value, now)
 
     def _with_irregularities(self, event: dict[str, Any]) -> list[dict[str, Any]]:
-        """A swap, perhaps repeated or undone; an earlier one again; a retraction that is first."""
+        """A swap, perhaps repeated or retracted, an earlier one again, or a retraction first."""
         draw, rng = self._rng.random(), self._rng
         undone = event | {"removed": True}
         if draw < 0.002:
@@ -109,7 +109,7 @@ class Events:
         usd = rng.lognormvariate(5.5, 1.6)
         self._prices[number] *= 1 + rng.gauss(0, 0.0005)
         draw = rng.random()
-        behind = rng.randrange(3_000) if draw < 0.95 else rng.randrange(60_000)
+        age = rng.randrange(3_000) if draw < 0.95 else rng.randrange(60_000)
         event: dict[str, Any] = {
             "chain": "ethereum",
             "token": self._names[number],
@@ -117,7 +117,7 @@ class Events:
             "venue": "uniswap_v3",
             "tx_hash": f"0x{rng.getrandbits(64):016x}",
             "log_index": 0,
-            "timestamp": now - (behind if draw < 0.997 else 10 * MINUTE),
+            "timestamp": now - (age if draw < 0.997 else 10 * MINUTE),
             "trader": f"0x{rng.randrange(_TRADERS):040x}",
             "side": "buy" if rng.random() < 0.52 else "sell",
             "amount": f"{usd / self._prices[number]:.12f}",

@@ -1,4 +1,4 @@
-"""How each kind of fault is done to the site, and undone. Waits for no recovery, judges nothing."""
+"""Injects each kind of fault into the site and removes it. Does not wait for recovery or judge."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Final
 from tests.gameday.helper import Helper
 from tests.gameday.site import AGGREGATORS, WEBS, Site, until
 
-# How long a fault lasts before it is undone, in a game of a fault a minute.
+# How long a fault lasts before it is removed, in a game with a fault a minute.
 _HOLD_S: Final = {
     "kill_aggregator": 5.0,
     "kill_archiver": 5.0,
@@ -37,7 +37,7 @@ _GIVEN_UP_S: Final = 30
 _JUMPS: Final = {
     "90 s ahead, events and records": (90_000, 90_000),
     "10 min ahead, events alone: dead letters": (600_000, 0),
-    "10 min behind: late swaps": (-600_000, -600_000),
+    "10 min back: late swaps": (-600_000, -600_000),
 }
 _TAIL_S: Final = 1.0
 
@@ -55,7 +55,7 @@ class Strike:
 
 
 class Faults:
-    """Strikes and repairs; `pace` below 1 shortens what a fault lasts."""
+    """Injects and removes faults; a `pace` below 1 shortens them."""
 
     def __init__(
         self, seed: int, site: Site, crowd: Helper, traffic: Helper, rate: float, pace: float
@@ -70,7 +70,7 @@ class Faults:
         self._tail.close()
 
     def play(self, number: int, kind: str) -> Strike:
-        """Strike, hold, repair."""
+        """Inject a fault, hold it, remove it."""
         strike = Strike(number, kind)
         does = getattr(self, f"_{kind}", None) or self._by_prefix(kind)
         strike.at = _now_ms()
@@ -104,12 +104,12 @@ class Faults:
         return self._kill_member(self._rng.choice(WEBS), strike)
 
     def _zombie(self, strike: Strike) -> None:
-        """Two members before, one while one is frozen, two again when it has come back."""
+        """Freeze a member until the group has one member less, then resume it."""
         strike.detail = self._rng.choice(AGGREGATORS)
         pid = self._site.members[strike.detail].pid
         os.kill(pid, signal.SIGSTOP)
         if not until(lambda: self._site.group_members() == len(AGGREGATORS) - 1, _GIVEN_UP_S):
-            strike.notes.append(f"the group has not given it up within {_GIVEN_UP_S} s")
+            strike.notes.append(f"the group has not removed it within {_GIVEN_UP_S} s")
         os.kill(pid, signal.SIGCONT)
 
     # --- engines ---
@@ -138,7 +138,7 @@ class Faults:
 
         def undo() -> None:
             if self._site.free_disk(engine):
-                strike.notes.append(f"{engine} had ended; started again")
+                strike.notes.append(f"{engine} had ended and was started again")
 
         return undo
 
@@ -161,7 +161,7 @@ class Faults:
         self._crowd.order("storm")
 
     def _jwks_rotation(self, strike: Strike) -> Callable[[], None]:
-        """The new key is shown beside the old, signs, and in the end is there alone."""
+        """Publish the new key next to the old one, sign with it, and finally publish it alone."""
         issuer = self._site.issuer
         kid = issuer.new_key()
         issuer.show([*issuer.shown, kid])
@@ -171,7 +171,7 @@ class Faults:
 
 
 class RedisTail:
-    """Watches how long Redis's log was, so that what it wrote in its last second can be cut off."""
+    """Records the length of Redis's log, so that its last second can be cut off."""
 
     def __init__(self, data: Path) -> None:
         self._directory = data / "appendonlydir"
@@ -191,15 +191,15 @@ class RedisTail:
                 for file in self._directory.glob("*.incr.aof"):
                     self._sizes.append((time.monotonic(), file, file.stat().st_size))
             except FileNotFoundError:
-                continue  # a rewrite has taken it away
+                continue  # a rewrite has removed it
 
     def size_before(self, seconds: float) -> dict[Path, int]:
-        """The length of each file of the log so long ago."""
+        """The length that each file of the log had that long ago."""
         then = time.monotonic() - seconds
         return {file: size for at, file, size in list(self._sizes) if at <= then}
 
     def cut(self, before: dict[Path, int]) -> int:
-        """Take away what was written since; the bytes that went. The server must not run."""
+        """Truncate the files to that length; return the bytes lost. The server must not run."""
         lost = 0
         for file, size in before.items():
             if file.exists() and file.stat().st_size > size:

@@ -1,4 +1,4 @@
-"""One game day: the site, the clients and the traffic; a fault every so often; the verdict."""
+"""One game day: the site, the clients and the traffic, a fault per interval, and the verdict."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from tests.gameday.site import Site, until
 from tests.gameday.watch import Look, Recovery, Watch
 
 # What STALE_AFTER (3 s), a heartbeat a second and a busy machine add up to.
-_TOLD_STALE_WITHIN_S: Final = 6.0
+_STALE_WITHIN_S: Final = 6.0
 _RECOVERED_WITHIN_S: Final = 180
 _WARM_UP_S: Final = 90
-# Parts on S3 are merged no more: sooner they would be hundreds, and slow to ask.
+# A shorter time would leave hundreds of small parts on S3, which are slow to query.
 _LEAST_HOT_S: Final = 90
-_STALENESS_IS_TOLD: Final = {"zombie", "kill_aggregator"}
+_SHOWS_STALENESS: Final = {"zombie", "kill_aggregator"}
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Game:
-    """What is asked for. A fault every `every_s`, `minutes` long in all, or `faults` of them."""
+    """The parameters: `minutes` in all, with a fault of `kinds` every `every_s` seconds."""
 
     seed: int
     minutes: float
@@ -45,8 +45,8 @@ class Game:
     def of(
         seed: int, minutes: float, rate: float, sockets: int, every_s: float, count: int = 0
     ) -> Game:
-        """The usual game of that size; `count` faults, or as many as there is time for."""
-        # One interval of peace before, one behind, to come to rest.
+        """A default game of that size with `count` faults, or as many as there is time for."""
+        # One interval without a fault before the first and one after the last, to come to rest.
         count = count or max(1, int(minutes * 60 / every_s) - 2)
         return Game(
             seed=seed,
@@ -63,7 +63,7 @@ class Game:
 
 @dataclass
 class Played:
-    """What came of it. Times are ms since the epoch."""
+    """The results. Times are ms since the epoch."""
 
     game: Game
     begun: int
@@ -82,7 +82,7 @@ class Played:
 
 
 def play(game: Game, directory: Path, say: Say) -> Played:
-    """Play it in `directory`, which keeps the logs."""
+    """Play the game in `directory`, which keeps the logs."""
     (directory / "log").mkdir(parents=True)
     with Issuer(directory / "issuer") as issuer, Site(directory, issuer, game.hot) as site:
         say("the site is ready")
@@ -135,7 +135,7 @@ def _play(game: Game, site: Site, traffic: Helper, crowd: Helper, say: Say) -> P
 def _strikes(
     game: Game, faults: Faults, watch: Watch, site: Site, played: Played, say: Say
 ) -> None:
-    """Each fault on its minute, or later where the one before is not over; none is left out."""
+    """Inject each fault on schedule, or later if the previous one is not over; skip none."""
     begun = time.monotonic()
     for number, kind in enumerate(game.kinds, 1):
         until(lambda n=number: time.monotonic() >= begun + n * game.every_s, 10**6)  # type: ignore[misc]
@@ -145,7 +145,7 @@ def _strikes(
         played.recoveries.append(recovery)
         played.wrong.extend(_faults_of(recovery, game, watch))
         say(_line(recovery, len(game.kinds)))
-    # The fields of a report need a last moment of peace.
+    # The report needs a last interval without a fault.
     until(lambda: time.monotonic() >= begun + game.minutes * 60 - game.every_s, 10**6)
 
 
@@ -160,10 +160,10 @@ def _faults_of(recovery: Recovery, game: Game, watch: Watch) -> list[str]:
     if not recovery.recovered:
         wrong.append(f"{name}: not well within {_RECOVERED_WITHIN_S} s: {_how(watch)}")
     silent_s = (strike.repaired_at - strike.at) / 1000
-    if strike.kind in _STALENESS_IS_TOLD and silent_s > _TOLD_STALE_WITHIN_S:
-        told = recovery.told_stale_s
-        if told is None or told > _TOLD_STALE_WITHIN_S:
-            wrong.append(f"{name}: clients were told of stale numbers after {told} s")
+    if strike.kind in _SHOWS_STALENESS and silent_s > _STALE_WITHIN_S:
+        shown = recovery.stale_s
+        if shown is None or shown > _STALE_WITHIN_S:
+            wrong.append(f"{name}: clients were shown stale numbers after {shown} s")
     if strike.kind == "jwks_rotation":
         renewed = recovery.seen["renewed"]
         closed = sum(n for what, n in recovery.seen.items() if what.startswith("closed"))
@@ -189,7 +189,7 @@ def _line(recovery: Recovery, of: int) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """As it stands in tables; a fault that nobody saw has a dash."""
+    """The text for tables; a dash for a fault without an effect."""
     return "-" if value is None else f"{value:.1f} s"
 
 

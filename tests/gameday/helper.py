@@ -1,4 +1,4 @@
-"""A helper process of the game that takes orders as lines of JSON and answers in such lines."""
+"""A helper process of the game that takes orders as lines of JSON and answers in the same form."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Line = dict[str, Any]
 
 
 class Helper:
-    """`python -m MODULE ARGUMENTS`; `lines` is what it said. It ends with its input, so with us."""
+    """Runs `python -m MODULE ARGUMENTS`; `lines` is its output. It ends when its input ends."""
 
     def __init__(self, log: Path, module: str, *arguments: object) -> None:
         self.lines: list[Line] = []
@@ -47,13 +47,13 @@ class Helper:
         return self._process.pid
 
     def order(self, do: str, **what: Any) -> None:
-        """Have it do something."""
+        """Send it an order."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"do": do, **what}).encode() + b"\n")
         self._process.stdin.flush()
 
     def wait(self, holds: Callable[[Line], bool], within_s: float, what: str) -> Line:
-        """The first line for which this holds."""
+        """Wait for the first line for which `holds` is true."""
         found: list[Line] = []
 
         def look() -> bool:
@@ -65,7 +65,7 @@ class Helper:
         return found[0]
 
     def check(self) -> None:
-        """Raise AssertionError where it has ended."""
+        """Raise AssertionError if it has ended."""
         status = self._process.poll()
         assert status is None, f"{self._name} ended with {status}: {self._log.read_text()[-2_000:]}"
 

@@ -1,4 +1,4 @@
-"""Runs a program that is told of a file-size limit by its writes' failure and not by a signal.
+"""Runs a program whose writes fail at a file-size limit, instead of a signal ending it.
 
     python -I -S ignore_file_limit.py PROGRAM ARGUMENT...
 

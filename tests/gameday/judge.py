@@ -1,4 +1,4 @@
-"""The end of a game: waits until everything has come to rest, reads the log back, and compares."""
+"""The end of a game: waits until all work is done, reads the log back, and compares."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Say = Callable[[str], None]
 
 @dataclass
 class Outcome:
-    """What was compared, in numbers, and what was wrong, in words."""
+    """How many things were compared, and what was wrong, in words."""
 
     compared: dict[str, int] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
 
     def add(self, what: str, count: int, faults: Iterable[str]) -> None:
-        """Note a comparison of so many things."""
+        """Record a comparison of `count` things and the faults it found."""
         found = list(faults)
         self.compared[what] = self.compared.get(what, 0) + count
         self.wrong += found[:_SHOWN]
@@ -43,7 +43,7 @@ class Outcome:
 
 
 def judge(site: Site, crowd: Helper, say: Say) -> tuple[Outcome, Tally]:
-    """Everything, once nothing is sent any more."""
+    """Compare everything, after the last record was sent."""
     outcome = Outcome()
     tally = read_back(site, say)
     ends = {p: _end(site, p) for p in range(PARTITIONS)}
@@ -94,7 +94,7 @@ def _records(site: Site, topic: str, partition: int) -> Iterable[Any]:
 
 
 def read_back(site: Site, say: Say) -> Tally:
-    """The tally of the whole log."""
+    """Return the tally of the whole log."""
     tally = Tally()
     for partition in range(PARTITIONS):
         for each in _records(site, TOPIC, partition):
@@ -140,7 +140,7 @@ def _archived(site: Site, ends: dict[int, int]) -> bool:
 
 
 def rest_rows(site: Site, node: str, token_ids: list[str]) -> list[verdict.Row]:
-    """The stats of all tokens from one web node."""
+    """Return the stats of all tokens from one web node."""
     rows: list[verdict.Row] = []
     for start in range(0, len(token_ids), 100):
         answer = site.ask(node, "/api/tokens/stats", ids=",".join(token_ids[start : start + 100]))
@@ -152,7 +152,7 @@ def rest_rows(site: Site, node: str, token_ids: list[str]) -> list[verdict.Row]:
 def _windows(site: Site, tally: Tally, outcome: Outcome) -> None:
     for node in WEBS:
         shown = _Shown(site, node, tally)
-        # A minute may pass between the rows; what was counted last may not be shown yet.
+        # A minute may pass between the rows, and the last swaps may not be shown yet.
         until(shown.right, _AGREES_S)
         outcome.add("rows of REST", shown.count, shown.faults)
 
@@ -166,7 +166,7 @@ class _Shown:
         self.count = 0
 
     def right(self) -> bool:
-        """Ask again, for all tokens."""
+        """Request all tokens again; return whether all are right."""
         try:
             rows = rest_rows(self._site, self._node, sorted(self._tally.tokens))
         except (httpx.TransportError, AssertionError) as error:
@@ -184,7 +184,7 @@ class _Shown:
 
 
 def _clients(site: Site, crowd: Helper, tally: Tally, outcome: Outcome) -> None:
-    """Every client holds what REST shows, or newer, and each of its numbers is the log's."""
+    """Every client holds what REST shows, or newer, and each number matches the log."""
     file = site.directory / "held.json"
     faults: list[str] = []
     counts: dict[str, int] = {}
@@ -223,7 +223,7 @@ def _client_faults(
     tally: Tally, rest: dict[str, verdict.Row], held: dict[str, Any]
 ) -> tuple[list[str], dict[str, int]]:
     faults: list[str] = []
-    counts = {"rows of clients": 0, "candles of clients": 0, "trades told to clients": 0}
+    counts = {"rows of clients": 0, "candles of clients": 0, "trades of clients": 0}
     judged: dict[tuple[str, int, int, int], list[str]] = {}
     newest: dict[str, list[int | None]] = {}
     for client in held["clients"]:
@@ -231,12 +231,12 @@ def _client_faults(
         for token_id in client["held"]:
             row = client["rows"].get(token_id)
             if row is None:
-                faults.append(f"{name}: {token_id} was never told")
+                faults.append(f"{name}: {token_id} was never sent")
                 continue
             counts["rows of clients"] += 1
             position = (row["epoch"], row["seq"])
             if position < (rest[token_id]["epoch"], rest[token_id]["seq"]):
-                faults.append(f"{name}: {token_id} is behind REST")
+                faults.append(f"{name}: {token_id} is older than on REST")
             key = (token_id, *position, row["as_of"])
             if key not in judged:
                 judged[key] = verdict.row_faults(tally, row)
@@ -250,9 +250,9 @@ def _client_faults(
             faults += [f"{name}: {fault}" for fault in found]
         for token_id, last in client["newest"].items():
             newest.setdefault(token_id, []).append(last)
-    for token_id, told in held["trades"].items():
-        counts["trades told to clients"] += len(told)
-        faults += verdict.stream_faults(tally, token_id, told, newest.get(token_id, []))
+    for token_id, sent in held["trades"].items():
+        counts["trades of clients"] += len(sent)
+        faults += verdict.stream_faults(tally, token_id, sent, newest.get(token_id, []))
     return faults, counts
 
 
@@ -291,7 +291,7 @@ def _archive(site: Site, tally: Tally, outcome: Outcome) -> None:
 
 
 def _history(site: Site, tally: Tally, outcome: Outcome) -> None:
-    """REST's candles and days, of both nodes, for the busiest, the quietest and some between."""
+    """Compare REST's candles and days on both nodes, from the busiest to the quietest token."""
     archived = [token_id for token_id, token in tally.tokens.items() if token.archived]
     ordered = sorted(archived, key=lambda token_id: len(tally.tokens[token_id].stream))
     chosen = ordered[:: max(1, len(ordered) // 10)]
@@ -300,18 +300,18 @@ def _history(site: Site, tally: Tally, outcome: Outcome) -> None:
             minutes = tally.tokens[token_id].archived
             since, to = min(minutes) * MINUTE, (max(minutes) + 1) * MINUTE
             span = {"interval": "1m", "from": since, "to": to}
-            candles = _told(site, node, f"/api/tokens/{token_id}/candles", **span)
+            candles = _answer(site, node, f"/api/tokens/{token_id}/candles", **span)
             found = candles.get("candles", [])
             faults = verdict.rest_candle_faults(tally, token_id, found)
             outcome.add("candles of REST", len(found), faults)
-            days = _told(site, node, f"/api/tokens/{token_id}/daily").get("days", [])
+            days = _answer(site, node, f"/api/tokens/{token_id}/daily").get("days", [])
             faults = verdict.rest_daily_faults(tally, token_id, days)
             outcome.add("days of REST", len(days), faults)
 
 
-def _told(site: Site, node: str, path: str, **params: Any) -> dict[str, Any]:
-    """The answer, asked for again while a busy machine gives none; empty where none comes."""
-    told: dict[str, Any] = {}
+def _answer(site: Site, node: str, path: str, **params: Any) -> dict[str, Any]:
+    """Return the answer, with retries while the machine is busy; empty if none arrives."""
+    found: dict[str, Any] = {}
 
     def answered() -> bool:
         try:
@@ -319,8 +319,8 @@ def _told(site: Site, node: str, path: str, **params: Any) -> dict[str, Any]:
         except httpx.TransportError:
             return False
         if answer.status_code == 200:
-            told.update(answer.json())
+            found.update(answer.json())
         return answer.status_code == 200
 
     until(answered, _AGREES_S)
-    return told
+    return found

@@ -1,6 +1,6 @@
 """The issuer of the game: signing keys in a directory, a JWKS over HTTP, and tokens.
 
-The newest key signs. The document is what the harness says it is; the web nodes only read it.
+The newest key signs. The harness decides what the JWKS contains; the web nodes only read it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SCOPE = "stats:read history:read ws:connect ops:read"
 
 
 class Issuer:
-    """Serves the JWKS inside the `with` block; `shown` are the key ids that it holds."""
+    """Serves the JWKS inside the `with` block; `shown` lists the key ids in it."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -54,7 +54,7 @@ class Issuer:
 
     @property
     def url(self) -> str:
-        """Where the JWKS is."""
+        """The URL of the JWKS."""
         return f"http://127.0.0.1:{self._server.server_port}/jwks.json"
 
     def __enter__(self) -> Self:
@@ -68,7 +68,7 @@ class Issuer:
         self._thread.join()
 
     def new_key(self) -> str:
-        """Make a key that is not shown yet; its id."""
+        """Create a key that is not in the JWKS yet; return its id."""
         kid = uuid.uuid4().hex[:8]
         key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -78,12 +78,12 @@ class Issuer:
         return kid
 
     def show(self, kids: list[str]) -> None:
-        """Have the JWKS hold these."""
+        """Make the JWKS contain these keys."""
         self._document = {"keys": [self._jwks[kid] for kid in kids]}
         self.shown = kids
 
     def token(self, subject: str) -> str:
-        """A token of the newest key that is shown; one for each key."""
+        """Return a token signed with the newest key in the JWKS; one per key and subject."""
         kid = self.shown[-1]
         if (kid, subject) not in self._tokens:
             self._tokens[kid, subject] = Signer(self.directory / f"{kid}.pem").token(subject)

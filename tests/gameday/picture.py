@@ -1,4 +1,4 @@
-"""The timeline of a game as one SVG that needs nothing else: faults above, what they did below."""
+"""The timeline of a game as one self-contained SVG: faults at the top, their effects below."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Scale = Callable[[float], float]
 
 
 def timeline(played: Played) -> str:
-    """Time runs to the right. A fault's bar is red while it lasts, amber until all was well."""
+    """Time runs to the right. A fault's bar is red while it lasts, amber until recovery."""
     span = max(1, played.ended - played.begun)
 
     def x(at: float) -> float:
@@ -70,7 +70,7 @@ def _ready(played: Played, x: Scale) -> list[str]:
 
 
 def _band(looks: list[tuple[int, bool]], played: Played, x: Scale, y: float) -> Iterable[str]:
-    """One colour from look to look; neighbours of the same colour are one rectangle."""
+    """One rectangle for each run of looks of the same colour."""
     looks = [look for look in looks if look[0] <= played.ended]
     start = 0
     for number in range(1, len(looks) + 1):
@@ -95,7 +95,7 @@ def _archive(played: Played, x: Scale) -> list[str]:
         (look.at, (look.archive_ms or 0) / 1000) for look in played.looks if look.at <= played.ended
     ]
     most = max(10.0, max((value for _, value in points), default=0.0))
-    return _graph("archive behind", f"{most:.0f} s", points, most, _TOP + 220, x, _BLUE)
+    return _graph("archive lag", f"{most:.0f} s", points, most, _TOP + 220, x, _BLUE)
 
 
 def _graph(
@@ -123,7 +123,7 @@ def _graph(
 
 
 def _extremes(points: list[tuple[int, float]], x: Scale) -> list[tuple[int, float]]:
-    """Of the points that share a pixel the lowest and the highest: nobody sees the others."""
+    """Keep the lowest and the highest of the points that share a pixel."""
     kept: list[tuple[int, float]] = []
     for _, same in groupby(points, key=lambda point: int(x(point[0]))):
         ordered = sorted(same, key=itemgetter(1))
@@ -147,7 +147,7 @@ def _axis(played: Played, x: Scale) -> list[str]:
         _rect(_LEFT, y + 26, 12, 12, _RED),
         f'<text x="{_LEFT + 18}" y="{y + 36}">a fault lasts; a node is not ready</text>',
         _rect(_LEFT + 260, y + 26, 12, 12, _AMBER),
-        f'<text x="{_LEFT + 278}" y="{y + 36}">repaired, not yet well for all users</text>',
+        f'<text x="{_LEFT + 278}" y="{y + 36}">removed, not yet recovered for all users</text>',
         _rect(_LEFT + 530, y + 26, 12, 12, _GREEN),
         f'<text x="{_LEFT + 548}" y="{y + 36}">ready; clients with numbers under 3 s old</text>',
     ]

@@ -1,4 +1,4 @@
-"""Which faults strike, in which order: drawn from a seed. Knows no way to do any of them."""
+"""Draws the faults and their order from a seed. Does not know how to inject them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ KINDS: Final[dict[str, str]] = {
     "kill_aggregator": "kill -9 of one of the two aggregators, started again after 5 s",
     "kill_archiver": "kill -9 of the archiver, started again after 5 s",
     "kill_web": "kill -9 of one of the two web nodes, started again after 3 s",
-    "kill_kafka": "kill -9 of the broker, started again at once",
-    "kill_redis": "kill -9 of Redis with all its log kept, started again at once",
-    "kill_nats": "kill -9 of NATS, started again at once",
-    "kill_clickhouse": "kill -9 of ClickHouse, started again at once",
-    "kill_s3": "kill -9 of the object store, started again at once",
-    "zombie": "SIGSTOP of one aggregator until the group has given its partitions away, SIGCONT",
+    "kill_kafka": "kill -9 of the broker, started again immediately",
+    "kill_redis": "kill -9 of Redis with all its log kept, started again immediately",
+    "kill_nats": "kill -9 of NATS, started again immediately",
+    "kill_clickhouse": "kill -9 of ClickHouse, started again immediately",
+    "kill_s3": "kill -9 of the object store, started again immediately",
+    "zombie": "SIGSTOP of one aggregator until the group has reassigned its partitions, SIGCONT",
     "redis_tail": "kill -9 of Redis, the last second of its log cut off, started again",
     "redis_empty": "kill -9 of Redis, its data deleted, started again",
     "clickhouse_down": "ClickHouse is away",
@@ -25,18 +25,18 @@ KINDS: Final[dict[str, str]] = {
     "full_disk_redis": "Redis can write no file",
     "full_disk_clickhouse": "ClickHouse can write no file",
     "full_disk_kafka": "the broker can write no file",
-    "reconnect_storm": "every WebSocket is cut at once and comes back at once",
+    "reconnect_storm": "every WebSocket is cut; all reconnect immediately",
     "jwks_rotation": "a new key signs, the old one is withdrawn; sockets renew in place",
 }
-# Played where it is asked for by name only; docs/gameday.md says why.
+# Runs only if it is named; docs/gameday.md says why.
 NOT_DRAWN: Final = {"full_disk_clickhouse"}
-# Seeds that follow on each other share a shuffle and begin at different places of it, so that
-# short runs of three such seeds meet every kind.
+# Consecutive seeds share a shuffle and start at different places in it, so that short runs of three
+# such seeds cover every kind.
 _SEEDS_OF_A_SHUFFLE: Final = 3
 
 
 def plan(seed: int, count: int) -> list[str]:
-    """`count` kinds; no kind again before all others were."""
+    """Return `count` kinds; a kind repeats only after all others."""
     family, place = divmod(seed, _SEEDS_OF_A_SHUFFLE)
     rng = random.Random(f"gameday:{family}")
     order = rng.sample(list(KINDS), len(KINDS))

@@ -1,6 +1,6 @@
-"""What one WebSocket client was told, held against what the protocol promises it.
+"""Compares the messages of one WebSocket client with what the protocol promises.
 
-Pure: messages and times come in, broken promises and what there is at the end go out.
+Pure: takes messages, collects broken promises and the client's final state.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ _MOST_WRONG: Final = 20
 
 
 Ledger = dict[str, dict[int, int]]
-"""By token and trade number: the offset that the trade was told to have, to whichever client."""
+"""By token and trade number: the offset that any client received for the trade."""
 
 
 @dataclass
 class Numbers:
-    """How far a token's trades came, and how many were said to be lost."""
+    """The newest number of a token's trades, and how many were announced as lost."""
 
     newest: int | None = None
     lost: int = 0
@@ -26,7 +26,7 @@ class Numbers:
 
 @dataclass
 class Client:
-    """One client over all of its connections. `wrong` are broken promises, in words."""
+    """One client over all its connections. `wrong` lists broken promises, in words."""
 
     name: str
     ledger: Ledger
@@ -37,21 +37,21 @@ class Client:
     stale: bool = True
     fresh_ms: int = 0
     gaps: int = 0
-    stale_told: int = 0
+    stale_count: int = 0
     _shown: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def connected(self) -> None:
-        """A new connection: another node may be behind what the one before has shown."""
+        """Begin a new connection: another node may lag behind the previous one."""
         self._shown.clear()
         self.stale = True
 
     def resume_of_row(self, token: str) -> dict[str, int] | None:
-        """What to say when the row is subscribed to again."""
+        """Return the `resume` of a new subscription to the row."""
         row = self.rows.get(token)
         return None if row is None else {"epoch": row["epoch"], "seq": row["seq"]}
 
     def resume_of_trades(self, token: str) -> dict[str, int] | None:
-        """What to say when the trades are subscribed to again."""
+        """Return the `resume` of a new subscription to the trades."""
         numbers = self.trades.get(token)
         if numbers is None or numbers.newest is None:
             return None
@@ -60,7 +60,7 @@ class Client:
         return {"n": numbers.newest, **known}
 
     def take(self, message: Message) -> None:
-        """One message, in the order of arrival."""
+        """Take one message, in the order of arrival."""
         match message.get("channel"), message["type"]:
             case "token_stats", "snapshot" | "update":
                 self._row(message)
@@ -80,12 +80,12 @@ class Client:
                 pass
 
     def say(self, what: str) -> None:
-        """Note something wrong."""
+        """Record a broken promise."""
         if len(self.wrong) < _MOST_WRONG:
             self.wrong.append(f"{self.name}: {what}")
 
     def _staleness(self, stale: bool) -> None:
-        self.stale_told += stale and not self.stale
+        self.stale_count += stale and not self.stale
         self.stale = stale
 
     def _row(self, message: Message) -> None:
@@ -118,12 +118,12 @@ class Client:
             return
         known = self.ledger.setdefault(token, {})
         if kind == "snapshot":
-            # It begins anew: what lies between is not told, and the client knows that.
+            # A snapshot starts again; the client knows that trades in between are not sent.
             numbers.newest = None
         for trade in data["trades"]:
             n, offset = trade["n"], trade["offset"]
             if numbers.newest is not None and n != numbers.newest + 1:
-                self.say(f"{token} trades: {n} behind {numbers.newest}, and no gap was said")
+                self.say(f"{token} trades: {n} after {numbers.newest} without an announced gap")
             if known.setdefault(n, offset) != offset:
                 self.say(f"{token} trade {n} was at offset {known[n]}, is at {offset}")
             numbers.newest = n

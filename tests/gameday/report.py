@@ -1,4 +1,4 @@
-"""Writes a game's report: Markdown, HTML with the picture in it, and the picture by itself."""
+"""Writes a game's report: Markdown, HTML with the timeline in it, and the timeline alone."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def write(played: Played, directory: Path) -> list[Path]:
 
 
 def command(played: Played) -> str:
-    """How to play it again."""
+    """Return the command that plays the game again."""
     game = played.game
     options = [] if game.every_s == 60 else [f"--every {game.every_s:g}"]
     if game.kinds != plan(game.seed, len(game.kinds)):
@@ -81,7 +81,7 @@ def table(played: Played) -> list[str]:
 
 
 def page(played: Played, picture: str) -> str:
-    """The report as one HTML file that asks for nothing else."""
+    """The report as one self-contained HTML file."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in _HEAD)
     rows = "".join(
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in _row(recovery)) + "</tr>"
@@ -107,8 +107,8 @@ def page(played: Played, picture: str) -> str:
 
 def _summary(played: Played) -> list[str]:
     game, counts = played.game, played.counts
-    told = {"C": "counted", "L": "late", "U": "undone", "V": "without effect", "D": "repeated"}
-    fates = ", ".join(f"{counts.get(code, 0):,} {name}" for code, name in told.items())
+    names = {"C": "counted", "L": "late", "U": "undone", "V": "without effect", "D": "repeated"}
+    fates = ", ".join(f"{counts.get(code, 0):,} {name}" for code, name in names.items())
     messages = sum(line["messages"] for line in played.crowd)
     silences = [line["silence_s"] for line in played.crowd]
     return [
@@ -139,12 +139,12 @@ def _row(recovery: Recovery) -> list[str]:
 
 
 def _seen(recovery: Recovery) -> str:
-    """What users met, shortest first."""
+    """What users saw during the fault."""
     said: list[str] = []
-    if recovery.told_stale_s is not None:
-        said.append(f"told of stale numbers after {recovery.told_stale_s:.1f} s")
+    if recovery.stale_s is not None:
+        said.append(f"stale numbers reported after {recovery.stale_s:.1f} s")
     if recovery.fresh_s is not None:
-        said.append(f"{recovery.least_fresh} clients fresh at the least")
+        said.append(f"{recovery.least_fresh} clients fresh at the lowest point")
     events = {what: n for what, n in recovery.seen.items() if what != "connected" and n}
     said += [f"{n} {what}" for what, n in sorted(events.items())]
     bad = {what: n for what, n in recovery.answers.items() if not what.endswith(" 200")}

@@ -1,6 +1,6 @@
-"""What the faults strike: every engine, two aggregators, an archiver, two web nodes.
+"""The target of the faults: every engine, two aggregators, an archiver, two web nodes.
 
-Starts and stops them and asks them how they are. Knows no fault.
+Starts and stops them and reads their state. Knows no fault.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ WEBS: Final = ("web-1", "web-2")
 MEMBERS: Final = (*AGGREGATORS, "archiver", *WEBS)
 
 
-def _told_by_failure(command: list[str | Path]) -> list[str | Path]:
+def _with_failing_writes(command: list[str | Path]) -> list[str | Path]:
     return [sys.executable, "-I", "-S", _IGNORE_FILE_LIMIT, *command]
 
 
@@ -52,25 +52,25 @@ class LimitedRedis(Redis):
     """Redis whose disk can be made full."""
 
     def command(self) -> list[str | Path]:
-        return _told_by_failure(super().command())
+        return _with_failing_writes(super().command())
 
 
 class LimitedKafka(Kafka):
     """A broker whose disk can be made full."""
 
     def command(self) -> list[str | Path]:
-        return _told_by_failure(super().command())
+        return _with_failing_writes(super().command())
 
 
 class LimitedClickHouse(ClickHouse):
     """ClickHouse whose disk can be made full."""
 
     def command(self) -> list[str | Path]:
-        return _told_by_failure(super().command())
+        return _with_failing_writes(super().command())
 
 
 class Site:
-    """Nothing of it outlives the `with` block. `hot`: how long the archive stays on local disk."""
+    """Runs inside the `with` block. `hot`: how long the archive stays on local disk."""
 
     def __init__(self, directory: Path, issuer: Issuer, hot: str) -> None:
         self.directory = directory
@@ -167,14 +167,14 @@ class Site:
         self.members[name].kill()
 
     def revive(self) -> None:
-        """Start again what ended by itself, as a process manager would; it is noted as wrong."""
+        """Restart, as a process manager would, what ended on its own; record it as wrong."""
         for name, process in self.members.items():
             if not process.running and name not in self._down:
-                self.ended.append(f"{name} ended by itself: {process.tail(3)[-600:]}")
+                self.ended.append(f"{name} ended on its own: {process.tail(3)[-600:]}")
                 self.launch(name)
 
     def group_members(self) -> int | None:
-        """Members of the aggregators' group; None while it settles or cannot be asked."""
+        """Members of the aggregators' group; None while it rebalances or does not answer."""
         self._admin = self._admin or AdminClient(
             {"bootstrap.servers": self.bootstrap, "log_level": 0}
         )
@@ -189,15 +189,15 @@ class Site:
     # --- engines ---
 
     def engine(self, name: str) -> Engine:
-        """By its name."""
+        """Return the engine with this name."""
         return next(each for each in self.engines.engines if each.name == name)
 
     def fill_disk(self, name: str) -> None:
-        """No file of the engine can grow any more: its writes fail."""
+        """Prevent every file of the engine from growing: its writes fail."""
         resource.prlimit(self.engine(name).pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
 
     def free_disk(self, name: str) -> bool:
-        """Files may grow again; starts the engine where it had ended. Whether it had."""
+        """Let files grow again; start the engine and return True if it had ended."""
         engine = self.engine(name)
         if engine.running:
             no_limit = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
@@ -208,7 +208,7 @@ class Site:
         engine.start()
         return True
 
-    # --- how it is ---
+    # --- state ---
 
     def ask(self, node: str, path: str, **params: Any) -> httpx.Response:
         """GET from a web node; raises httpx.TransportError."""
@@ -227,11 +227,11 @@ class Site:
         return answer
 
     def ready(self) -> bool:
-        """Whether every web node may be given traffic."""
+        """Whether every web node is ready for traffic."""
         return all(self.readiness(node)["ready"] for node in WEBS)
 
     def archive_status(self) -> list[dict[str, Any]]:
-        """What the archivers say, by way of a web node; empty where nobody answers."""
+        """The archivers' status from a web node; empty if no node answers."""
         for node in WEBS:
             with suppress(httpx.TransportError, ValueError, KeyError):
                 found: list[dict[str, Any]] = self.ask(node, "/api/status").json()["archive"]
@@ -240,7 +240,7 @@ class Site:
 
 
 def until(holds: Callable[[], bool], within_s: float) -> bool:
-    """Wait for a condition; whether it came true."""
+    """Wait for a condition; return whether it became true in time."""
     deadline = time.monotonic() + within_s
     while not holds():
         if time.monotonic() > deadline:
@@ -250,7 +250,7 @@ def until(holds: Callable[[], bool], within_s: float) -> bool:
 
 
 def together(*works: Callable[[], None]) -> None:
-    """Do all of them side by side."""
+    """Run all of them in parallel."""
     with ThreadPoolExecutor(len(works)) as pool:
         for done in [pool.submit(work) for work in works]:
             done.result()

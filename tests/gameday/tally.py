@@ -1,8 +1,8 @@
-"""What the log says that every token must show, summed by the minute in one pass over millions.
+"""What every token must show according to the log, summed by the minute in one pass.
 
-The rules are those of `tests.support.oracle`, which is too slow for this many and which checks
-this one (`test_tally.py`). Every token must live on one partition. USD are micro-USD, amounts
-10^-18 token. Shares no code with the service.
+The rules are those of `tests.support.oracle`, which is too slow for millions of records and which
+checks this one (`test_tally.py`). Every token must live on one partition. USD are micro-USD,
+amounts 10^-18 token. Shares no code with the service.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ATTOS: Final = 10**18
 _NUMBERS_A_MINUTE: Final = 2**20
 _decode = msgspec.json.Decoder().decode
 
-# What became of a record: counted, late, an undone one's retraction, without effect, repeated.
+# The verdict on a record: counted, late, a retraction that undoes, without effect, repeated.
 COUNTED, LATE, UNDOING, VOID, REPEATED = b"CLUVD"
 Place = tuple[int, int]
 """(event time in ms, offset): the order of trading within a partition."""
@@ -31,7 +31,7 @@ Place = tuple[int, int]
 
 @dataclass(slots=True)
 class Minute:
-    """One token in one UTC minute. `touched`: a swap was taken out, so extremes may be too wide."""
+    """One token in one UTC minute. `touched`: a swap was retracted, so extremes may be too wide."""
 
     trades: int = 0
     buys: int = 0
@@ -51,7 +51,7 @@ class Minute:
     sellers: set[str] = field(default_factory=set)
 
     def add(self, swap: Swap, place: Place, sign: int) -> None:
-        """Count a swap, or (-1) take one out; what is taken out stays in extremes and traders."""
+        """Count a swap, or (-1) retract one; a retracted swap stays in extremes and traders."""
         self.trades += sign
         self.buys += sign * swap.buy
         if swap.usd is None:
@@ -77,7 +77,7 @@ class Minute:
 
 @dataclass(slots=True)
 class Swap:
-    """What is summed of an event."""
+    """The fields of an event that are summed."""
 
     buy: bool
     usd: int | None
@@ -88,7 +88,7 @@ class Swap:
 
 @dataclass(slots=True)
 class Archived:
-    """A token's minute or day as the archive sums it: late swaps too."""
+    """A token's minute or day as the archive sums it, late swaps included."""
 
     trades: int = 0
     volume: int = 0
@@ -101,7 +101,7 @@ class Archived:
 class Token:
     """One token. `stream` are the offsets of its trades in log order, as they are numbered.
 
-    A trade is what is counted in a window or taken out of one again; a late one is neither.
+    A trade is a swap counted in a window, or the retraction of one; a late swap is neither.
     """
 
     partition: int

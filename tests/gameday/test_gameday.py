@@ -1,4 +1,4 @@
-"""A short day: eight faults, one every ten seconds or so, and in the end every number is right."""
+"""A short day: eight faults, about one every ten seconds; at the end every number is right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each promise of the WebSocket, kept and broken."""
+"""Each promise of the WebSocket protocol, kept and broken."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def row(epoch: int, seq: int, kind: str = "update") -> dict[str, Any]:
 
 
 def trades(*numbers: int, kind: str = "update", shift: int = 0) -> dict[str, Any]:
-    told = [{"n": n, "offset": n * 10 + shift} for n in numbers]
-    return {"channel": "trades", "type": kind, "token": T, "data": {"trades": told}}
+    sent = [{"n": n, "offset": n * 10 + shift} for n in numbers]
+    return {"channel": "trades", "type": kind, "token": T, "data": {"trades": sent}}
 
 
 def gap(first: int, last: int | None, restarted: bool = False) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def test_rows_never_go_back() -> None:
     assert len(wrong_after(row(2, 3), row(2, 2))) == 1
 
 
-def test_trades_are_contiguous_or_a_gap_is_said() -> None:
+def test_trades_are_contiguous_or_a_gap_is_announced() -> None:
     assert wrong_after(trades(4, 5), trades(6), trades(7, 8)) == []
     assert len(wrong_after(trades(4, 5), trades(7))) == 1
     assert wrong_after(trades(4, 5), gap(6, 8), trades(9)) == []
@@ -46,7 +46,7 @@ def test_trades_are_contiguous_or_a_gap_is_said() -> None:
     assert wrong_after(trades(4, 5), gap(6, None, restarted=True), trades(1, kind="snapshot")) == []
 
 
-def test_a_number_is_one_trade_for_ever() -> None:
+def test_a_number_always_names_the_same_trade() -> None:
     assert len(wrong_after(trades(4), trades(4, kind="snapshot", shift=1))) == 1
 
 

@@ -1,4 +1,4 @@
-"""The report of a game that never was: every fault in the table, a picture that can be parsed."""
+"""The report of an invented game: every fault in the table, a timeline that can be parsed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BEGUN = 1_700_000_000_000
 
 
 def made_up() -> Played:
-    """A fault a minute, each of them over after some seconds."""
+    """A game with a fault a minute, each over after some seconds."""
     game = Game.of(3, minutes=len(KINDS) + 2, rate=100, sockets=300, every_s=60)
     ended = BEGUN + round(game.minutes * 60_000)
     played = Played(game, BEGUN, ended, records=7, counts={"C": 6, "L": 1})

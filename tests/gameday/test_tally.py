@@ -1,4 +1,4 @@
-"""The fast tally against the slow oracle, on random logs; what a wrong number looks like."""
+"""The fast tally against the slow oracle, on random logs."""
 
 from __future__ import annotations
 

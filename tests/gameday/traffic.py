@@ -1,11 +1,11 @@
-"""A process that sends the day's swaps at an even rate and does what a line on its input says.
+"""A process that sends the day's swaps at an even rate and follows the orders on its input.
 
     {"do": "poison", "count": 200}
     {"do": "jump", "events_ms": 600000, "records_ms": 0, "share": 0.2, "seconds": 4}
     {"do": "stop"}
 
 Writes a line of JSON a second: {"at", "sent", "queued", "refused"}; the last has "over": true. Ends
-with its input.
+when its input ends.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _FLUSH_S = 90
 
 
 def now_ms() -> int:
-    """The producer's clock, when it is right."""
+    """The producer's clock without a jump."""
     return time.time_ns() // 1_000_000
 
 
 class Traffic:
-    """One producer that keeps what the broker does not take now and sends it later, in order."""
+    """One producer that queues what the broker does not accept now and sends it later, in order."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._topic = options.topic
@@ -60,9 +60,9 @@ class Traffic:
             self._refused.append(str(error))
 
     def run(self) -> None:
-        """Until told to stop, or until nobody is there to tell."""
+        """Send until the order to stop, or until the input ends."""
         threading.Thread(target=self._listen, daemon=True).start()
-        begun = told = time.monotonic()
+        begun = reported = time.monotonic()
         drawn = 0
         while True:
             if not self._obey():
@@ -74,12 +74,12 @@ class Traffic:
             self._send(self._events.some(due - jumped, now_ms(), Jump()))
             self._send(self._events.some(jumped, now_ms(), self._jump))
             self._producer.poll(0)
-            if now - told >= 1:
-                told = now
-                self._tell()
+            if now - reported >= 1:
+                reported = now
+                self._report()
             time.sleep(_STEP_S)
         self._producer.flush(_FLUSH_S)
-        self._tell(over=True)
+        self._report(over=True)
 
     def _listen(self) -> None:
         for line in sys.stdin:
@@ -87,7 +87,7 @@ class Traffic:
         self._orders.put({"do": "stop"})
 
     def _obey(self) -> bool:
-        """Whether to go on."""
+        """Follow all waiting orders; return whether to continue."""
         while not self._orders.empty():
             order = self._orders.get()
             match order["do"]:
@@ -108,13 +108,13 @@ class Traffic:
             )
         self._sent += len(records)
 
-    def _tell(self, over: bool = False) -> None:
+    def _report(self, over: bool = False) -> None:
         line = {"at": now_ms(), "sent": self._sent, "queued": len(self._producer), "over": over}
         print(json.dumps(line | {"refused": self._refused[:5]}), flush=True)
 
 
 def main() -> None:
-    """See the module's text."""
+    """Run the process; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m tests.gameday.traffic")
     parser.add_argument("--bootstrap", required=True)
     parser.add_argument("--topic", required=True)

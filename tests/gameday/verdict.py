@@ -1,6 +1,6 @@
-"""Holds what REST, the clients and the archive show at the end against the log's tally.
+"""Compares what REST, the clients and the archive show at the end with the log's tally.
 
-Every function gives the differences in words; an empty list is right.
+Every function returns the differences in words; an empty list means that all is right.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ Row = dict[str, Any]
 
 
 def micros(usd: str) -> int:
-    """Dollars as text in micro-USD."""
+    """Convert dollars as text to micro-USD."""
     return int(Decimal(usd).scaleb(6))
 
 
 def attos(amount: str) -> int:
-    """Tokens as text in 10^-18."""
+    """Convert tokens as text to 10^-18 token."""
     return int(Decimal(amount).scaleb(18))
 
 
@@ -92,7 +92,7 @@ def _price_faults(wrong: _Wrong, shown: Row, truth: Minute) -> None:
 def candle_faults(tally: Tally, token_id: str, candles: Iterable[Row], as_of: int) -> list[str]:
     """A client's candles of a minute: exactly those in which something was counted.
 
-    One whose trades were all taken back may still be shown, as empty.
+    One whose trades were all retracted may still be shown, as empty.
     """
     wrong = _Wrong(f"{token_id} candles")
     token = tally.tokens[token_id]
@@ -116,15 +116,15 @@ def candle_faults(tally: Tally, token_id: str, candles: Iterable[Row], as_of: in
 
 
 def stream_faults(
-    tally: Tally, token_id: str, told: list[list[int]], newest: Iterable[int | None]
+    tally: Tally, token_id: str, sent: list[list[int]], newest: Iterable[int | None]
 ) -> list[str]:
-    """The trades that clients were told, by number: the log's, in its order, up to the last."""
+    """Compare the trades that clients received, by number, with the log up to its end."""
     wrong = _Wrong(f"{token_id} trades")
     token = tally.tokens[token_id]
     stream = token.stream
-    numbers = dict(told)
+    numbers = dict(sent)
     if not numbers:
-        return [f"{token_id} trades: nobody was told any of {len(stream)}"] if stream else []
+        return [f"{token_id} trades: no client received any of {len(stream)}"] if stream else []
     last = token.first_number + len(stream) - 1
     off = [
         (n, at)
@@ -133,8 +133,8 @@ def stream_faults(
     ]
     if off:
         wrong.unless_equal(f"{len(off)} of {len(numbers)}, first", off[0], "as in the log")
-    behind = [n for n in newest if n != last]
-    wrong.unless_equal("clients that are not at the last one", behind, [])
+    lagging = [n for n in newest if n != last]
+    wrong.unless_equal("clients that are not at the last one", lagging, [])
     return wrong.faults
 
 
@@ -145,7 +145,7 @@ def _is_at(stream: Any, index: int, offset: int) -> bool:
 def archive_rows_faults(
     tally: Tally, partition: int, offsets: Iterable[int], signs: Iterable[int]
 ) -> list[str]:
-    """raw_swaps of a partition, in the order of the offsets: each canonical record once."""
+    """raw_swaps of a partition, in offset order: each canonical record once."""
     right_offsets, fates = tally.rows.get(partition, ([], b""))
     held = list(zip(offsets, signs, strict=True))
     right = [(at, _SIGNS[fate]) for at, fate in zip(right_offsets, fates, strict=True)]
@@ -184,7 +184,7 @@ def archived_sums_faults(
 
 
 def rest_candle_faults(tally: Tally, token_id: str, candles: Iterable[Row]) -> list[str]:
-    """Candles of REST, from the archive: late swaps are in them."""
+    """Candles of REST, from the archive: they include late swaps."""
     wrong = _Wrong(f"{token_id} candles of REST")
     truth = {at: each for at, each in tally.tokens[token_id].archived.items() if each.trades}
     shown = {candle["open_time"] // MINUTE: candle for candle in candles}
@@ -210,7 +210,7 @@ def rest_daily_faults(tally: Tally, token_id: str, days: Iterable[Row]) -> list[
 
 
 class _Wrong:
-    """Collects what is not as it should be."""
+    """Collects differences."""
 
     def __init__(self, of: str) -> None:
         self.faults: list[str] = []

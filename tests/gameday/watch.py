@@ -1,6 +1,6 @@
 """Watches the site as its users see it: probes, REST answers, the archive's lag, the clients.
 
-One thread; it keeps what it saw with the time, and says when everything was last wrong.
+One thread. It keeps each observation with its time, and computes when something was last wrong.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from tests.gameday.site import WEBS, Site
 
 _EVERY_S: Final = 0.25
 _ARCHIVE_FRESH_MS: Final = 6_000
-# So many good ones in a row are well: a second, or longer where the machine is busy.
+# This many good observations in a row are a recovery: a second, or longer on a busy machine.
 _LOOKS: Final = 3
 _LINES: Final = 5
 
 
 @dataclass(frozen=True)
 class Look:
-    """One look. `ready` by web node; `archive_ms` is the age of what is not archived, None unknown.
+    """One observation. `ready` is by web node.
 
-    `archived`: every partition is being archived and is not behind.
+    `archive_ms` is the age of the oldest unarchived swap, None if unknown. `archived` is true if
+    every partition is being archived and does not lag.
     """
 
     at: int
@@ -44,7 +45,7 @@ class Look:
 
 @dataclass
 class Recovery:
-    """What a fault did. Seconds after the strike until all was well again; None: never unwell."""
+    """The effect of a fault. Seconds from the injection until recovery; None: no effect."""
 
     strike: Strike
     ready_s: float | None
@@ -52,7 +53,7 @@ class Recovery:
     archive_s: float | None
     recovered: bool
     least_fresh: int
-    told_stale_s: float | None
+    stale_s: float | None
     reasons: list[str]
     seen: Counter[str]
     answers: Counter[str]
@@ -61,12 +62,12 @@ class Recovery:
 
     @property
     def total_s(self) -> float:
-        """Seconds until a user could notice nothing any more."""
+        """Seconds until users no longer noticed the fault."""
         return max(self.ready_s or 0.0, self.fresh_s or 0.0)
 
 
 class Watch:
-    """Looks four times a second inside the `with` block."""
+    """Observes four times a second inside the `with` block."""
 
     def __init__(self, site: Site, crowd: Helper, sockets: int, token: str) -> None:
         self._site, self._crowd, self._sockets, self._token = site, crowd, sockets, token
@@ -154,7 +155,7 @@ class Watch:
             seen.update(line["seen"])
         for look in looks:
             answers.update(look.answers)
-        stale = [line["at"] for line in lines if line["told_stale"]]
+        stale = [line["at"] for line in lines if line["stale"]]
         good = strike.at
         return Recovery(
             strike=strike,
@@ -163,7 +164,7 @@ class Watch:
             archive_s=_last_bad(((look.at, look.archived) for look in looks), good),
             recovered=recovered,
             least_fresh=min((line["fresh"] for line in lines), default=0),
-            told_stale_s=(min(stale) - strike.at) / 1000 if stale else None,
+            stale_s=(min(stale) - strike.at) / 1000 if stale else None,
             reasons=_most_seen([*_each(looks, "reasons"), *_each(looks, "degraded")]),
             seen=seen,
             answers=answers,
@@ -181,17 +182,17 @@ def _most_seen(said: list[str]) -> list[str]:
 
 
 def _last_bad(seen: Iterable[tuple[int, bool]], since: int) -> float | None:
-    """Seconds from `since` to the first good look behind the last bad one; None: none was bad."""
+    """Seconds from `since` to the first good observation after the last bad one; None: none bad."""
     ordered = list(seen)
     bad = [number for number, (_, good) in enumerate(ordered) if not good]
     if not bad:
         return None
-    behind = ordered[min(bad[-1] + 1, len(ordered) - 1)][0]
-    return (behind - since) / 1000
+    recovered = ordered[min(bad[-1] + 1, len(ordered) - 1)][0]
+    return (recovered - since) / 1000
 
 
 def _short(reason: str) -> str:
-    """Without what changes from look to look."""
+    """The reason without the numbers that change between observations."""
     words = [
         "N" if word.strip(".,;:()").replace(".", "").isdigit() else word for word in reason.split()
     ]

@@ -1,6 +1,6 @@
-"""The service watched as it runs: metrics, probes, profiles, spans and the ids in its log.
+"""Monitoring of the running service: metrics, probes, profiles, spans and the ids in its log.
 
-One aggregator, one archiver and one web node that have counted, refused, archived and told.
+One aggregator, one archiver and one web node that have counted, refused, archived and published.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ needs_go = pytest.mark.skipif(shutil.which("go") is None, reason="Go is not inst
 
 
 class Watched:
-    """The processes and where they are asked."""
+    """The processes and their ports."""
 
     def __init__(self, service: Service, collector: Collector) -> None:
         self.service = service
@@ -47,7 +47,7 @@ class Watched:
         self.processes: dict[str, Process] = {}
 
     def start(self) -> None:
-        """All three, and work for them."""
+        """Start all three and produce swaps for them."""
         for name, port in self.ports.items():
             options = ["--no-archiver"] if name == "aggregator" else []
             start = getattr(self.service, name)
@@ -62,14 +62,14 @@ class Watched:
         wait_until(lambda: self.sample("archiver", "swaps_archive_rows_total") >= 201, 60, "rows")
 
     def get(self, process: str, path: str, **headers: str) -> httpx.Response:
-        """GET of a process."""
+        """GET a path of a process."""
         port = self.ports.get(process, self.service.web_port)
         return httpx.get(
             f"http://127.0.0.1:{port}{path}", headers=headers, timeout=60, verify=PLAIN
         )
 
     def metrics(self, process: str) -> str:
-        """What it shows."""
+        """Return the scrape of a process."""
         answer = self.get(process, "/metrics")
         assert answer.status_code == 200
         return answer.text
@@ -106,7 +106,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory, stack: Stack) -> Iterator[
 
 
 def series(text: str) -> set[str]:
-    """The names that a scrape can be asked for."""
+    """Return the series names of a scrape."""
     names = set()
     for family in text_string_to_metric_families(text):
         if family.type == "counter":
@@ -127,7 +127,7 @@ def test_every_panel_and_alert_asks_for_what_is_shown(watched: Watched) -> None:
 
 
 def saved_at(watched: Watched) -> list[float]:
-    """When the snapshots of the partitions were saved, in seconds since the epoch."""
+    """Return when the partitions' snapshots were saved, in seconds since the epoch."""
     return [
         sample.value
         for family in text_string_to_metric_families(watched.metrics("aggregator"))
@@ -137,7 +137,7 @@ def saved_at(watched: Watched) -> list[float]:
 
 
 def test_what_happened_is_counted(watched: Watched) -> None:
-    """Each stage has numbers of what the fixture did."""
+    """Each stage counts what the fixture did."""
     expected = {
         "aggregator": {
             "swaps_ingest_events_total": 222,
@@ -165,7 +165,7 @@ def test_what_happened_is_counted(watched: Watched) -> None:
         ("web", "swaps_http_requests_total"),
     ]:
         assert watched.sample(process, name) > 0, name
-    # A partition shows it once its turn has come.
+    # A partition reports it after its first save.
     wait_until(lambda: saved_at(watched), 20, "a snapshot that was saved")
     assert all(0 <= time.time() - at < 600 for at in saved_at(watched))
 
@@ -195,7 +195,7 @@ def test_metrics_of_a_web_node_are_not_for_everybody(watched: Watched) -> None:
     assert (refused.status_code, refused.json()["code"]) == (401, "token_missing")
     bearer = {"Authorization": f"Bearer {watched.service.token}"}
     assert watched.get("web", "/metrics", **through_a_proxy, **bearer).status_code == 200
-    # As Prometheus asks: by an address that is no name of the site.
+    # As Prometheus requests it: by an address that is not a host name of the site.
     assert watched.get("web", "/metrics", Host="172.31.251.9:8000").status_code == 200
 
 
@@ -234,7 +234,7 @@ def test_profiles_of_a_web_node_ask_for_an_operator(watched: Watched) -> None:
 @needs_go
 @pytest.mark.timeout(600)
 def test_go_reads_the_profiles(watched: Watched, tmp_path: Path) -> None:
-    """By the program of `go tool pprof`, which the first of a machine compiles."""
+    """With the program of `go tool pprof`, which the first test on a machine compiles."""
     pprof = build_pprof(tmp_path)
     bearer = {"Authorization": f"Bearer {watched.service.token}"}
     for process, name, kind, found in [
@@ -288,7 +288,7 @@ def test_spans_arrive_with_the_trace_of_the_caller(watched: Watched) -> None:
 
 
 def test_a_log_line_names_the_request_and_the_trace(watched: Watched) -> None:
-    """Of a page as well, whose views run on other threads."""
+    """Also for a page, whose views run on other threads."""
     url = f"http://127.0.0.1:{watched.service.web_port}/admin/login/"
     with httpx.Client(verify=PLAIN) as client:
         client.get(url, timeout=60)
