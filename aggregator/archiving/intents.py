@@ -2,7 +2,7 @@
 
 Before an insert the archiver commits its position together with the intent: the offsets of the
 batch and what the markers decided about each of them. The next owner of the partition repeats
-exactly that batch with the same tokens (DESIGN 4 rule 9), so ClickHouse drops whatever it already
+exactly that batch with the same tokens (DESIGN 4 rule 10), so ClickHouse drops whatever it already
 has. This module does no input or output.
 """
 

@@ -2,7 +2,7 @@
 
 `acquire` reads the position and the intent from the group's commit metadata and has the group
 confirm them. `advance` redoes the intent and ensures that Redis holds every claim that the archive
-holds (DESIGN 4 rules 7 and 9). Only then does the partition archive.
+holds (DESIGN 4 rule 10, docs/exactly-once.md). Only then does the partition archive.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Writes blocks of swaps to raw_swaps, and reads back what a writer must know about them.
 
 A block holds swaps of one partition of the log and one UTC day, and has a token: ClickHouse drops a
-block whose token it has seen, both in the table and in each view (DESIGN 4 rule 9). Knows nothing
+block whose token it has seen, both in the table and in each view (DESIGN 4 rule 10). Knows nothing
 of Kafka and Redis.
 """
 

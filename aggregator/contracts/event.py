@@ -53,8 +53,8 @@ def marker_of(chain: str, tx_hash: str, log_index: int, block_hash: str | None) 
     """Return the 16-byte BLAKE2b hash that names the marker of a swap.
 
     The hash covers the block hash where the event has one: a swap that a reorganised chain includes
-    again in another block is a new swap (DESIGN 4 rule 1). Neither chain nor tx_hash can contain
-    ":", and the block hash comes last, so the joined text is unambiguous.
+    again in another block is a new swap (docs/exactly-once.md). Neither chain nor tx_hash can
+    contain ":", and the block hash comes last, so the joined text is unambiguous.
     """
     identity = f"{chain}:{tx_hash}:{log_index}"
     if block_hash is not None:

@@ -1,7 +1,7 @@
 """The epoch of a partition's owner, kept in the metadata of the group's committed offset.
 
 Kafka refuses the commit of a member that is no longer in the group. So an epoch that a member reads
-there and commits one higher belongs to that member alone (DESIGN 4 rule 5).
+there and commits one higher belongs to that member alone (DESIGN 4 rule 8).
 """
 
 from __future__ import annotations

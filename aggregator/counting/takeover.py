@@ -1,6 +1,6 @@
 """Takes partitions over: a higher epoch first, then the state, then the replay.
 
-The order makes it safe (DESIGN 4 rule 5). The new epoch is committed to Kafka, which refuses a
+The order makes it safe (DESIGN 4 rule 8). The new epoch is committed to Kafka, which refuses a
 member that is no longer in the group; then it is taken in Redis, which from then on refuses every
 lower epoch; only then is the state loaded. This module starts no reading and publishes nothing.
 """

@@ -2,8 +2,8 @@
 
 A restarted Redis may have lost claims that the archive still has. So nothing is claimed in a new
 run of Redis until the archiver of each partition has compared the two and has restored lost markers
-from the rows of the archive (DESIGN 4 rule 7; checkin.lua, seed.lua). This module does not know
-ClickHouse.
+from the rows of the archive (docs/exactly-once.md; checkin.lua, seed.lua). This module does not
+know ClickHouse.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A plain "seen" flag loses a swap when the process dies between writing the flag and applying the
 swap. A position does not: a replay of the log reaches the same position and gets the same verdict
-(DESIGN 4 rules 1, 2, 6). Sending a claim and receiving its verdicts are two calls, so the caller
+(docs/exactly-once.md). Sending a claim and receiving its verdicts are two calls, so the caller
 can decode the next batch while Redis decides this one.
 """
 

@@ -1,8 +1,8 @@
 """The snapshots: the state of each partition in Redis, and the epoch of the partition's owner.
 
 A snapshot has named sections and one header. The header says which offsets the sections cover, so
-both change together, and only the present owner of the partition changes them (DESIGN 4 rules 4 to
-6). They share the append-only file with the markers: if a snapshot survives a crash, so do the
+both change together, and only the present owner of the partition changes them (DESIGN 4 rules 7
+and 8). They share the append-only file with the markers: if a snapshot survives a crash, so do the
 markers of all swaps that it covers. This module does not know what a section contains.
 """
 

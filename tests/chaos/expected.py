@@ -197,7 +197,7 @@ def _merges(queues: list[list[Fated]]) -> Iterator[list[Fated]]:
 
 
 def _decide(order: Sequence[Fated]) -> Outcome:
-    """Return the verdict of each record: C, L, U, V or D, by DESIGN 4 rules 1 and 2."""
+    """Return the verdict of each record: C, L, U, V or D, by docs/exactly-once.md."""
     fate: Outcome = {}
     addition = retraction = ""
     for fated in order:

@@ -32,7 +32,7 @@ class Side:
         self.session.connect()
 
     def check_in(self, *frontiers: int) -> list[int | None]:
-        """What each partition's archiver is told, in turn."""
+        """Return the answer to each partition's archiver, in turn."""
         return [
             self.checkins.look(partition, PARTITIONS, frontier)
             for partition, frontier in enumerate(frontiers)

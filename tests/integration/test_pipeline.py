@@ -132,7 +132,7 @@ def test_numbers_survive_kill_9_of_the_aggregator(service: Service) -> None:
 
 
 def test_a_restart_is_warm(service: Service) -> None:
-    """The second process reads on from the first one's snapshot, and shows the same at once."""
+    """The second process reads on from the first one's snapshot and shows the same numbers."""
     first = service.aggregator("first")
     service.web()
     service.wait_ready()

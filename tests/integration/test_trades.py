@@ -1,4 +1,4 @@
-"""Every counted swap is told once with the next number of its token, over kill -9 and restart."""
+"""Every counted swap is published once with its token's next number, over kill -9 and restart."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def service(tmp_path: Path, stack: Stack) -> Iterator[Service]:
 
 
 class Tape:
-    """All trades told, by token and `n`; a repeat must be the same trade."""
+    """All published trades, by token and `n`; a repeat must be the same trade."""
 
     def __init__(self) -> None:
         self.trades: defaultdict[str, dict[int, Trade]] = defaultdict(dict)

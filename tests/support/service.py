@@ -142,7 +142,7 @@ class Service:
             raise ConnectionError(str(error)) from error
 
     def overview(self, **params: Any) -> dict[str, Any]:
-        """The JSON of /api/overview, 24 h unless told."""
+        """Return the JSON of /api/overview; the window is 24 h by default."""
         answer = self.get("/api/overview", **{"window": "24h", "limit": 500} | params)
         assert answer.status_code == 200, answer.text
         body: dict[str, Any] = answer.json()

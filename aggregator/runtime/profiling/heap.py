@@ -13,10 +13,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Final
 
-from aggregator.runtime.profiling.profile import Kind, Profile, Stack, StackFrame
+from aggregator.runtime.profiling.profile import Profile, Stack, StackFrame, ValueKind
 
 _DEPTH: Final = 24
-_KINDS: Final = (Kind("inuse_objects", "count"), Kind("inuse_space", "bytes"))
+_KINDS: Final = (ValueKind("inuse_objects", "count"), ValueKind("inuse_space", "bytes"))
 
 
 def held(seconds: float) -> Profile:

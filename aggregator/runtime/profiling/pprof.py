@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gzip
 
-from aggregator.runtime.profiling.profile import Kind, Profile, StackFrame
+from aggregator.runtime.profiling.profile import Profile, StackFrame, ValueKind
 
 _BYTES = 2
 
@@ -48,7 +48,7 @@ class _Tables:
     def string(self, text: str) -> int:
         return self.strings.setdefault(text, len(self.strings))
 
-    def kind(self, kind: Kind) -> bytes:
+    def kind(self, kind: ValueKind) -> bytes:
         return _number(1, self.string(kind.name)) + _number(2, self.string(kind.unit))
 
     def location(self, frame: StackFrame) -> int:

@@ -19,7 +19,7 @@ class StackFrame(NamedTuple):
     first_line: int = 0
 
 
-class Kind(NamedTuple):
+class ValueKind(NamedTuple):
     """The name and the unit of one value of every sample."""
 
     name: str
@@ -38,9 +38,9 @@ class Profile:
     `period` is the amount of `period_kind` between two samples.
     """
 
-    kinds: tuple[Kind, ...]
+    kinds: tuple[ValueKind, ...]
     samples: Mapping[tuple[str, Stack], tuple[int, ...]]
     began_ns: int
     took_ns: int
-    period_kind: Kind
+    period_kind: ValueKind
     period: int

@@ -18,11 +18,15 @@ from collections import defaultdict
 from types import CodeType, FrameType
 from typing import Final
 
-from aggregator.runtime.profiling.profile import Kind, Profile, Stack, StackFrame
+from aggregator.runtime.profiling.profile import Profile, Stack, StackFrame, ValueKind
 
 RATE_HZ: Final = 100
 _DEEPEST: Final = 256
-_KINDS: Final = (Kind("samples", "count"), Kind("wall", "nanoseconds"), Kind("cpu", "nanoseconds"))
+_KINDS: Final = (
+    ValueKind("samples", "count"),
+    ValueKind("wall", "nanoseconds"),
+    ValueKind("cpu", "nanoseconds"),
+)
 
 _Lines = tuple[tuple[CodeType, int], ...]
 

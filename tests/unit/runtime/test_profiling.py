@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from aggregator.runtime.profiling import folded, heap, pprof, requests, sampler
-from aggregator.runtime.profiling.profile import Kind, Profile, StackFrame
+from aggregator.runtime.profiling.profile import Profile, StackFrame, ValueKind
 
 
 def burn(stop: threading.Event) -> None:
@@ -60,7 +60,7 @@ def test_cpu_time_is_where_the_work_is_and_wall_time_everywhere() -> None:
 
 LEAF = StackFrame("leaf", "/a.py", 7, 5)
 SMALL = Profile(
-    kinds=(Kind("samples", "count"), Kind("cpu", "nanoseconds")),
+    kinds=(ValueKind("samples", "count"), ValueKind("cpu", "nanoseconds")),
     samples={
         ("main", (LEAF, StackFrame("root", "/b<c>.py", 300, 1))): (
             2,
@@ -70,7 +70,7 @@ SMALL = Profile(
     },
     began_ns=1_700_000_000_000_000_000,
     took_ns=2_000_000_000,
-    period_kind=Kind("wall", "nanoseconds"),
+    period_kind=ValueKind("wall", "nanoseconds"),
     period=10_000_000,
 )
 

@@ -41,7 +41,7 @@ T0 = 1_760_000_040_000 // MINUTE * MINUTE
 
 
 class Markers:
-    """The marker store in memory: the verdicts of DESIGN 4 rules 1 and 2."""
+    """The marker store in memory: the verdicts of docs/exactly-once.md."""
 
     def __init__(self) -> None:
         self._swaps: dict[bytes, Verdict] = {}
