@@ -89,10 +89,13 @@ def _read() -> Release:
     files: dict[str, File] = {}
     whole = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     for finder in finders.get_finders():
-        for name, storage in finder.list([]):
+        for path, storage in finder.list([]):
+            # A finder lists paths without the prefix of STATICFILES_DIRS; addresses have it.
+            prefix = getattr(storage, "prefix", None)
+            name = f"{prefix}/{path}" if prefix else path
             if name in files:  # the first finder wins, as in Django
                 continue
-            with storage.open(name) as opened:
+            with storage.open(path) as opened:
                 content = opened.read()
             files[name] = File.of(content, _type_of(name))
     for name in sorted(files):
