@@ -90,8 +90,8 @@ def _read() -> Release:
     whole = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     for finder in finders.get_finders():
         for path, storage in finder.list([]):
-            # a directory of STATICFILES_DIRS may stand under a prefix, which `list` leaves out
-            prefix = getattr(storage, "prefix", "")
+            # A finder lists paths without the prefix of STATICFILES_DIRS; addresses have it.
+            prefix = getattr(storage, "prefix", None)
             name = f"{prefix}/{path}" if prefix else path
             if name in files:  # the first finder wins, as in Django
                 continue
