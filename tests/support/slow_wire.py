@@ -21,6 +21,7 @@ class SlowWire:
         self._target = (host, port)
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
 
     async def __aenter__(self) -> SlowWire:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -33,9 +34,15 @@ class SlowWire:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        # A closed transport gives its socket back in a later turn of the loop, which may not come.
+        for writer in self._writers:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     async def _serve(self, near: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
         far, ask = await asyncio.open_connection(*self._target)
+        self._writers += [ask, answer]
         for work in (self._fast(near, ask), self._slow(far, answer)):
             task = asyncio.create_task(work)
             self._tasks.add(task)
