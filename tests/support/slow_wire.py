@@ -31,9 +31,10 @@ class SlowWire:
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
         self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._tasks:
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
         # A closed transport gives its socket back in a later turn of the loop, which may not come.
         for writer in self._writers:
             writer.close()
@@ -41,8 +42,13 @@ class SlowWire:
                 await writer.wait_closed()
 
     async def _serve(self, near: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
+        serving = asyncio.current_task()
+        assert serving is not None
+        self._tasks.add(serving)
+        serving.add_done_callback(self._tasks.discard)
+        self._writers.append(answer)
         far, ask = await asyncio.open_connection(*self._target)
-        self._writers += [ask, answer]
+        self._writers.append(ask)
         for work in (self._fast(near, ask), self._slow(far, answer)):
             task = asyncio.create_task(work)
             self._tasks.add(task)
