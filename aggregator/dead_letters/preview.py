@@ -14,7 +14,7 @@ from typing import Final, Self
 import msgspec
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
-from aggregator.dead_letters.reader import Letter
+from aggregator.dead_letters.reader import Letter, assigned_consumer
 from aggregator.decoding.rules import decode_swap
 from aggregator.runtime.clock import wall_ms
 from aggregator.runtime.config import Config
@@ -111,17 +111,7 @@ class Originals:
     @property
     def _consumer(self) -> Consumer:
         if self._made is None:
-            self._made = Consumer(
-                {
-                    "bootstrap.servers": self._bootstrap,
-                    # Required, but the group is never joined: partitions are assigned.
-                    "group.id": "dead-letters",
-                    "enable.auto.commit": False,
-                    "auto.offset.reset": "error",
-                    "fetch.wait.max.ms": 100,
-                    "log_level": 0,
-                }
-            )
+            self._made = assigned_consumer(self._bootstrap, {"auto.offset.reset": "error"})
         return self._made
 
 

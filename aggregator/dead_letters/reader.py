@@ -92,23 +92,28 @@ class Extent(msgspec.Struct, frozen=True):
     end: int
 
 
+def assigned_consumer(bootstrap: str, settings: dict[str, Any]) -> Consumer:
+    """Return a consumer whose partitions the caller assigns; `settings` are added to its own."""
+    return Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            # Required, but the group is never joined: partitions are assigned.
+            "group.id": "dead-letters",
+            "enable.auto.commit": False,
+            "fetch.wait.max.ms": 100,
+            "log_level": 0,
+        }
+        | settings
+    )
+
+
 class DeadLetterLog:
     """Reads the dead-letter topic; a context manager that closes the connection."""
 
     def __init__(self, bootstrap: str, topic: str) -> None:
         self._bootstrap = bootstrap
         self._topic = topic
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": bootstrap,
-                # Required, but the group is never joined: partitions are assigned.
-                "group.id": "dead-letters",
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "fetch.wait.max.ms": 100,
-                "log_level": 0,
-            }
-        )
+        self._consumer = assigned_consumer(bootstrap, {"enable.partition.eof": True})
 
     def __enter__(self) -> Self:
         return self
