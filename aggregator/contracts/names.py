@@ -106,12 +106,18 @@ class SnapshotKeys(NamedTuple):
 
 
 def snapshot_keys(topic: str, partition: int) -> SnapshotKeys:
-    """Return the keys `snap:<topic>:<partition>:...`.
+    """Return the keys `snap:{<topic>:<partition>}:...`.
 
-    The name of a topic contains no ":", so the keys of two topics never collide.
+    The name of a topic contains no ":", so the keys of two topics never collide. The braces are a
+    hash tag: a Redis Cluster keeps all keys of a partition on one node.
     """
-    prefix = f"snap:{topic}:{partition}:"
+    prefix = f"snap:{{{topic}:{partition}}}:"
     return SnapshotKeys(*(f"{prefix}{part}".encode() for part in SnapshotKeys._fields))
+
+
+def block_key(topic: str, partition: int, block: int) -> bytes:
+    """Return the key `dedupe:{<topic>:<partition>}:<block>` of a block of decided ids."""
+    return f"dedupe:{{{topic}:{partition}}}:{block}".encode()
 
 
 class BoardKeys(NamedTuple):
@@ -122,10 +128,10 @@ class BoardKeys(NamedTuple):
 
 
 def board_keys(topic: str, partition: int) -> BoardKeys:
-    """Return the keys `board:<topic>:<partition>:...`.
+    """Return the keys `board:{<topic>:<partition>}:...`.
 
     `head` is a hash {epoch, seq, next_offset, partitions}; `rows` is a hash from token id to board
     row (`TokenStats` in JSON).
     """
-    prefix = f"board:{topic}:{partition}:"
+    prefix = f"board:{{{topic}:{partition}}}:"
     return BoardKeys(*(f"{prefix}{part}".encode() for part in BoardKeys._fields))

@@ -50,6 +50,11 @@ def _positive_duration(text: str) -> int:
     return value
 
 
+def _optional_duration(text: str) -> int:
+    """Return a duration in ms, 0 for an empty text."""
+    return _positive_duration(text) if text else 0
+
+
 def _whole(low: int, high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not re.fullmatch(r"-?\d+", text) or not low <= int(text) <= high:
@@ -231,6 +236,13 @@ class Config:
         "kill it gets its partitions back immediately; empty: the group waits for its session "
         "timeout",
     )
+    kafka_partitioner: str = setting(
+        "KAFKA_PARTITIONER",
+        "murmur2",
+        _choice("murmur2", "crc32", "fnv1a"),
+        "how producers choose a partition from the key: murmur2 (Java, Go, Node.js clients), crc32 "
+        "(librdkafka's default) or fnv1a; records elsewhere are forwarded, at a cost",
+    )
     redis_url: str = setting(
         "REDIS_URL", "redis://127.0.0.1:6379/0", _url("redis", "rediss"), "Redis, AOF on"
     )
@@ -241,7 +253,11 @@ class Config:
         "WINDOWS", "5m,1h,24h", _windows, "rolling windows, whole minutes up to 7d"
     )
     grace_ms: int = setting(
-        "GRACE", "2m", _positive_duration, "how far below the watermark a bucket stays open"
+        "GRACE",
+        "",
+        _optional_duration,
+        "how far an event may be older than the newest Kafka record of its partition and still "
+        "count in the windows; empty: the longest of WINDOWS",
     )
     max_future_ms: int = setting(
         "MAX_FUTURE", "5m", _positive_duration, "how far an event may be ahead of its Kafka record"
@@ -250,13 +266,22 @@ class Config:
         "CLOCK",
         "wall",
         _choice("wall", "event"),
-        "the clock at which windows end: wall, or event (the watermark) for a replay of old data",
+        "the clock at which windows end: wall, or event (the newest event time) to replay old data",
     )
     marker_ttl_ms: int = setting(
-        "MARKER_TTL", "26h", _positive_duration, "how long Redis keeps the marker of a swap"
+        "MARKER_TTL",
+        "26h",
+        _positive_duration,
+        "how long the id of a swap is remembered, by the timestamps of the log",
+    )
+    drift_ms: int = setting(
+        "DRIFT",
+        "1h",
+        _positive_duration,
+        "how much later a repeat of a swap may be stamped than the swap itself",
     )
     batch_size: int = setting(
-        "BATCH_SIZE", "2000", _whole(1, 2_000), "most events in one claim (one call to Redis)"
+        "BATCH_SIZE", "2000", _whole(1, 100_000), "most records in one poll"
     )
     coalesce_ms: int = setting(
         "COALESCE",
@@ -491,6 +516,8 @@ def load(environ: Mapping[str, str]) -> Config:
         except ValueError as error:
             shown = "the value" if spec.metadata["env"] in SECRETS else repr(text)
             faults.append(_fault(spec, f"{shown} is not usable: {error}"))
+    if values.get("grace_ms") == 0 and "windows" in values:
+        values["grace_ms"] = max(minutes for _, minutes in values["windows"]) * 60_000
     faults += _contradictions(values)
     if faults:
         raise ConfigError(faults)
@@ -527,19 +554,19 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
         "hot_ttl_ms"
     ]:
         faults.append("ARCHIVE_KEEP: must be longer than ARCHIVE_HOT")
-    if {"windows", "grace_ms", "max_future_ms", "marker_ttl_ms", "kafka_retention_ms"} <= set(
-        values
-    ):
+    if {"windows", "grace_ms", "max_future_ms", "marker_ttl_ms", "drift_ms"} | {
+        "kafka_retention_ms"
+    } <= set(values):
         longest = max(minutes for _, minutes in values["windows"]) * 60_000
-        reach = longest + values["grace_ms"] + values["max_future_ms"]
-        if values["marker_ttl_ms"] < reach:
+        kept = max(longest, values["grace_ms"]) + values["max_future_ms"] + values["drift_ms"]
+        if values["marker_ttl_ms"] < kept:
             faults.append(
-                "MARKER_TTL: must be at least the longest of WINDOWS + GRACE + MAX_FUTURE, "
-                "or a repeat inside a window would count twice"
+                "MARKER_TTL: must be at least the longest of WINDOWS (or GRACE) + MAX_FUTURE + "
+                "DRIFT, or a repeat would count again"
             )
-        if values["kafka_retention_ms"] < reach + longest:
+        if values["kafka_retention_ms"] < 2 * longest + values["max_future_ms"]:
             faults.append(
-                "KAFKA_RETENTION: must be at least twice the longest of WINDOWS + GRACE + "
-                "MAX_FUTURE, or the windows could not be rebuilt"
+                "KAFKA_RETENTION: must be at least twice the longest of WINDOWS + MAX_FUTURE, or "
+                "the windows could not be rebuilt"
             )
     return faults
