@@ -123,11 +123,11 @@ def test_a_lost_answer_to_an_insert(service: Service, kept: Archive, stack: Stac
         proxy.armed.set()
         service.produce(mixed(300, 1), partition=1)
         with Archiver(service.env, CLICKHOUSE_URL=url) as archiver:
-            wait_until(lambda: proxy.lost == 1, 20, "a lost answer")
+            wait_until(lambda: proxy.lost == 1, 60, "a lost answer")  # It starts first.
             wait_archived(service, kept)
             proxy.armed.set()
             service.produce(mixed(300, 2), partition=1)
-            wait_until(lambda: proxy.lost == 2, 20, "another lost answer")
+            wait_until(lambda: proxy.lost == 2, 60, "another lost answer")
             wait_archived(service, kept)
             archiver.stop()
 
