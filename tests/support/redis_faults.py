@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +11,7 @@ import redis
 from infra.embedded.redis import Redis
 from infra.embedded.stack import Stack
 from tests.support.balancer import Balancer
+from tests.support.loop_thread import LoopThread
 from tests.support.processes import wait_until
 
 
@@ -63,22 +62,17 @@ class Pair:
 @contextmanager
 def redis_pair(directory: Path) -> Iterator[Pair]:
     """Two masters; the name is the first one's."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="redis-name")
-    thread.start()
     with (
+        LoopThread("redis-name") as names,
         Stack(directory / "first", only=(Redis,)) as first,
         Stack(directory / "second", only=(Redis,)) as second,
     ):
         balancer = Balancer([first.redis.port])
-        asyncio.run_coroutine_threadsafe(balancer.start(), loop).result(10)
+        names.call(balancer.start())
         pair = Pair(first.redis, second.redis, balancer)
         try:
             yield pair
         finally:
             for client in pair.clients.values():
                 client.close()
-            loop.call_soon_threadsafe(balancer.stop)
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join(10)
-            loop.close()
+            names.call(balancer.stop())
