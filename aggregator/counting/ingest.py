@@ -93,7 +93,7 @@ class PartitionIngest:
         self._waiting = 0
         self._parked: Judged | None = None
         self._reading: Future[dict[int, LogRecord]] | None = None
-        self._backoff = Backoff()
+        self._backoff = Backoff(clock=lambda: tools.monotonic_ms() / 1000)
         self._reading_fault = self._jump = ""
         self._bad_run = BadRun()
         partitioner, count = metadata.partitioner, metadata.homes
@@ -260,14 +260,14 @@ class PartitionIngest:
 
     def _take_read_back(self) -> bool:
         """Apply the parked records if their retracted swaps were read back; else read them."""
-        assert (judged := self._parked) is not None
+        judged = self._parked
+        assert judged is not None
         if self._reading is None:
-            if not self._backoff.left_s:
-                offsets = judged.undone_offsets[~judged.found].tolist()
-                reader, partition = self._tools.log.read_at, self.owner.partition
-                self._reading = self._tools.executor.submit(reader, partition, offsets)
-            if self._reading is None or not self._reading.done():
+            if self._backoff.left_s:
                 return False
+            offsets = judged.undone_offsets[~judged.found].tolist()
+            reader, partition = self._tools.log.read_at, self.owner.partition
+            self._reading = self._tools.executor.submit(reader, partition, offsets)
         if not self._reading.done():
             return False
         reading, self._reading = self._reading, None

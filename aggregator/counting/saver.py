@@ -20,7 +20,7 @@ import structlog
 from aggregator.counting.save_job import SaveJob
 from aggregator.redis.snapshots import Snapshots
 from aggregator.runtime import faults, metrics
-from aggregator.runtime.backoff import CircuitBreaker
+from aggregator.runtime.backoff import Backoff, CircuitBreaker
 from aggregator.runtime.clock import monotonic_ms
 from aggregator.runtime.errors import Fenced, Retry, SwapsError
 
@@ -59,7 +59,7 @@ class Saver:
     ) -> None:
         self._snapshots = snapshots
         self._monotonic_ms = monotonic_ms
-        self._breaker = CircuitBreaker("redis")
+        self._breaker = CircuitBreaker("redis", Backoff(clock=lambda: monotonic_ms() / 1000))
         self._changed = threading.Condition()
         # Both are guarded by the condition.
         self._jobs: dict[int, SaveJob] = {}
