@@ -66,4 +66,4 @@ class MisplacedShare:
     def _fits(self, partitioner: str) -> bool:
         homes = Homes(partitioner, self.homes)
         at_home = sum(homes.of(name) == self._partition for name in self._names)
-        return at_home >= _FITS * len(self._names)
+        return bool(at_home >= _FITS * len(self._names))

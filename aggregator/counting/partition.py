@@ -18,6 +18,7 @@ import numpy as np
 import structlog
 
 from aggregator.contracts.arrays import Array
+from aggregator.contracts.seen import NEVER
 from aggregator.contracts.stats import Heartbeat, Quality, Tallies, TokenStats
 from aggregator.contracts.swaps import SWAP, Swaps
 from aggregator.contracts.trades import CandleRow
@@ -122,14 +123,14 @@ class PartitionOwner:
             partition=self.partition, windows=self._config.windows, now_ms=self._now_ms
         )
 
-    def _new_seen(self, next_offset: int, **state: int) -> Seen:
+    def _new_seen(self, next_offset: int, floor: int = NEVER) -> Seen:
         return Seen(
             ttl_ms=self._config.marker_ttl_ms,
             grace_ms=self._config.grace_ms,
             max_future_ms=self._config.max_future_ms,
             next_offset=next_offset,
             by_event_time=self._config.clock == "event",
-            **state,
+            floor=floor,
         )
 
     def resume(self, snapshot: Snapshot) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from typing import Final
 
 import structlog
@@ -51,10 +53,11 @@ def run_aggregator(
         rows = BoardCache(RedisBoardRows(config.redis_url, config.kafka_topic))
         rows.start()
         closing.callback(rows.stop)
-        archiver = None
+        archive_fault: Callable[[], str] = str
         if archive and config.clickhouse_url:
             archiver = ArchiverThread(config, stop, publisher.archive_status)
             archiver.start()
+            archive_fault = partial(getattr, archiver, "fault")
             closing.callback(archiver.join)
             closing.callback(stop.set)
         client = RedisClient(config.redis_url)
@@ -77,7 +80,7 @@ def run_aggregator(
             outbox=outbox,
             announcer=announcer,
             executor=executor,
-            archiver=archiver,
+            archive_fault=archive_fault,
         )
         loop = MemberLoop(
             kafka,

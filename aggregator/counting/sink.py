@@ -17,7 +17,6 @@ from typing import Final
 
 import structlog
 
-from aggregator.archiving.in_process import ArchiverThread
 from aggregator.contracts.units import SECOND_MS
 from aggregator.contracts.verdict import Verdict
 from aggregator.counting.announcer import Announcer, Beat
@@ -59,17 +58,20 @@ class CountingSink:
         outbox: Outbox,
         announcer: Announcer,
         executor: Executor,
-        archiver: ArchiverThread | None = None,
+        archive_fault: Callable[[], str] = str,
         clock: TrustedClock | None = None,
         monotonic_ms: Callable[[], int] = monotonic_ms,
     ) -> None:
-        """`clock` gives the time that windows end at; `monotonic_ms` decides what is due."""
+        """`clock` gives the time that windows end at; `monotonic_ms` decides what is due.
+
+        `archive_fault` says what is wrong with the archiver of this process, "" where nothing is.
+        """
         self.loop_faults: Callable[[], Mapping[str, str]] = dict
         self._config = config
         self._log = member_log
         self._saver = saver
         self._announcer = announcer
-        self._archiver = archiver
+        self._archive_fault = archive_fault
         self._clock = TrustedClock() if clock is None else clock
         self._monotonic_ms = monotonic_ms
         self._outbox = outbox
@@ -379,8 +381,8 @@ class CountingSink:
         if self._saver.fault:
             silent_s = self._saver.silent_ms // SECOND_MS
             notes.append(f"redis: nothing saved for {silent_s} s ({self._saver.fault})")
-        if self._archiver is not None and self._archiver.fault:
-            notes.append(f"archive: {self._archiver.fault}")
+        if archive_fault := self._archive_fault():
+            notes.append(f"archive: {archive_fault}")
         if (fault := self._clock.fault) is not None:
             notes.append(fault)
         return notes
