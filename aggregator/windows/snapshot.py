@@ -400,7 +400,7 @@ class SavedState:
             # An entry is in one delta only.
             found = found[np.argsort(found["minute"], kind="stable")]
         minutes, starts = np.unique(found["minute"], return_index=True)
-        return dict(zip(minutes.tolist(), np.split(found, starts[1:]), strict=True))
+        return dict(zip(minutes.tolist(), np.split(found, starts)[1:], strict=True))
 
     def rows_and_entries(self) -> tuple[Array, Array]:
         """Return all buckets, and all entries, in ascending minutes.

@@ -34,8 +34,8 @@ class Bucket:
 
     `volume`, `buy_volume` and `largest` are in micro-USD, `amount` in units of 10^-18 token; only
     priced swaps enter them. `opened` and `closed` are the first and the last price, `high` and
-    `low` the highest and the lowest, None while there is none. `buyers` and `sellers` are the traders
-    that were ever seen in it, and `retracted` says whether a swap was ever taken out.
+    `low` the highest and the lowest, None while there is none. `buyers` and `sellers` are the
+    traders that were ever seen in it, and `retracted` says whether a swap was ever taken out.
     """
 
     __slots__ = (
