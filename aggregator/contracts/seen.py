@@ -1,6 +1,7 @@
-"""What a save says about the decided ids of a partition, beside their words.
+"""The header of the ids that a partition has decided: what is saved of it beside its blocks.
 
-`aggregator.seen` makes and reads it; `aggregator.redis` saves it as part of a snapshot's header.
+The deduplication makes it and the store of snapshots keeps it. Neither may import the other, so the
+type that both know is here. docs/design.md rules 2 and 3 say what the fields mean.
 """
 
 from __future__ import annotations
@@ -10,16 +11,16 @@ from typing import Final
 import msgspec
 
 NEVER: Final = -(2**62)
-"""A time before every other (ms): a floor that excludes nothing, a log clock without a record."""
+"""A `floor` where there is none."""
 
 
 class SeenHeader(msgspec.Struct, frozen=True):
-    """The position, the clock and the held blocks of a partition.
+    """The state of a partition's deduplication at `next_offset`, apart from its journal.
 
-    `clock` is the log clock (ms), None before the first record. An add older than `floor` (ms) is
-    late; NEVER where none is. `origins` has the highest origin offset seen of each partition that
-    forwarded records here. The save consists of the blocks [first_block, open_block), each of them,
-    and of the tail sections of `open_block`.
+    `clock` is the log clock in ms, None before the first record. Swaps with an event time below
+    `floor` (ms) are late. `origins` has, by partition, the highest offset that was forwarded from
+    there. The state needs every block of [first_block, open_block); the words of the open block are
+    sections of the snapshot.
     """
 
     next_offset: int
@@ -28,3 +29,8 @@ class SeenHeader(msgspec.Struct, frozen=True):
     origins: dict[int, int]
     first_block: int
     open_block: int
+
+    @property
+    def named_blocks(self) -> range:
+        """The numbers of the closed blocks that the state needs."""
+        return range(self.first_block, self.open_block)
