@@ -129,7 +129,7 @@ def most_ids(table: Array) -> int:
 
 
 def with_slots(journal: Journal, slots: int) -> Journal:
-    """Return the journal with at least so many slots in all; its table must be made again."""
+    """Return the journal with at least so many slots in all."""
     old, size = len(journal.slots), len(journal.slots)
     while size < slots:
         size *= 2
@@ -140,6 +140,11 @@ def with_slots(journal: Journal, slots: int) -> Journal:
     words = np.empty(size * BLOCK_WORDS, WORD)
     used = int(journal.state[0]["fresh"]) << BLOCK_BITS
     words[:used].view(np.uint8)[:] = journal.words[:used].view(np.uint8)
+    # More places need more bits of the entries. The places there are have zeros in these bits.
+    bits = place_bits(len(words))
+    added = (1 << bits) - (1 << int(journal.state[0]["place_bits"]))
+    np.bitwise_and(journal.table, np.uint32(0xFFFFFFFF ^ added), out=journal.table)
+    journal.state[0]["place_bits"] = bits
     return journal._replace(words=words, slots=more)
 
 

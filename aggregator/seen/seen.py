@@ -284,19 +284,16 @@ class Seen:
         numbers = self._numbers
         if numbers["free"] == NONE and numbers["fresh"] == len(self._journal.slots):
             self._journal = journals.with_slots(self._journal, len(self._journal.slots) + 1)
-            # More places need more bits of each index entry.
-            self._reindex(np.zeros_like(self._journal.table))
         if numbers["ids"] >= numbers["most_ids"]:
-            self._reindex(journals.new_table(self.ids))
+            self._more_ids(self.ids)
         if numbers["moved_end"] == len(self._journal.moved):
             self._journal = journals.with_moved(self._journal, _AT_A_TIME)
 
-    def _reindex(self, table: Array) -> None:
-        """Move all ids to this empty table."""
-        bits = journals.place_bits(len(self._journal.words))
-        reindex(self._journal, table, bits)
+    def _more_ids(self, ids: int) -> None:
+        """Move all ids to a table with room for so many and some more."""
+        table = journals.new_table(ids)
+        reindex(self._journal, table)
         self._journal = self._journal._replace(table=table)
-        self._numbers["place_bits"] = bits
         self._numbers["most_ids"] = journals.most_ids(table)
 
     def _save(self, whole: bool) -> SeenChanges:
@@ -373,7 +370,7 @@ class Seen:
         numbers = self._numbers
         numbers["open"], numbers["fresh"] = count, count + 1
         ids = transitions(journal.words[BLOCK_WORDS : (count + 1) << BLOCK_BITS])
-        self._reindex(journals.new_table(ids))
+        self._more_ids(ids)
         for slot in range(1, count + 1):
             place = 0
             while (place := fold_words(self._journal, slot, place, self._hashes)) < BLOCK_WORDS:
