@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -32,8 +31,8 @@ class Kept(msgspec.Struct, frozen=True):
 class MemoryServer:
     """The state that all clients share, and what can go wrong with it.
 
-    While `down`, every call raises Retry. `lose_answers` is how many of the next saves are carried
-    out and then raise Retry. `before_write` is called before each write, a save of everything
+    While `down`, every call raises Retry. `lose_answers` is how many of the next saves take effect
+    and then raise Retry. `before_write` is called before each write, a save of everything
     being one for each differing block and one for the rest: what it raises ends the call there.
     """
 
@@ -118,17 +117,17 @@ class MemorySnapshots:
         before: tuple[int, int] | None,
     ) -> bool:
         """See `Snapshots`."""
-        with self._saving(partition, header) as kept:
-            if kept.saved == (header.epoch, header.call):
-                return True
-            if before is None or kept.saved != before:
-                return False
-            sections = {name: part for name, part in kept.sections.items() if name not in dropped}
-            held = {**kept.blocks, **blocks}
-            for number in forgotten:
-                held.pop(number, None)
-            self._write(partition, Kept(header.epoch, header, {**sections, **changed}, held))
-            return True
+        kept = self._owned_state(partition, header)
+        if kept.saved == (header.epoch, header.call):
+            return self._done()
+        if before is None or kept.saved != before:
+            return False
+        sections = {name: part for name, part in kept.sections.items() if name not in dropped}
+        held = {**kept.blocks, **blocks}
+        for number in forgotten:
+            held.pop(number, None)
+        self._write(partition, Kept(header.epoch, header, {**sections, **changed}, held))
+        return self._done()
 
     def save_whole(
         self,
@@ -138,28 +137,26 @@ class MemorySnapshots:
         blocks: Mapping[int, bytes],
     ) -> bool:
         """See `Snapshots`."""
-        with self._saving(partition, header) as before:
-            if before.saved == (header.epoch, header.call):
-                return True
-            kept, old_header = before, before.header
-            old = old_header.seen.named_blocks if old_header else range(0)
-            named = header.seen.named_blocks
-            for number in named:
-                if number in blocks and kept.blocks.get(number) != blocks[number]:
-                    held = None if number in kept.blocks else kept.header
-                    here = {**kept.blocks, number: blocks[number]}
-                    kept = msgspec.structs.replace(kept, header=held, blocks=here)
-                    self._write(partition, kept)
-            if not kept.has_all_blocks(header):
-                return False
-            unnamed = set(old) - set(named)
-            here = {number: block for number, block in kept.blocks.items() if number not in unnamed}
-            self._write(partition, Kept(header.epoch, header, dict(sections), here))
-            return True
+        kept = self._owned_state(partition, header)
+        if kept.saved == (header.epoch, header.call):
+            return self._done()
+        old = set(kept.header.seen.named_blocks) if kept.header else set()
+        named = header.seen.named_blocks
+        for number in named:
+            if number in blocks and kept.blocks.get(number) != blocks[number]:
+                # A block with other words is of another reading of the log: so is the state.
+                still = None if number in kept.blocks else kept.header
+                here = {**kept.blocks, number: blocks[number]}
+                kept = msgspec.structs.replace(kept, header=still, blocks=here)
+                self._write(partition, kept)
+        if not kept.has_all_blocks(header):
+            return False
+        here = {n: block for n, block in kept.blocks.items() if n in named or n not in old}
+        self._write(partition, Kept(header.epoch, header, dict(sections), here))
+        return self._done()
 
-    @contextmanager
-    def _saving(self, partition: int, header: SnapshotHeader) -> Iterator[Kept]:
-        """Give the state to change, under this epoch; afterwards the answer may get lost."""
+    def _owned_state(self, partition: int, header: SnapshotHeader) -> Kept:
+        """Return the state to change, under this epoch. Raises Fenced and Retry."""
         if self._owned.get(partition) != header.epoch:
             raise Fenced("not taken here")
         self._server.check()
@@ -169,10 +166,13 @@ class MemorySnapshots:
         if kept.epoch < header.epoch:
             kept = msgspec.structs.replace(kept, epoch=header.epoch)
             self._server.write(partition, kept)
-        yield kept
+        return kept
+
+    def _done(self) -> bool:
         if self._server.lose_answers:
             self._server.lose_answers -= 1
             raise Retry("redis: the answer was lost")
+        return True
 
     def _write(self, partition: int, kept: Kept) -> None:
         self._server.before_write()
