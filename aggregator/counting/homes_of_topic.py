@@ -7,7 +7,6 @@ no token ever moves from one process to another under other numbers.
 
 from __future__ import annotations
 
-import threading
 from typing import Final
 
 from aggregator.contracts.homes import Homes
@@ -28,21 +27,21 @@ class TopicHomes:
         self._topic = topic
         self._partitioner = partitioner
         self._log = log
-        self._lock = threading.Lock()
-        self._count = 0
+        self._committed = 0
+        # One object, which remembers the homes of tokens, for all partitions.
+        self._homes = Homes(partitioner, 1)
 
-    def of(self, partition: int, own: CommitMetadata, topic_id: str) -> tuple[Homes, int]:
-        """Return the homes and their number, given what was committed of one partition.
+    def of(self, partition: int, own: CommitMetadata, topic_id: str) -> Homes:
+        """Return the homes, given what was committed of one partition.
 
         Raises Retry, Fenced, and Fatal where the partition was counted with other homes.
         """
-        with self._lock:
-            if not self._count:
-                self._count = own.homes or self._of_others(partition, topic_id)
-        if own.homes and own.homes != self._count:
+        # What this process only means to commit may be overtaken: another may commit first.
+        count = self._committed or own.homes or self._of_others(partition, topic_id)
+        if own.homes and own.homes != count:
             raise Fatal(
                 f"partition {partition} of {self._topic} was counted with {own.homes} homes for "
-                f"its tokens, others with {self._count}. {REMEDY}"
+                f"its tokens, others with {count}. {REMEDY}"
             )
         if own.partitioner and own.partitioner != self._partitioner:
             raise Fatal(
@@ -50,7 +49,13 @@ class TopicHomes:
                 f"KAFKA_PARTITIONER={own.partitioner}, this process has {self._partitioner}: set "
                 f"KAFKA_PARTITIONER={own.partitioner}. {REMEDY}"
             )
-        return Homes(self._partitioner, self._count), self._count
+        if self._homes.homes != count:
+            self._homes = Homes(self._partitioner, count)
+        return self._homes
+
+    def committed(self, homes: Homes) -> None:
+        """Note that a commit of this process says that these are the homes."""
+        self._committed = homes.homes
 
     def _of_others(self, partition: int, topic_id: str) -> int:
         """Return what any other partition has committed, else the present number of partitions."""

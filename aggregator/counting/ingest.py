@@ -96,8 +96,7 @@ class PartitionIngest:
         self._backoff = Backoff(clock=lambda: tools.monotonic_ms() / 1000)
         self._reading_fault = self._jump = ""
         self._bad_run = BadRun()
-        partitioner, count = metadata.partitioner, metadata.homes
-        self._misplaced = MisplacedShare(owner.partition, partitioner, count)
+        self._misplaced = MisplacedShare(owner.partition, homes)
         # The lowest offset that is not acknowledged, and since when.
         self._lowest: tuple[int | None, int] = (None, 0)
 
@@ -126,7 +125,7 @@ class PartitionIngest:
     def notes(self, partitions: int) -> list[str]:
         """Return what is wrong beside `fault`; `partitions` is how many the topic has."""
         # Producers spread over partitions that are no homes, so misplaced records are expected.
-        misplaced = self._misplaced.reason if self._misplaced.homes == partitions else ""
+        misplaced = self._misplaced.reason if self._homes.homes == partitions else ""
         late = "" if self.fault else self._unacknowledged()
         return [each for each in (self._bad_run.reason, misplaced, late) if each]
 

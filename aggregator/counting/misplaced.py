@@ -11,10 +11,9 @@ from typing import Final
 import numpy as np
 
 from aggregator.contracts.arrays import Array
-from aggregator.contracts.homes import Homes
+from aggregator.contracts.homes import PARTITIONERS, Homes
 from aggregator.contracts.swaps import ABSENT, Swaps
 
-PARTITIONERS: Final = ("murmur2", "crc32", "fnv1a")
 _WINDOW: Final = 1_000
 _NAMES_A_BATCH: Final = 50
 _NAMES: Final = 500
@@ -24,10 +23,9 @@ _FITS: Final = 0.9
 class MisplacedShare:
     """How many of a partition's last 1,000 records, sent by producers, are away from home."""
 
-    def __init__(self, partition: int, partitioner: str, homes: int) -> None:
+    def __init__(self, partition: int, homes: Homes) -> None:
         self._partition = partition
-        self._partitioner = partitioner
-        self.homes = homes
+        self._homes = homes
         self._batches: deque[tuple[int, int]] = deque()
         self._records = self._misplaced = 0
         self._names: deque[str] = deque(maxlen=_NAMES)
@@ -60,10 +58,10 @@ class MisplacedShare:
         )
         return (
             f"partitioner: {self._misplaced:,} of the last {self._records:,} records are not where "
-            f"KAFKA_PARTITIONER={self._partitioner} places them and are forwarded; {advice}"
+            f"KAFKA_PARTITIONER={self._homes.partitioner} places them and are forwarded; {advice}"
         )
 
     def _fits(self, partitioner: str) -> bool:
-        homes = Homes(partitioner, self.homes)
+        homes = Homes(partitioner, self._homes.homes)
         at_home = sum(homes.of(name) == self._partition for name in self._names)
         return bool(at_home >= _FITS * len(self._names))

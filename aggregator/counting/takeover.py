@@ -118,12 +118,12 @@ class Takeover:
         else:
             is_old = found != NOTHING_COMMITTED and not found.homes
         self.partitions = max(self._log.partition_count(), partition + 1)
-        homes, count = self._homes.of(partition, found, topic_id)
+        homes = self._homes.of(partition, found, topic_id)
         extent = self._log.extent(partition, None)
         if committed is not None:
             committed = min(committed, extent.end)
         epoch = max(found.epoch, self._snapshots.last_epoch(partition)) + 1
-        metadata = CommitMetadata(epoch, count, self._config.kafka_partitioner, topic_id)
+        metadata = CommitMetadata(epoch, homes.homes, homes.partitioner, topic_id)
         # The version before counted misplaced records where they stood, so its committed offset
         # says nothing about forwards: they begin with the replay.
         plan = self._plan(partition, extent, committed) if is_old else None
@@ -135,6 +135,7 @@ class Takeover:
             if attempt.cancelled:
                 raise Fenced(f"partition {partition} was released")
             self._log.commit({partition: (kept, metadata.encode())})
+        self._homes.committed(homes)
         self._snapshots.take(partition, epoch)
         began = time.perf_counter()
         snapshot = self._snapshots.load(partition)

@@ -17,7 +17,8 @@ class MemoryOutbox:
     whether a taken record is acknowledged; if not, it is sent once more later.
     """
 
-    def __init__(self, topic: MemoryTopic, letters: list[Rejected], now_ms: Callable[[], int]
+    def __init__(
+        self, topic: MemoryTopic, letters: list[Rejected], now_ms: Callable[[], int]
     ) -> None:
         self.fault = ""
         self.may_send: Callable[[], bool] = lambda: True

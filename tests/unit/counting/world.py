@@ -198,9 +198,7 @@ class Process:
             snapshots=snapshots,
             saver=self.saver,
             outbox=cast(Any, self.outbox),
-            announcer=Announcer(
-                cast(Any, ReadersPublisher(world.readers)), Rows(), self.health
-            ),
+            announcer=Announcer(cast(Any, ReadersPublisher(world.readers)), Rows(), self.health),
             executor=self.executor,
             clock=TrustedClock(lambda: world.now + world.wall_ahead, monotonic_ms),
             monotonic_ms=monotonic_ms,
