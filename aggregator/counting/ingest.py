@@ -43,7 +43,6 @@ It would make everything after it late and forget all ids. The broker refuses su
 does not, or where this machine's clock is wrong, stopping decides nothing.
 """
 _MOST_WAITING: Final = 20_000
-_MOST_UNACKNOWLEDGED: Final = 50_000
 _UNACKNOWLEDGED_MS: Final = 5 * SECOND_MS
 _MISPLACED: Final = ord(Verdict.MISPLACED.value)
 
@@ -112,7 +111,7 @@ class PartitionIngest:
         return (
             not self._jump
             and self._waiting < _MOST_WAITING
-            and self._tools.outbox.outstanding(self.owner.partition) < _MOST_UNACKNOWLEDGED
+            and self._tools.outbox.has_room(self.owner.partition)
         )
 
     @property

@@ -68,7 +68,7 @@ def run_aggregator(
         closing.callback(saver.stop)
         executor = ThreadPoolExecutor(_WORKERS, "takeover")
         closing.callback(executor.shutdown, wait=False, cancel_futures=True)
-        outbox = Outbox(config.kafka_bootstrap, config.kafka_topic, config.kafka_dlq_topic)
+        outbox = Outbox(config)
         closing.callback(outbox.close)
         kafka = KafkaLog(config)
         announcer = Announcer(publisher, rows, health)

@@ -21,6 +21,7 @@ class MemoryOutbox:
         self, topic: MemoryTopic, letters: list[Rejected], now_ms: Callable[[], int]
     ) -> None:
         self.fault = ""
+        self.room = 1_000
         self.may_send: Callable[[], bool] = lambda: True
         self.may_acknowledge: Callable[[], bool] = lambda: True
         self._topic = topic
@@ -51,6 +52,10 @@ class MemoryOutbox:
     def outstanding(self, partition: int) -> int:
         """See `Outbox`."""
         return len(self._offsets(partition))
+
+    def has_room(self, partition: int) -> bool:
+        """See `Outbox`."""
+        return self.outstanding(partition) < self.room
 
     def drop(self, partition: int) -> None:
         """See `Outbox`."""
