@@ -1,17 +1,15 @@
-"""The compiled fold decides as the readable one does, and continues from a save as if never stopped."""
+"""The compiled fold decides as the readable one does, and continues from a save unchanged."""
 
 from __future__ import annotations
 
 import random
 from typing import Any
 
-import numpy as np
 import pytest
 
 from aggregator.contracts.seen import NEVER
-from aggregator.seen.known import Known
 from aggregator.seen.seen import Seen, SeenChanges
-from tests.spec.seen import BLOCK, LogRecordSpec, SeenSpec, known_of
+from tests.spec.seen import BLOCK, LogRecordSpec, SeenSpec
 from tests.support.seen_streams import Streams, columns
 
 RULES = {"ttl_ms": 80, "grace_ms": 60, "max_future_ms": 10}
