@@ -266,8 +266,12 @@ def test_a_swap_that_was_retracted_before_it_came_is_never_counted(engine: Engin
     service.read(swap_event(T0, 0, removed=True))
     service.read(swap_event(T0, 0))
     service.publish(T0)
+    assert service.board == {}
+    # Its next inclusion counts.
+    service.read(swap_event(T0, 0))
+    service.publish(T0)
     shown = service.board["ethereum:TKN"]
-    assert shown.windows["1m"].trades == 0
+    assert shown.windows["1m"].trades == 1
     assert (shown.quality.retracted, shown.quality.duplicates, shown.quality.late) == (0, 0, 0)
     service.assert_right()
 
@@ -304,10 +308,10 @@ def test_an_undo_of_what_is_not_held_changes_no_sum(engine: Engine) -> None:
 
 def test_windows_are_incomplete_until_the_owner_knows_the_history(engine: Engine) -> None:
     windows = engine(partition=1, windows=SMALL, now_ms=T0)
-    swap = decode_swap(json.dumps(swap_event(0, 0)).encode(), T0, MAX_FUTURE)
-    now = msgspec.structs.replace(swap, timestamp=T0)
-    # An event of 1970 says nothing of what was counted since.
-    apply(windows, [swap, now], [0, 1], "CC", {})
+    swap = decode_swap(json.dumps(swap_event(T0, 0)).encode(), T0, MAX_FUTURE)
+    # An event of years ago says nothing of what was counted since.
+    old = msgspec.structs.replace(swap, timestamp=1_300_000_000_000)
+    apply(windows, [old, swap], [0, 1], "CC", {})
     windows.advance(T0)
 
     def shown() -> list[tuple[bool, bool]]:
