@@ -39,11 +39,11 @@ BUSY = Shape((("2m", 2), ("10m", 10), ("45m", 45)), 45 * MINUTE, 24, MINUTE, (0,
 """Many batches a minute, and windows that are soon left."""
 
 DAYS = Shape(
-    (("7m", 7), ("1h", 60), ("24h", 1_440)), DAY, 90, 20 * MINUTE, (0, 0, 13 * MINUTE, 20 * HOUR)
+    (("7m", 7), ("1h", 60), ("24h", 1_440)), DAY, 90, 40 * MINUTE, (0, 0, 13 * MINUTE, 20 * HOUR)
 )
 """A history of more than two days; one chain is 13 minutes late and one 20 hours."""
 
-WEEKS = Shape((("7m", 7), ("1h", 60), ("7d", 10_080)), DAY, 70, 2 * HOUR, (0, 0, 13 * MINUTE))
+WEEKS = Shape((("7m", 7), ("1h", 60), ("7d", 10_080)), DAY, 70, 4 * HOUR, (0, 0, 13 * MINUTE))
 """A history of more than two weeks."""
 
 
@@ -104,6 +104,7 @@ class _Market:
         self._shape = shape
         self._sent: list[Swap] = []
         self._owed: list[Swap] = []
+        self._late: list[Swap] = []
         self._traders = [None, *(f"trader-{number}" for number in range(60))]
 
     def next(self, now: int) -> Swap | None:
@@ -114,11 +115,13 @@ class _Market:
         if self._owed and kind < 0.03:
             return self._owed.pop()
         if self._sent and kind < 0.05:
-            return self._again()
+            return self._again(now)
         if self._sent and kind < 0.12:
             return self._removal(self._old())
         swap = self._swap(now)
         self._sent.append(swap)
+        if swap.timestamp < now - self._shape.grace_ms:
+            self._late.append(swap)
         # A retraction may overtake its swap.
         if rng.random() < 0.02:
             self._owed.append(swap)
@@ -129,15 +132,17 @@ class _Market:
         recent = self._rng.random() < 0.8
         return self._rng.choice(self._sent[-50:] if recent else self._sent)
 
-    def _again(self) -> Swap:
+    def _again(self, now: int) -> Swap:
         """Return an old swap, sometimes in another block with another time."""
         swap = self._old()
-        if self._rng.random() < 0.6:
+        if self._rng.random() < 0.4:
             return swap
+        if self._late and self._rng.random() < 0.5:
+            swap = self._rng.choice(self._late)
         return msgspec.structs.replace(
             swap,
             block_hash=self._rng.choice([None, "0xaa", "0xbb"]),
-            timestamp=swap.timestamp + self._rng.randrange(3 * MINUTE),
+            timestamp=self._rng.choice([now, swap.timestamp + self._rng.randrange(3 * MINUTE)]),
         )
 
     def _removal(self, swap: Swap) -> Swap:
@@ -154,6 +159,7 @@ class _Market:
             price_usd=None,
             trader="somebody else",
             symbol=None,
+            block_hash=self._rng.choice([None, swap.block_hash, "0xaa"]),
         )
 
     def _swap(self, now: int) -> Swap:
@@ -181,7 +187,7 @@ class _Market:
             symbol=rng.choice([None, f"T{token}", f"t{token}"]),
             trader=rng.choice(self._traders),
             block_number=rng.choice([None, 5, 6, 2**40]),
-            block_hash=rng.choice([None, None, "0xaa", "0xbb"]),
+            block_hash=rng.choice([None, "0xaa", "0xbb"]),
         )
 
     def _time(self, now: int) -> int:

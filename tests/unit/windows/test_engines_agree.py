@@ -21,7 +21,7 @@ from tests.unit.windows.schedules import BUSY, DAY, DAYS, MINUTE, WEEKS, Shape
 from tests.unit.windows.service import T0
 
 # Steps that leave the history of each shape long enough for everything to leave the windows.
-SHAPES = [(BUSY, 250), (DAYS, 220), (WEEKS, 160)]
+SHAPES = [(BUSY, 200), (DAYS, 140), (WEEKS, 140)]
 NAMES = ["busy", "days", "weeks"]
 SEEDS = 4
 
