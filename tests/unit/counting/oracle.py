@@ -1,4 +1,4 @@
-"""What the windows must show, from the logs alone: the rules of docs/exactly-once.md, in plain Python.
+"""What the windows must show, from the logs alone: docs/exactly-once.md in plain Python.
 
 Shares no code with the service but the place of a token's home. It reads whole logs from their
 first record, keeps every id by its text, and knows nothing of processes, saves or faults.
