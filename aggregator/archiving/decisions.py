@@ -2,7 +2,7 @@
 
 The letters come from `aggregator.seen`, as for the windows. A retraction is more: its row is the
 negative of a row that stands, so the rows of its id decide which one, and whether there is one
-(docs/archive.md). Pure.
+(docs/archive.md). No input or output.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
+import structlog
 
 from aggregator.archiving.intents import Place
 from aggregator.clickhouse.questions import ArchivedRow, Entries, Id, join
@@ -21,13 +22,18 @@ from aggregator.contracts.event import ATTOS_PER_TOKEN, Swap
 from aggregator.contracts.swaps import ABSENT, RECORD, SWAP, TEXTS, UNPRICED, Swaps, swaps_of
 from aggregator.contracts.units import HOUR_MS
 from aggregator.contracts.verdict import ARCHIVE_GONE, ARCHIVE_REPLACED, Verdict
-from aggregator.seen.seen import Known, Seen
+from aggregator.runtime import metrics
+from aggregator.seen.known import Known
+from aggregator.seen.seen import Seen
+
+log = structlog.get_logger(__name__)
 
 _RETRACTIONS: Final = frozenset(
     (Verdict.UNDONE, Verdict.IGNORED, Verdict.DUPLICATE, Verdict.RETRACTED_FIRST)
 )
 _ADDED: Final = frozenset((Verdict.COUNTED, Verdict.LATE))
 _NO_ROW: Final = ord("X")
+_IDENTITY: Final = ("chain", "token", "tx_hash")
 # These do not reach the home's rules, so their origin is not noted (`aggregator.seen`).
 _NOT_AT_HOME: Final = np.zeros(256, np.bool_)
 _NOT_AT_HOME[list(b"BMF")] = True
@@ -81,8 +87,10 @@ class Wanted(NamedTuple):
     retracted: list[Id]
     forwarded: list[Id]
 
-    def __bool__(self) -> bool:
-        return bool(self.late or self.retracted or self.forwarded)
+    @property
+    def all(self) -> list[Id]:
+        """All of them."""
+        return [*self.late, *self.retracted, *self.forwarded]
 
 
 class Found(NamedTuple):
@@ -100,34 +108,57 @@ class Found(NamedTuple):
 NOTHING: Final = Found(join(()), [], [])
 
 
-def wanted(
-    swaps: Swaps, clocks: Array, away: Array, floor: int, lateness: Lateness, *, forwarded: bool
-) -> Wanted:
+def wanted(seen: Seen, swaps: Swaps, away: Array, lateness: Lateness, *, forwarded: bool) -> Wanted:
     """Return which ids of a run must be looked up, and of all time.
 
     A swap that is on time and unknown is new: a repeat of what was forgotten is late
-    (MARKER_TTL is long enough for that).
+    (MARKER_TTL is long enough for that). `forwarded` asks for those of forwarded records too.
     """
     at_home = ~swaps.records["bad"] & ~away
     removed = swaps.records["removed"]
-    late = swaps.swaps["timestamp"] < np.maximum(clocks - lateness.grace_ms, floor)
-    came = (swaps.records["origin_partition"] != ABSENT) if forwarded else np.zeros_like(removed)
+    on_time_from = np.maximum(seen.clocks(swaps) - lateness.grace_ms, seen.floor)
+    asked = swaps.swaps["timestamp"] < on_time_from
+    if forwarded:
+        asked |= swaps.records["origin_partition"] != ABSENT
+    added = np.flatnonzero(at_home & ~removed & asked)
+    if len(added):
+        added = added[~seen.has(swaps, added)]
+    late = swaps.swaps["timestamp"][added] < on_time_from[added]
     return Wanted(
-        _ids(swaps, at_home & ~removed & late),
-        _ids(swaps, at_home & removed),
-        _ids(swaps, at_home & ~removed & ~late & came),
+        _ids(swaps, added[late]),
+        _ids(swaps, np.flatnonzero(at_home & removed)),
+        _ids(swaps, added[~late]),
     )
 
 
-def _ids(swaps: Swaps, mask: Array) -> list[Id]:
-    places = np.flatnonzero(mask)
+def rows_among(
+    decided: Iterable[Decided], markers: Iterable[bytes], partition: int, topic_id: str
+) -> list[ArchivedRow]:
+    """Return the rows of these ids among decided records, in the order of offsets."""
+    wanted_markers = set(markers)
+    if not wanted_markers:
+        return []
+    low = np.frombuffer(b"".join(wanted_markers), np.uint64)[::2]
+    found = []
+    for part in decided:
+        swaps, letters = part.swaps, part.swaps.swaps["verdict"]
+        for place in np.flatnonzero(np.isin(swaps.markers[:, 0], low) & HAS_ROW[letters]).tolist():
+            if swaps.markers[place].tobytes() in wanted_markers:
+                letter, offset = chr(letters[place]), int(swaps.swaps["offset"][place])
+                sign = int(SIGNS[letters[place]])
+                swap = swap_at(swaps, place)
+                found.append(ArchivedRow(swap, topic_id, partition, offset, letter, sign, 0))
+    return found
+
+
+def _ids(swaps: Swaps, places: Array) -> list[Id]:
     markers = swaps.markers[places].tobytes()
     numbers = swaps.swaps["log_index"][places].tolist()
     found = {}
     for at, (place, number) in enumerate(zip(places.tolist(), numbers, strict=True)):
         marker = markers[16 * at : 16 * at + 16]
         if marker not in found:
-            chain, token, tx_hash = (_text(swaps, place, name) for name in ("chain", "token", "tx_hash"))
+            chain, token, tx_hash = (_text(swaps, place, name) for name in _IDENTITY)
             found[marker] = Id(chain, token, tx_hash, number, marker)
     return list(found.values())
 
@@ -139,44 +170,27 @@ def _text(swaps: Swaps, place: int, name: str) -> str:
 
 def known_of(found: Found, pending: Sequence[ArchivedRow]) -> Known | None:
     """Return what the archive and the rows on their way to it make of their ids."""
-    named = [(row.swap.marker, row.letter, row.offset, row.swap.block_check) for row in pending]
+    rows = sorted(found.rows, key=lambda row: row.offset)
+    # What names no topic was archived before everything else.
     entries = join(
         [
-            # What names no topic was archived before everything else.
-            _entries_of([_entry(row) for row in in_order(found.unnamed)]),
+            _entries_of(in_order(found.unnamed)),
             found.entries,
-            _entries_of([_entry(row) for row in found.rows]),
-            _entries_of(named),
+            _entries_of(rows),
+            _entries_of(pending),
         ]
     )
-    return known(entries) if len(entries) else None
+    # Only the order matters: rows of several partitions and topics have no common offsets.
+    order = np.arange(len(entries))
+    return Known.of(entries._replace(offsets=order)) if len(entries) else None
 
 
-def _entry(row: ArchivedRow) -> tuple[bytes, str, int, int]:
-    return row.swap.marker, row.letter, row.offset, row.swap.block_check
-
-
-def _entries_of(rows: Sequence[tuple[bytes, str, int, int]]) -> Entries:
-    joined = b"".join(row[0] for row in rows)
+def _entries_of(rows: Sequence[ArchivedRow]) -> Entries:
     return Entries(
-        np.frombuffer(joined, np.uint64).reshape(-1, 2),
-        np.array([ord(row[1]) for row in rows], np.uint8),
-        np.array([row[2] for row in rows], np.int64),
-        np.array([row[3] for row in rows], np.uint16),
-    )
-
-
-def known(entries: Entries) -> Known:
-    """Return the fold of these rows, which come in the order in which they were decided."""
-    # `u` changes no entry: it takes out a row beside the one that the entry stands for. After `G`
-    # the id is removed, as after `U`.
-    kept = entries.letters != ord(ARCHIVE_REPLACED)
-    letters = np.where(entries.letters == ord(ARCHIVE_GONE), ord(Verdict.UNDONE), entries.letters)
-    return Known.of(
-        entries.markers[kept],
-        letters[kept].astype(np.uint8),
-        entries.offsets[kept],
-        entries.block_checks[kept],
+        np.frombuffer(b"".join(row.swap.marker for row in rows), np.uint64).reshape(-1, 2),
+        np.array([ord(row.letter) for row in rows], np.uint8),
+        np.array([row.offset for row in rows], np.int64),
+        np.array([row.swap.block_check for row in rows], np.uint16),
     )
 
 
@@ -230,15 +244,25 @@ def decide(
     clocks = seen.clocks(swaps)
     letters = seen.judge(swaps, away, known_of(found, pending)).letters
     swaps.swaps["verdict"] = letters
-    negated = _decide_retractions(partition, swaps, [*found.rows, *found.unnamed, *pending], topic_id)
+    archived = [*found.rows, *found.unnamed, *pending]
+    negated = _decide_retractions(partition, swaps, archived, topic_id)
     settle_times(swaps, lateness.max_future_ms)
-    too_old = HAS_ROW[swaps.swaps["verdict"]] & (
-        swaps.swaps["timestamp"] < lateness.oldest(now_ms)
-    )
-    swaps.swaps["verdict"][too_old] = _NO_ROW
-    for offset in swaps.offsets[too_old].tolist():
+    swaps = with_values(swaps, {at: swap for at, (_, swap) in negated.items()})
+    _leave_out_old(swaps, negated, lateness.oldest(now_ms))
+    return Decided(swaps, clocks, {at: place for at, (place, _) in negated.items()})
+
+
+def _leave_out_old(swaps: Swaps, negated: Negated, oldest: int) -> None:
+    """Give no row to what ClickHouse would drop soon."""
+    letters = swaps.swaps["verdict"]
+    old = HAS_ROW[letters] & (swaps.swaps["timestamp"] < oldest)
+    if not old.any():
+        return
+    letters[old] = _NO_ROW
+    for offset in swaps.offsets[old].tolist():
         negated.pop(offset, None)
-    return Decided(_with_values(swaps, negated), clocks, {at: row[0] for at, row in negated.items()})
+    log.warning("too_old_for_archive", records=int(old.sum()), oldest_kept=oldest)
+    metrics.ARCHIVE_TOO_OLD.inc(int(old.sum()))
 
 
 Negated = dict[int, tuple[Place, Swap]]
@@ -253,19 +277,20 @@ def _decide_retractions(
     removals = swaps.records["removed"] & np.isin(letters, list(map(ord, _RETRACTIONS)))
     if not removals.any():
         return {}
-    rows: dict[bytes, list[ArchivedRow]] = {}
+    # By place: a row that is on its way may be in the archive as well.
+    rows: dict[bytes, dict[tuple[str, int, int], ArchivedRow]] = {}
     for row in archived:
-        rows.setdefault(row.swap.marker, []).append(row)
+        rows.setdefault(row.swap.marker, {})[row.topic_id, row.partition, row.offset] = row
     negated: Negated = {}
     same = np.isin(swaps.markers[:, 0], swaps.markers[removals, 0])
     for place in np.flatnonzero(same & (removals | (SIGNS[letters] > 0))).tolist():
         letter, offset = chr(letters[place]), int(swaps.swaps["offset"][place])
-        of_id = rows.setdefault(swaps.markers[place].tobytes(), [])
+        of_id = rows.setdefault(swaps.markers[place].tobytes(), {})
+        at = topic_id, partition, offset
         if letter in _ADDED:
-            swap = swap_at(swaps, place)
-            of_id.append(ArchivedRow(swap, topic_id, partition, offset, letter, 1, 0))
+            of_id[at] = ArchivedRow(swap_at(swaps, place), *at, letter, 1, 0)
             continue
-        up = standing(of_id)
+        up = standing(of_id.values())
         check = int(swaps.records["block_check"][place])
         leaves = 1 if letter == Verdict.IGNORED else 0
         if len(up) > leaves:
@@ -273,9 +298,7 @@ def _decide_retractions(
             taken = first[0] if first else up[-1]
             if letter != Verdict.UNDONE:
                 letter = ARCHIVE_REPLACED
-            of_id.append(
-                msgspec.structs.replace(taken, topic_id=topic_id, partition=partition, offset=offset, sign=-1, letter=letter)
-            )
+            of_id[at] = ArchivedRow(taken.swap, *at, letter, -1, 0)
             negated[offset] = Place(taken.partition, taken.offset), taken.swap
         elif letter == Verdict.UNDONE:
             letter = ARCHIVE_GONE
@@ -292,10 +315,6 @@ def settle_times(swaps: Swaps, max_future_ms: int) -> None:
     latest = swaps.records["recorded"] + max_future_ms
     wrong = swaps.records["removed"] & (swaps.swaps["timestamp"] > latest)
     swaps.swaps["timestamp"][wrong] = swaps.records["recorded"][wrong]
-
-
-def _with_values(swaps: Swaps, negated: Negated) -> Swaps:
-    return with_values(swaps, {offset: swap for offset, (_, swap) in negated.items()})
 
 
 def with_values(swaps: Swaps, values: dict[int, Swap]) -> Swaps:

@@ -119,6 +119,9 @@ class LogPosition(msgspec.Struct, frozen=True, array_like=True):
     gaps: list[tuple[int, int]] = []
     # A topic that is made again under its name has another id.
     topic_id: str = ""
+    # What decides where a token is at home stays the same for as long as the topic lives.
+    homes: int = 0
+    partitioner: str = ""
     switch: Switch | None = None
     intent: Intent | None = None
 

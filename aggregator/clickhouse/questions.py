@@ -51,6 +51,17 @@ _FULL: Final = (
 )
 
 
+_NAMED: Final = "(chain, token) IN (SELECT DISTINCT chain, token FROM ids)"
+_OF_IDS: Final = (
+    f"topic_id = %(topic)s AND {_NAMED} AND marker IN "  # noqa: S608
+    "(SELECT toFixedString(unhex(id), 16) FROM ids)"
+)
+_OF_EVENTS: Final = (
+    f"topic_id = '' AND {_NAMED} AND (tx_hash, log_index) IN "  # noqa: S608
+    "(SELECT tx, toUInt64(number) FROM ids)"
+)
+
+
 class Id(NamedTuple):
     """What identifies a swap: the fields of its marker, and the marker."""
 
@@ -175,7 +186,8 @@ class ArchiveQuestions:
         )
         packed = np.zeros(len(rows), _PACKED)
         markers = [
-            marker_of(chain, tx_hash, log_index, token) for chain, token, tx_hash, log_index, *_ in rows
+            marker_of(chain, tx_hash, log_index, token)
+            for chain, token, tx_hash, log_index, *_ in rows
         ]
         packed["marker"] = np.frombuffer(b"".join(markers), np.uint64).reshape(-1, 2)
         packed["offset"] = [row[5] for row in rows]
@@ -251,24 +263,16 @@ class ArchiveQuestions:
         return [_row(each) for each in rows]
 
 
-_NAMED: Final = "(chain, token) IN (SELECT DISTINCT chain, token FROM ids)"
-_OF_IDS: Final = (
-    f"topic_id = %(topic)s AND {_NAMED} "
-    "AND marker IN (SELECT toFixedString(unhex(id), 16) FROM ids)"
-)
-_OF_EVENTS: Final = (
-    f"topic_id = '' AND {_NAMED} "
-    "AND (tx_hash, log_index) IN (SELECT tx, toUInt64(number) FROM ids)"
-)
-
-
 def _pages(ids: Sequence[Id]) -> Iterator[Sequence[Id]]:
     for begin in range(0, len(ids), MOST_IDS):
         yield ids[begin : begin + MOST_IDS]
 
 
 def _tables(ids: Sequence[Id]) -> list[TemporaryTable]:
-    rows = [(each.chain, each.token, each.tx_hash, str(each.log_index), each.marker.hex()) for each in ids]
+    rows = [
+        (each.chain, each.token, each.tx_hash, str(each.log_index), each.marker.hex())
+        for each in ids
+    ]
     return [TemporaryTable("ids", ("chain", "token", "tx", "number", "id"), rows)]
 
 
