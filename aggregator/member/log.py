@@ -15,8 +15,11 @@ import msgspec
 
 from aggregator.contracts.records import LogRecord, Origin
 
-LONGEST_METADATA: Final = 4096
-"""The bytes of commit metadata that a broker accepts (offset.metadata.max.bytes)."""
+LONGEST_METADATA: Final = 4095
+"""The characters of commit metadata that a broker accepts by default.
+
+`offset.metadata.max.bytes` is 4096, but a broker compares characters and refuses that many.
+"""
 
 
 class Listener(Protocol):

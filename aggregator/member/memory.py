@@ -335,8 +335,8 @@ class MemoryLog:
             if not self._group.has(self):
                 raise Fenced("kafka: committing: this member is no longer in the group")
             for _, metadata in positions.values():
-                if len(metadata.encode()) > LONGEST_METADATA:
-                    raise Fatal(f"kafka: committing: metadata of over {LONGEST_METADATA} bytes")
+                if len(metadata) > LONGEST_METADATA:
+                    raise Fatal(f"kafka: committing: over {LONGEST_METADATA} characters")
             self._group.committed.update(positions)
 
     def extent(self, partition: int, since_ms: int | None) -> LogExtent:

@@ -28,7 +28,8 @@ class Sink(Protocol):
 
     The life of a partition: `acquire` until it returns an offset; then `take` and `reached`, in
     the order of the log; then `release`. `release` comes once for every partition for which
-    `acquire` was called, also where it never returned an offset or raised.
+    `acquire` was called, also where it never returned an offset. After Fenced or Fatal out of
+    `acquire` it comes immediately, and `acquire` starts over later; after Retry it continues.
 
     Retry and Fenced out of `take` or `reached` release that partition without draining; it is
     acquired again after a pause. Fenced out of `turn` does so to all partitions. Fatal ends the
@@ -79,4 +80,4 @@ class Sink(Protocol):
         """
 
     def stop(self) -> None:
-        """End the sink's threads; called once, after every partition was released."""
+        """End the sink's threads; called once, after the last release and before the log closes."""
