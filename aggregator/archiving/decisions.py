@@ -76,6 +76,26 @@ class Decided(NamedTuple):
         return Decided(self.swaps.part(begin, end), self.clocks[begin:end], self.negated)
 
 
+class LogSource(NamedTuple):
+    """The topic and the partition that records are of."""
+
+    topic_id: str
+    partition: int
+
+
+class UndecidedRun(msgspec.Struct):
+    """Records that wait for a decision; `away` (bool) marks those away from home.
+
+    `asked` is true while the archive is asked for their ids. `pending` are the rows of these ids
+    that were decided before the question, and may be missing in the answer.
+    """
+
+    swaps: Swaps
+    away: Array
+    asked: bool = False
+    pending: list[ArchivedRow] = []
+
+
 class Wanted(NamedTuple):
     """The ids of a run that the archive must be asked for.
 
@@ -108,13 +128,14 @@ class Found(NamedTuple):
 NOTHING: Final = Found(join(()), [], [])
 
 
-def wanted(seen: Seen, swaps: Swaps, away: Array, lateness: Lateness, *, forwarded: bool) -> Wanted:
+def wanted(seen: Seen, run: UndecidedRun, lateness: Lateness, *, forwarded: bool) -> Wanted:
     """Return which ids of a run must be looked up, and of all time.
 
     A swap that is on time and unknown is new: a repeat of what was forgotten is late
     (MARKER_TTL is long enough for that). `forwarded` asks for those of forwarded records too.
     """
-    at_home = ~swaps.records["bad"] & ~away
+    swaps = run.swaps
+    at_home = ~swaps.records["bad"] & ~run.away
     removed = swaps.records["removed"]
     on_time_from = np.maximum(seen.clocks(swaps) - lateness.grace_ms, seen.floor)
     asked = swaps.swaps["timestamp"] < on_time_from
@@ -132,7 +153,7 @@ def wanted(seen: Seen, swaps: Swaps, away: Array, lateness: Lateness, *, forward
 
 
 def rows_among(
-    decided: Iterable[Decided], markers: Iterable[bytes], partition: int, topic_id: str
+    decided: Iterable[Decided], markers: Iterable[bytes], source: LogSource
 ) -> list[ArchivedRow]:
     """Return the rows of these ids among decided records, in the order of offsets."""
     wanted_markers = set(markers)
@@ -144,10 +165,9 @@ def rows_among(
         swaps, letters = part.swaps, part.swaps.swaps["verdict"]
         for place in np.flatnonzero(np.isin(swaps.markers[:, 0], low) & HAS_ROW[letters]).tolist():
             if swaps.markers[place].tobytes() in wanted_markers:
-                letter, offset = chr(letters[place]), int(swaps.swaps["offset"][place])
-                sign = int(SIGNS[letters[place]])
-                swap = swap_at(swaps, place)
-                found.append(ArchivedRow(swap, topic_id, partition, offset, letter, sign, 0))
+                at = (*source, int(swaps.swaps["offset"][place]))
+                letter, sign = chr(letters[place]), int(SIGNS[letters[place]])
+                found.append(ArchivedRow(swap_at(swaps, place), *at, letter, sign, 0))
     return found
 
 
@@ -181,8 +201,8 @@ def known_of(found: Found, pending: Sequence[ArchivedRow]) -> Known | None:
         ]
     )
     # Only the order matters: rows of several partitions and topics have no common offsets.
-    order = np.arange(len(entries))
-    return Known.of(entries._replace(offsets=order)) if len(entries) else None
+    ordered = msgspec.structs.replace(entries, offsets=np.arange(len(entries)))
+    return Known.of(ordered) if len(entries) else None
 
 
 def _entries_of(rows: Sequence[ArchivedRow]) -> Entries:
@@ -225,27 +245,23 @@ def _values(swap: Swap) -> tuple[object, ...]:
 
 def decide(
     seen: Seen,
-    partition: int,
-    swaps: Swaps,
-    away: Array,
+    run: UndecidedRun,
     found: Found,
-    pending: Sequence[ArchivedRow],
     lateness: Lateness,
     *,
-    topic_id: str,
+    source: LogSource,
     now_ms: int,
 ) -> Decided:
     """Fold a run into `seen`, and decide the row of each record.
 
-    `found` is what the archive has of the ids that `wanted` names, `pending` the rows of these ids
-    that were decided and may not be in the archive. `now_ms` is the machine's time; it decides only
-    what is too old to be archived.
+    `found` is what the archive has of the ids that `wanted` names. `now_ms` is the machine's time;
+    it decides only what is too old to be archived.
     """
+    swaps = run.swaps
     clocks = seen.clocks(swaps)
-    letters = seen.judge(swaps, away, known_of(found, pending)).letters
-    swaps.swaps["verdict"] = letters
-    archived = [*found.rows, *found.unnamed, *pending]
-    negated = _decide_retractions(partition, swaps, archived, topic_id)
+    swaps.swaps["verdict"] = seen.judge(swaps, run.away, known_of(found, run.pending)).letters
+    archived = [*found.rows, *found.unnamed, *run.pending]
+    negated = _decide_retractions(source, swaps, archived)
     settle_times(swaps, lateness.max_future_ms)
     swaps = with_values(swaps, {at: swap for at, (_, swap) in negated.items()})
     _leave_out_old(swaps, negated, lateness.oldest(now_ms))
@@ -270,7 +286,7 @@ Negated = dict[int, tuple[Place, Swap]]
 
 
 def _decide_retractions(
-    partition: int, swaps: Swaps, archived: Sequence[ArchivedRow], topic_id: str
+    source: LogSource, swaps: Swaps, archived: Sequence[ArchivedRow]
 ) -> Negated:
     """Give each retraction its letter in the archive; return what those of sign -1 negate."""
     letters = swaps.swaps["verdict"]
@@ -286,7 +302,7 @@ def _decide_retractions(
     for place in np.flatnonzero(same & (removals | (SIGNS[letters] > 0))).tolist():
         letter, offset = chr(letters[place]), int(swaps.swaps["offset"][place])
         of_id = rows.setdefault(swaps.markers[place].tobytes(), {})
-        at = topic_id, partition, offset
+        at = (*source, offset)
         if letter in _ADDED:
             of_id[at] = ArchivedRow(swap_at(swaps, place), *at, letter, 1, 0)
             continue

@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 import structlog
 
 from aggregator.archiving.batches import DecidedQueue, InsertBatch, Rebuilding, cut
-from aggregator.archiving.decisions import Decided
+from aggregator.archiving.decisions import Decided, LogSource, UndecidedRun
 from aggregator.archiving.intents import MAX_GAPS, Intent, LogPosition
-from aggregator.clickhouse.questions import ArchivedRow
-from aggregator.contracts.arrays import Array
 from aggregator.contracts.homes import Homes
 from aggregator.contracts.stats import ArchiveStatus
-from aggregator.contracts.swaps import Swaps
 from aggregator.member.log import LogExtent, Records
 from aggregator.runtime.config import Config
 from aggregator.seen.seen import Seen
@@ -45,17 +42,13 @@ class InFlightInsert(msgspec.Struct):
     may_exist: bool = False
 
 
-class UndecidedRun(msgspec.Struct):
-    """Records that wait for a decision; `away` (bool) marks those away from home.
+class Progress(NamedTuple):
+    """Where a partition is continued, what the log holds, and where its tokens are at home."""
 
-    `asked` is true while the archive is asked for their ids. `pending` are the rows of these ids
-    that were decided before the question, and may be missing in the answer.
-    """
-
-    swaps: Swaps
-    away: Array
-    asked: bool = False
-    pending: list[ArchivedRow] = []
+    next_offset: int
+    position: LogPosition
+    extent: LogExtent
+    homes: Homes
 
 
 class ArchivePartition:
@@ -69,24 +62,17 @@ class ArchivePartition:
     the archive as of then.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        partition: int,
-        next_offset: int,
-        position: LogPosition,
-        extent: LogExtent,
-        homes: Homes,
-    ) -> None:
-        self.partition = partition
-        self.homes = homes
+    def __init__(self, config: Config, source: LogSource, begun: Progress) -> None:
+        self.source = source
+        self.partition = source.partition
+        self.homes = begun.homes
         self.stage = SETTLING
         self.active = True
-        self.next_offset = self.read_offset = next_offset
-        self.position = position
-        self.end = extent.end
-        self.redo: Intent | None = position.intent
-        self.redo_is_lost = self.redo is not None and self.redo.first < extent.start
+        self.next_offset = self.read_offset = begun.next_offset
+        self.position = begun.position
+        self.end = begun.extent.end
+        self.redo: Intent | None = begun.position.intent
+        self.redo_is_lost = self.redo is not None and self.redo.first < begun.extent.start
         if self.redo is not None:
             self.read_offset = self.redo.last + 1 if self.redo_is_lost else self.redo.first
         self.in_flight: InFlightInsert | None = None
@@ -147,13 +133,11 @@ class ArchivePartition:
         """Go on to the archive's own rows: no intent of the previous owner is left."""
         self.stage = FILLING
 
-    def begin(self, seen: Seen, epoch: int) -> None:
-        """Start to archive from `next_offset`, knowing what the archive has."""
+    def begin(self, seen: Seen, epoch: int, known: int) -> None:
+        """Start to archive from `next_offset`; of `known` ids the archive has rows."""
         self.seen, self.epoch = seen, epoch
         self.stage = ARCHIVING
-        log.info(
-            "archiving", partition=self.partition, next_offset=self.next_offset, known=seen.ids
-        )
+        log.info("archiving", partition=self.partition, next_offset=self.next_offset, known=known)
 
     def forget_intent(self, intent: Intent) -> None:
         """Drop an intent that is settled although the log no longer holds it."""

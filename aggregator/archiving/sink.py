@@ -21,6 +21,7 @@ from aggregator.archiving.decisions import (
     NOTHING,
     Found,
     Lateness,
+    UndecidedRun,
     Wanted,
     decide,
     rows_among,
@@ -34,7 +35,6 @@ from aggregator.archiving.partition import (
     SETTLING,
     ArchivePartition,
     InFlightInsert,
-    UndecidedRun,
 )
 from aggregator.archiving.takeover import ArchiveTakeover, report_gap
 from aggregator.archiving.writers import INSERTS, QUESTIONS, CircuitBreakers, Writers
@@ -260,7 +260,7 @@ class ArchivingSink:
         )
         if filled.known is not None:
             seen.remember(filled.known, clock + config.marker_ttl_ms)
-        owner.begin(seen, filled.epoch)
+        owner.begin(seen, filled.epoch, 0 if filled.known is None else len(filled.known))
 
     # Decide.
 
@@ -275,7 +275,7 @@ class ArchivingSink:
                 owner.run = UndecidedRun(swaps, owner.homes.away(swaps, owner.partition))
             question = self._question(owner, owner.run)
             if not question.all:
-                self._decided(owner, owner.run, question, NOTHING)
+                self._decided(owner, owner.run, NOTHING)
             elif not self._ask(owner, owner.run, question):
                 return
 
@@ -285,7 +285,7 @@ class ArchivingSink:
         recent = switch is not None and (
             seen.clock is None or seen.clock <= switch.clock + self._config.marker_ttl_ms
         )
-        return wanted(seen, run.swaps, run.away, self._lateness, forwarded=recent)
+        return wanted(seen, run, self._lateness, forwarded=recent)
 
     def _ask(self, owner: ArchivePartition, run: UndecidedRun, question: Wanted) -> bool:
         """Look ids up; return whether the question is on its way."""
@@ -294,7 +294,7 @@ class ArchivingSink:
             owner,
             QUESTIONS,
             lambda jobs: jobs.look_up(question, unnamed=unnamed),
-            lambda found: self._decided(owner, run, question, found),
+            lambda found: self._decided(owner, run, found),
             lambda: setattr(run, "asked", False),
         )
         if run.asked:
@@ -312,23 +312,17 @@ class ArchivingSink:
         return rows_among(
             [*in_flight, *owner.decided],
             [each.marker for each in question.all],
-            owner.partition,
-            self._topic.text,
+            owner.source,
         )
 
-    def _decided(
-        self, owner: ArchivePartition, run: UndecidedRun, question: Wanted, found: Found
-    ) -> None:
+    def _decided(self, owner: ArchivePartition, run: UndecidedRun, found: Found) -> None:
         assert owner.seen is not None
         decided = decide(
             owner.seen,
-            owner.partition,
-            run.swaps,
-            run.away,
+            run,
             found,
-            run.pending,
             self._lateness,
-            topic_id=self._topic.text,
+            source=owner.source,
             now_ms=self._now_ms(),
         )
         owner.run = None

@@ -12,9 +12,10 @@ from typing import Final, NamedTuple
 import msgspec
 import structlog
 
+from aggregator.archiving.decisions import LogSource
 from aggregator.archiving.intents import LogPosition, Switch, pack, unpack
 from aggregator.archiving.jobs import ArchiveJobs, TopicId
-from aggregator.archiving.partition import ArchivePartition
+from aggregator.archiving.partition import ArchivePartition, Progress
 from aggregator.contracts.homes import Homes
 from aggregator.decoding.decoder import BatchDecoder
 from aggregator.member.end_offset_check import EndOffsetCheck
@@ -30,15 +31,6 @@ _REMEDY: Final = (
 )
 # Records whose newest timestamp stands for the log clock where no metadata has it.
 _CLOCK_RECORDS: Final = 100
-
-
-class Progress(NamedTuple):
-    """Where a partition is continued, and what the log holds."""
-
-    next_offset: int
-    position: LogPosition
-    extent: LogExtent
-    homes: Homes
 
 
 class ArchiveTakeover:
@@ -67,14 +59,7 @@ class ArchiveTakeover:
             return None
         del self._asked[partition]
         found = asked.result()
-        owner = ArchivePartition(
-            self._config,
-            partition,
-            found.next_offset,
-            found.position,
-            found.extent,
-            found.homes,
-        )
+        owner = ArchivePartition(self._config, LogSource(self._topic.text, partition), found)
         if owner.redo is None and owner.next_offset < found.extent.start:
             report_gap(partition, owner.next_offset, found.extent.start)
             owner.skip_to(found.extent.start)

@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from clickhouse_driver import Client
@@ -101,14 +101,6 @@ class Refused(Fatal):
         self.code = code
 
 
-class TemporaryTable(NamedTuple):
-    """Texts that a query reads as a table: `rows` of one text per column."""
-
-    name: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
 class ClickHouseClient:
     """One connection, opened by the first call and reopened by the first call after a failure.
 
@@ -163,13 +155,8 @@ class ClickHouseClient:
         with_column_types: bool = False,
         settings: Mapping[str, Any] | None = None,
         query_id: str | None = None,
-        tables: Sequence[TemporaryTable] = (),
     ) -> Any:
-        """Return the rows of a query (its columns if `columnar`); `%(name)s` marks a parameter.
-
-        The query may read `tables`, which are sent along: the text of a query is limited, what it
-        is compared with is not.
-        """
+        """Return the rows of a query (its columns if `columnar`); `%(name)s` marks a parameter."""
         with self._named("asking"):
             return self._client.execute(
                 query,
@@ -178,14 +165,6 @@ class ClickHouseClient:
                 with_column_types=with_column_types,
                 settings=dict(settings or {}),
                 query_id=query_id,
-                external_tables=[
-                    {
-                        "name": table.name,
-                        "structure": [(name, "String") for name in table.columns],
-                        "data": [dict(zip(table.columns, row, strict=True)) for row in table.rows],
-                    }
-                    for table in tables
-                ],
             )
 
     def columns_of(self, table: str, names: Sequence[str]) -> list[tuple[str, str]]:

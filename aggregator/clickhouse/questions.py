@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import numpy as np
 
-from aggregator.clickhouse.connection import ClickHouseClient, TemporaryTable
+from aggregator.clickhouse.connection import ClickHouseClient
 from aggregator.clickhouse.tables import RAW_SWAPS
 from aggregator.contracts.arrays import Array
 from aggregator.contracts.event import (
@@ -30,8 +30,9 @@ _LONG_S: Final = 600
 # Offsets a page: the index by_offset leaves out the granules of other pages, so reading all pages
 # costs about as much as reading the rows once.
 PAGE: Final = 1_000_000
-# Ids a query: with more, the temporary table would take longer to send than to look up.
-MOST_IDS: Final = 20_000
+# Ids a query.
+MOST_IDS: Final = 5_000
+_LIMITS: Final = {"max_query_size": 16 * 2**20, "max_execution_time": 60}
 _UNNAMED: Final = ""
 _LETTER_CODES: Final = "_CLUVTNnPuG"
 _LETTERS: Final = np.frombuffer(_LETTER_CODES.encode(), np.uint8)
@@ -51,14 +52,20 @@ _FULL: Final = (
 )
 
 
-_NAMED: Final = "(chain, token) IN (SELECT DISTINCT chain, token FROM ids)"
+# One text that the server takes apart: a list of thousands of values would exceed its limits of a
+# query's size and parts. The parts are in hexadecimal, so no text can hold a separator.
+_NAMED: Final = (
+    "(chain, token) IN (SELECT tupleElement(name, 1), tupleElement(name, 2) FROM (SELECT arrayJoin("
+    "arrayMap(each -> (unhex(splitByChar(':', each)[1]), unhex(splitByChar(':', each)[2])), "
+    "splitByChar(',', %(names)s))) AS name))"
+)
 _OF_IDS: Final = (
-    f"topic_id = %(topic)s AND {_NAMED} AND marker IN "  # noqa: S608
-    "(SELECT toFixedString(unhex(id), 16) FROM ids)"
+    f"topic_id = %(topic)s AND {_NAMED} AND marker IN "
+    "(SELECT toFixedString(unhex(arrayJoin(splitByChar(',', %(ids)s))), 16))"
 )
 _OF_EVENTS: Final = (
-    f"topic_id = '' AND {_NAMED} AND (tx_hash, log_index) IN "  # noqa: S608
-    "(SELECT tx, toUInt64(number) FROM ids)"
+    f"topic_id = '' AND {_NAMED} AND tx_hash IN "
+    "(SELECT unhex(arrayJoin(splitByChar(',', %(hashes)s))))"
 )
 
 
@@ -72,7 +79,7 @@ class Id(NamedTuple):
     marker: bytes
 
 
-class Entries(NamedTuple):
+class Entries(msgspec.Struct, frozen=True):
     """Rows as the journal of a partition would know them, one entry per row in each array.
 
     `markers` (uint64, [row, 2]), `letters` (uint8), `offsets` (int64), `block_checks` (uint16).
@@ -103,7 +110,8 @@ def join(parts: Sequence[Entries]) -> Entries:
     """Return the entries of all parts, in this order."""
     if not parts:
         return _entries(np.zeros(0, _PACKED))
-    return Entries(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    columns = [msgspec.structs.astuple(part) for part in parts]
+    return Entries(*(np.concatenate(column) for column in zip(*columns, strict=True)))
 
 
 class ArchiveQuestions:
@@ -201,8 +209,8 @@ class ArchiveQuestions:
         for page in _pages(ids):
             ((packed,),) = self._clickhouse.execute(
                 f"SELECT {_PACK} FROM {RAW_SWAPS} WHERE {_OF_IDS}",  # noqa: S608
-                {"topic": self._topic_id},
-                tables=_tables(page),
+                self._of_ids(page),
+                settings=_LIMITS,
             )
             found.append(np.frombuffer(bytes.fromhex(packed), _PACKED))
         rows = np.concatenate(found) if found else np.zeros(0, _PACKED)
@@ -210,11 +218,7 @@ class ArchiveQuestions:
 
     def rows_of(self, ids: Sequence[Id]) -> list[ArchivedRow]:
         """Return the same rows with all their values."""
-        return [
-            row
-            for page in _pages(ids)
-            for row in self._rows(_OF_IDS, {"topic": self._topic_id}, _tables(page))
-        ]
+        return [row for page in _pages(ids) for row in self._rows(_OF_IDS, self._of_ids(page))]
 
     def unnamed_rows_of(self, ids: Sequence[Id]) -> list[ArchivedRow]:
         """Return the rows of these ids that name no topic, of all partitions of the log."""
@@ -222,7 +226,7 @@ class ArchiveQuestions:
         return [
             row
             for page in _pages(ids)
-            for row in self._rows(_OF_EVENTS, {}, _tables(page))
+            for row in self._rows(_OF_EVENTS, _names(page) | {"hashes": _hex(page, "tx_hash")})
             if row.swap.marker in wanted
         ]
 
@@ -233,32 +237,33 @@ class ArchiveQuestions:
         found = []
         for begin in range(0, len(places), MOST_IDS):
             page = places[begin : begin + MOST_IDS]
-            table = TemporaryTable(
-                "places", ("p", "o"), [(str(partition), str(offset)) for partition, offset in page]
-            )
             offsets = [offset for _, offset in page]
             found += self._rows(
                 "topic_id = %(topic)s AND chain != '' "
-                "AND offset BETWEEN %(first)s AND %(last)s AND (partition, offset) IN "
-                "(SELECT toUInt32(p), toUInt64(o) FROM places)",
+                "AND offset BETWEEN %(first)s AND %(last)s AND (toString(partition), "
+                "toString(offset)) IN (SELECT splitByChar(':', place)[1], "
+                "splitByChar(':', place)[2] FROM (SELECT arrayJoin(splitByChar(',', %(places)s)) "
+                "AS place))",
                 {
                     "topic": _UNNAMED if unnamed else self._topic_id,
                     "first": min(offsets),
                     "last": max(offsets),
+                    "places": ",".join(f"{partition}:{offset}" for partition, offset in page),
                 },
-                [table],
             )
         return found
 
-    def _rows(
-        self, where: str, params: dict[str, Any], tables: Sequence[TemporaryTable]
-    ) -> list[ArchivedRow]:
+    def _of_ids(self, ids: Sequence[Id]) -> dict[str, str]:
+        markers = ",".join(each.marker.hex() for each in ids)
+        return _names(ids) | {"topic": self._topic_id, "ids": markers}
+
+    def _rows(self, where: str, params: dict[str, Any]) -> list[ArchivedRow]:
         rows = self._clickhouse.execute(
             # A row that was inserted twice and is not merged yet is one row.
             f"SELECT DISTINCT {_FULL} FROM {RAW_SWAPS} WHERE {where} "  # noqa: S608
             "ORDER BY topic_id != '', partition, offset",
             params,
-            tables=tables,
+            settings=_LIMITS,
         )
         return [_row(each) for each in rows]
 
@@ -268,12 +273,14 @@ def _pages(ids: Sequence[Id]) -> Iterator[Sequence[Id]]:
         yield ids[begin : begin + MOST_IDS]
 
 
-def _tables(ids: Sequence[Id]) -> list[TemporaryTable]:
-    rows = [
-        (each.chain, each.token, each.tx_hash, str(each.log_index), each.marker.hex())
-        for each in ids
-    ]
-    return [TemporaryTable("ids", ("chain", "token", "tx", "number", "id"), rows)]
+def _names(ids: Sequence[Id]) -> dict[str, str]:
+    names = {(each.chain, each.token) for each in ids}
+    pairs = [f"{chain.encode().hex()}:{token.encode().hex()}" for chain, token in names]
+    return {"names": ",".join(pairs)}
+
+
+def _hex(ids: Sequence[Id], field: str) -> str:
+    return ",".join({getattr(each, field).encode().hex() for each in ids})
 
 
 def _entries(rows: Array) -> Entries:

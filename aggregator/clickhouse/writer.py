@@ -197,7 +197,7 @@ class ArchiveWriter:
     def raise_epoch(self, partition: int, number: int) -> None:
         """Raise the epoch of a partition."""
         self._clickhouse.execute(
-            f"INSERT INTO {ARCHIVE_EPOCHS} (topic_id, partition, epoch) "  # noqa: S608
+            f"INSERT INTO {ARCHIVE_EPOCHS} (topic_id, partition, epoch) "
             "SELECT %(topic)s, %(partition)s, %(epoch)s",
             {"topic": self._topic_id, "partition": partition, "epoch": number},
         )
