@@ -231,6 +231,10 @@ ARCHIVE_GAP_OFFSETS = Counter(
     "Offsets that Kafka deleted before they were archived; any rise is a loss.",
     ["partition"],
 )
+ARCHIVE_TOO_OLD = Counter(
+    "swaps_archive_too_old_total",
+    "Records without a row, because ARCHIVE_KEEP would take it: their swap is older.",
+)
 ARCHIVE_UNREADABLE = Counter(
     "swaps_archive_unreadable_total",
     "Errors of ClickHouse that it cannot read a part of the archive; above 0 the repair in "
