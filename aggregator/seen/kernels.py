@@ -403,8 +403,10 @@ def judge(
         word.low, word.high = key[0], key[1]
         word.rest = code << _CODE_SHIFT | record.block_check
         _write(journal, place, offset, hashed, found)
-        if elsewhere != 0:
+        if state.clock <= state.remembered_until:
             # From here on the journal decides about the id, even after it has forgotten it.
+            if before != 0:
+                _, elsewhere = _find(remembered.words, remembered.table, remembered.place_bits, key)
             remembered.words[elsewhere].rest = 0
     return end
 
