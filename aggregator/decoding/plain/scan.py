@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from aggregator.contracts.arrays import Array
-from aggregator.contracts.swaps import ABSENT, TEXTS
+from aggregator.contracts.swaps import TEXTS
 from aggregator.runtime.compiled import compiled
 
 # The texts come first, in the order of TEXTS: the spans of a batch's texts are a slice.

@@ -76,7 +76,7 @@ def check_batch(
     swaps = [one if isinstance(one, Swap) else None for one in expected]
     assert [swap_at(found, place) for place in range(len(found))] == swaps
     assert found.swaps["trader"].tolist() == [
-        swap and trader_key(swap.trader) or 0 for swap in swaps
+        (swap and trader_key(swap.trader)) or 0 for swap in swaps
     ]
     assert found.offsets.tolist() == list(range(100, 100 + len(values)))
     assert found.records["recorded"].tolist() == [RECORD_AT] * len(values)
