@@ -35,8 +35,8 @@ class Command(BaseCommand):
 
     help = (
         "Finds the keys that versions with a marker for each swap left in Redis: markers, "
-        "snapshots and board rows without a hash tag, check-ins. Shows how many there are; with "
-        "--delete it deletes them. Run it once no process of such a version is left and none will come back."
+        "snapshots and board rows without a hash tag, check-ins. Shows how many there are, or "
+        "deletes them. Run it once no process of such a version is left and none will come back."
     )
     requires_system_checks = ()
 
