@@ -34,9 +34,13 @@ _CLOCK_RECORDS: Final = 100
 
 
 class ArchiveTakeover:
-    """Takes over the partitions that the group assigns to this archiver."""
+    """Takes over the partitions that the group assigns to this archiver.
+
+    `partitions` is how many the topic has; fill it before the first takeover.
+    """
 
     def __init__(self, config: Config, swap_log: Log, topic: TopicId) -> None:
+        self.partitions = config.kafka_partitions
         self._config = config
         self._log = swap_log
         self._topic = topic
@@ -133,13 +137,12 @@ class ArchiveTakeover:
         return self._homes
 
     def _homes_of_others(self, partition: int) -> int:
-        count = self._log.partition_count()
-        for other in range(count):
+        for other in range(self.partitions):
             if other != partition:
                 found = _homes_in(self._log.committed(other)[1])
                 if found:
                     return found
-        return count
+        return self.partitions
 
     def _ask_archive(
         self, partition: int, committed: int | None, position: LogPosition, extent: LogExtent
