@@ -70,6 +70,9 @@ def redis_pair(directory: Path) -> Iterator[Pair]:
         balancer = Balancer([first.redis.port])
         names.call(balancer.start())
         pair = Pair(first.redis, second.redis, balancer)
+        for client in pair.clients.values():
+            # A master waits so long for more replicas before it sends its data.
+            client.config_set("repl-diskless-sync-delay", 0)
         try:
             yield pair
         finally:
