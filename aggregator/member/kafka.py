@@ -6,9 +6,11 @@ are read by a second consumer that is in no group (`member.kafka_reader`).
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import structlog
@@ -97,7 +99,10 @@ class KafkaLog:
         # The client stopped reading these, because the log does not hold their next offset.
         self._stopped: set[int] = set()
         self._rejoin_at: float | None = None
+        # The client is fenced, and about to be replaced.
         self._dead = False
+        self._asked = threading.Condition()
+        self._asking = 0
 
     def subscribe(self, listener: Listener) -> None:
         """See `Log`."""
@@ -203,20 +208,38 @@ class KafkaLog:
             partitions=sorted(self._held),
             pause_s=round(pause_s, 2),
         )
-        self._dead = True
+        with self._asked:
+            self._dead = True
+            # Requests of other threads still use this client.
+            self._asked.wait_for(lambda: self._asking == 0)
         self._consumer.close()
-        self._dead = False
         if self._held:
             lost = sorted(self._held)
             self._drop(lost)
             self._listener.on_lost(lost)
         self._consumer = Consumer(self._settings)
+        self._dead = False
         self._rejoin_at = time.monotonic() + pause_s
+
+    @contextmanager
+    def _request(self) -> Iterator[Consumer]:
+        """Keep the client open while a request runs. Raises Retry while it is being replaced."""
+        with self._asked:
+            if self._dead:
+                raise Retry("kafka: this member is joining its group again")
+            self._asking += 1
+        try:
+            yield self._consumer
+        finally:
+            with self._asked:
+                self._asking -= 1
+                self._asked.notify_all()
 
     def committed(self, partition: int) -> tuple[int | None, str]:
         """See `Log`."""
         try:
-            (found,) = self._consumer.committed([self._at(partition)], timeout=_TIMEOUT_S)
+            with self._request() as consumer:
+                (found,) = consumer.committed([self._at(partition)], timeout=_TIMEOUT_S)
         except KafkaException as error:
             raise _named(error, "reading the committed offset") from error
         if found.error is not None:
@@ -236,10 +259,11 @@ class KafkaLog:
             for partition, (offset, metadata) in positions.items()
         ]
         try:
-            if not wait:
-                self._consumer.commit(offsets=offsets, asynchronous=True)
-                return
-            results = self._consumer.commit(offsets=offsets, asynchronous=False)
+            with self._request() as consumer:
+                if not wait:
+                    consumer.commit(offsets=offsets, asynchronous=True)
+                    return
+                results = consumer.commit(offsets=offsets, asynchronous=False)
         except KafkaException as error:
             raise _named(error, "committing") from error
         for result in results or ():
@@ -249,14 +273,15 @@ class KafkaLog:
     def extent(self, partition: int, since_ms: int | None) -> LogExtent:
         """See `Log`."""
         try:
-            start, end = self._consumer.get_watermark_offsets(
-                self._at(partition), timeout=_TIMEOUT_S, cached=False
-            )
-            if since_ms is None:
-                return LogExtent(start, end, start)
-            (found,) = self._consumer.offsets_for_times(
-                [TopicPartition(self._topic, partition, since_ms)], timeout=_TIMEOUT_S
-            )
+            with self._request() as consumer:
+                start, end = consumer.get_watermark_offsets(
+                    self._at(partition), timeout=_TIMEOUT_S, cached=False
+                )
+                if since_ms is None:
+                    return LogExtent(start, end, start)
+                (found,) = consumer.offsets_for_times(
+                    [TopicPartition(self._topic, partition, since_ms)], timeout=_TIMEOUT_S
+                )
         except (KafkaException, TypeError) as error:
             # get_watermark_offsets returns None when it times out.
             raise Retry(f"kafka: requesting offsets: {error}") from error
@@ -314,7 +339,8 @@ class KafkaLog:
     def partition_count(self) -> int:
         """See `Log`."""
         try:
-            metadata = self._consumer.list_topics(self._topic, timeout=_TIMEOUT_S)
+            with self._request() as consumer:
+                metadata = consumer.list_topics(self._topic, timeout=_TIMEOUT_S)
         except KafkaException as error:
             raise Retry(f"kafka: {error.args[0].str()}") from error
         count = len(metadata.topics[self._topic].partitions)
@@ -327,8 +353,9 @@ class KafkaLog:
     def still_reachable(self) -> bool:
         """See `Log`."""
         try:
-            self._consumer.list_topics(self._topic, timeout=0.5)
-        except KafkaException:
+            with self._request() as consumer:
+                consumer.list_topics(self._topic, timeout=0.5)
+        except (KafkaException, Retry):
             return False
         self.unreachable = ""
         return True
