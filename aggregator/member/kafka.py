@@ -6,11 +6,9 @@ are read by a second consumer that is in no group (`member.kafka_reader`).
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -35,6 +33,7 @@ from aggregator.runtime.errors import Fatal, Fenced, Retry
 log = structlog.get_logger(__name__)
 
 _TIMEOUT_S: Final = 5.0
+_REACHABLE_S: Final = 0.5
 _FENCED: Final = {
     KafkaError.ILLEGAL_GENERATION,
     KafkaError.UNKNOWN_MEMBER_ID,
@@ -76,6 +75,8 @@ class KafkaLog:
             "fetch.queue.backoff.ms": 10,
             # A pending fetch delays commits and look-ups on the same connection.
             "fetch.wait.max.ms": 100,
+            # After an outage the client waits for this long, and a commit waits with it.
+            "reconnect.backoff.max.ms": 1_000,
             "error_cb": self._on_error,
             "on_commit": self._on_commit,
             "log_level": 0,
@@ -99,10 +100,7 @@ class KafkaLog:
         # The client stopped reading these, because the log does not hold their next offset.
         self._stopped: set[int] = set()
         self._rejoin_at: float | None = None
-        # The client is fenced, and about to be replaced.
         self._dead = False
-        self._asked = threading.Condition()
-        self._asking = 0
 
     def subscribe(self, listener: Listener) -> None:
         """See `Log`."""
@@ -208,49 +206,28 @@ class KafkaLog:
             partitions=sorted(self._held),
             pause_s=round(pause_s, 2),
         )
-        with self._asked:
-            self._dead = True
-            # Requests of other threads still use this client.
-            self._asked.wait_for(lambda: self._asking == 0)
+        self._dead = True
         self._consumer.close()
+        self._dead = False
         if self._held:
             lost = sorted(self._held)
             self._drop(lost)
             self._listener.on_lost(lost)
         self._consumer = Consumer(self._settings)
-        self._dead = False
         self._rejoin_at = time.monotonic() + pause_s
 
-    @contextmanager
-    def _request(self) -> Iterator[Consumer]:
-        """Keep the client open while a request runs. Raises Retry while it is being replaced."""
-        with self._asked:
-            if self._dead:
-                raise Retry("kafka: this member is joining its group again")
-            self._asking += 1
-        try:
-            yield self._consumer
-        finally:
-            with self._asked:
-                self._asking -= 1
-                self._asked.notify_all()
+    # The client lets one thread in at a time, and the poll loop comes back before any other thread
+    # gets its turn. So the questions, which may come from other threads, go to the reader's client.
 
     def committed(self, partition: int) -> tuple[int | None, str]:
         """See `Log`."""
-        try:
-            with self._request() as consumer:
-                (found,) = consumer.committed([self._at(partition)], timeout=_TIMEOUT_S)
-        except KafkaException as error:
-            raise _named(error, "reading the committed offset") from error
-        if found.error is not None:
-            raise Retry(f"kafka: reading the committed offset: {found.error.str()}")
-        return (found.offset if found.offset >= 0 else None), found.metadata or ""
+        return self._reader.committed(partition)
 
     def commit(self, positions: Mapping[int, tuple[int, str]], *, wait: bool = True) -> None:
         """See `Log`."""
         if not positions:
             return
-        if self.unreachable and not self.still_reachable():
+        if self.unreachable:
             # The client would hold the commit until the broker is back, and send it as whichever
             # member it is by then.
             raise Retry(f"kafka: committing: {self.unreachable}")
@@ -259,11 +236,10 @@ class KafkaLog:
             for partition, (offset, metadata) in positions.items()
         ]
         try:
-            with self._request() as consumer:
-                if not wait:
-                    consumer.commit(offsets=offsets, asynchronous=True)
-                    return
-                results = consumer.commit(offsets=offsets, asynchronous=False)
+            if not wait:
+                self._consumer.commit(offsets=offsets, asynchronous=True)
+                return
+            results = self._consumer.commit(offsets=offsets, asynchronous=False)
         except KafkaException as error:
             raise _named(error, "committing") from error
         for result in results or ():
@@ -272,22 +248,7 @@ class KafkaLog:
 
     def extent(self, partition: int, since_ms: int | None) -> LogExtent:
         """See `Log`."""
-        try:
-            with self._request() as consumer:
-                start, end = consumer.get_watermark_offsets(
-                    self._at(partition), timeout=_TIMEOUT_S, cached=False
-                )
-                if since_ms is None:
-                    return LogExtent(start, end, start)
-                (found,) = consumer.offsets_for_times(
-                    [TopicPartition(self._topic, partition, since_ms)], timeout=_TIMEOUT_S
-                )
-        except (KafkaException, TypeError) as error:
-            # get_watermark_offsets returns None when it times out.
-            raise Retry(f"kafka: requesting offsets: {error}") from error
-        if found.error is not None:
-            raise Retry(f"kafka: requesting offsets: {found.error.str()}")
-        return LogExtent(start, end, found.offset if found.offset >= 0 else end)
+        return self._reader.extent(partition, since_ms)
 
     def topic_id(self) -> str:
         """See `Log`."""
@@ -338,12 +299,7 @@ class KafkaLog:
 
     def partition_count(self) -> int:
         """See `Log`."""
-        try:
-            with self._request() as consumer:
-                metadata = consumer.list_topics(self._topic, timeout=_TIMEOUT_S)
-        except KafkaException as error:
-            raise Retry(f"kafka: {error.args[0].str()}") from error
-        count = len(metadata.topics[self._topic].partitions)
+        count = self._reader.partition_count(_TIMEOUT_S)
         if count == 0:
             # A topic that was just created may not be known to every broker yet.
             raise Retry(f"kafka: topic {self._topic} has no partitions yet")
@@ -353,9 +309,8 @@ class KafkaLog:
     def still_reachable(self) -> bool:
         """See `Log`."""
         try:
-            with self._request() as consumer:
-                consumer.list_topics(self._topic, timeout=0.5)
-        except (KafkaException, Retry):
+            self._reader.partition_count(_REACHABLE_S)
+        except Retry:
             return False
         self.unreachable = ""
         return True
