@@ -162,9 +162,9 @@ def trader_key(trader: str | None) -> int:
 
 def swaps_of(
     swaps: Sequence[Swap | None],
-    offsets: Sequence[int] | None = None,
+    offsets: Sequence[int] | Array | None = None,
     *,
-    recorded: Sequence[int] | None = None,
+    recorded: Sequence[int] | Array | None = None,
 ) -> Swaps:
     """Convert decoded swaps to columns; None makes a bad record.
 

@@ -80,7 +80,7 @@ def _trades(applied: Swaps) -> Iterator[tuple[int, Trade]]:
     # Lists, because reading one element of an array costs as much as the rest of a trade.
     columns = [swaps[name].tolist() for name in _NUMBERS]
     names, removed = records["name"].tolist(), records["removed"].tolist()
-    spans, text = applied.spans[places][:, _TEXTS].tolist(), memoryview(applied.text)
+    spans, text = applied.spans[places][:, _TEXTS].tolist(), applied.text.data
     for name, is_removed, places_of_texts, *numbers in zip(
         names, removed, spans, *columns, strict=True
     ):

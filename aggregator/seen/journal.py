@@ -62,16 +62,19 @@ of free slots, and slots from `fresh` on were never used. `most_ids` is what the
 _GROWTH: Final = 1.5
 _LOAD: Final = 0.7
 _SLOTS: Final = 4
-_MOST_PLACE_BITS: Final = 32
+_ENTRY_BITS: Final = 32
+DISTANCE_BITS: Final = 3
 
 
 class Journal(NamedTuple):
     """`words` (WORD) by place, `slots` (SLOT), `table` (uint32), `moved` (MOVED), `state` (STATE).
 
     The place of an offset is its slot times BLOCK_WORDS plus its place in the block. An entry of
-    `table`, the index, is a place in its low `place_bits` bits, and bits of the id's hash in the
-    rest, which spare most looks at the words of other ids. Entry 0 is free, so slot 0 stays unused.
-    `secret` is `process_secret()`.
+    `table`, the index, has a place in its low `place_bits` bits. The next DISTANCE_BITS say how far
+    the entry is from the position at which searches for it begin (all ones: as far or farther), and
+    the rest are bits of the hash of the id. Both spare most looks at words, each of which costs a
+    cache miss; where there are very many places, they get what bits are left. Entry 0 is free, so
+    slot 0 stays unused. `secret` is `process_secret()`.
     """
 
     words: Array
@@ -113,7 +116,7 @@ def new_journal(block: int) -> Journal:
 def place_bits(places: int) -> int:
     """Return how many bits of an index entry so many places need."""
     bits = (places - 1).bit_length()
-    if bits > _MOST_PLACE_BITS:
+    if bits > _ENTRY_BITS:
         raise MemoryError(f"an index cannot name {places} places")
     return bits
 
@@ -140,12 +143,26 @@ def with_slots(journal: Journal, slots: int) -> Journal:
     words = np.empty(size * BLOCK_WORDS, WORD)
     used = int(journal.state[0]["fresh"]) << BLOCK_BITS
     words[:used].view(np.uint8)[:] = journal.words[:used].view(np.uint8)
-    # More places need more bits of the entries. The places there are have zeros in these bits.
-    bits = place_bits(len(words))
-    added = (1 << bits) - (1 << int(journal.state[0]["place_bits"]))
-    np.bitwise_and(journal.table, np.uint32(0xFFFFFFFF ^ added), out=journal.table)
-    journal.state[0]["place_bits"] = bits
+    _widen(journal.table, int(journal.state[0]["place_bits"]), place_bits(len(words)))
+    journal.state[0]["place_bits"] = place_bits(len(words))
     return journal._replace(words=words, slots=more)
+
+
+def _widen(table: Array, old: int, new: int) -> None:
+    """Give the places in the entries of a table more bits."""
+    old_near, near = (min(DISTANCE_BITS, _ENTRY_BITS - bits) for bits in (old, new))
+    place = table & np.uint32((1 << old) - 1)
+    distance = table >> np.uint32(old) & np.uint32((1 << old_near) - 1)
+    np.minimum(distance, np.uint32((1 << near) - 1), out=distance)
+    # What is left of the hash are its highest bits, which stay where they are.
+    if new + near < _ENTRY_BITS:
+        table >>= np.uint32(new + near)
+        table <<= np.uint32(new + near)
+    else:
+        table[:] = 0
+    if new < _ENTRY_BITS:
+        table |= distance << np.uint32(new)
+    table |= place
 
 
 def with_moved(journal: Journal, more: int) -> Journal:

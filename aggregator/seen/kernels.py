@@ -1,8 +1,8 @@
 """The compiled loops: decide a batch, fold saved words, look ids up.
 
-All change the arrays of a `Journal` in place. A loop that runs out of room
-stops before the record that needs more; the caller makes room and continues there. `words.py` and
-`journal.py` say what the arrays mean. Pure.
+All change the arrays of a `Journal` in place. A loop that runs out of room stops before the record
+that needs more; the caller makes room and continues there. `words.py` and `journal.py` say what the
+arrays mean. Pure.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from aggregator.contracts.arrays import Array
 from aggregator.runtime.compiled import compiled
-from aggregator.seen.journal import NONE, Journal, KnownEntries
+from aggregator.seen.journal import DISTANCE_BITS, NONE, Journal, KnownEntries
 from aggregator.seen.words import (
     BLOCK_BITS,
     BLOCK_WORDS,
@@ -39,14 +39,15 @@ from aggregator.seen.words import (
     V,
 )
 
+AHEAD: Final = 1024
+"""Ids of which the table is read ahead: few enough that the cache holds it until it is needed."""
+
 _IN_BLOCK: Final = BLOCK_WORDS - 1
 _CHECK: Final = 0xFFF
 _CODE_SHIFT: Final = 12
 _HALF: Final = np.uint64(32)
 _LOW_HALF: Final = np.uint64(0xFFFFFFFF)
-_AHEAD: Final = 1024
 _LOW_16: Final = np.uint64(0xFFFF)
-
 
 Key = tuple[int, int, int]
 """80 bits of a marker, as in WORD, and their hash."""
@@ -57,8 +58,8 @@ class Batch(NamedTuple):
 
     `swaps`, `records` and `markers` are those of `Swaps`, `letters` and `counted_at` those of
     `Verdicts`. `origins` (int64) are the highest offsets of some origin partitions, and
-    `origin_places` (int64) the places there of the records' partitions. `hashes` (uint64) is
-    scratch space for one more than the records of a call.
+    `origin_places` (int64) the places there of the records' partitions. Scratch space are `hashes`
+    (uint64, AHEAD) and `spare` (uint64, AHEAD + 1).
     """
 
     swaps: Array
@@ -68,6 +69,7 @@ class Batch(NamedTuple):
     origin_places: Array
     origins: Array
     hashes: Array
+    spare: Array
     letters: Array
     counted_at: Array
 
@@ -89,9 +91,18 @@ def _home(hashed: int, table: Array) -> int:
 
 
 @compiled
-def _table_entry(hashed: int, place: int, bits: int) -> int:
-    """Return the entry that names `place`: the spare high bits are taken from the hash."""
-    return (np.int64(hashed & _LOW_HALF) >> bits) << bits | place
+def _distance(home: int, position: int, table: Array) -> int:
+    """Return how far a position is from a home, around the end of the table."""
+    distance = position - home
+    return distance + len(table) if distance < 0 else distance
+
+
+@compiled
+def _table_entry(hashed: int, distance: int, place: int, bits: int) -> int:
+    """Return the entry that names `place`, at a distance from its home (`Journal` has the form)."""
+    near = min(DISTANCE_BITS, 32 - bits)
+    mark = np.int64(hashed & _LOW_HALF) >> (bits + near) << (bits + near)
+    return mark | min(distance, (1 << near) - 1) << bits | place
 
 
 @compiled
@@ -101,17 +112,17 @@ def _find(words: Array, table: Array, bits: int, key: Key) -> tuple[int, int]:
     The place is 0, and the position a free one, where the table does not hold the id.
     """
     low, high, hashed = key
-    position = _home(hashed, table)
-    mark = np.int64(hashed & _LOW_HALF) >> bits
+    position, distance = _home(hashed, table), 0
     while True:
         entry = np.int64(table[position])
         if entry == 0:
             return position, 0
-        if entry >> bits == mark:
+        if entry >> bits == _table_entry(hashed, distance, 0, bits) >> bits:
             place = entry & ((1 << bits) - 1)
             word = words[place]
             if word.low == low and word.high == high:
                 return position, place
+        distance += 1
         position += 1
         if position == len(table):
             position = 0
@@ -120,58 +131,78 @@ def _find(words: Array, table: Array, bits: int, key: Key) -> tuple[int, int]:
 @compiled
 def _remove(journal: Journal, position: int) -> None:
     """Free a position, moving the entries after it up so that no search for them is cut short."""
-    words, table = journal.words, journal.table
-    mask = (1 << journal.state[0].place_bits) - 1
-    size = len(table)
-    following = position
+    words, table, bits = journal.words, journal.table, journal.state[0].place_bits
+    mask = (1 << bits) - 1
+    far = (1 << min(DISTANCE_BITS, 32 - bits)) - 1
+    following, room = position, 0
     while True:
         following += 1
-        if following == size:
+        room += 1
+        if following == len(table):
             following = 0
         entry = np.int64(table[following])
         if entry == 0:
             break
+        distance = entry >> bits & far
+        if distance == far:
+            home = _home(_hash(words[entry & mask].low, journal.secret), table)
+            distance = _distance(home, following, table)
         # An entry may move up to the free position only if its own search begins there or earlier.
-        shift = following - _home(_hash(words[entry & mask].low, journal.secret), table)
-        room = following - position
-        if shift < 0:
-            shift += size
-        if room < 0:
-            room += size
-        if shift >= room:
-            table[position] = entry
-            position = following
+        if distance >= room:
+            near = min(distance - room, far)
+            table[position] = entry & ~(far << bits) | near << bits
+            position, room = following, 0
     table[position] = 0
 
 
 @compiled
-def _forget(journal: Journal) -> None:
+def _position(table: Array, mask: int, home: int, place: int) -> int:
+    """Return the position of the entry that names `place`, searching from `home`, or NONE."""
+    position = home
+    while table[position] & mask != place:
+        if table[position] == 0:
+            return NONE
+        position += 1
+        if position == len(table):
+            position = 0
+    return position
+
+
+@compiled
+def _remove_words(journal: Journal, begin: int, end: int, hashes: Array) -> None:
+    """Remove the ids whose last transitions are at the places [begin, end)."""
+    words, table, state = journal.words, journal.table, journal.state[0]
+    mask = (1 << state.place_bits) - 1
+    touched = np.uint64(0)
+    for place in range(begin, end):
+        hashed = _hash(words[place].low, journal.secret)
+        hashes[place - begin] = hashed
+        # For the memory's sake, as in `judge`.
+        touched += table[_home(hashed, table)]
+    for place in range(begin, end):
+        if STATES[words[place].rest >> _CODE_SHIFT] == NOTHING:
+            continue
+        # An id with a later transition has an entry that names that one.
+        position = _position(table, mask, _home(hashes[place - begin], table), place)
+        if position != NONE:
+            _remove(journal, position)
+            state.ids -= 1
+    hashes[AHEAD] = touched
+
+
+@compiled
+def _forget(journal: Journal, hashes: Array) -> None:
     """Forget the blocks whose time is over by the log clock."""
-    words, slots, table = journal.words, journal.slots, journal.table
-    state = journal.state[0]
+    slots, state, moved = journal.slots, journal.state[0], journal.moved
     while state.first != state.open and state.clock > slots[state.first].end + state.ttl:
         slot = slots[state.first]
-        begin = state.first << BLOCK_BITS
-        for place in range(begin, begin + BLOCK_WORDS):
-            word = words[place]
-            if STATES[word.rest >> _CODE_SHIFT] == NOTHING:
-                continue
-            hashed = _hash(word.low, journal.secret)
-            entry = _table_entry(hashed, place, state.place_bits)
-            position = _home(hashed, table)
-            # An id with a later transition has its entry renewed: its search ends at a free place.
-            while table[position] != entry and table[position] != 0:
-                position += 1
-                if position == len(table):
-                    position = 0
-            if table[position] == entry:
-                _remove(journal, position)
-                state.ids -= 1
+        first = state.first << BLOCK_BITS
+        for begin in range(first, first + BLOCK_WORDS, AHEAD):
+            _remove_words(journal, begin, begin + AHEAD, hashes)
         freed, state.first = state.first, slot.after
         slot.number, slot.after = NONE, state.free
         state.free = freed
         oldest = slots[state.first].number << BLOCK_BITS
-        moved = journal.moved
         while state.moved_begin < state.moved_end and moved[state.moved_begin].offset < oldest:
             state.moved_begin += 1
 
@@ -239,7 +270,8 @@ def _write(journal: Journal, place: int, offset: int, hashed: int, found: tuple[
         moved.offset = offset
         moved.counted = NONE if before == 0 else _counted_at(journal, before)
         state.moved_end += 1
-    journal.table[position] = _table_entry(hashed, place, state.place_bits)
+    distance = _distance(_home(hashed, journal.table), position, journal.table)
+    journal.table[position] = _table_entry(hashed, distance, place, state.place_bits)
     if before == 0:
         state.ids += 1
 
@@ -312,25 +344,28 @@ def _uncounted(batch: Batch, i: int) -> int:
 
 
 @compiled
-def judge(
-    journal: Journal,
-    remembered: KnownEntries,
-    known: KnownEntries,
-    batch: Batch,
-    begin: int,
-    end: int,
-) -> int:
-    """Decide the records [begin, end) in log order; return where it stopped for want of room."""
-    state, words = journal.state[0], journal.words
-    touched = np.uint64(0)
-    for i in range(begin, end):
-        hashed = _hash(batch.markers[i, 0], journal.secret)
-        batch.hashes[i - begin] = hashed
+def _read_ahead(journal: Journal, markers: Array, batch: Batch) -> None:
+    """Hash the ids of at most AHEAD records, and bring their parts of the table into the cache."""
+    table, hashes, touched = journal.table, batch.hashes, np.uint64(0)
+    for i in range(len(markers)):
+        hashes[i] = _hash(markers[i, 0], journal.secret)
         # These reads do not wait for each other, so the memory answers many of them in the time of
-        # one. The loop below, where each does, then finds its part of the table in the cache.
-        touched += journal.table[_home(hashed, journal.table)]
-    batch.hashes[end - begin] = touched
-    for i in range(begin, end):
+        # one. In the decisions that follow, each would wait for the one before it.
+        touched += table[_home(hashes[i], table)]
+    batch.spare[AHEAD] = touched
+
+
+@compiled
+def judge(
+    journal: Journal, remembered: KnownEntries, known: KnownEntries, batch: Batch, begin: int
+) -> int:
+    """Decide the records from `begin` on in log order; return where it stopped for want of room."""
+    state, words = journal.state[0], journal.words
+    first = begin
+    for i in range(begin, len(batch.swaps)):
+        if (i - begin) % AHEAD == 0:
+            first = i
+            _read_ahead(journal, batch.markers[i : i + AHEAD], batch)
         if not _has_room(journal):
             return i
         swap, record = batch.swaps[i], batch.records[i]
@@ -339,7 +374,7 @@ def judge(
             _open_block(journal, offset >> BLOCK_BITS)
         state.next_offset = offset + 1
         state.clock = _clock_after(state.clock, swap, record, state)
-        _forget(journal)
+        _forget(journal, batch.spare)
         place = (state.open << BLOCK_BITS) + (offset & _IN_BLOCK)
         word = words[place]
         batch.counted_at[i] = NONE
@@ -348,7 +383,7 @@ def judge(
             word.rest = code << _CODE_SHIFT
             batch.letters[i] = LETTER[code]
             continue
-        hashed = batch.hashes[i - begin]
+        hashed = batch.hashes[i - first]
         key = (batch.markers[i, 0], batch.markers[i, 1] & _LOW_16, hashed)
         found = _find(words, journal.table, state.place_bits, key)
         before, elsewhere, rest = found[1], 0, np.uint16(0)
@@ -371,36 +406,38 @@ def judge(
         word.low, word.high = key[0], key[1]
         word.rest = code << _CODE_SHIFT | record.block_check
         _write(journal, place, offset, hashed, found)
-        if elsewhere != 0:
+        if state.clock <= state.remembered_until:
             # From here on the journal decides about the id, even after it has forgotten it.
+            if before != 0:
+                _, elsewhere = _find(remembered.words, remembered.table, remembered.place_bits, key)
             remembered.words[elsewhere].rest = 0
-    return end
+    return len(batch.swaps)
 
 
 @compiled
-def fold_words(journal: Journal, slot: int, begin: int, hashes: Array) -> int:
-    """Enter the words of a slot from place `begin` on; return where it stopped for want of room.
+def fold_words(journal: Journal, place: int, end: int, hashes: Array, spare: Array) -> int:
+    """Enter the words of the places [place, end); return where it stopped for want of room.
 
-    `hashes` (uint64) has room for a block and one more. BLOCK_WORDS is returned at the end.
+    `hashes` and `spare` are scratch space as in `Batch`.
     """
-    words, state = journal.words, journal.state[0]
-    first = slot << BLOCK_BITS
-    touched = np.uint64(0)
-    for i in range(begin, BLOCK_WORDS):
-        hashes[i] = _hash(words[first + i].low, journal.secret)
-        touched += journal.table[_home(hashes[i], journal.table)]
-    hashes[BLOCK_WORDS] = touched
-    for i in range(begin, BLOCK_WORDS):
-        word = words[first + i]
-        if STATES[word.rest >> _CODE_SHIFT] == NOTHING:
-            continue
-        if state.ids >= state.most_ids or state.moved_end >= len(journal.moved):
-            return i
-        key = (word.low, word.high, hashes[i])
-        found = _find(words, journal.table, state.place_bits, key)
-        offset = (journal.slots[slot].number << BLOCK_BITS) + i
-        _write(journal, first + i, offset, hashes[i], found)
-    return BLOCK_WORDS
+    words, table, state = journal.words, journal.table, journal.state[0]
+    for first in range(place, end, AHEAD):
+        last = min(first + AHEAD, end)
+        touched = np.uint64(0)
+        for i in range(first, last):
+            hashes[i - first] = _hash(words[i].low, journal.secret)
+            touched += table[_home(hashes[i - first], table)]
+        spare[AHEAD] = touched
+        for i in range(first, last):
+            word = words[i]
+            if STATES[word.rest >> _CODE_SHIFT] == NOTHING:
+                continue
+            if state.ids >= state.most_ids or state.moved_end >= len(journal.moved):
+                return i
+            key = (word.low, word.high, hashes[i - first])
+            found = _find(words, table, state.place_bits, key)
+            _write(journal, i, _offset(journal, i), hashes[i - first], found)
+    return end
 
 
 @compiled
@@ -415,14 +452,14 @@ def transitions(words: Array) -> int:
 @compiled
 def reindex(journal: Journal, table: Array) -> None:
     """Enter all ids of the journal's table in the empty `table`."""
-    words, old = journal.words, journal.table
-    mask = (1 << journal.state[0].place_bits) - 1
-    entries = np.empty(_AHEAD, np.int64)
-    hashes = np.empty(_AHEAD, np.uint64)
+    words, old, bits = journal.words, journal.table, journal.state[0].place_bits
+    mask = (1 << bits) - 1
+    entries = np.empty(AHEAD, np.int64)
+    hashes = np.empty(AHEAD, np.uint64)
     begin = 0
     while begin < len(old):
         # In two steps for the memory's sake, as in `judge`, and without a branch to be guessed.
-        end, count = min(begin + _AHEAD, len(old)), 0
+        end, count = min(begin + AHEAD, len(old)), 0
         for i in range(begin, end):
             entries[count] = old[i]
             count += old[i] != 0
@@ -430,12 +467,13 @@ def reindex(journal: Journal, table: Array) -> None:
             hashes[i] = _hash(words[entries[i] & mask].low, journal.secret)
         # Both tables are in the order of the hashes, so the new one is filled from front to back.
         for i in range(count):
-            position = _home(hashes[i], table)
+            home = position = _home(hashes[i], table)
             while table[position] != 0:
                 position += 1
                 if position == len(table):
                     position = 0
-            table[position] = entries[i]
+            distance = _distance(home, position, table)
+            table[position] = _table_entry(hashes[i], distance, entries[i] & mask, bits)
         begin = end
 
 
@@ -460,7 +498,9 @@ def fold_rows(
             place = used
             used += 1
             words[place].low, words[place].high = low, high
-            entries.table[position] = _table_entry(hashed, place, entries.place_bits)
+            distance = _distance(_home(hashed, entries.table), position, entries.table)
+            entry = _table_entry(hashed, distance, place, entries.place_bits)
+            entries.table[position] = entry
         words[place].rest = code << _CODE_SHIFT | block_checks[i]
     return used
 

@@ -13,28 +13,26 @@ import numpy as np
 
 from aggregator.contracts.arrays import Array
 from aggregator.contracts.seen import NEVER, SeenHeader
-from aggregator.contracts.swaps import Swaps
+from aggregator.contracts.swaps import ABSENT, RECORD, SWAP, Swaps
 from aggregator.seen import journal as journals
 from aggregator.seen.journal import NONE
-from aggregator.seen.kernels import Batch, fold_words, judge, present, reindex, transitions
-from aggregator.seen.known import NOTHING_KNOWN, Known
-from aggregator.seen.words import (
-    BLOCK_BITS,
-    BLOCK_WORDS,
-    SECTION_WORDS,
-    WORD,
-    WORD_BYTES,
-    packed_block,
-    section_name,
-    section_place,
-    unpacked_block,
+from aggregator.seen.kernels import (
+    AHEAD,
+    Batch,
+    fold_words,
+    judge,
+    present,
+    reindex,
+    transitions,
 )
+from aggregator.seen.known import NOTHING_KNOWN, Known
+from aggregator.seen.saving import closed_blocks, tail_sections, with_saved_words
+from aggregator.seen.words import BLOCK_BITS
 
-_AT_A_TIME: Final = 8192
-"""Records per call of the kernel: the parts of the index that they need fit into the cache."""
+__all__ = ["Known", "Seen", "SeenChanges", "SeenHeader", "Verdicts", "compile_seen"]
 
-
-_NO_PLACES: Final = np.empty(0, np.int64)
+_NO_ORIGINS: Final = np.empty(0, np.int64)
+_MORE_MOVED: Final = 1024
 
 
 class Verdicts(NamedTuple):
@@ -95,7 +93,8 @@ class Seen:
         numbers["max_future"], numbers["by_event_time"] = max_future_ms, by_event_time
         self._origins = dict(origins or {})
         self._remembered = NOTHING_KNOWN
-        self._hashes = np.empty(BLOCK_WORDS + 1, np.uint64)
+        self._hashes = np.empty(AHEAD, np.uint64)
+        self._spare = np.empty(AHEAD + 1, np.uint64)
         # What the save before holds: blocks below `_saved_block`, and records below `_saved_offset`
         # of the block that was open then.
         self._saved_first = self._saved_block = next_offset >> BLOCK_BITS
@@ -133,10 +132,7 @@ class Seen:
         """The bytes of memory that the state uses."""
         remembered = self._remembered.entries
         return (
-            journals.memory_bytes(self._journal)
-            + remembered.words.nbytes
-            + remembered.table.nbytes
-            + self._hashes.nbytes
+            journals.memory_bytes(self._journal) + remembered.words.nbytes + remembered.table.nbytes
         )
 
     def clocks(self, swaps: Swaps) -> Array:
@@ -173,39 +169,32 @@ class Seen:
 
         `away` (bool) says of which records the token's home is another partition. `known` is
         consulted for ids of which neither the journal nor the remembered entries have one. Raises
-        ValueError if the records begin before `next_offset`.
+        ValueError, and changes nothing, unless the offsets ascend from `next_offset`.
         """
         count = len(swaps)
         verdicts = Verdicts(np.empty(count, np.uint8), np.empty(count, np.int64))
         if not count:
             return verdicts
-        if swaps.offsets[0] < self.next_offset:
-            raise ValueError(f"offset {swaps.offsets[0]} is before {self.next_offset}")
+        offsets = swaps.offsets
+        if offsets[0] < self.next_offset or (offsets[1:] <= offsets[:-1]).any():
+            raise ValueError(f"offsets from {offsets[0]} do not ascend from {self.next_offset}")
         partitions, origin_places, highest = self._highest_origins(swaps)
         batch = Batch(
             swaps.swaps,
             swaps.records,
             swaps.markers,
-            away,
+            np.ascontiguousarray(away),
             origin_places,
             highest,
             self._hashes,
+            self._spare,
             *verdicts,
         )
+        remembered = self._remembered.entries
+        entries = (NOTHING_KNOWN if known is None else known).entries
         begin = 0
-        while begin < count:
-            end = min(begin + _AT_A_TIME, count)
-            stopped = judge(
-                self._journal,
-                self._remembered.entries,
-                (NOTHING_KNOWN if known is None else known).entries,
-                batch,
-                begin,
-                end,
-            )
-            if stopped < end:
-                self._make_room()
-            begin = stopped
+        while (begin := judge(self._journal, remembered, entries, batch, begin)) < count:
+            self._make_room()
         self._origins.update(
             (partition, offset)
             for partition, offset in zip(partitions.tolist(), highest.tolist(), strict=True)
@@ -274,7 +263,7 @@ class Seen:
         """Return the origin partitions, each record's place among them, and their offsets."""
         origins = swaps.records["origin_partition"]
         if (origins < 0).all():
-            return np.empty(0, np.int32), _NO_PLACES, _NO_PLACES
+            return _NO_ORIGINS, _NO_ORIGINS, _NO_ORIGINS
         partitions, places = np.unique(origins, return_inverse=True)
         highest = [self._origins.get(partition, NONE) for partition in partitions.tolist()]
         return partitions, places.astype(np.int64), np.array(highest, np.int64)
@@ -287,7 +276,7 @@ class Seen:
         if numbers["ids"] >= numbers["most_ids"]:
             self._more_ids(self.ids)
         if numbers["moved_end"] == len(self._journal.moved):
-            self._journal = journals.with_moved(self._journal, _AT_A_TIME)
+            self._journal = journals.with_moved(self._journal, _MORE_MOVED)
 
     def _more_ids(self, ids: int) -> None:
         """Move all ids to a table with room for so many and some more."""
@@ -307,9 +296,10 @@ class Seen:
             first_block=first,
             open_block=last,
         )
-        blocks = self._closed_blocks(first if whole else max(first, self._saved_block), last)
+        begin = first if whole else max(first, self._saved_block)
+        blocks = closed_blocks(self._journal, begin, last)
         same_block = last == self._saved_block and not whole
-        sections = self._tail_sections(last, self._saved_offset if same_block else 0)
+        sections = tail_sections(self._journal, self._saved_offset if same_block else 0)
         dropped = set() if whole or same_block else self._saved_sections - sections.keys()
         # A block that no save has held need not be deleted from one.
         forgotten = list(range(self._saved_first, min(first, self._saved_block)))
@@ -318,73 +308,45 @@ class Seen:
         self._saved_offset = self.next_offset
         return SeenChanges(header, blocks, sections, sorted(dropped), forgotten)
 
-    def _closed_blocks(self, begin: int, end: int) -> dict[int, bytes]:
-        """Return the saved form of the blocks [begin, end)."""
-        slots, words = self._journal.slots, self._journal.words
-        held = np.flatnonzero(slots["number"] != NONE)
-        held = held[np.argsort(slots["number"][held])]
-        numbers = slots["number"][held]
-        blocks = {}
-        for number in range(begin, end):
-            # No slot means no record, and so the clock still is that of the block before.
-            place = int(np.searchsorted(numbers, number, "right")) - 1
-            slot = int(held[place])
-            at = slot << BLOCK_BITS
-            found = words[at : at + BLOCK_WORDS] if numbers[place] == number else None
-            blocks[number] = packed_block(number, int(slots[slot]["end"]), found)
-        return blocks
-
-    def _tail_sections(self, block: int, saved_offset: int) -> dict[bytes, bytes]:
-        """Return the sections of the open block that got records from `saved_offset` on."""
-        first = block << BLOCK_BITS
-        begin = max(saved_offset - first, 0)
-        end = min(self.next_offset - first, BLOCK_WORDS)
-        at = int(self._numbers["open"]) << BLOCK_BITS
-        sections = {}
-        for place in range(begin // SECTION_WORDS, -(-end // SECTION_WORDS) if begin < end else 0):
-            start = at + place * SECTION_WORDS
-            words = self._journal.words[start : start + SECTION_WORDS]
-            if words["rest"].any():
-                sections[section_name(place)] = words.tobytes()
-        return sections
-
     def _load(
         self, header: SeenHeader, blocks: Mapping[int, bytes], sections: Mapping[bytes, bytes]
     ) -> None:
         """Take over the words of a save into the new journal."""
-        held: list[tuple[int, int, Array]] = []
-        for number in range(header.first_block, header.open_block):
-            if number not in blocks:
-                raise ValueError(f"block {number} is missing")
-            end, words = unpacked_block(number, blocks[number])
-            # Like the journal that was saved, do not hold what has nothing to forget.
-            if len(words) or not held or held[-1][1] != end:
-                held.append((number, end, words))
-        held.append((header.open_block, NEVER, _tail(sections)))
-        count = len(held)
-        self._journal = journal = journals.with_slots(self._journal, count + 2)
-        for slot, (number, end, words) in enumerate(held, 1):
-            journal.slots[slot] = (number, end, slot + 1 if slot < count else NONE)
-            room = journal.words[slot << BLOCK_BITS : (slot + 1) << BLOCK_BITS].view(np.uint8)
-            room[:] = words.view(np.uint8) if len(words) else np.uint8(0)
-        numbers = self._numbers
-        numbers["open"], numbers["fresh"] = count, count + 1
-        ids = transitions(journal.words[BLOCK_WORDS : (count + 1) << BLOCK_BITS])
-        self._more_ids(ids)
-        for slot in range(1, count + 1):
-            place = 0
-            while (place := fold_words(self._journal, slot, place, self._hashes)) < BLOCK_WORDS:
-                self._make_room()
+        self._journal = with_saved_words(self._journal, header, blocks, sections)
+        # The slots are in the order of the log.
+        place = int(self._numbers["first"]) << BLOCK_BITS
+        end = (int(self._numbers["open"]) + 1) << BLOCK_BITS
+        self._more_ids(transitions(self._journal.words[place:end]))
+        scratch = self._hashes, self._spare
+        while (place := fold_words(self._journal, place, end, *scratch)) < end:
+            self._make_room()
         self._saved_first, self._saved_block = header.first_block, header.open_block
         self._saved_sections = set(sections)
 
 
-def _tail(sections: Mapping[bytes, bytes]) -> Array:
-    """Return the words of an open block."""
-    tail = np.zeros(BLOCK_WORDS, WORD)
-    for name, data in sections.items():
-        if len(data) != SECTION_WORDS * WORD_BYTES:
-            raise ValueError(f"{name!r} has {len(data)} bytes")
-        begin = section_place(name) * SECTION_WORDS
-        tail[begin : begin + SECTION_WORDS] = np.frombuffer(data, WORD)
-    return tail
+class _Sample(NamedTuple):
+    """Rows of the archive, for `compile_seen`."""
+
+    markers: Array
+    letters: Array
+    offsets: Array
+    block_checks: Array
+
+
+def compile_seen() -> None:
+    """Compile the loops, or load them from numba's cache; takes seconds on the first start."""
+    swaps = Swaps(
+        swaps=np.zeros(1, SWAP),
+        records=np.zeros(1, RECORD),
+        markers=np.zeros((1, 2), np.uint64),
+        spans=np.empty((1, 0, 2), np.int32),
+        text=np.empty(0, np.uint8),
+        token_names=[],
+    )
+    swaps.records["origin_partition"] = ABSENT
+    rows = _Sample(swaps.markers, np.full(1, ord("C"), np.uint8), swaps.offsets, np.zeros(1))
+    seen = Seen(ttl_ms=1, grace_ms=1, max_future_ms=1, next_offset=0)
+    seen.judge(swaps, np.zeros(1, np.bool_), Known.of(rows))
+    seen.has(swaps, np.zeros(1, np.int64))
+    whole = seen.whole()
+    Seen.restore(whole.header, whole.blocks, whole.sections, ttl_ms=1, grace_ms=1, max_future_ms=1)

@@ -1,7 +1,8 @@
 """Hashes identity, block and trader of plain events, and lower-cases their addresses, compiled.
 
 The results equal those of `marker_of`, `block_check` and `trader_key` on the decoded fields.
-BLAKE2b is RFC 7693. It is written out here because hashlib would have to be called from Python for every event. Pure.
+BLAKE2b is RFC 7693. It is written out here because hashlib would have to be called from
+Python for every event. Pure.
 """
 
 from __future__ import annotations
@@ -26,26 +27,28 @@ from aggregator.runtime.compiled import compiled
 
 _BLOCK_BYTES: Final = 128
 _BLOCK_WORDS: Final = 16
-# Room for the longest identity: a chain of 32 bytes, a tx_hash of 128, a log_index of 18, a token of
-# 256, and three colons. A trader has at most 256.
+# Room for the longest identity: a chain of 32 bytes, a tx_hash of 128, a log_index of 18, a token
+# of 256, and three colons. A trader has at most 256.
 _MOST_BLOCKS: Final = 4
 _LONGEST_HASH: Final = 128
 _MARKER_BYTES: Final = 16
 _KEY_BYTES: Final = 8
+_PREFIX: Final = 2
 _ADDRESS_LENGTH: Final = 42
 _MAYBE_ADDRESSES: Final = np.array([TOKEN, *range(SYMBOL, TRADER + 1)])
 _FNV_OFFSET: Final = np.uint64(FNV_OFFSET)
 _FNV_PRIME: Final = np.uint64(FNV_PRIME)
 _COLON: Final = ord(":")
-_ZERO: Final = ord("0")
-_NINE: Final = ord("9")
-_UPPER_A: Final = ord("A")
-_UPPER_Z: Final = ord("Z")
-_LOWER_A: Final = ord("a")
-_LOWER_F: Final = ord("f")
-_LOWER_X: Final = ord("x")
-_LOWER_Z: Final = ord("z")
-_TO_LOWER: Final = 32
+# Bytes, and differences of bytes below: a loop over wider numbers is several times slower.
+_ZERO: Final = np.uint8(ord("0"))
+_UPPER_A: Final = np.uint8(ord("A"))
+_LOWER_A: Final = np.uint8(ord("a"))
+_LOWER_X: Final = np.uint8(ord("x"))
+_DIGITS: Final = np.uint8(10)
+_HEX_LETTERS: Final = np.uint8(6)
+_LETTERS: Final = np.uint8(26)
+_TO_LOWER: Final = np.uint8(32)
+_TO_LOWER_BIT: Final = np.uint8(5)
 
 # The initial vector and the message schedule of RFC 7693, sections 2.6 and 2.7.
 _START: Final = np.array(
@@ -152,18 +155,16 @@ def _block_check(data: Array, begin: int, end: int) -> int:
 
 @compiled
 def _letters_and_digits(data: Array, begin: int, end: int) -> bool:
-    if not 0 < end - begin <= _LONGEST_HASH:
-        return False
-    odd = 0  # Counted without leaving the loop, so that it can be vectorised.
-    for at in range(begin, end):
-        letter = data[at] | _TO_LOWER
-        odd += not (_LOWER_A <= letter <= _LOWER_Z or _ZERO <= data[at] <= _NINE)
-    return odd == 0
+    return 0 < end - begin <= _LONGEST_HASH and _digits_or(data[begin:end], _LETTERS)
 
 
 @compiled
 def _begins_0x(data: Array, begin: int, end: int) -> bool:
-    return end - begin >= 2 and data[begin] == _ZERO and data[begin + 1] | _TO_LOWER == _LOWER_X
+    return (
+        end - begin >= _PREFIX
+        and data[begin] == _ZERO
+        and np.uint8(data[begin + 1] | _TO_LOWER) == _LOWER_X
+    )
 
 
 @compiled
@@ -171,27 +172,39 @@ def _is_address(data: Array, begin: int, end: int) -> bool:
     """Return whether the text is 0x and 40 hexadecimal digits."""
     if end - begin != _ADDRESS_LENGTH or not _begins_0x(data, begin, end):
         return False
-    odd = 0
-    for at in range(begin + 2, end):
-        letter = data[at] | _TO_LOWER
-        odd += not (_LOWER_A <= letter <= _LOWER_F or _ZERO <= data[at] <= _NINE)
+    return _digits_or(data[begin + _PREFIX : begin + _ADDRESS_LENGTH], _HEX_LETTERS)
+
+
+@compiled
+def _digits_or(text: Array, letters: int) -> bool:
+    """Return whether the text consists of digits and the first `letters` ASCII letters.
+
+    All bytes are tested without a branch, so that the loop can be vectorised.
+    """
+    odd = np.uint8(0)
+    for byte in text:
+        letter = np.uint8(np.uint8(byte | _TO_LOWER) - _LOWER_A) < letters
+        odd |= np.uint8(not letter) & np.uint8(np.uint8(byte - _ZERO) >= _DIGITS)
     return odd == 0
 
 
 @compiled
 def _put(data: Array, begin: int, end: int, text: Array, at: int) -> int:
     """Copy [begin, end) to `text` at `at`; return the end of the copy."""
-    for place in range(end - begin):
-        text[at + place] = data[begin + place]
+    source = data[begin:end]
+    target = text[at : at + end - begin]
+    for place in range(len(source)):
+        target[place] = source[place]
     return at + end - begin
 
 
 @compiled
 def _lower(data: Array, begin: int, end: int) -> None:
     """Lower-case the ASCII letters of [begin, end) in place, without a branch."""
-    for at in range(begin, end):
-        upper = _UPPER_A <= data[at] <= _UPPER_Z
-        data[at] |= np.uint8(_TO_LOWER * upper)
+    text = data[begin:end]
+    for place in range(len(text)):
+        upper = np.uint8(np.uint8(text[place] - _UPPER_A) < _LETTERS)
+        text[place] |= upper << _TO_LOWER_BIT
 
 
 @compiled

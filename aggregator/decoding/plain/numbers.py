@@ -127,7 +127,7 @@ def _fill_side_and_time(data: Array, spans: Array, swap: Any, latest: int, remov
         return False
     # No retraction is too late for its record: see `rules`.
     swap.timestamp = min(timestamp, latest) if removed else timestamp
-    return EARLIEST_MS <= timestamp and (removed or timestamp <= latest)
+    return timestamp >= EARLIEST_MS and (removed or timestamp <= latest)
 
 
 @compiled

@@ -194,7 +194,7 @@ def test_a_block_has_twelve_bits(decode: Decode) -> None:
         assert block_check(text) == 1 + (fnv ^ fnv >> 32) % 4_095
     checks = [decode(event({"block_hash": f"0xA{n:x}"})).block_check for n in range(2_000)]
     assert checks == [block_check(f"0xa{n:x}") for n in range(2_000)]
-    assert 1 <= min(checks) and max(checks) <= 4_095
+    assert min(checks) >= 1 and max(checks) <= 4_095
     assert len(set(checks)) > 1_400, "2,000 of 4,095 values should meet about 1,580"
 
 
@@ -255,8 +255,7 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("timestamp before 1970", {"timestamp": "1969-12-31T23:59:59Z"}, "rule", "timestamp"),
     ("timestamp before 2009", {"timestamp": 1230767999999}, "rule", "timestamp"),
     ("timestamp ISO before 2009", {"timestamp": "2008-12-31T23:59:59Z"}, "rule", "timestamp"),
-    ("timestamp of a retraction in s", {"timestamp": 1699999999, "removed": True}, "rule")
-    + ("timestamp",),
+    ("s in a retraction", {"timestamp": 1699999999, "removed": True}, "rule", "timestamp"),
     (
         "timestamp beyond MAX_FUTURE",
         {"timestamp": RECORD_AT + MAX_FUTURE + 1},

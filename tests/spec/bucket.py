@@ -1,7 +1,6 @@
 """One bucket as an object: the sums and extremes of one token and one minute.
 
-The columnar engine keeps the same in `columns.BUCKET`. This class serves the few swaps of future
-minutes (`minutes.candles_of`) and the specification in `tests/spec`.
+The columnar engine keeps the same in `columns.BUCKET`, `PAIR` and `ENTRY`.
 
 Edges (DESIGN 5): an event of `timestamp` ms belongs to minute floor(timestamp / 60000). The window
 of W minutes at instant `now` is the minutes (minute(now) - W, minute(now)], so it includes the
@@ -17,8 +16,17 @@ from typing import TypeVar
 
 from aggregator.contracts.event import Swap
 
-Point = tuple[int, int, float]
-"""(timestamp, offset, price), which sort in the order of trading."""
+Point = tuple[int, int, int, int, float]
+"""(timestamp, block_number, log_index, offset, price), which sort in the order of trading.
+
+A swap without a block number comes before those that have one.
+"""
+
+
+def place_of(swap: Swap, offset: int) -> tuple[int, int, int, int]:
+    """Return where a swap stands in the order of trading."""
+    block = -1 if swap.block_number is None else swap.block_number
+    return swap.timestamp, block, swap.log_index, offset
 
 
 class Bucket:
@@ -26,13 +34,14 @@ class Bucket:
 
     `volume`, `buy_volume` and `largest` are in micro-USD, `amount` in units of 10^-18 token; only
     priced swaps enter them. `opened` and `closed` are the first and the last price, `high` and
-    `low` the highest and the lowest, None while there is none. `traders` holds the [buys, sells] of
-    each trader, and `retracted` says whether a swap was ever taken out.
+    `low` the highest and the lowest, None while there is none. `buyers` and `sellers` are the
+    traders that were ever seen in it, and `retracted` says whether a swap was ever taken out.
     """
 
     __slots__ = (
         "amount",
         "buy_volume",
+        "buyers",
         "buys",
         "closed",
         "high",
@@ -40,7 +49,7 @@ class Bucket:
         "low",
         "opened",
         "retracted",
-        "traders",
+        "sellers",
         "trades",
         "volume",
     )
@@ -50,7 +59,6 @@ class Bucket:
     high: float | None
     low: float | None
     largest: int | None
-    traders: dict[str, list[int]]
 
     def __init__(self) -> None:
         self.trades = 0
@@ -59,6 +67,8 @@ class Bucket:
         self.buy_volume = 0
         self.amount = 0
         self.retracted = False
+        self.buyers: set[str] = set()
+        self.sellers: set[str] = set()
         self._forget_extremes()
 
     def add(self, swap: Swap, offset: int) -> None:
@@ -66,14 +76,16 @@ class Bucket:
         self._sum(swap, 1)
         self.largest = _max(self.largest, swap.usd_micros)
         if swap.price_usd is not None:
-            point = (swap.timestamp, offset, swap.price_usd)
+            point = (*place_of(swap, offset), swap.price_usd)
             self._widen(point, point, swap.price_usd, swap.price_usd)
+        if swap.trader is not None:
+            (self.buyers if swap.is_buy else self.sellers).add(swap.trader)
 
     def remove(self, swap: Swap) -> None:
         """Take a counted swap out again.
 
-        Sums and traders stay exact. Of prices and sizes only the extremes are kept, so they stay as
-        they were until the bucket is empty: after a retraction they are approximate.
+        Sums stay exact. Of prices and sizes only the extremes are kept, so they stay as they were
+        until the bucket is empty, and traders stay: after a retraction both are approximate.
         """
         self._sum(swap, -1)
         self.retracted = True
@@ -90,30 +102,21 @@ class Bucket:
         self.retracted |= other.retracted
         self.largest = _max(self.largest, other.largest)
         self._widen(other.opened, other.closed, other.high, other.low)
-        for trader, (buys, sells) in other.traders.items():
-            self._trade(trader, buys, sells)
+        self.buyers |= other.buyers
+        self.sellers |= other.sellers
 
     def distinct(self) -> tuple[int, int, int]:
         """Return the numbers of distinct traders, buyers and sellers."""
-        buyers = {trader for trader, (buys, _) in self.traders.items() if buys > 0}
-        sellers = {trader for trader, (_, sells) in self.traders.items() if sells > 0}
-        return len(buyers | sellers), len(buyers), len(sellers)
+        return len(self.buyers | self.sellers), len(self.buyers), len(self.sellers)
 
     def _sum(self, swap: Swap, sign: int) -> None:
         self.trades += sign
         self.buys += sign * swap.is_buy
-        if swap.trader is not None:
-            self._trade(swap.trader, sign * swap.is_buy, sign * (not swap.is_buy))
         if swap.usd_micros is not None:
             self.volume += sign * swap.usd_micros
             self.amount += sign * swap.amount_attos
             if swap.is_buy:
                 self.buy_volume += sign * swap.usd_micros
-
-    def _trade(self, trader: str, buys: int, sells: int) -> None:
-        counts = self.traders.setdefault(trader, [0, 0])
-        counts[0] += buys
-        counts[1] += sells
 
     def _widen(
         self, opened: Point | None, closed: Point | None, high: float | None, low: float | None
@@ -126,7 +129,6 @@ class Bucket:
     def _forget_extremes(self) -> None:
         self.opened = self.closed = None
         self.high = self.low = self.largest = None
-        self.traders = {}
 
 
 T = TypeVar("T", int, float, Point)
