@@ -51,7 +51,7 @@ class Saved(msgspec.Struct, frozen=True, gc=False):
     error: SwapsError | None = None
 
 
-class Saver:
+class SnapshotSaver:
     """At most one save of each partition under way. `monotonic_ms` is a clock that never jumps."""
 
     def __init__(

@@ -23,7 +23,7 @@ from aggregator.counting.announcer import Announcer, Beat
 from aggregator.counting.flush_schedule import FlushSchedule
 from aggregator.counting.ingest import PartitionIngest, Tools
 from aggregator.counting.partition import PartitionOwner
-from aggregator.counting.saver import Outcome, Saved, Saver
+from aggregator.counting.saver import Outcome, Saved, SnapshotSaver
 from aggregator.counting.takeover import Takeover
 from aggregator.decoding.decoder import BatchDecoder
 from aggregator.member.log import Log, Records
@@ -54,7 +54,7 @@ class CountingSink:
         config: Config,
         member_log: Log,
         snapshots: Snapshots,
-        saver: Saver,
+        saver: SnapshotSaver,
         outbox: Outbox,
         announcer: Announcer,
         executor: Executor,

@@ -14,7 +14,7 @@ from aggregator.counting.commit_metadata import CommitMetadata, read_metadata
 from aggregator.counting.rebuild import Rebuild, plan_rebuild, rebuild_since
 from aggregator.counting.recent_swaps import RecentSwaps
 from aggregator.counting.save_job import SaveJob
-from aggregator.counting.saver import Outcome, Saver
+from aggregator.counting.saver import Outcome, SnapshotSaver
 from aggregator.redis.snapshots import SnapshotHeader
 from aggregator.runtime.errors import Fatal
 from tests.fakes.snapshots import MemoryServer, MemorySnapshots
@@ -105,7 +105,7 @@ def test_the_saver_repeats_a_save_until_redis_has_it() -> None:
     server = MemoryServer()
     snapshots = MemorySnapshots(server)
     snapshots.take(0, 1)
-    saver = Saver(snapshots)
+    saver = SnapshotSaver(snapshots)
     server.down = True
     saver.start()
     try:
@@ -129,7 +129,7 @@ def test_a_save_that_follows_another_one_than_redis_holds_must_be_whole() -> Non
     server = MemoryServer()
     snapshots = MemorySnapshots(server)
     snapshots.take(0, 1)
-    saver = Saver(snapshots)
+    saver = SnapshotSaver(snapshots)
     saver.submit(job(0, 1, 5, (1, 4)))
     saver.step()
     assert [each.outcome for each in saver.take_ended()] == [Outcome.WHOLE]
@@ -143,7 +143,7 @@ def test_a_dropped_partition_has_no_outcome() -> None:
     server = MemoryServer()
     snapshots = MemorySnapshots(server)
     snapshots.take(0, 1)
-    saver = Saver(snapshots)
+    saver = SnapshotSaver(snapshots)
     began, go_on = threading.Event(), threading.Event()
 
     def hold() -> None:
