@@ -98,7 +98,8 @@ def plainly(offset: int, swap: Swap, verdict: str) -> tuple[Any, ...]:
         swap.tx_hash, swap.log_index, swap.block_number, swap.block_hash, swap.symbol, swap.quote,
         swap.venue, swap.pool, swap.trader, "buy" if swap.is_buy else "sell", swap.usd_micros,
         swap.price_usd, verdict, "topic-id", swap.leg, swap.quote_token, swap.reserve_token,
-        swap.reserve_quote, swap.block_check, PARTITION, offset, INGESTED_AT, swap.amount_attos, swap.marker,
+        swap.reserve_quote, swap.block_check, PARTITION, offset, INGESTED_AT, swap.amount_attos,
+        swap.marker,
     )  # fmt: skip
 
 
