@@ -30,7 +30,7 @@ SPAN_MS = 3 * 3_600_000
 NOW_MS = 1_790_000_000_000
 
 
-class Records(NamedTuple):
+class RecordsOfOneTime(NamedTuple):
     """Records of one time, as the decoder reads them."""
 
     values: list[bytes]
@@ -57,7 +57,7 @@ def run(events: int, tokens: int, seed: int, rounds: int) -> dict[str, Any]:
     decoder, plain = BatchDecoder(MAX_FUTURE_MS), msgspec.json.Decoder(Event).decode
     ways: dict[str, Callable[[list[bytes]], Any]] = {
         "batch": lambda batch: decoder.decode(
-            Records(batch, [NOW_MS] * len(batch), range(len(batch)))
+            RecordsOfOneTime(batch, [NOW_MS] * len(batch), range(len(batch)))
         ),
         "reference": lambda batch: [decode_swap(value, NOW_MS, MAX_FUTURE_MS) for value in batch],
         "msgspec": lambda batch: [plain(value) for value in batch],

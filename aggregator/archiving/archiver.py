@@ -33,6 +33,7 @@ def run_archiver(
         batch_size=_POLL_LIMIT,
         stop=stop,
         prepare=lambda: ensure_topics(config),
+        joined=sink.joined,
     )
     sink.loop_faults = loop.faults
     loop.run()

@@ -34,6 +34,7 @@ from aggregator.contracts.homes import Homes
 from aggregator.contracts.records import Origin, origin_of
 from aggregator.contracts.verdict import Verdict
 from aggregator.decoding.decoder import BatchDecoder
+from aggregator.member.kafka_reader import KafkaReader, record_of
 from aggregator.runtime.backoff import Backoff
 from aggregator.runtime.clock import wall_ms
 from aggregator.runtime.config import Config
@@ -80,14 +81,12 @@ class _Columns(NamedTuple):
 
 
 class Backfill:
-    """One run over the records whose Kafka timestamp lies in [since_ms, until_ms).
+    """One run over the records whose Kafka timestamp lies in [since_ms, until_ms)."""
 
-    `topic_id` is Kafka's id of the topic.
-    """
-
-    def __init__(self, config: Config, topic_id: str, *, dry_run: bool) -> None:
+    def __init__(self, config: Config, *, dry_run: bool) -> None:
+        """Raises Retry where Kafka does not say which topic it is."""
         self._config = config
-        self._topic_id = topic_id
+        topic_id = self._topic_id = _topic_id(config)
         self._dry_run = dry_run
         self._decoder = BatchDecoder(config.max_future_ms)
         self._lateness = Lateness(config.grace_ms, config.max_future_ms, config.keep_ttl_ms)
@@ -170,8 +169,10 @@ class Backfill:
             if offset in there:
                 progress.there += 1
                 continue
-            for column, each in zip(found, (value, timestamp, offset, origin), strict=True):
-                column.append(each)  # type: ignore[arg-type]
+            found.values.append(value)
+            found.timestamps.append(timestamp)
+            found.offsets.append(offset)
+            found.origins.append(origin)
         return found
 
     def _archive(
@@ -270,8 +271,16 @@ class Backfill:
                 assert offset is not None
                 next_offset = offset + 1
                 if offset < end:
-                    origin = origin_of(message.headers())
+                    origin = origin_of(record_of(message).headers)
                     yield offset, message.timestamp()[1], message.value(), origin
             if time.monotonic() - silent_since > _TIMEOUT_S:
                 # Transactions leave offsets without a record, so this chunk has no further records.
                 return
+
+
+def _topic_id(config: Config) -> str:
+    reader = KafkaReader(config.kafka_bootstrap, config.kafka_topic, config.archiver_group)
+    try:
+        return reader.topic_id() or config.kafka_topic
+    finally:
+        reader.close()

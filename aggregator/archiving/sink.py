@@ -100,6 +100,10 @@ class ArchivingSink:
 
     # Partitions come and go.
 
+    def joined(self, partitions: int) -> None:
+        """Note how many partitions the topic has, before the first is acquired."""
+        self._takeover.partitions = partitions
+
     def acquire(self, partition: int) -> int | None:
         """See `Sink`."""
         owner = self._takeover.acquire(partition)

@@ -1,7 +1,8 @@
 """How an archiver takes a partition over: where it continues, and what was promised before.
 
 The position and the intent are in the group's commit metadata; only where there is none the archive
-is asked. The questions run on a thread, the commit that confirms the ownership on the loop's.
+is asked. The group is asked, and confirms the ownership, on the loop's thread; the rest runs on
+another.
 """
 
 from __future__ import annotations
@@ -33,10 +34,23 @@ _REMEDY: Final = (
 _CLOCK_RECORDS: Final = 100
 
 
+class _Committed(NamedTuple):
+    """What the group has of a partition; `written` says whether there is metadata."""
+
+    offset: int | None
+    written: bool
+    position: LogPosition
+    extent: LogExtent
+
+
 class ArchiveTakeover:
-    """Takes over the partitions that the group assigns to this archiver."""
+    """Takes over the partitions that the group assigns to this archiver.
+
+    `partitions` is how many the topic has; fill it before the first takeover.
+    """
 
     def __init__(self, config: Config, swap_log: Log, topic: TopicId) -> None:
+        self.partitions = config.kafka_partitions
         self._config = config
         self._log = swap_log
         self._topic = topic
@@ -53,7 +67,8 @@ class ArchiveTakeover:
         """
         asked = self._asked.get(partition)
         if asked is None:
-            self._asked[partition] = self._thread.submit(self._find, partition)
+            committed = self._committed(partition)
+            self._asked[partition] = self._thread.submit(self._find, partition, committed)
             return None
         if not asked.done():
             return None
@@ -85,9 +100,17 @@ class ArchiveTakeover:
         self._jobs.close()
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _find(self, partition: int) -> Progress:
-        committed, metadata = self._log.committed(partition)
+    def _committed(self, partition: int) -> _Committed:
+        offset, metadata = self._log.committed(partition)
         position = unpack(metadata)
+        homes = self._count_homes(partition, position)
+        position = msgspec.structs.replace(
+            position, homes=homes, partitioner=self._config.kafka_partitioner
+        )
+        return _Committed(offset, bool(metadata), position, self._log.extent(partition, None))
+
+    def _find(self, partition: int, found: _Committed) -> Progress:
+        committed, position, extent = found.offset, found.position, found.extent
         topic_id = self._log.topic_id() or self._config.kafka_topic
         if self._topic.text not in {"", topic_id} or position.topic_id not in {"", topic_id}:
             raise Fatal(
@@ -95,14 +118,8 @@ class ArchiveTakeover:
                 f"is archived is of {position.topic_id or self._topic.text}. {_REMEDY}"
             )
         self._topic.text = topic_id
-        position = msgspec.structs.replace(
-            position,
-            topic_id=topic_id,
-            homes=self._count_homes(partition, position),
-            partitioner=self._config.kafka_partitioner,
-        )
-        extent = self._log.extent(partition, None)
-        if committed is None or not metadata:
+        position = msgspec.structs.replace(position, topic_id=topic_id)
+        if committed is None or not found.written:
             committed, position = self._ask_archive(partition, committed, position, extent)
         if position.clock is None:
             position = msgspec.structs.replace(
@@ -133,13 +150,12 @@ class ArchiveTakeover:
         return self._homes
 
     def _homes_of_others(self, partition: int) -> int:
-        count = self._log.partition_count()
-        for other in range(count):
+        for other in range(self.partitions):
             if other != partition:
                 found = _homes_in(self._log.committed(other)[1])
                 if found:
                     return found
-        return count
+        return self.partitions
 
     def _ask_archive(
         self, partition: int, committed: int | None, position: LogPosition, extent: LogExtent

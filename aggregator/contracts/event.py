@@ -74,7 +74,7 @@ def marker_of(chain: str, tx_hash: str, log_index: int, token: str) -> bytes:
 
     Neither chain nor tx_hash can contain ":", and the token comes last, so the joined text is
     unambiguous. The block is no part of the identity: a swap that a reorganised chain includes
-    again in another block is the same swap (DESIGN 4 rule 6).
+    again in another block is the same swap (docs/exactly-once.md).
     """
     identity = f"{chain}:{tx_hash}:{log_index}:{token}"
     return hashlib.blake2b(identity.encode(), digest_size=16).digest()

@@ -8,7 +8,6 @@ partitions of the process go on. This module starts no reading and publishes not
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -30,7 +29,7 @@ from aggregator.member.end_offset_check import EndOffsetCheck
 from aggregator.member.log import Log, LogExtent
 from aggregator.redis.snapshots import Snapshot, Snapshots
 from aggregator.runtime.config import Config
-from aggregator.runtime.errors import Fatal, Fenced
+from aggregator.runtime.errors import Fatal
 
 log = structlog.get_logger(__name__)
 
@@ -43,13 +42,24 @@ class Taken(NamedTuple):
     metadata: CommitMetadata
 
 
-class _Attempt:
-    """One try to take a partition. `lock` is held while it commits."""
+class _Prepared(NamedTuple):
+    """What was found out about a partition before its epoch is committed."""
 
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.cancelled = False
-        self.result: Future[Taken] = Future()
+    extent: LogExtent
+    committed: int | None
+    homes: Homes
+    metadata: CommitMetadata
+    position: int
+    reject_from: int
+    plan: Rebuild | None
+
+
+class _Attempt(NamedTuple):
+    """One try to take a partition, at `now_ms` by the own clock; `taking` once it is committed."""
+
+    now_ms: int
+    preparing: Future[_Prepared]
+    taking: Future[Taken] | None
 
 
 class Takeover:
@@ -88,79 +98,85 @@ class Takeover:
         do, Fenced where the group or a newer owner has the partition, Fatal where the log is not
         the one that was counted; the next call begins again.
         """
-        attempt = self._attempts.get(partition)
+        attempt = self._attempts.pop(partition, None)
         if attempt is None:
-            attempt = self._attempts[partition] = _Attempt()
             now_ms = self._now_ms()
-            attempt.result = self._executor.submit(self._take, partition, attempt, now_ms)
-        if not attempt.result.done():
-            return None
-        del self._attempts[partition]
-        return attempt.result.result()
+            attempt = _Attempt(now_ms, self._executor.submit(self._prepare, partition), None)
+        if attempt.taking is None and attempt.preparing.done():
+            # On the thread of the loop: Kafka checks that a commit comes from a member of the group
+            # and not that the member has the partition, and the loop knows that it still has it.
+            prepared = attempt.preparing.result()
+            self._log.commit({partition: (prepared.position, prepared.metadata.encode())})
+            self._homes.committed(prepared.homes)
+            taking = self._executor.submit(self._take, partition, prepared, attempt.now_ms)
+            attempt = attempt._replace(taking=taking)
+        if attempt.taking is not None and attempt.taking.done():
+            return attempt.taking.result()
+        self._attempts[partition] = attempt
+        return None
 
     def cancel(self, partition: int) -> None:
-        """Give up taking a partition; when this returns, nothing more is committed for it."""
-        attempt = self._attempts.pop(partition, None)
-        if attempt is not None:
-            # Kafka checks that a commit comes from a member of the group, not that the member has
-            # the partition. So the group may not go on while a commit is under way.
-            with attempt.lock:
-                attempt.cancelled = True
+        """Give up taking a partition; nothing more is committed for it."""
+        self._attempts.pop(partition, None)
 
-    def _take(self, partition: int, attempt: _Attempt, now_ms: int) -> Taken:
+    def _prepare(self, partition: int) -> _Prepared:
         topic_id = self._log.topic_id()
         committed, text = self._log.committed(partition)
         found = read_metadata(text)
+        is_old = found != NOTHING_COMMITTED and not found.homes
         if found.topic_id and topic_id and found.topic_id != topic_id:
             # Of a topic that is gone: only its epoch still means something.
             found, committed = CommitMetadata(found.epoch), None
-            is_old = False
-        else:
-            is_old = found != NOTHING_COMMITTED and not found.homes
         self.partitions = max(self._log.partition_count(), partition + 1)
         homes = self._homes.of(partition, found, topic_id)
         extent = self._log.extent(partition, None)
         if committed is not None:
             committed = min(committed, extent.end)
         epoch = max(found.epoch, self._snapshots.last_epoch(partition)) + 1
-        metadata = CommitMetadata(epoch, homes.homes, homes.partitioner, topic_id)
         # The version before counted misplaced records where they stood, so its committed offset
         # says nothing about forwards: they begin with the replay.
         plan = self._plan(partition, extent, committed) if is_old else None
         reject_from = max(committed or 0, extent.start)
-        forward_from = reject_from if plan is None else plan.offset
         # An offset that Kafka has deleted stays committed until a save: it is what the gap says.
-        kept = committed if committed is not None and plan is None else forward_from
-        with attempt.lock:
-            if attempt.cancelled:
-                raise Fenced(f"partition {partition} was released")
-            self._log.commit({partition: (kept, metadata.encode())})
-        self._homes.committed(homes)
-        self._snapshots.take(partition, epoch)
+        position = committed if plan is None else plan.offset
+        return _Prepared(
+            extent=extent,
+            committed=committed,
+            homes=homes,
+            metadata=CommitMetadata(epoch, homes.homes, homes.partitioner, topic_id),
+            position=extent.start if position is None else position,
+            reject_from=reject_from,
+            plan=plan,
+        )
+
+    def _take(self, partition: int, prepared: _Prepared, now_ms: int) -> Taken:
+        extent, metadata = prepared.extent, prepared.metadata
+        self._snapshots.take(partition, metadata.epoch)
         began = time.perf_counter()
         snapshot = self._snapshots.load(partition)
         loaded = time.perf_counter()
         if snapshot is not None:
-            self._check_topic(partition, snapshot, topic_id, extent)
+            self._check_topic(partition, snapshot, metadata.topic_id, extent)
         owner = PartitionOwner(
             config=self._config,
             partition=partition,
-            epoch=epoch,
-            topic_id=topic_id,
+            epoch=metadata.epoch,
+            topic_id=metadata.topic_id,
             extent=extent,
-            reject_from=reject_from,
-            forward_from=forward_from,
+            reject_from=prepared.reject_from,
+            forward_from=max(prepared.position, extent.start),
             now_ms=now_ms if self._config.clock == "wall" else 0,
         )
         if snapshot is None or not owner.resume(snapshot):
-            owner.rebuild(plan or self._plan(partition, extent, committed))
+            plan = prepared.plan or self._plan(partition, extent, prepared.committed)
+            owner.rebuild(plan)
         log.debug(
             "restored",
             partition=partition,
             loading_s=loaded - began,
             decoding_s=time.perf_counter() - loaded,
         )
-        return Taken(owner, homes, metadata)
+        return Taken(owner, prepared.homes, metadata)
 
     def _check_topic(
         self, partition: int, snapshot: Snapshot, topic_id: str, extent: LogExtent

@@ -55,9 +55,9 @@ def record_time(event_ms: int | None, now_ms: int, kept_ms: int) -> int:
     """Return the timestamp of the Kafka record of an event, ms since the epoch.
 
     It is the time of the event, so that days of old swaps are counted as they would have been then:
-    a partition's clock is the highest timestamp of its records (DESIGN 4 rule 4). An event gets the
-    time of sending where its own lies in the future, which no record may, or more than `kept_ms` in
-    the past: the topic's retention goes by these timestamps, and would delete the record.
+    a partition's clock is the highest timestamp of its records. An event gets the time of sending
+    where its own lies in the future, which no record may, or more than `kept_ms` in the past: the
+    topic's retention goes by these timestamps, and would delete the record.
     """
     if event_ms is None or not now_ms - kept_ms <= event_ms <= now_ms:
         return now_ms

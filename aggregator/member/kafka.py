@@ -213,15 +213,12 @@ class KafkaLog:
         self._consumer = Consumer(self._settings)
         self._rejoin_at = time.monotonic() + pause_s
 
+    # The client lets one thread in at a time, and the poll loop comes back before any other thread
+    # gets its turn. So the questions of other threads go to the reader's client.
+
     def committed(self, partition: int) -> tuple[int | None, str]:
         """See `Log`."""
-        try:
-            (found,) = self._consumer.committed([self._at(partition)], timeout=_TIMEOUT_S)
-        except KafkaException as error:
-            raise _named(error, "reading the committed offset") from error
-        if found.error is not None:
-            raise Retry(f"kafka: reading the committed offset: {found.error.str()}")
-        return (found.offset if found.offset >= 0 else None), found.metadata or ""
+        return self._reader.committed(partition)
 
     def commit(self, positions: Mapping[int, tuple[int, str]], *, wait: bool = True) -> None:
         """See `Log`."""
@@ -248,21 +245,7 @@ class KafkaLog:
 
     def extent(self, partition: int, since_ms: int | None) -> LogExtent:
         """See `Log`."""
-        try:
-            start, end = self._consumer.get_watermark_offsets(
-                self._at(partition), timeout=_TIMEOUT_S, cached=False
-            )
-            if since_ms is None:
-                return LogExtent(start, end, start)
-            (found,) = self._consumer.offsets_for_times(
-                [TopicPartition(self._topic, partition, since_ms)], timeout=_TIMEOUT_S
-            )
-        except (KafkaException, TypeError) as error:
-            # get_watermark_offsets returns None when it times out.
-            raise Retry(f"kafka: requesting offsets: {error}") from error
-        if found.error is not None:
-            raise Retry(f"kafka: requesting offsets: {found.error.str()}")
-        return LogExtent(start, end, found.offset if found.offset >= 0 else end)
+        return self._reader.extent(partition, since_ms)
 
     def topic_id(self) -> str:
         """See `Log`."""
@@ -313,11 +296,7 @@ class KafkaLog:
 
     def partition_count(self) -> int:
         """See `Log`."""
-        try:
-            metadata = self._consumer.list_topics(self._topic, timeout=_TIMEOUT_S)
-        except KafkaException as error:
-            raise Retry(f"kafka: {error.args[0].str()}") from error
-        count = len(metadata.topics[self._topic].partitions)
+        count = self._reader.partition_count(_TIMEOUT_S)
         if count == 0:
             # A topic that was just created may not be known to every broker yet.
             raise Retry(f"kafka: topic {self._topic} has no partitions yet")
@@ -327,8 +306,8 @@ class KafkaLog:
     def still_reachable(self) -> bool:
         """See `Log`."""
         try:
-            self._consumer.list_topics(self._topic, timeout=0.5)
-        except KafkaException:
+            self._reader.partition_count(0.5)
+        except Retry:
             return False
         self.unreachable = ""
         return True

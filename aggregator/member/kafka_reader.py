@@ -22,6 +22,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient
 
 from aggregator.contracts.records import LogRecord
+from aggregator.member.log import LogExtent
 from aggregator.runtime.errors import Retry
 
 _TIMEOUT_S: Final = 5.0
@@ -60,6 +61,43 @@ class KafkaReader:
             except TimeoutError as error:
                 raise Retry("kafka: describing the topic: no answer") from error
         return "" if found == _NO_ID else found
+
+    def partition_count(self, timeout_s: float) -> int:
+        """Return the number of partitions, 0 where the broker does not know yet. Raises Retry."""
+        with self._lock:
+            try:
+                metadata = self._connected().list_topics(self._topic, timeout=timeout_s)
+            except KafkaException as error:
+                raise Retry(f"kafka: {error.args[0].str()}") from error
+        return len(metadata.topics[self._topic].partitions)
+
+    def committed(self, partition: int) -> tuple[int | None, str]:
+        """See `Log`."""
+        place = TopicPartition(self._topic, partition)
+        with self._lock:
+            try:
+                (found,) = self._connected().committed([place], timeout=_TIMEOUT_S)
+            except KafkaException as error:
+                fault = error.args[0].str()
+                raise Retry(f"kafka: reading the committed offset: {fault}") from error
+        if found.error is not None:
+            raise Retry(f"kafka: reading the committed offset: {found.error.str()}")
+        return (found.offset if found.offset >= 0 else None), found.metadata or ""
+
+    def extent(self, partition: int, since_ms: int | None) -> LogExtent:
+        """See `Log`."""
+        with self._lock:
+            start, end = self._extent(partition)
+            if since_ms is None:
+                return LogExtent(start, end, start)
+            place = TopicPartition(self._topic, partition, since_ms)
+            try:
+                (found,) = self._connected().offsets_for_times([place], timeout=_TIMEOUT_S)
+            except KafkaException as error:
+                raise Retry(f"kafka: requesting offsets: {error.args[0].str()}") from error
+        if found.error is not None:
+            raise Retry(f"kafka: requesting offsets: {found.error.str()}")
+        return LogExtent(start, end, found.offset if found.offset >= 0 else end)
 
     def read_at(self, partition: int, offsets: Sequence[int]) -> dict[int, LogRecord]:
         """See `Log`."""

@@ -120,7 +120,8 @@ class Forwards:
     def poll(self) -> None:
         """Take the broker's answers, and start over after a failure when it is due. Never waits."""
         self._serve()
-        if self._broken and not self._backoff.left_s:
+        # A refusal for its size is no failure of the broker: there is nothing to wait for.
+        if self._broken and (self._refused or not self._backoff.left_s):
             self._start_over()
         self._send_unsent()
 
@@ -239,7 +240,6 @@ class Forwards:
         if self._producer is None:
             single = {"batch.num.messages": 1} if self._alone_until is not None else {}
             self._producer = self._producers(self._settings | single)
-            self._in_flight = 0
         return self._producer
 
     def _note_acknowledged(self, outgoing: _Outgoing) -> None:
@@ -264,6 +264,8 @@ class Forwards:
     def _start_over(self) -> None:
         self._dispose()
         self._broken = ""
+        if self._refused:
+            self._backoff.reset()
         if self._refused and self._alone_until is not None:
             for outgoing in self._refused:
                 self._give_up(outgoing, f"the topic {self._topic} refuses it for its size")
@@ -289,6 +291,7 @@ class Forwards:
     def _dispose(self) -> None:
         producer, self._producer = self._producer, None
         self._generation += 1
+        self._in_flight = 0
         if producer is not None:
             # What is in flight may still arrive, in order and without a hole.
             abandon(producer)

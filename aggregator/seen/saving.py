@@ -39,7 +39,7 @@ def closed_blocks(journal: Journal, begin: int, end: int) -> dict[int, bytes]:
 
 
 def tail_sections(journal: Journal, since: int) -> dict[bytes, bytes]:
-    """Return the sections of the open block that have a record, from that of offset `since` on."""
+    """Return the sections of the open block that have a record from offset `since` on."""
     numbers = journal.state[0]
     slot = int(numbers["open"])
     first = int(journal.slots[slot]["number"]) << BLOCK_BITS
@@ -48,9 +48,9 @@ def tail_sections(journal: Journal, since: int) -> dict[bytes, bytes]:
     words = _words(journal, slot)
     sections = {}
     for start in range(begin - begin % SECTION_WORDS, end if begin < end else 0, SECTION_WORDS):
-        section = words[start : start + SECTION_WORDS]
-        if section["rest"].any():
-            sections[section_name(start // SECTION_WORDS)] = section.tobytes()
+        until = start + SECTION_WORDS
+        if words["rest"][max(begin, start) : until].any():
+            sections[section_name(start // SECTION_WORDS)] = words[start:until].tobytes()
     return sections
 
 

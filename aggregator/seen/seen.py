@@ -17,7 +17,7 @@ from aggregator.contracts.swaps import ABSENT, RECORD, SWAP, Swaps
 from aggregator.seen import journal as journals
 from aggregator.seen.journal import NONE
 from aggregator.seen.kernels import (
-    FORGOTTEN_AT_A_TIME,
+    AHEAD,
     Batch,
     fold_words,
     judge,
@@ -27,15 +27,12 @@ from aggregator.seen.kernels import (
 )
 from aggregator.seen.known import NOTHING_KNOWN, Known
 from aggregator.seen.saving import closed_blocks, tail_sections, with_saved_words
-from aggregator.seen.words import BLOCK_BITS, BLOCK_WORDS
+from aggregator.seen.words import BLOCK_BITS
 
 __all__ = ["Known", "Seen", "SeenChanges", "SeenHeader", "Verdicts", "compile_seen"]
 
-_AT_A_TIME: Final = 8192
-"""Records per call of the kernel: the parts of the index that they need fit into the cache."""
-
-
 _NO_ORIGINS: Final = np.empty(0, np.int64)
+_MORE_MOVED: Final = 1024
 
 
 class Verdicts(NamedTuple):
@@ -96,8 +93,8 @@ class Seen:
         numbers["max_future"], numbers["by_event_time"] = max_future_ms, by_event_time
         self._origins = dict(origins or {})
         self._remembered = NOTHING_KNOWN
-        self._hashes = np.empty(max(BLOCK_WORDS, _AT_A_TIME) + 1, np.uint64)
-        self._spare_hashes = np.empty(FORGOTTEN_AT_A_TIME, np.uint64)
+        self._hashes = np.empty(AHEAD, np.uint64)
+        self._spare = np.empty(AHEAD + 1, np.uint64)
         # What the save before holds: blocks below `_saved_block`, and records below `_saved_offset`
         # of the block that was open then.
         self._saved_first = self._saved_block = next_offset >> BLOCK_BITS
@@ -135,10 +132,7 @@ class Seen:
         """The bytes of memory that the state uses."""
         remembered = self._remembered.entries
         return (
-            journals.memory_bytes(self._journal)
-            + remembered.words.nbytes
-            + remembered.table.nbytes
-            + self._hashes.nbytes
+            journals.memory_bytes(self._journal) + remembered.words.nbytes + remembered.table.nbytes
         )
 
     def clocks(self, swaps: Swaps) -> Array:
@@ -193,23 +187,14 @@ class Seen:
             origin_places,
             highest,
             self._hashes,
-            self._spare_hashes,
+            self._spare,
             *verdicts,
         )
+        remembered = self._remembered.entries
+        entries = (NOTHING_KNOWN if known is None else known).entries
         begin = 0
-        while begin < count:
-            end = min(begin + _AT_A_TIME, count)
-            stopped = judge(
-                self._journal,
-                self._remembered.entries,
-                (NOTHING_KNOWN if known is None else known).entries,
-                batch,
-                begin,
-                end,
-            )
-            if stopped < end:
-                self._make_room()
-            begin = stopped
+        while (begin := judge(self._journal, remembered, entries, batch, begin)) < count:
+            self._make_room()
         self._origins.update(
             (partition, offset)
             for partition, offset in zip(partitions.tolist(), highest.tolist(), strict=True)
@@ -291,7 +276,7 @@ class Seen:
         if numbers["ids"] >= numbers["most_ids"]:
             self._more_ids(self.ids)
         if numbers["moved_end"] == len(self._journal.moved):
-            self._journal = journals.with_moved(self._journal, _AT_A_TIME)
+            self._journal = journals.with_moved(self._journal, _MORE_MOVED)
 
     def _more_ids(self, ids: int) -> None:
         """Move all ids to a table with room for so many and some more."""
@@ -328,12 +313,13 @@ class Seen:
     ) -> None:
         """Take over the words of a save into the new journal."""
         self._journal = with_saved_words(self._journal, header, blocks, sections)
-        last = int(self._numbers["open"])
-        self._more_ids(transitions(self._journal.words[BLOCK_WORDS : (last + 1) << BLOCK_BITS]))
-        for slot in range(int(self._numbers["first"]), last + 1):
-            place = 0
-            while (place := fold_words(self._journal, slot, place, self._hashes)) < BLOCK_WORDS:
-                self._make_room()
+        # The slots are in the order of the log.
+        place = int(self._numbers["first"]) << BLOCK_BITS
+        end = (int(self._numbers["open"]) + 1) << BLOCK_BITS
+        self._more_ids(transitions(self._journal.words[place:end]))
+        scratch = self._hashes, self._spare
+        while (place := fold_words(self._journal, place, end, *scratch)) < end:
+            self._make_room()
         self._saved_first, self._saved_block = header.first_block, header.open_block
         self._saved_sections = set(sections)
 

@@ -122,7 +122,8 @@ class MemorySnapshots:
             return self._done()
         if before is None or kept.saved != before:
             return False
-        sections = {name: part for name, part in kept.sections.items() if name not in dropped}
+        gone = set(dropped)
+        sections = {name: part for name, part in kept.sections.items() if name not in gone}
         held = {**kept.blocks, **blocks}
         for number in forgotten:
             held.pop(number, None)

@@ -408,7 +408,9 @@ class MemoryArchiver:
         self.log = _PacedLog(topic, "archivers")
         self.sink = ArchivingSink(self.config, self.log, self._note, Health())
         self._stop = threading.Event()
-        self._loop = MemberLoop(self.log, self.sink, batch_size=1_000, stop=self._stop)
+        self._loop = MemberLoop(
+            self.log, self.sink, batch_size=1_000, stop=self._stop, joined=self.sink.joined
+        )
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 

@@ -92,10 +92,11 @@ _COMMA: Final = ord(",")
 _POINT: Final = ord(".")
 _ZERO: Final = ord("0")
 _COLON: Final = ord(":")
-_BACKSLASH: Final = ord("\\")
+_FIRST_PRINTABLE: Final = np.uint8(ord(" "))
+_BACKSLASH: Final = np.uint8(ord("\\"))
 _OPEN: Final = ord("{")
 _CLOSE: Final = ord("}")
-_DELETE: Final = 127
+_DELETE: Final = np.uint8(127)
 _ASCII_END: Final = 128
 _N: Final = ord("n")
 _T: Final = ord("t")
@@ -178,14 +179,15 @@ def _scan_object(data: Array, at: int, end: int, spans: Array) -> bool:
 def _survey(data: Array, begin: int, end: int) -> tuple[bool, bool]:
     """Return whether there are control characters or escapes, and whether there is non-ASCII.
 
-    The loop has no branches, so that it can be vectorised.
+    The loop has no branches and compares bytes with bytes, so that it can be vectorised.
     """
     strange = np.uint8(0)
     high = np.uint8(0)
-    for at in range(begin, end):
-        byte = data[at]
+    for byte in data[begin:end]:
         strange |= (
-            np.uint8(byte < _SPACE) | np.uint8(byte == _BACKSLASH) | np.uint8(byte == _DELETE)
+            np.uint8(byte < _FIRST_PRINTABLE)
+            | np.uint8(byte == _BACKSLASH)
+            | np.uint8(byte == _DELETE)
         )
         high |= byte
     return strange != 0, high >= _ASCII_END

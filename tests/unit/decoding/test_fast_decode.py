@@ -200,6 +200,35 @@ def test_both_decide_the_same(change: dict[str, Any], dropped: str, ascii_only: 
     check(text.encode("utf-8", "surrogatepass"))
 
 
+@settings(max_examples=400, deadline=None)
+@given(
+    sent=st.lists(
+        st.tuples(
+            st.one_of(st.none(), changes),
+            st.sampled_from([{}, {}, {"leg": 1, "token": ADDRESS}, {"removed": True}]),
+            st.one_of(st.none(), st.tuples(st.integers(0, 99), st.integers(0, 2**40))),
+        ),
+        max_size=12,
+    )
+)
+def test_a_batch_of_anything_is_decoded_record_by_record(
+    sent: list[tuple[dict[str, Any] | None, dict[str, Any], tuple[int, int] | None]],
+) -> None:
+    """Plain and odd events, both legs, retractions, forwarded and bad records side by side."""
+    values = [
+        None if change is None else json.dumps(GOOD | change | kind, ensure_ascii=False)
+        for change, kind, _ in sent
+    ]
+    encoded = [value and value.encode("utf-8", "surrogatepass") for value in values]
+    origins = [origin for *_, origin in sent]
+    expected: list[Outcome | None] = [
+        by_the_rules(value, forwarded=origin is not None)
+        for value, origin in zip(encoded, origins, strict=True)
+    ]
+    for _ in range(2):
+        check_batch(encoded, expected, origins=origins)
+
+
 @settings(max_examples=300, deadline=None)
 @given(value=st.one_of(st.none(), st.binary(max_size=40), st.text(max_size=40).map(str.encode)))
 @example(value=b"[" * 100_000)
