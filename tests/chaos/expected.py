@@ -1,7 +1,7 @@
 """What every token must show, decided from the records of the topic alone.
 
-Forwarded records are part of the topic, so each partition's log decides its tokens. That they are
-there, complete and in order, is checked from the records that they were made from (`forward_faults`).
+Forwarded records are part of the topic, so the log of a partition decides its tokens. That they are
+there, complete and in order, is checked from their originals (`forward_faults`).
 `tests.support.oracle` decides and computes. Shares no code with the service.
 """
 
@@ -59,9 +59,7 @@ class Expected:
     `dead` are the positions that must end as dead letters.
     """
 
-    def __init__(
-        self, log: Iterable[Logged], rules: Rules, windows: Windows = WINDOWS
-    ) -> None:
+    def __init__(self, log: Iterable[Logged], rules: Rules, windows: Windows = WINDOWS) -> None:
         self.windows = windows
         decided = decide(log, rules)
         self.dead = {_position(each.logged) for each in decided if each.letter == "B"}
@@ -159,4 +157,3 @@ class Expected:
 
 def _position(logged: Logged) -> Position:
     return logged.partition, logged.offset
-

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
+
+from tests.support.oracle import Rules
 
 PARTITIONS: Final = 3
 MINUTE: Final = 60_000
 HOUR: Final = 60 * MINUTE
 WINDOWS: Final = (("5m", 5), ("1h", 60), ("24h", 1440))
-# With it the ids of the first block are forgotten in the middle of a run.
-SHORT_WINDOWS: Final = (("5m", 5), ("1h", 60))
-SHORT_TTL: Final = 80 * MINUTE
+RULES: Final = Rules(homes=PARTITIONS)
 
 
 @dataclass(frozen=True)
@@ -188,9 +188,8 @@ class Schedule:
     span_ms: int
     steps: tuple[Step, ...]
     stamped: bool = False
-    partitioner: str = "murmur2"
+    rules: Rules = RULES
     windows: tuple[tuple[str, int], ...] = WINDOWS
-    rules: tuple[tuple[str, int], ...] = ()
     settings: tuple[tuple[str, str], ...] = ()
 
 
@@ -362,7 +361,7 @@ def schedule(seed: int) -> Schedule:
         span_ms,
         tuple(steps),
         stamped=seed % 4 == 3,
-        partitioner=rng.choice(["murmur2", "crc32"]),
+        rules=replace(RULES, partitioner=rng.choice(["murmur2", "crc32"])),
     )
 
 
@@ -373,7 +372,7 @@ def _short(seed: int, steps: tuple[Step, ...]) -> Schedule:
         5 * HOUR,
         steps,
         stamped=True,
-        windows=SHORT_WINDOWS,
-        rules=(("grace_ms", HOUR), ("ttl_ms", SHORT_TTL)),
+        windows=(("5m", 5), ("1h", 60)),
+        rules=replace(RULES, grace_ms=HOUR, ttl_ms=80 * MINUTE),
         settings=(("WINDOWS", "5m,1h"), ("DRIFT", "10m"), ("MARKER_TTL", "80m")),
     )

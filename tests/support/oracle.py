@@ -8,6 +8,7 @@ no state is kept between instants. Shares no code with the service.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 import zlib
 from collections import defaultdict
@@ -25,6 +26,7 @@ EARLIEST = 1_230_768_000_000
 """2009-01-01: a smaller timestamp is in seconds."""
 _LONGEST_LABEL = 256
 _NEVER = -(2**62)
+_ADDRESS = re.compile(r"0[xX][0-9a-fA-F]{40}\Z")
 
 
 @dataclass(frozen=True, eq=False)
@@ -419,15 +421,24 @@ def event_identity(event: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def label(text: str | None) -> str | None:
-    """Return a symbol or trader as it is shown: cut, without invisible characters, or None."""
+    """Return a symbol or trader as it is shown: cut, without invisible characters, or None.
+
+    An address of 40 digits is shown in lower case.
+    """
+    kept = _visible(text)
+    return kept.lower() if kept is not None and _ADDRESS.match(kept) else kept
+
+
+def _visible(text: str | None) -> str | None:
     if text is None:
         return None
     kept = [c for c in text[:_LONGEST_LABEL] if unicodedata.category(c) not in {"Cc", "Cf"}]
-    return _lower_hex("".join(kept)) if "".join(kept).strip() else None
+    return "".join(kept) if "".join(kept).strip() else None
 
 
 def _block(event: dict[str, Any]) -> str | None:
-    return label(event.get("block_hash"))
+    block = _visible(event.get("block_hash"))
+    return None if block is None else _lower_hex(block)
 
 
 def _lower_hex(text: str) -> str:
