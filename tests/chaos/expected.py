@@ -19,13 +19,13 @@ from tests.support.oracle import (
     TokenNumbers,
     by_partition,
     decide,
+    origin_of,
     recompute,
     token_id,
 )
 
 Windows = tuple[tuple[str, int], ...]
 WINDOWS: Final[Windows] = (("5m", 5), ("1h", 60), ("24h", 1440))
-_ORIGIN: Final = "origin"
 _CHANGES: Final = "CPLDU"
 
 Position = tuple[int, int]
@@ -39,18 +39,13 @@ def logged_of(
     headers: Iterable[tuple[str, Any]] | None = None,
 ) -> Logged:
     """Return a record of the topic; without an event where the traffic made it to be rejected."""
-    origin = None
-    for name, text in headers or ():
-        if name == _ORIGIN:
-            source, at = text.decode().split(":")[:2]
-            origin = int(source), int(at)
     try:
         event = json.loads(value or b"")
     except ValueError:
         event = None
     if isinstance(event, dict) and event.get("bad"):
         event = None
-    return Logged(event, partition, offset, record_timestamp, origin)
+    return Logged(event, partition, offset, record_timestamp, origin_of(headers))
 
 
 class Expected:

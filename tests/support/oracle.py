@@ -246,6 +246,15 @@ def decide(log: Iterable[Logged], rules: Rules) -> list[DecidedRecord]:
     return decided
 
 
+def origin_of(headers: Iterable[tuple[str, Any]] | None) -> tuple[int, int] | None:
+    """Return the position (partition, offset) that a forwarded record comes from."""
+    for name, text in headers or ():
+        if name == "origin":
+            partition, offset = text.decode().split(":")[:2]
+            return int(partition), int(offset)
+    return None
+
+
 def home_of(key: str, homes: int, partitioner: str = "murmur2") -> int:
     """Return the partition that producers choose for a key: murmur2 (Java), crc32 (librdkafka)."""
     if partitioner == "crc32":
