@@ -162,7 +162,12 @@ class Traffic:
             a, b = ({"block_hash": block} for block in blocks)
         else:
             a, b = {}, {}
+        old = event | {"timestamp": event["timestamp"] - 25 * HOUR}
         draw = rng.random()
+        if draw < 0.04:
+            return [old | a, event | b]
+        if draw < 0.06:
+            return [old | a, old | b, undone | b]
         if draw < 0.15:
             return [undone | a, event | a]
         if draw < 0.25:
