@@ -144,7 +144,7 @@ class Traffic:
             return self._send(rng, self._reorganised(rng, event))
         if draw < 0.36:
             return self._send(rng, [event, event])
-        if draw < 0.46:
+        if draw < 0.46 and self._sent:
             return self._send(rng, [event, *self._of_earlier(rng)])
         if draw < 0.49:
             other = rng.choice([each for each in TOKENS if each not in FIRM and each not in SLOW])

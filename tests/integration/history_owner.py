@@ -14,14 +14,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
-from aggregator.contracts.batch import SwapBatch, batch_of
 from aggregator.contracts.stats import Heartbeat
+from aggregator.contracts.swaps import swaps_of
 from aggregator.contracts.units import MINUTE_MS
 from aggregator.counting.announcer import Announcer
 from aggregator.counting.partition import PartitionOwner
+from aggregator.counting.rebuild import Rebuild
 from aggregator.decoding.rules import decode_swap
-from aggregator.member.kafka import LogExtent
+from aggregator.member.log import LogExtent
 from aggregator.nats.publisher import Publisher
 from aggregator.runtime.clock import monotonic_ms
 from aggregator.runtime.config import load
@@ -43,39 +45,33 @@ class Market:
             config=load({}),
             partition=partition,
             epoch=epoch,
+            topic_id="",
             extent=LogExtent(start=0, end=0, since=0),
-            committed_offset=0,
+            reject_from=0,
+            forward_from=0,
             now_ms=now,
-            replay_since_ms=now - 2 * 86_400_000,
-            snapshot=None,
         )
+        self.owner.rebuild(Rebuild(0, whole=True))
+        self._random = np.random.default_rng(partition)
         events = [swap_event(now, number, token=token) for number, token in enumerate(tokens)]
-        swaps = [decode_swap(json.dumps(each).encode(), now, MAX_FUTURE) for each in events]
-        self._batch = batch_of(swaps, list(range(len(swaps))))
+        self._template = swaps_of(
+            [decode_swap(json.dumps(each).encode(), now, MAX_FUTURE) for each in events]
+        )
         begin = now - now % MINUTE_MS - minutes * MINUTE_MS
         for minute in range(minutes):
             self.trade(begin + minute * MINUTE_MS)
 
     def trade(self, timestamp: int, first: int = 0, count: int | None = None) -> None:
         """Let this many tokens trade once each."""
-        template, next_offset = self._batch, self.owner.next_offset
-        chosen = np.arange(len(template))[first:][:count]
-        swaps = template.swaps[chosen].copy()
-        swaps["timestamp"] = timestamp
+        template, next_offset = self._template, self.owner.next_offset
+        last = len(template) if count is None else min(len(template), first + count)
+        chosen = template.part(first, last)
+        swaps, records = chosen.swaps.copy(), chosen.records.copy()
+        swaps["timestamp"] = records["recorded"] = timestamp
         swaps["offset"] = np.arange(next_offset, next_offset + len(chosen))
-        batch = SwapBatch(
-            swaps=swaps,
-            offsets=swaps["offset"].tolist(),
-            names=template.names[chosen],
-            token_names=template.token_names,
-            removed=template.removed[chosen],
-            markers=b"",
-            swap=lambda place: template.swap(int(chosen[place])),
-            texts=lambda place: template.texts(int(chosen[place])),
-        )
-        times = np.full(len(chosen), timestamp, np.int64)
-        placed = self.owner.place(batch, times, next_offset + len(chosen))
-        self.owner.apply(placed, "C" * len(chosen))
+        markers = self._random.integers(2**63, size=(len(chosen), 2), dtype=np.uint64)
+        batch = replace(chosen, swaps=swaps, records=records, markers=markers)
+        self.owner.apply(self.owner.judge(batch, np.zeros(len(chosen), np.bool_)))
 
 
 def compile_engine() -> None:

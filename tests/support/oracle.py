@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, NamedTuple
 
 MINUTE = 60_000
@@ -48,6 +49,34 @@ class Logged:
         """The event of a record that has one."""
         assert self.event is not None
         return self.event
+
+    @cached_property
+    def micros(self) -> int | None:
+        """The value in micro-USD, None where it is not known."""
+        if self.swap.get("amount_usd") is None:
+            return None
+        exact = Decimal(self.swap["amount_usd"]).scaleb(6, Context(prec=60))
+        return int(exact.to_integral_value(ROUND_HALF_EVEN, Context(prec=60)))
+
+    @cached_property
+    def amount(self) -> Fraction:
+        """The amount in tokens, to 18 digits."""
+        exact = Decimal(self.swap["amount"]).scaleb(18, Context(prec=80))
+        return Fraction(int(exact.to_integral_value(ROUND_HALF_EVEN, Context(prec=80))), 10**18)
+
+    @cached_property
+    def price(self) -> Fraction | None:
+        """The price in USD, None where it is not known or 0."""
+        if self.swap.get("price_usd") is not None:
+            return Fraction(self.swap["price_usd"]) or None
+        if self.swap.get("amount_usd") is not None:
+            return Fraction(self.swap["amount_usd"]) / Fraction(self.swap["amount"]) or None
+        return None
+
+    @cached_property
+    def trader(self) -> str | None:
+        """The trader, None where it is not known."""
+        return label(self.swap.get("trader"))
 
 
 @dataclass(frozen=True)
@@ -354,12 +383,12 @@ def _window(
 ) -> WindowNumbers:
     last = now // MINUTE
     inside = _within(standing, last - minutes, last)
-    priced = [one for one in inside if one.swap.get("amount_usd") is not None]
+    priced = [(one, one.micros) for one in inside if one.micros is not None]
     buys = [one for one in inside if one.swap["side"] == "buy"]
     sells = [one for one in inside if one.swap["side"] == "sell"]
-    volume = sum(_micros(one) for one in priced)
-    buy_volume = sum(_micros(one) for one in priced if one.swap["side"] == "buy")
-    amount = sum((_amount(one) for one in priced), Fraction(0))
+    volume = sum(micros for _, micros in priced)
+    buy_volume = sum(micros for one, micros in priced if one.swap["side"] == "buy")
+    amount = sum((one.amount for one, _ in priced), Fraction(0))
     prices = _prices(inside)
     return WindowNumbers(
         trades=len(inside),
@@ -380,7 +409,7 @@ def _window(
         # A price of 0 counts as no price.
         vwap_usd=Fraction(volume, 1_000_000) / amount if volume else None,
         price_change_pct=_change(prices),
-        largest_trade_usd=max((_micros(one) for one in priced), default=None),
+        largest_trade_usd=max((micros for _, micros in priced), default=None),
         complete=_reaches(since, last - minutes),
         previous=_previous(standing, undone, last - minutes, minutes, since),
         retraction_touched=bool(_within(undone, last - minutes, last)),
@@ -395,7 +424,7 @@ def _previous(
     inside = _within(standing, last - minutes, last)
     return PreviousNumbers(
         trades=len(inside),
-        volume_usd=sum(_micros(one) for one in inside if one.swap.get("amount_usd") is not None),
+        volume_usd=sum(one.micros or 0 for one in inside),
         price_change_pct=_change(_prices(inside)),
         retraction_touched=bool(_within(undone, last - minutes, last)),
     )
@@ -407,7 +436,7 @@ def _reaches(since: int | None, before_first: int) -> bool:
 
 
 def _distinct_traders(log: list[Logged]) -> int:
-    named = {label(one.swap.get("trader")) for one in log}
+    named = {one.trader for one in log}
     return len(named - {None})
 
 
@@ -469,26 +498,8 @@ def _in_order(log: list[Logged]) -> list[Logged]:
     return sorted(log, key=order_of)
 
 
-def _micros(logged: Logged) -> int:
-    exact = Decimal(logged.swap["amount_usd"]).scaleb(6, Context(prec=60))
-    return int(exact.to_integral_value(ROUND_HALF_EVEN, Context(prec=60)))
-
-
-def _amount(logged: Logged) -> Fraction:
-    exact = Decimal(logged.swap["amount"]).scaleb(18, Context(prec=80))
-    return Fraction(int(exact.to_integral_value(ROUND_HALF_EVEN, Context(prec=80))), 10**18)
-
-
 def _prices(log: list[Logged]) -> list[Fraction]:
-    return [price for one in _in_order(log) if (price := _price(one.swap))]
-
-
-def _price(event: dict[str, Any]) -> Fraction | None:
-    if event.get("price_usd") is not None:
-        return Fraction(event["price_usd"])
-    if event.get("amount_usd") is not None:
-        return Fraction(event["amount_usd"]) / Fraction(event["amount"])
-    return None
+    return [one.price for one in _in_order(log) if one.price is not None]
 
 
 def by_partition(decided: Iterable[DecidedRecord]) -> dict[int, list[DecidedRecord]]:
