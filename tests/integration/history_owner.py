@@ -13,21 +13,20 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
-from msgspec.structs import replace
 
 from aggregator.contracts.stats import Heartbeat
 from aggregator.contracts.swaps import swaps_of
 from aggregator.contracts.units import MINUTE_MS
 from aggregator.counting.announcer import Announcer
 from aggregator.counting.partition import PartitionOwner
-from aggregator.counting.rebuild import Rebuild
 from aggregator.decoding.rules import decode_swap
 from aggregator.member.log import LogExtent
 from aggregator.nats.publisher import Publisher
 from aggregator.runtime.clock import monotonic_ms
 from aggregator.runtime.config import load
-from tests.unit.windows.service import MAX_FUTURE, swap_event
+from tests.unit.counting.world import event
 
 PARTITIONS = 2
 
@@ -51,27 +50,24 @@ class Market:
             forward_from=0,
             now_ms=now,
         )
-        self.owner.rebuild(Rebuild(0, whole=True))
+        events = [event(number, now, token) for number, token in enumerate(tokens)]
+        decoded = [decode_swap(json.dumps(each).encode(), now, MINUTE_MS) for each in events]
+        self._batch = swaps_of(decoded)
         self._random = np.random.default_rng(partition)
-        events = [swap_event(now, number, token=token) for number, token in enumerate(tokens)]
-        self._template = swaps_of(
-            [decode_swap(json.dumps(each).encode(), now, MAX_FUTURE) for each in events]
-        )
         begin = now - now % MINUTE_MS - minutes * MINUTE_MS
         for minute in range(minutes):
             self.trade(begin + minute * MINUTE_MS)
 
     def trade(self, timestamp: int, first: int = 0, count: int | None = None) -> None:
         """Let this many tokens trade once each."""
-        template, next_offset = self._template, self.owner.next_offset
-        last = len(template) if count is None else min(len(template), first + count)
-        chosen = template.part(first, last)
+        chosen = self._batch.part(first, len(self._batch) if count is None else first + count)
         swaps, records = chosen.swaps.copy(), chosen.records.copy()
         swaps["timestamp"] = records["recorded"] = timestamp
-        swaps["offset"] = np.arange(next_offset, next_offset + len(chosen))
-        markers = self._random.integers(2**63, size=(len(chosen), 2), dtype=np.uint64)
-        batch = replace(chosen, swaps=swaps, records=records, markers=markers)
-        self.owner.apply(self.owner.judge(batch, np.zeros(len(chosen), np.bool_)))
+        swaps["offset"] = self.owner.next_offset + np.arange(len(swaps))
+        # Each trade is another one.
+        markers = self._random.integers(0, 2**63, (len(swaps), 2)).astype(np.uint64)
+        batch = msgspec.structs.replace(chosen, swaps=swaps, records=records, markers=markers)
+        self.owner.apply(self.owner.judge(batch, np.zeros(len(swaps), np.bool_)))
 
 
 def compile_engine() -> None:
