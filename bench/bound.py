@@ -40,6 +40,10 @@ class Event(msgspec.Struct, gc=False):
     trader: str | None = None
     block_number: int | None = None
     block_hash: str | None = None
+    leg: int = 0
+    quote_token: str | None = None
+    reserve_token: str | None = None
+    reserve_quote: str | None = None
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -28,6 +28,15 @@ BATCH = 2_000
 MAX_FUTURE_MS = 300_000
 SPAN_MS = 3 * 3_600_000
 NOW_MS = 1_790_000_000_000
+
+
+class RecordsOfOneTime(NamedTuple):
+    """Records of one time, as the decoder reads them."""
+
+    values: list[bytes]
+    timestamps: list[int]
+    offsets: range
+    origins: None = None
 
 
 def us_per_event(decode: Callable[[list[bytes]], Any], values: list[bytes], rounds: int) -> float:
@@ -47,7 +56,9 @@ def run(events: int, tokens: int, seed: int, rounds: int) -> dict[str, Any]:
     values = [record.value for record in swaps(Shape(tokens=tokens, seed=seed), times)]
     decoder, plain = BatchDecoder(MAX_FUTURE_MS), msgspec.json.Decoder(Event).decode
     ways: dict[str, Callable[[list[bytes]], Any]] = {
-        "batch": lambda batch: decoder.decode(batch, [NOW_MS] * len(batch), range(len(batch))),
+        "batch": lambda batch: decoder.decode(
+            RecordsOfOneTime(batch, [NOW_MS] * len(batch), range(len(batch)))
+        ),
         "reference": lambda batch: [decode_swap(value, NOW_MS, MAX_FUTURE_MS) for value in batch],
         "msgspec": lambda batch: [plain(value) for value in batch],
     }

@@ -2,7 +2,7 @@
 
 Daphne accepts a body of any size, and a request as slow as a byte per minute. If Daphne is the
 server (other ASGI servers do not change), its connections limit the body (status 413) and the time
-from the first byte of a request to the last one (408). A head has at most 64 KiB, the size of a
+from the first byte of a request to the last one (408). A head has at most 128 KiB, the size of a
 hundred of the longest token ids in an address, and 500 lines (Twisted's limit). WebSocket
 handshakes have 5 s (Daphne's limit).
 
@@ -28,7 +28,7 @@ from twisted.python.failure import Failure
 from twisted.web.http import RESPONSES, HTTPChannel
 
 _DONE: Final = Failure(ConnectionDone())
-HEAD_BYTES: Final = 65_536
+HEAD_BYTES: Final = 131_072
 _CODES: Final = {
     HTTPStatus.REQUEST_TIMEOUT: ("request_too_slow", "The request did not arrive in time."),
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: ("request_too_large", "The request's body is too large."),

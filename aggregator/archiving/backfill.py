@@ -1,42 +1,63 @@
 """Archives the swaps of a time range of the log that the archive lacks, and none twice.
 
 A backfill looks only at offsets below those that the archivers have committed; later offsets are
-theirs. It leaves a record alone if its position is in the archive. For the others the markers
-decide, after the markers of archived swaps are restored from the archive: a swap that was archived
-at another position is a duplicate. A backfill runs beside the archivers, outside their group.
+theirs. It leaves a record alone if its position is in the archive. What to do with another one the
+rows of its id say, as an archiver decides about late swaps. While it inserts, the epoch of the
+partition is odd, and the archiver of the partition waits; afterwards that archiver learns the new
+rows (see `ArchiveWriter.epoch`). So it may run beside the archivers, outside their group.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import msgspec
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from aggregator.archiving.intents import blocks_of, span_of
-from aggregator.clickhouse.connection import ClickHouseClient
-from aggregator.clickhouse.writer import ArchiveWriter
-from aggregator.contracts.archive_rows import SwapRows
-from aggregator.decoding.rows import RowDecoder
-from aggregator.redis.checkins import Checkins
-from aggregator.redis.markers import MAX_CLAIMS, RedisMarkers, kinds_of
-from aggregator.redis.session import RedisSession
+from aggregator.archiving.batches import blocks_of, span_of
+from aggregator.archiving.decisions import (
+    Decided,
+    Found,
+    Lateness,
+    LogSource,
+    UndecidedRun,
+    decide,
+    wanted,
+)
+from aggregator.archiving.intents import LogPosition, unpack
+from aggregator.clickhouse.connection import ClickHouseClient, Unavailable
+from aggregator.clickhouse.questions import ArchiveQuestions
+from aggregator.clickhouse.writer import HAS_ROW, ArchiveWriter
+from aggregator.contracts.homes import Homes
+from aggregator.contracts.records import Origin, origin_of
+from aggregator.contracts.verdict import Verdict
+from aggregator.decoding.decoder import BatchDecoder
+from aggregator.member.kafka_reader import KafkaReader, record_of
 from aggregator.runtime.backoff import Backoff
 from aggregator.runtime.clock import wall_ms
 from aggregator.runtime.config import Config
 from aggregator.runtime.errors import Fatal, Retry
+from aggregator.seen.seen import Seen
 
 _TIMEOUT_S: Final = 10.0
 _CHUNK: Final = 20_000
 _TRIES: Final = 8
+# An insert begins at most this long after the epoch was raised.
+_LEASE_S: Final = 30.0
+# An archiver settles its intent within its lease and the time of an insert.
+_SETTLES_S: Final = 300.0
+_ASK_EVERY_S: Final = 0.2
+# Every swap is late for a backfill, so that its id is looked up, over all time.
+_ALWAYS_LATE: Final = 2**61
 
 
 class BackfillProgress(msgspec.Struct):
     """How far a partition is: `next_offset` of the range [first, end).
 
-    Counts the records read, archived before, repeated, undecodable, and archived by this run.
+    Counts the records read, archived before, repeated (or at home elsewhere), undecodable, and
+    archived by this run.
     """
 
     partition: int
@@ -50,18 +71,28 @@ class BackfillProgress(msgspec.Struct):
     archived: int = 0
 
 
+class _Columns(NamedTuple):
+    """Records as the decoder reads them."""
+
+    values: list[bytes | None]
+    timestamps: list[int]
+    offsets: list[int]
+    origins: list[Origin | None]
+
+
 class Backfill:
     """One run over the records whose Kafka timestamp lies in [since_ms, until_ms)."""
 
     def __init__(self, config: Config, *, dry_run: bool) -> None:
+        """Raises Retry where Kafka does not say which topic it is."""
         self._config = config
+        topic_id = self._topic_id = _topic_id(config)
         self._dry_run = dry_run
-        self._decoder = RowDecoder(config.max_future_ms)
-        self._session = RedisSession(config.redis_url)
-        self._markers = RedisMarkers(self._session, config.marker_ttl_ms)
-        self._checkins = Checkins(self._session, config.kafka_topic, config.marker_ttl_ms)
+        self._decoder = BatchDecoder(config.max_future_ms)
+        self._lateness = Lateness(config.grace_ms, config.max_future_ms, config.keep_ttl_ms)
         self._clickhouse = ClickHouseClient(config.clickhouse_url, receive_s=90)
-        self._writer = ArchiveWriter(self._clickhouse, config.kafka_topic)
+        self._writer = ArchiveWriter(self._clickhouse, topic_id)
+        self._questions = ArchiveQuestions(self._clickhouse, topic_id)
         self._run = wall_ms()
         # Assigned by hand, so it reads the archivers' commits without ever joining their group.
         self._consumer = Consumer(
@@ -78,117 +109,158 @@ class Backfill:
         """Close the connections."""
         self._consumer.close()
         self._clickhouse.close()
-        self._session.close()
 
     def run(self, since_ms: int, until_ms: int, report: Callable[[BackfillProgress], None]) -> None:
         """Archive what is missing; call `report` after every step.
 
         Raises Retry if an engine stays unreachable, and Fatal.
         """
-        self._session.connect()
         self._writer.connect()
-        for progress in self._ranges(since_ms, until_ms):
+        for progress, position in self._ranges(since_ms, until_ms):
             report(progress)
             while progress.next_offset < progress.end:
-                self._step(progress)
+                self._step(progress, position)
                 report(progress)
 
-    def _ranges(self, since_ms: int, until_ms: int) -> Iterator[BackfillProgress]:
+    def _ranges(
+        self, since_ms: int, until_ms: int
+    ) -> Iterator[tuple[BackfillProgress, LogPosition]]:
         topic = self._config.kafka_topic
         try:
             found = self._consumer.list_topics(topic, timeout=_TIMEOUT_S).topics[topic]
-            places = [TopicPartition(topic, partition) for partition in sorted(found.partitions)]
-            committed = self._consumer.committed(places, timeout=_TIMEOUT_S)
-            for place, archived in zip(places, committed, strict=True):
+            for partition in sorted(found.partitions):
+                place = TopicPartition(topic, partition)
+                committed, position = self._committed(partition)
+                if position.topic_id not in {"", self._topic_id}:
+                    raise Fatal(f"topic {topic} was created again since it was archived")
                 log_start, log_end = self._consumer.get_watermark_offsets(place, timeout=_TIMEOUT_S)
-                first = max(log_start, self._offset_at(place.partition, since_ms, log_end))
-                end = min(
-                    max(0, archived.offset), self._offset_at(place.partition, until_ms, log_end)
-                )
-                yield BackfillProgress(place.partition, first, max(first, end), first)
+                first = max(log_start, self._offset_at(partition, since_ms, log_end))
+                end = min(committed, self._offset_at(partition, until_ms, log_end))
+                yield BackfillProgress(partition, first, max(first, end), first), position
         except KafkaException as error:
             raise Retry(f"kafka: {error.args[0].str()}") from error
+
+    def _committed(self, partition: int) -> tuple[int, LogPosition]:
+        place = TopicPartition(self._config.kafka_topic, partition)
+        (found,) = self._consumer.committed([place], timeout=_TIMEOUT_S)
+        return max(0, found.offset), unpack(found.metadata or "")
 
     def _offset_at(self, partition: int, time_ms: int, end: int) -> int:
         asked = [TopicPartition(self._config.kafka_topic, partition, time_ms)]
         (found,) = self._consumer.offsets_for_times(asked, timeout=_TIMEOUT_S)
         return int(found.offset) if found.offset >= 0 else end
 
-    def _step(self, progress: BackfillProgress) -> None:
+    def _step(self, progress: BackfillProgress, position: LogPosition) -> None:
         """Work on one chunk of one partition."""
         first = progress.next_offset
         end = min(progress.end, first + _CHUNK)
-        there = self._writer.offsets_between(progress.partition, first, end)
-        offsets: list[int] = []
-        timestamps: list[int] = []
-        values: list[bytes | None] = []
-        for offset, timestamp, value in self._read(progress.partition, first, end):
+        there = self._questions.offsets_between(
+            progress.partition, first, end, unnamed=position.switch is not None
+        )
+        records = self._missing(progress, there, end)
+        if records.values:
+            self._archive(progress, position, records)
+        progress.next_offset = end
+
+    def _missing(self, progress: BackfillProgress, there: set[int], end: int) -> _Columns:
+        found = _Columns([], [], [], [])
+        for offset, timestamp, value, origin in self._read(progress.partition, end, progress):
             progress.seen += 1
             if offset in there:
                 progress.there += 1
                 continue
-            offsets.append(offset)
-            timestamps.append(timestamp)
-            values.append(value)
-        swaps = self._decoder.decode(values, timestamps, offsets)
-        progress.undecodable += len(values) - len(swaps)
-        if len(swaps):
-            self._archive(progress, swaps)
-        progress.next_offset = end
+            found.values.append(value)
+            found.timestamps.append(timestamp)
+            found.offsets.append(offset)
+            found.origins.append(origin)
+        return found
 
-    def _archive(self, progress: BackfillProgress, swaps: SwapRows) -> None:
-        verdicts = self._decide(progress.partition, swaps)
-        swaps.swaps["verdict"] = list(verdicts.encode())
-        progress.repeats += verdicts.count("D")
-        for block in blocks_of([swaps], progress.partition, wall_ms()):
-            progress.archived += len(block.swaps)
-            if not self._dry_run:
-                # The run is part of the token: an earlier block may have had the same offsets.
-                span = span_of(block)
-                token = f"{self._writer.token(block.partition, span)}:backfill:{self._run}"
-                self._with_retries(lambda: self._insert(block, token))  # noqa: B023
-
-    def _decide(self, partition: int, swaps: SwapRows) -> str:
-        rows = self._writer.markers_of(swaps)
+    def _archive(
+        self, progress: BackfillProgress, position: LogPosition, records: _Columns
+    ) -> None:
         if self._dry_run:
-            taken = {(row.marker, row.removed) for row in rows}
-            asked = zip(swaps.rows["marker"].tolist(), swaps.rows["removed"].tolist(), strict=True)
-            return "".join("D" if each in taken else "L" for each in asked)
-        self._checkins.seed(rows)
-        verdicts = ""
-        for begin in range(0, len(swaps), MAX_CLAIMS):
-            some = swaps.part(begin, min(begin + MAX_CLAIMS, len(swaps)))
-            # A swap without a marker is late by now: the windows do not count it any more.
-            kinds = kinds_of(some.rows["removed"].tolist(), [True] * len(some), "r")
-            verdicts += self._markers.claim(
-                partition,
-                some.swaps["offset"].tolist(),
-                some.rows["marker"].tobytes(),
-                kinds,
-            )
-        return verdicts
-
-    def _insert(self, block: Any, token: str) -> None:
-        self._writer.connect()
-        self._writer.insert(block, token)
-
-    def _with_retries(self, call: Callable[[], None]) -> None:
+            self._count(progress, self._decide(progress.partition, position, records))
+            return
         backoff = Backoff()
         for left in reversed(range(_TRIES)):
             try:
-                return call()
+                decided = self._insert(progress.partition, position, records)
             except Retry:
                 if not left:
                     raise
                 time.sleep(backoff.pause_s())
-        return None
+            else:
+                self._count(progress, decided)
+                return
+
+    def _insert(self, partition: int, position: LogPosition, records: _Columns) -> Decided:
+        """Decide and insert while the archiver waits; decides again if it is tried again."""
+        before = self._writer.epoch(partition).number
+        self._writer.raise_epoch(partition, before + 1 + before % 2)
+        raised_at = time.monotonic()
+        try:
+            self._wait_for_intent(partition)
+            # The wait may have been long, and its end is what the epoch promises.
+            self._writer.raise_epoch(partition, before + 3 + before % 2)
+            raised_at = time.monotonic()
+            decided = self._decide(partition, position, records)
+            self._writer.connect()
+            for block in blocks_of([decided.swaps], partition, wall_ms()):
+                if time.monotonic() - raised_at > _LEASE_S:
+                    raise Unavailable("the archive took too long to answer")
+                # The run is part of the token: an earlier block may have had the same offsets.
+                token = f"{self._writer.token(partition, span_of(block))}:backfill:{self._run}"
+                self._writer.insert(block, token)
+        finally:
+            self._writer.raise_epoch(partition, before + 4 + before % 2)
+        return decided
+
+    def _wait_for_intent(self, partition: int) -> None:
+        """Wait until what the archiver promised before the epoch was raised is archived."""
+        until = time.monotonic() + _SETTLES_S
+        while self._committed(partition)[1].intent is not None:
+            if time.monotonic() > until:
+                raise Fatal(f"partition {partition}: an insert of its archiver does not end")
+            time.sleep(_ASK_EVERY_S)
+
+    def _decide(self, partition: int, position: LogPosition, records: _Columns) -> Decided:
+        swaps = self._decoder.decode(records).swaps
+        homes = position.homes or self._config.kafka_partitions
+        away = Homes(self._config.kafka_partitioner, homes).away(swaps, partition)
+        # A state of its own: this part of the log is folded against what is archived.
+        seen = Seen(
+            ttl_ms=self._config.marker_ttl_ms,
+            grace_ms=self._config.grace_ms,
+            max_future_ms=self._config.max_future_ms,
+            next_offset=records.offsets[0],
+            floor=_ALWAYS_LATE,
+        )
+        run = UndecidedRun(swaps, away)
+        question = wanted(seen, run, self._lateness, forwarded=False)
+        found = Found(
+            self._questions.entries_of(question.late),
+            self._questions.rows_of(question.retracted),
+            self._questions.unnamed_rows_of(question.all) if position.switch is not None else [],
+        )
+        source = LogSource(self._topic_id, partition)
+        return decide(seen, run, found, self._lateness, source=source, now_ms=wall_ms())
+
+    @staticmethod
+    def _count(progress: BackfillProgress, decided: Decided) -> None:
+        letters = decided.swaps.swaps["verdict"]
+        archived = int(HAS_ROW[letters].sum())
+        bad = int((letters == ord(Verdict.BAD)).sum())
+        progress.archived += archived
+        progress.undecodable += bad
+        progress.repeats += len(letters) - archived - bad
 
     def _read(
-        self, partition: int, first: int, end: int
-    ) -> Iterator[tuple[int, int, bytes | None]]:
-        """Yield (offset, timestamp, value) of the records of [first, end)."""
-        self._consumer.assign([TopicPartition(self._config.kafka_topic, partition, first)])
-        next_offset, silent_since = first, time.monotonic()
+        self, partition: int, end: int, progress: BackfillProgress
+    ) -> Iterator[tuple[int, int, bytes | None, Origin | None]]:
+        """Yield (offset, timestamp, value, origin) of the records from `next_offset` to `end`."""
+        next_offset = progress.next_offset
+        self._consumer.assign([TopicPartition(self._config.kafka_topic, partition, next_offset)])
+        silent_since = time.monotonic()
         while next_offset < end:
             for message in self._consumer.consume(5_000, 0.5):
                 fault = message.error()
@@ -199,7 +271,16 @@ class Backfill:
                 assert offset is not None
                 next_offset = offset + 1
                 if offset < end:
-                    yield offset, message.timestamp()[1], message.value()
+                    origin = origin_of(record_of(message).headers)
+                    yield offset, message.timestamp()[1], message.value(), origin
             if time.monotonic() - silent_since > _TIMEOUT_S:
                 # Transactions leave offsets without a record, so this chunk has no further records.
                 return
+
+
+def _topic_id(config: Config) -> str:
+    reader = KafkaReader(config.kafka_bootstrap, config.kafka_topic, config.archiver_group)
+    try:
+        return reader.topic_id() or config.kafka_topic
+    finally:
+        reader.close()

@@ -1,243 +1,292 @@
-"""The stages of an archiver's batch: decode, claim, cut, promise in the commit metadata, insert.
-
-Works on the partitions that it is given, as far as the circuit breakers allow; what cannot be done
-now stays queued. `next_offset` advances once the rows are in the tables.
-"""
+"""How an archiver's batches are cut from the decided records, and rebuilt from an intent. Pure."""
 
 from __future__ import annotations
 
-import time
-from bisect import bisect_left
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+import msgspec
 import numpy as np
+import structlog
 
-from aggregator.archiving.intents import column, pack
-from aggregator.archiving.jobs import ArchiveJobs
-from aggregator.archiving.partition import ArchivePartition, InFlightInsert
-from aggregator.archiving.writers import CircuitBreakers, Writers
-from aggregator.clickhouse.connection import Unavailable
-from aggregator.contracts.units import HOUR_MS
-from aggregator.decoding.rows import NO_ROWS, RowDecoder, picked
-from aggregator.member.kafka import Polled, Records, SwapLog
-from aggregator.redis.checkins import Checkins
-from aggregator.redis.markers import MAX_CLAIMS, RedisMarkers, kinds_of
-from aggregator.redis.session import NewIncarnation, NotCheckedIn
-from aggregator.runtime import metrics
-from aggregator.runtime.config import Config
-from aggregator.runtime.errors import Retry
+from aggregator.archiving.decisions import (
+    Decided,
+    origins_after,
+    settle_times,
+    swap_at,
+    with_values,
+)
+from aggregator.archiving.intents import (
+    MAX_METADATA,
+    NO_ROW,
+    Intent,
+    LogPosition,
+    Place,
+    pack,
+    pack_letters,
+    pack_places,
+)
+from aggregator.clickhouse.writer import HAS_ROW, SIGNS, ArchiveBlock, Span, day_of
+from aggregator.contracts.arrays import Array
+from aggregator.contracts.event import Swap
+from aggregator.contracts.swaps import Swaps
+from aggregator.decoding.rows import picked
+from aggregator.runtime.errors import Fatal
 
-# Bytes of records as received; decoded they take about as much again.
-_MAX_BYTES: Final = 32 * 1024 * 1024
-# While ClickHouse is down, more records in memory would not bring it back sooner.
-_MAX_BYTES_DOWN: Final = 8 * 1024 * 1024
-_LOOK_UP_AT_ONCE: Final = 20_000
+log = structlog.get_logger(__name__)
+
+# Each day of a batch is a block of its own, and small blocks are expensive for ClickHouse.
+MAX_DAYS: Final = 16
+# Every offset of a span takes a letter, also where the log has no record.
+_MAX_SPAN: Final = 1_000_000
 
 
-class ArchiveBatches:
-    """The batches of the partitions in `owners`, a mapping that the archiver maintains."""
+class DecidedQueue:
+    """Decided records of one partition in log order, kept in the parts in which they came."""
 
-    def __init__(
-        self,
-        *,
-        config: Config,
-        owners: Mapping[int, ArchivePartition],
-        swap_log: SwapLog,
-        markers: RedisMarkers,
-        checkins: Checkins,
-        writers: Writers,
-        breakers: CircuitBreakers,
-        now_ms: Callable[[], int],
-    ) -> None:
-        self._config = config
-        self._owners = owners
-        self._log = swap_log
-        self._markers = markers
-        self._checkins = checkins
-        self._writers = writers
-        self._breakers = breakers
-        self._now_ms = now_ms
-        self._decoder = RowDecoder(config.max_future_ms)
-        self._paused: set[int] = set()
+    def __init__(self) -> None:
+        self._parts: deque[Decided] = deque()
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Decided]:
+        return iter(self._parts)
+
+    def add(self, decided: Decided) -> None:
+        """Append records that follow all others in the log."""
+        if len(decided.swaps):
+            self._parts.append(decided)
+            self._count += len(decided.swaps)
+
+    def first(self, count: int) -> list[Decided]:
+        """Return the first `count` records, or all if there are fewer."""
+        found = []
+        for part in self._parts:
+            if count <= 0:
+                break
+            found.append(part if len(part.swaps) <= count else part.part(0, count))
+            count -= len(part.swaps)
+        return found
+
+    def take(self, count: int) -> list[Decided]:
+        """Remove the first `count` records and return them."""
+        taken = self.first(count)
+        for part in taken:
+            whole = self._parts.popleft()
+            self._count -= len(part.swaps)
+            if len(part.swaps) < len(whole.swaps):
+                self._parts.appendleft(whole.part(len(part.swaps), len(whole.swaps)))
+        return taken
 
     @property
-    def size(self) -> int:
-        """Bytes of the records in memory, as received."""
-        return sum(owner.size for owner in self._owners.values())
+    def oldest(self) -> int:
+        """The timestamp (ms) of the first record; the queue must not be empty."""
+        return int(self._parts[0].swaps.records["recorded"][0])
 
-    def waiting(self) -> bool:
-        """Return whether records wait to be claimed."""
-        return any(owner.waiting for owner in self._owners.values())
 
-    def forget(self, partition: int) -> None:
-        """Forget a partition that is released or is acquired again."""
-        self._paused.discard(partition)
+class InsertBatch(msgspec.Struct, frozen=True):
+    """What one intent covers; `after` is the position once the batch is archived.
 
-    def take(self, polled: Polled) -> None:
-        """Decode what a poll returned."""
-        for records in polled.records:
-            owner = self._owners.get(records.partition)
-            if owner is not None and owner.reading:
-                self._decode(owner, records)
-        for partition, end in polled.ends.items():
-            owner = self._owners.get(partition)
-            if owner is not None and owner.reading:
-                owner.read(NO_ROWS, end)
+    `decided` are the records as they were decided, none in a batch that is rebuilt. `size` is the
+    bytes of the records' values, `oldest` the timestamp of the first record in ms since the epoch.
+    """
 
-    def _decode(self, owner: ArchivePartition, records: Records) -> None:
-        """Decode records; skip what cannot be decoded, which the aggregator dead-letters."""
-        # Offsets ascend, so a binary search finds the wanted range.
-        first = bisect_left(records.offsets, owner.read_offset)
-        end = bisect_left(records.offsets, owner.read_end)
-        swaps = self._decoder.decode(
-            records.values[first:end],
-            records.timestamps[first:end],
-            records.offsets[first:end],
-        )
-        owner.read(swaps, records.offsets[-1] + 1)
+    intent: Intent
+    after: LogPosition
+    blocks: list[ArchiveBlock]
+    decided: list[Decided]
+    size: int
+    oldest: int
 
-    def claim(self, partitions: int) -> None:
-        """Have the markers decide the waiting records; `partitions` is the topic's partition count.
+    @property
+    def promised(self) -> LogPosition:
+        """The position to commit before the batch is inserted."""
+        return msgspec.structs.replace(self.after, intent=self.intent)
 
-        Raises NewIncarnation.
+    @property
+    def next_offset(self) -> int:
+        """The end offset of the batch."""
+        return self.intent.last + 1
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return sum(len(block.swaps) for block in self.blocks)
+
+
+def blocks_of(parts: Sequence[Swaps], partition: int, ingested_at: int) -> list[ArchiveBlock]:
+    """Group the records that have a row into one block per UTC day.
+
+    The days come in the order in which they first occur in the log.
+    """
+    # A UTC day is a partition of the table. ClickHouse splits a block that spans two of them, and
+    # one token cannot cover both halves.
+    days: dict[int, list[tuple[Swaps, Array]]] = {}
+    for part in parts:
+        archived, day = HAS_ROW[part.swaps["verdict"]], day_of(part.swaps["timestamp"])
+        for each in dict.fromkeys(day[archived].tolist()):
+            places = np.flatnonzero(archived & (day == each))
+            days.setdefault(each, []).append((part, places))
+    return [ArchiveBlock(partition, day, picked(those), ingested_at) for day, those in days.items()]
+
+
+def span_of(block: ArchiveBlock) -> Span:
+    """Return where a block lies."""
+    offsets = block.swaps.offsets
+    return Span(block.day, int(offsets[0]), int(offsets[-1]))
+
+
+def cut(
+    decided: DecidedQueue, partition: int, before: LogPosition, *, max_rows: int, now_ms: int
+) -> InsertBatch:
+    """Take a batch off the front: as many records as an intent and a block can hold.
+
+    `decided` must not be empty; `before` is the position at its begin.
+    """
+    parts = decided.first(max_rows)
+    offsets, letters = _column(parts, "offset"), _column(parts, "verdict")
+    days = day_of(_column(parts, "timestamp"))
+    clocks = np.concatenate([part.clocks for part in parts])
+    negated = {at: place for part in parts for at, place in part.negated.items()}
+    count = _within_days(offsets, days, HAS_ROW[letters])
+    # How far the letters compress depends on them: equal ones take a few bytes for 50,000 offsets,
+    # random ones fill 4 KB after some thousands. So measure, and shorten until it fits; a single
+    # record always does.
+    while True:
+        intent = _intent(offsets[:count], days[:count], letters[:count], negated, now_ms)
+        after = _after(before, decided.first(count), int(clocks[count - 1]))
+        promised = msgspec.structs.replace(after, intent=intent)
+        if len(pack(promised)) <= MAX_METADATA or count == 1:
+            break
+        count = count * 2 // 3
+    taken = decided.take(count)
+    swaps = [part.swaps for part in taken]
+    return InsertBatch(
+        intent,
+        after,
+        blocks_of(swaps, partition, now_ms),
+        taken,
+        sum(int(part.records["size"].sum()) for part in swaps),
+        int(swaps[0].records["recorded"][0]),
+    )
+
+
+def _column(parts: Sequence[Decided], name: str) -> Array:
+    return np.concatenate([part.swaps.swaps[name] for part in parts])
+
+
+def _after(before: LogPosition, parts: Sequence[Decided], clock: int) -> LogPosition:
+    origins = before.origins
+    for part in parts:
+        origins = origins_after(origins, part.swaps)
+    return msgspec.structs.replace(before, clock=clock, origins=origins, intent=None)
+
+
+def _within_days(offsets: Array, days: Array, archived: Array) -> int:
+    """Return how many of the first records lie in at most MAX_DAYS days and _MAX_SPAN offsets."""
+    count = int(np.searchsorted(offsets, offsets[0] + _MAX_SPAN))
+    places = np.flatnonzero(archived[:count])
+    _, begins = np.unique(days[places], return_index=True)
+    return count if len(begins) <= MAX_DAYS else int(places[np.sort(begins)[MAX_DAYS]])
+
+
+def _intent(
+    offsets: Array, days: Array, letters: Array, negated: Mapping[int, Place], now_ms: int
+) -> Intent:
+    first, last = int(offsets[0]), int(offsets[-1])
+    archived = HAS_ROW[letters]
+    # One letter for every offset of the range: its place alone says which offset it is about.
+    packed = np.full(last - first + 1, ord(NO_ROW), np.uint8)
+    packed[offsets[archived] - first] = letters[archived]
+    places = [negated[at] for at in offsets[SIGNS[letters] < 0].tolist()]
+    offsets, days = offsets[archived], days[archived]
+    spans = []
+    for day in dict.fromkeys(days.tolist()):
+        of_day = offsets[days == day]
+        spans.append((day, int(of_day[0]), int(of_day[-1])))
+    return Intent(first, last, now_ms, spans, pack_letters(packed), pack_places(places))
+
+
+class Rebuilding:
+    """An intent that is built again from the records that it names.
+
+    `parts` are the decoded records of [first, last]. `asked` are the places of the negated rows
+    that the archive must be asked for.
+    """
+
+    def __init__(
+        self, intent: Intent, position: LogPosition, partition: int, parts: Sequence[Swaps]
+    ) -> None:
+        self._intent = intent
+        self._after = msgspec.structs.replace(position, intent=None)
+        self._partition = partition
+        self._parts = parts
+        letters = intent.letters()
+        minus = np.flatnonzero(SIGNS[letters] < 0) + intent.first
+        self._negated = dict(zip(minus.tolist(), intent.negated_places(), strict=True))
+        self.asked = [place for place in self._negated.values() if not self._own(place)]
+
+    def _own(self, place: Place) -> bool:
+        within = self._intent.first <= place.offset <= self._intent.last
+        return place.partition == self._partition and within
+
+    def batch(self, rows: Mapping[Place, Swap], max_future_ms: int) -> InsertBatch:
+        """Return the batch; `rows` are the rows at `asked`.
+
+        Raises Fatal if the log does not hold what was decided.
         """
-        for owner in self._owners.values():
-            if owner.stage != "archiving" or self._breakers.redis.open_for_s:
-                continue
-            try:
-                while owner.waiting and self._look_up_old(owner):
-                    self._claim(owner)
-                    self._breakers.redis.worked()
-            except NotCheckedIn as error:
-                self._checkins.renew(owner.partition, partitions, owner.position.claimed_to)
-                missing = self._checkins.missing(partitions)
-                self._breakers.redis.waits(f"{error}; missing partitions: {missing}")
-            except NewIncarnation:
-                raise
-            except Unavailable as error:
-                self._breakers.clickhouse.failed(str(error))
-            except Retry as error:
-                self._breakers.redis.failed(str(error))
-
-    def _claim(self, owner: ArchivePartition) -> None:
-        parts = owner.waiting.first(min(owner.waiting.below(owner.looked_up_to), MAX_CLAIMS))
-        late, watermarks = owner.lateness(parts)
-        # "r": a late swap is archived, so its retraction is archived too.
-        kinds = kinds_of(column(parts, "removed").tolist(), late.tolist(), "r")
-        verdicts = self._markers.claim(
-            owner.partition,
-            column(parts, "offset").tolist(),
-            column(parts, "marker").tobytes(),
-            kinds,
-        )
-        owner.decide(verdicts, watermarks, time.monotonic())
-
-    def _look_up_old(self, owner: ArchivePartition) -> bool:
-        """Restore the markers of swaps so old that Redis may have expired them (MARKER_TTL).
-
-        Returns False if that needs ClickHouse and its circuit breaker is open.
-        """
-        if owner.waiting.first_offset < owner.looked_up_to:
-            return True
-        parts = owner.waiting.first(_LOOK_UP_AT_ONCE)
-        margin_ms = min(HOUR_MS, self._config.marker_ttl_ms // 4) + self._config.max_future_ms
-        kept_from = self._now_ms() - self._config.marker_ttl_ms + margin_ms
-        old = [(part, np.flatnonzero(part.swaps["timestamp"] < kept_from)) for part in parts]
-        if any(len(places) for _, places in old):
-            if self._breakers.clickhouse.open_for_s:
-                return False
-            rows = self._writers.ask(lambda archive: archive.markers_of(picked(old)))
-            self._checkins.seed(rows)
-        owner.looked_up_to = int(parts[-1].swaps["offset"][-1]) + 1
-        return True
-
-    def dispatch(self) -> None:
-        """Commit the intents of the inserts that can start now, and start them. Raises Fenced."""
-        self._cut_batches()
-        ready = [
-            (owner, owner.in_flight)
-            for owner in self._owners.values()
-            if owner.in_flight is not None and not self._writers.busy(owner.partition)
-        ]
-        breakers = self._breakers
-        if not ready or breakers.kafka.open_for_s or breakers.clickhouse.open_for_s:
-            return
-        if breakers.clickhouse.fault:
-            del ready[1:]  # one insert is enough to find out whether it works
-        try:
-            self._promise(ready)
-        except Retry as error:
-            breakers.kafka.failed(str(error))
-            return
-        for owner, in_flight in ready:
-            # After the commit: the lease starts when the group has taken the intent.
-            in_flight.promised_at = time.monotonic()
-            self._writers.start(
-                owner,
-                partial(ArchiveJobs.insert, owner=owner, in_flight=in_flight),
-                partial(self._inserted, owner, in_flight),
+        intent, letters = self._intent, self._intent.letters().copy()
+        values = self._own_rows() | dict(rows)
+        gone = {at for at, place in self._negated.items() if place not in values}
+        for at in gone:
+            # ARCHIVE_KEEP has taken the row meanwhile, and would take its negative as well.
+            log.error("negated_row_gone", partition=self._partition, offset=at)
+            letters[at - intent.first] = ord(NO_ROW)
+        parts = [self._filled(part, letters, values, max_future_ms) for part in self._parts]
+        blocks = blocks_of(parts, self._partition, intent.decided_at)
+        # ClickHouse drops a block by its token without a look at its rows. Other rows under a token
+        # that is taken would be lost without notice, so stop here if the records changed.
+        rows_built = sum(len(block.swaps) for block in blocks)
+        spans = [span_of(block) for block in blocks]
+        if rows_built != HAS_ROW[letters].sum() or (not gone and spans != intent.block_spans()):
+            raise Fatal(
+                f"partition {self._partition}: the records {intent.first} to {intent.last} are not "
+                "those that were to be archived: MAX_FUTURE was changed, or the topic was created "
+                "again"
             )
-
-    def _promise(self, ready: list[tuple[ArchivePartition, InFlightInsert]]) -> None:
-        self._log.commit(
-            {
-                owner.partition: (in_flight.batch.intent.first, pack(in_flight.batch.promised))
-                for owner, in_flight in ready
-            }
+        return InsertBatch(
+            intent,
+            self._after,
+            blocks,
+            [],
+            sum(int(part.records["size"].sum()) for part in parts),
+            int(parts[0].records["recorded"][0]) if parts else intent.decided_at,
         )
 
-    def _cut_batches(self) -> None:
-        """Cut a batch for each idle thread, from the partition whose oldest records waited longest.
-
-        Partitions that wait for their thread collect more rows meanwhile: larger blocks cost
-        ClickHouse less.
-        """
-        pressed = self.size > _MAX_BYTES // 2
-        taken = {
-            self._writers.thread_of(partition)
-            for partition, owner in self._owners.items()
-            if owner.in_flight is not None
+    def _own_rows(self) -> dict[Place, Swap]:
+        wanted = {place.offset for place in self._negated.values() if self._own(place)}
+        return {
+            Place(self._partition, int(part.offsets[place])): swap_at(part, place)
+            for part in self._parts
+            for place in np.flatnonzero(np.isin(part.offsets, list(wanted))).tolist()
+            if wanted
         }
-        for owner in sorted(self._owners.values(), key=lambda owner: owner.filling_since):
-            thread = self._writers.thread_of(owner.partition)
-            if thread not in taken:
-                self._cut_batch(owner, pressed)
-                if owner.in_flight is not None:
-                    taken.add(thread)
 
-    def _cut_batch(self, owner: ArchivePartition, pressed: bool) -> None:
-        while owner.in_flight is None and owner.decided:
-            full = pressed or len(owner.decided) >= self._config.archive_batch_rows
-            waited_ms = (time.monotonic() - owner.filling_since) * 1000
-            if not full and waited_ms < self._config.archive_linger_ms:
-                return
-            batch = owner.cut(self._now_ms())
-            if batch.blocks:
-                owner.in_flight = InFlightInsert(batch, 0.0)
-            else:
-                owner.complete(batch)
-
-    def _inserted(self, owner: ArchivePartition, in_flight: InFlightInsert, seconds: float) -> None:
-        owner.complete(in_flight.batch)
-        metrics.ARCHIVE_INSERT_SECONDS.observe(seconds)
-        metrics.ARCHIVE_BATCHES.labels(owner.partition).inc()
-        metrics.ARCHIVE_ROWS.labels(owner.partition).inc(in_flight.batch.rows)
-        metrics.ARCHIVE_BATCH_ROWS.observe(in_flight.batch.rows)
-
-    def throttle(self) -> None:
-        """Pause partitions that hold enough, and resume those that have room again."""
-        most = _MAX_BYTES_DOWN if self._breakers.clickhouse.fault else _MAX_BYTES
-        room = self.size <= most
-        for partition, owner in self._owners.items():
-            if owner.stage != "archiving":
-                continue
-            waits = len(owner.waiting) + len(owner.decided)
-            full = not room or waits > self._config.archive_batch_rows
-            if full and partition not in self._paused:
-                self._log.pause([partition])
-                self._paused.add(partition)
-            elif not full and partition in self._paused:
-                self._log.resume([partition])
-                self._paused.discard(partition)
+    def _filled(
+        self, part: Swaps, letters: Array, values: Mapping[Place, Swap], max_future_ms: int
+    ) -> Swaps:
+        part.swaps["verdict"] = letters[part.offsets - self._intent.first]
+        part.swaps["verdict"][part.records["bad"]] = ord(NO_ROW)
+        settle_times(part, max_future_ms)
+        first, last = int(part.offsets[0]), int(part.offsets[-1])
+        return with_values(
+            part,
+            {
+                at: values[place]
+                for at, place in self._negated.items()
+                if first <= at <= last and place in values
+            },
+        )

@@ -7,7 +7,8 @@ from typing import Final
 
 import structlog
 
-from aggregator.archiving.archiver import Publish, compile_archiver, run_archiver
+from aggregator.archiving.archiver import compile_archiver, run_archiver
+from aggregator.archiving.sink import Publish
 from aggregator.contracts.stats import ArchiveStatus
 from aggregator.runtime import metrics
 from aggregator.runtime.backoff import CircuitBreaker

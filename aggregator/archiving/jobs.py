@@ -1,4 +1,4 @@
-"""What an archiver does in ClickHouse: insert batches, settle lost intents, restore markers.
+"""What an archiver does in ClickHouse: insert batches, settle lost intents, look rows up.
 
 Each job is one try and raises Unavailable if it should be retried. Jobs run one after another on a
 thread with its own connection, so a slow server never keeps the poll loop from its group. Knows
@@ -8,19 +8,25 @@ nothing of Kafka.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
 
 import structlog
 
-from aggregator.archiving.intents import Intent, span_of
+from aggregator.archiving.batches import span_of
+from aggregator.archiving.decisions import Found, Wanted
+from aggregator.archiving.intents import Intent, Place, Switch
 from aggregator.archiving.partition import ArchivePartition, InFlightInsert
 from aggregator.clickhouse.connection import ClickHouseClient, Refused, Unavailable
+from aggregator.clickhouse.questions import ArchivedRow, ArchiveQuestions, Entries, join
 from aggregator.clickhouse.schema import ensure_schema
 from aggregator.clickhouse.writer import ArchiveBlock, ArchiveWriter
-from aggregator.redis.checkins import Checkins
+from aggregator.contracts.event import Swap
+from aggregator.contracts.units import DAY_MS, HOUR_MS
 from aggregator.runtime import faults, metrics, tracing
+from aggregator.runtime.clock import wall_ms
 from aggregator.runtime.config import Config
+from aggregator.seen.known import Known
 
 log = structlog.get_logger(__name__)
 
@@ -31,21 +37,53 @@ LEASE_S: Final = 30.0
 # fewer blocks were inserted since an intent, ClickHouse still knows the token if it has the block.
 _TOKENS_KEPT: Final = 9_000
 _MEASURE_EVERY_S: Final = 60.0
+# How far ahead of the broker a record timestamp may be (message.timestamp.after.max.ms), and the
+# clocks of two machines apart: a row came in at most so long before the log clock passed it.
+AHEAD_MS: Final = HOUR_MS
+CLOCKS_APART_MS: Final = 600_000
+
+
+def boot_s() -> float:
+    """Return the seconds of a clock that does not stand still while the machine is suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class BackfillRunning(Unavailable):
+    """A backfill inserts rows of the partition: wait, then learn them."""
+
+
+class EpochChanged(Exception):
+    """Rows came in beside the archiver: what was decided without them must be decided again."""
+
+
+class Filled(NamedTuple):
+    """What the archive has of a partition, and its epoch as of the question."""
+
+    known: Known | None
+    epoch: int
+
+
+class TopicId:
+    """The id of the topic, filled before the first job asks for it."""
+
+    def __init__(self) -> None:
+        self.text = ""
 
 
 class ArchiveJobs:
     """The jobs; for one thread at a time."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, topic: TopicId) -> None:
         self._config = config
+        self._topic = topic
         self._clickhouse = ClickHouseClient(config.clickhouse_url, receive_s=90)
-        self._writer = ArchiveWriter(self._clickhouse, config.kafka_topic)
+        self._made: tuple[ArchiveWriter, ArchiveQuestions] | None = None
         self.prepared = False
         self._measure_at = 0.0
 
     def close(self) -> None:
         """Close the connection; a job that waits for an answer ends with Unavailable."""
-        self._writer.close()
+        self._clickhouse.close()
 
     def prepare(self) -> None:
         """Create or update the tables, once."""
@@ -54,56 +92,85 @@ class ArchiveJobs:
                 log.info("schema_applied", file=name)
             self.prepared = True
 
-    def _connect(self) -> None:
+    def _connect(self) -> tuple[ArchiveWriter, ArchiveQuestions]:
         self.prepare()
-        self._writer.connect()
+        if self._made is None:
+            self._made = (
+                ArchiveWriter(self._clickhouse, self._topic.text),
+                ArchiveQuestions(self._clickhouse, self._topic.text),
+            )
+        self._made[0].connect()
+        return self._made
+
+    def next_offset(self, partition: int) -> int:
+        """Return the offset after the topic's last row of the partition."""
+        return self._connect()[1].next_offset(partition)
+
+    def last_unnamed(self, partition: int) -> ArchivedRow | None:
+        """Return the partition's last row that names no topic."""
+        return self._connect()[1].last_unnamed(partition)
 
     def insert(self, owner: ArchivePartition, in_flight: InFlightInsert) -> float:
-        """Insert the blocks of a batch, except those that are there. Returns the seconds taken."""
-        rows = in_flight.batch.rows
-        with tracing.span("archive batch", partition=owner.partition, rows=rows):
+        """Insert the blocks of a batch, except those that are there. Returns the seconds taken.
+
+        Raises EpochChanged, with no block inserted.
+        """
+        with tracing.span("archive batch", partition=owner.partition, rows=in_flight.batch.rows):
             return self._insert(owner, in_flight)
 
     def _insert(self, owner: ArchivePartition, in_flight: InFlightInsert) -> float:
         began = time.monotonic()
-        self._connect()
+        writer, _ = self._connect()
         faults.point("after_intent")
+        if not in_flight.may_exist:
+            # After the intent: a backfill that raises the epoch later waits for the intent.
+            epoch = writer.epoch(owner.partition)
+            if epoch.writing or epoch.number != owner.epoch:
+                raise EpochChanged
         for block in in_flight.batch.blocks:
-            if not owner.active or time.monotonic() - in_flight.promised_at > LEASE_S:
+            if not owner.active or boot_s() - in_flight.promised_at > LEASE_S:
                 raise Unavailable("too much time has passed since the group took the intent")
             if in_flight.may_exist:
-                self._insert_unless_there(block, in_flight.batch.intent)
+                self._insert_unless_there(writer, block, in_flight.batch.intent)
             else:
-                self._writer.insert(block, self._writer.token(block.partition, span_of(block)))
+                writer.insert(block, writer.token(block.partition, span_of(block)))
         faults.point("after_insert")
         took_s = time.monotonic() - began
-        self._measure_disks()
+        self._measure_disks(writer)
         return took_s
 
-    def _measure_disks(self) -> None:
+    def _measure_disks(self, writer: ArchiveWriter) -> None:
         """Measure the bytes on each disk once a minute; log a failure."""
         if time.monotonic() < self._measure_at:
             return
         self._measure_at = time.monotonic() + _MEASURE_EVERY_S
         try:
-            for disk, size in self._writer.disk_bytes():
+            for disk, size in writer.disk_bytes():
                 metrics.ARCHIVE_DISK_BYTES.labels(disk).set(size)
         except (Unavailable, Refused) as error:
             log.warning("disks_not_measured", error=str(error))
 
-    def _insert_unless_there(self, block: ArchiveBlock, intent: Intent) -> None:
+    def _insert_unless_there(
+        self, writer: ArchiveWriter, block: ArchiveBlock, intent: Intent
+    ) -> None:
         """Insert a block that all or some of the tables may already hold."""
         span = span_of(block)
-        if self._writer.blocks_since(intent.decided_at) > _TOKENS_KEPT:
+        forgotten = writer.blocks_since(intent.decided_at) > _TOKENS_KEPT
+        # ARCHIVE_KEEP takes the rows of an old day, soon or on arrival, but not their totals: that
+        # they are not there says nothing.
+        fleeting = (block.day + 1) * DAY_MS + self._config.keep_ttl_ms < wall_ms() + DAY_MS
+        if forgotten:
             # ClickHouse may have dropped the token, so look for the rows themselves.
-            if self._writer.landed(block.partition, span):
+            if writer.landed(block.partition, span):
                 return
             log.warning("token_may_be_forgotten", partition=block.partition, first=span.first)
-        token = self._writer.token(block.partition, span)
-        self._writer.insert(block, token)
-        if not self._writer.landed(block.partition, span):
+            if fleeting:
+                return
+        token = writer.token(block.partition, span)
+        writer.insert(block, token)
+        if not fleeting and not writer.landed(block.partition, span):
             # The server died after it noted the token and before it kept the rows.
-            self._writer.insert(block, f"{token}:again")
+            writer.insert(block, f"{token}:again")
 
     def resolve_lost_intent(
         self, partition: int, intent: Intent, now_ms: int
@@ -112,47 +179,61 @@ class ArchiveJobs:
 
         Returns the gaps: the ranges [first, end) whose rows are not in the archive.
         """
-        self._connect()
+        writer, _ = self._connect()
         gaps = []
         for span in intent.block_spans():
-            if self._writer.landed(partition, span):
+            if writer.landed(partition, span):
                 continue
             # Take the token, so that an insert of the previous owner that is still on its way is
             # dropped. Then look again: that insert may have come first.
-            self._writer.poison(partition, span, now_ms)
-            if not self._writer.landed(partition, span):
+            writer.poison(partition, span, now_ms)
+            if not writer.landed(partition, span):
                 gaps.append((span.first, span.last + 1))
         return gaps
 
-    def reseed(
-        self,
-        partition: int,
-        partitions: int,
-        *,
-        checkins: Checkins,
-        lost_from: int,
-        needed_from: int,
-        frontier: int,
-        wanted: Callable[[], bool],
-    ) -> None:
-        """Restore the markers of archived swaps of [lost_from, frontier), then check in.
+    def values_at(self, places: Sequence[Place], unnamed: bool) -> dict[Place, Swap]:
+        """Return the values of the rows at these places; of rows without a topic if `unnamed`."""
+        if not places:
+            return {}
+        _, questions = self._connect()
+        rows = questions.rows_at(places, unnamed=True) if unnamed else []
+        return {
+            Place(row.partition, row.offset): row.swap
+            for row in [*rows, *questions.rows_at(places)]
+        }
 
-        `checkins` are bound to the run of Redis that lacks the markers. Markers of offsets below
-        `needed_from` are too old to be asked for. `wanted` says whether the partition is still
-        ours.
+    def fill(
+        self, partition: int, clock: int, switch: Switch | None, wanted: Callable[[], bool]
+    ) -> Filled:
+        """Return what the archive has of the partition within MARKER_TTL of the log clock (ms).
+
+        `wanted` says whether the partition is still ours. Raises BackfillRunning.
         """
-        self._connect()
-        seeded = 0
-        for rows in self._writer.markers_from(partition, max(lost_from, needed_from)):
+        writer, questions = self._connect()
+        # First the epoch: rows that come in later then raise it above this one.
+        epoch = writer.epoch(partition)
+        if epoch.writing:
+            raise BackfillRunning(f"a backfill of partition {partition} is under way")
+        since = clock - self._config.marker_ttl_ms - AHEAD_MS - CLOCKS_APART_MS
+        parts: list[Entries] = []
+        if switch is not None and clock <= switch.clock + self._config.marker_ttl_ms:
+            parts.append(questions.unnamed_since(partition, since))
+        for part in questions.since(partition, since):
             if not wanted():
                 raise Unavailable("the partition is no longer ours")
-            checkins.seed(rows)
-            seeded += len(rows)
-        checkins.seeded(partition, partitions, frontier, lost_from)
-        log.warning(
-            "markers_made_again",
-            partition=partition,
-            markers=seeded,
-            first=lost_from,
-            frontier=frontier,
+            parts.append(part)
+        entries = join(parts)
+        return Filled(Known.of(entries) if len(entries) else None, epoch.number)
+
+    def look_up(self, wanted: Wanted, *, unnamed: bool) -> Found:
+        """Return what the archive has of these ids, of all time.
+
+        With `unnamed`, also the rows from before the topic had a name.
+        """
+        _, questions = self._connect()
+        everything = [*wanted.late, *wanted.retracted, *wanted.forwarded]
+        return Found(
+            questions.entries_of(wanted.late),
+            questions.rows_of(wanted.retracted),
+            questions.unnamed_rows_of(everything) if unnamed else [],
         )

@@ -1,183 +1,240 @@
-"""How an archiver takes over a partition: redo what the previous owner promised, then check in.
+"""How an archiver takes a partition over: where it continues, and what was promised before.
 
-`acquire` reads the position and the intent from the group's commit metadata and has the group
-confirm them. `advance` redoes the intent and ensures that Redis holds every claim that the archive
-holds (DESIGN 4 rule 10, docs/exactly-once.md). Only then does the partition archive.
+The position and the intent are in the group's commit metadata; only where there is none the archive
+is asked. The group is asked, and confirms the ownership, on the loop's thread; the rest runs on
+another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final, NamedTuple
 
 import msgspec
 import structlog
 
-from aggregator.archiving.intents import Intent, pack, unpack
-from aggregator.archiving.partition import ArchivePartition, InFlightInsert
-from aggregator.archiving.writers import CircuitBreakers, Writers
+from aggregator.archiving.decisions import LogSource
+from aggregator.archiving.intents import LogPosition, Switch, pack, unpack
+from aggregator.archiving.jobs import ArchiveJobs, TopicId
+from aggregator.archiving.partition import ArchivePartition, Progress
+from aggregator.contracts.homes import Homes
+from aggregator.decoding.decoder import BatchDecoder
 from aggregator.member.end_offset_check import EndOffsetCheck
-from aggregator.member.kafka import SwapLog
-from aggregator.redis.checkins import Checkins
+from aggregator.member.log import Log, LogExtent
 from aggregator.runtime import metrics
 from aggregator.runtime.config import Config
-from aggregator.runtime.errors import Retry
+from aggregator.runtime.errors import Fatal
 
 log = structlog.get_logger(__name__)
 
+_REMEDY: Final = (
+    "Give CLICKHOUSE_URL another database and ARCHIVER_GROUP another name to begin a new archive"
+)
+# Records whose newest timestamp stands for the log clock where no metadata has it.
+_CLOCK_RECORDS: Final = 100
+
+
+class _Committed(NamedTuple):
+    """What the group has of a partition; `written` says whether there is metadata."""
+
+    offset: int | None
+    written: bool
+    position: LogPosition
+    extent: LogExtent
+
 
 class ArchiveTakeover:
-    """Takes over the partitions that the group assigns to this archiver."""
+    """Takes over the partitions that the group assigns to this archiver.
 
-    def __init__(
-        self,
-        *,
-        config: Config,
-        swap_log: SwapLog,
-        checkins: Checkins,
-        writers: Writers,
-        breakers: CircuitBreakers,
-        now_ms: Callable[[], int],
-    ) -> None:
+    `partitions` is how many the topic has; fill it before the first takeover.
+    """
+
+    def __init__(self, config: Config, swap_log: Log, topic: TopicId) -> None:
         self.partitions = config.kafka_partitions
         self._config = config
         self._log = swap_log
-        self._checkins = checkins
-        self._writers = writers
-        self._breakers = breakers
-        self._now_ms = now_ms
-        self._end_offset_check = EndOffsetCheck(
-            config.kafka_topic,
-            "archived",
-            "Give CLICKHOUSE_URL another database and ARCHIVER_GROUP another name to begin a new "
-            "archive",
-        )
+        self._topic = topic
+        self._jobs = ArchiveJobs(config, topic)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="archive-takeover")
+        self._asked: dict[int, Future[Progress]] = {}
+        self._end_offset_check = EndOffsetCheck(config.kafka_topic, "archived", _REMEDY)
+        self._homes = 0
 
     def acquire(self, partition: int) -> ArchivePartition | None:
-        """Read how far the previous owner was, and have the group confirm the ownership.
+        """Return the partition, once it is known where it continues; None until then.
 
-        Returns None if ClickHouse must be asked but its circuit breaker is open.
+        Raises Retry, Fenced and Fatal.
         """
-        committed, metadata = self._log.committed(partition)
-        position = unpack(metadata)
-        extent = self._log.extent(partition, None)
-        if committed is None or not metadata:
-            # The group is new, Kafka has deleted its commits, or another program set the offset and
-            # thereby dropped the intent. Ask the archive itself how far it is.
-            if self._breakers.clickhouse.open_for_s:
-                return None
-            archived = self._writers.ask(lambda archive: archive.next_offset(partition))
-            if committed is not None:
-                log.warning(
-                    "offset_set_by_others",
-                    partition=partition,
-                    offset=committed,
-                    archived_to=archived,
-                    fix="to archive again use manage.py backfill",
-                )
-            committed = max(extent.start, archived)
-            position = msgspec.structs.replace(position, claimed_to=archived)
-        self._end_offset_check.check(partition, committed, extent.end)
-        owner = ArchivePartition(self._config, partition, committed, position, extent)
-        if owner.redo is None and committed < extent.start:
-            _report_gap(partition, committed, extent.start)
-            owner.skip_to(extent.start)
+        asked = self._asked.get(partition)
+        if asked is None:
+            committed = self._committed(partition)
+            self._asked[partition] = self._thread.submit(self._find, partition, committed)
+            return None
+        if not asked.done():
+            return None
+        del self._asked[partition]
+        found = asked.result()
+        owner = ArchivePartition(self._config, LogSource(self._topic.text, partition), found)
+        if owner.redo is None and owner.next_offset < found.extent.start:
+            report_gap(partition, owner.next_offset, found.extent.start)
+            owner.skip_to(found.extent.start)
         # Commit what was read: the group refuses a member that no longer owns the partition.
         self._log.commit({partition: (owner.next_offset, pack(owner.position))})
         owner.uncommitted = False
+        if owner.redo is None:
+            owner.settled()
         log.info(
             "archive_acquired",
             partition=partition,
             next_offset=owner.next_offset,
             intent=None if owner.redo is None else [owner.redo.first, owner.redo.last],
         )
-        if owner.redo is not None and not owner.redo_is_lost:
-            self._log.begin(partition, owner.redo.first)
         return owner
 
-    def advance(self, owner: ArchivePartition) -> None:
-        """Take one step: redo the inherited intent, then check in with this run of Redis.
+    def drop(self, partition: int) -> None:
+        """Forget what was asked of a partition."""
+        self._asked.pop(partition, None)
 
-        Call it again until the partition archives. Raises Retry.
-        """
-        if owner.redo is not None:
-            self._redo_intent(owner, owner.redo)
-        if not owner.checked_in:
-            self._check_in(owner)
-        if owner.redo is None and owner.checked_in:
-            self._log.begin(owner.partition, owner.next_offset)
-            owner.begin()
+    def close(self) -> None:
+        """End the thread and its connection."""
+        self._jobs.close()
+        self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _redo_intent(self, owner: ArchivePartition, intent: Intent) -> None:
-        if owner.redo_is_lost:
-            self._writers.start(
-                owner,
-                lambda jobs: jobs.resolve_lost_intent(owner.partition, intent, self._now_ms()),
-                lambda gaps: self._intent_lost(owner, intent, gaps),
-            )
-        elif owner.in_flight is None and owner.read_offset > intent.last:
-            self._log.pause([owner.partition])
-            # All records of the intent are read. Pause until the redo is done; the partition then
-            # begins again after the intent.
-            owner.in_flight = InFlightInsert(owner.rebuild_batch(), 0.0, may_exist=True)
-
-    def _intent_lost(
-        self, owner: ArchivePartition, intent: Intent, gaps: list[tuple[int, int]]
-    ) -> None:
-        for first, end in gaps:
-            _report_gap(owner.partition, first, end)
-            owner.add_gap(first, end)
-        owner.forget_intent(intent)
-
-    def _check_in(self, owner: ArchivePartition) -> None:
-        """Ensure that Redis has every claim that the archive has or is about to have.
-
-        This needs no ClickHouse if Redis lost nothing.
-        """
-        partition, frontier = owner.partition, owner.position.claimed_to
-        lost_from = self._checkins.look(partition, self.partitions, frontier)
-        if lost_from is None:
-            owner.checked_in = True
-            return
-        # Markers are restored from the archive's rows, which are complete only after the redo.
-        if owner.redo is not None:
-            return
-        owner.stage = "checking_in"
-        if self._writers.busy(partition) or self._breakers.kafka.open_for_s:
-            return
-        try:
-            extent = self._log.extent(partition, self._markers_from())
-        except Retry as error:
-            self._breakers.kafka.failed(str(error))
-            return
-        # Bind the job to this run of Redis. A later run may lack more markers than this job
-        # restores, so the job must not check in with it.
-        checkins = self._checkins.bound()
-        # If the log begins after the oldest marker expires, all markers may still be asked for.
-        needed_from = extent.since if extent.since > extent.start else 0
-        self._writers.start(
-            owner,
-            lambda jobs: jobs.reseed(
-                partition,
-                self.partitions,
-                checkins=checkins,
-                lost_from=lost_from,
-                needed_from=needed_from,
-                frontier=frontier,
-                wanted=lambda: owner.active,
-            ),
-            lambda _: owner.mark_checked_in(),
+    def _committed(self, partition: int) -> _Committed:
+        offset, metadata = self._log.committed(partition)
+        position = unpack(metadata)
+        homes = self._count_homes(partition, position)
+        position = msgspec.structs.replace(
+            position, homes=homes, partitioner=self._config.kafka_partitioner
         )
+        return _Committed(offset, bool(metadata), position, self._log.extent(partition, None))
 
-    def _markers_from(self) -> int | None:
-        """Return the record time from which a repeat or a replay may still ask for markers."""
-        if self._config.clock == "event":
+    def _find(self, partition: int, found: _Committed) -> Progress:
+        committed, position, extent = found.offset, found.position, found.extent
+        topic_id = self._log.topic_id() or self._config.kafka_topic
+        if self._topic.text not in {"", topic_id} or position.topic_id not in {"", topic_id}:
+            raise Fatal(
+                f"topic {self._config.kafka_topic} was created again: its id is {topic_id}, what "
+                f"is archived is of {position.topic_id or self._topic.text}. {_REMEDY}"
+            )
+        self._topic.text = topic_id
+        position = msgspec.structs.replace(position, topic_id=topic_id)
+        if committed is None or not found.written:
+            committed, position = self._ask_archive(partition, committed, position, extent)
+        if position.clock is None:
+            position = msgspec.structs.replace(
+                position, clock=self._clock_before(partition, committed)
+            )
+        if position.from_before:
+            position = msgspec.structs.replace(
+                position, format=LogPosition().format, switch=_switch(committed, position)
+            )
+        self._end_offset_check.check(partition, committed, extent.end)
+        homes = Homes(position.partitioner, position.homes)
+        return Progress(committed, position, extent, homes)
+
+    def _count_homes(self, partition: int, position: LogPosition) -> int:
+        """Return how many partitions tokens are at home on: as many as the topic had at first."""
+        if position.partitioner not in {"", self._config.kafka_partitioner}:
+            raise Fatal(
+                f"partition {partition} of {self._config.kafka_topic} was archived with "
+                f"KAFKA_PARTITIONER={position.partitioner}: set it to that value. {_REMEDY}"
+            )
+        if not self._homes:
+            self._homes = position.homes or self._homes_of_others(partition)
+        if position.homes not in {0, self._homes}:
+            raise Fatal(
+                f"partition {partition} of {self._config.kafka_topic} was archived with "
+                f"{position.homes} homes for its tokens, others with {self._homes}. {_REMEDY}"
+            )
+        return self._homes
+
+    def _homes_of_others(self, partition: int) -> int:
+        for other in range(self.partitions):
+            if other != partition:
+                found = _homes_in(self._log.committed(other)[1])
+                if found:
+                    return found
+        return self.partitions
+
+    def _ask_archive(
+        self, partition: int, committed: int | None, position: LogPosition, extent: LogExtent
+    ) -> tuple[int, LogPosition]:
+        """Ask the archive how far it is.
+
+        The group is new, Kafka has deleted its commits, or another program set the offset and
+        thereby dropped the intent.
+        """
+        archived = self._jobs.next_offset(partition)
+        if not archived and (unnamed := self._unnamed_end(partition, extent)):
+            archived = unnamed
+            position = msgspec.structs.replace(position, format="1")
+        if committed is not None:
+            log.warning(
+                "offset_set_by_others",
+                partition=partition,
+                offset=committed,
+                archived_to=archived,
+                fix="to archive again use manage.py backfill",
+            )
+        return max(extent.start, archived), position
+
+    def _unnamed_end(self, partition: int, extent: LogExtent) -> int:
+        """Return the offset after the last row that names no topic, if it is of this topic; else 0.
+
+        Such rows may be another topic's. They are this one's if the log holds the record of the
+        last row at its offset.
+        """
+        last = self._jobs.last_unnamed(partition)
+        if last is None:
+            return 0
+        record = self._log.read_at(partition, [last.offset]).get(last.offset)
+        if record is not None:
+            swaps, _ = BatchDecoder(self._config.max_future_ms).decode(
+                _One.of(record.value, last.offset)
+            )
+            if swaps.markers[0].tobytes() == last.swap.marker and not swaps.records["bad"][0]:
+                return last.offset + 1
+        log.warning(
+            "rows_of_another_topic", partition=partition, offset=last.offset, begin=extent.start
+        )
+        return 0
+
+    def _clock_before(self, partition: int, offset: int) -> int | None:
+        """Return the newest timestamp of some records before an offset: about the log clock."""
+        if offset <= 0:
             return None
-        replay_ms = 2 * self._config.longest_window_minutes * 60_000 + self._config.grace_ms
-        reach_ms = max(replay_ms, self._config.marker_ttl_ms) + self._config.max_future_ms
-        return self._now_ms() - reach_ms
+        offsets = range(max(0, offset - _CLOCK_RECORDS), offset)
+        records = self._log.read_at(partition, offsets).values()
+        return max((record.timestamp for record in records), default=None)
 
 
-def _report_gap(partition: int, first: int, end: int) -> None:
+def _homes_in(metadata: str) -> int:
+    try:
+        return unpack(metadata).homes
+    except Fatal:
+        # Its own owner will say what is wrong with it.
+        return 0
+
+
+class _One(NamedTuple):
+    values: list[bytes | None]
+    timestamps: list[int]
+    offsets: list[int]
+    origins: list[tuple[int, int] | None] | None
+
+    @classmethod
+    def of(cls, value: bytes | None, offset: int) -> _One:
+        # Any record timestamp will do: what was archived was not in the future.
+        return cls([value], [2**62 // 10**6], [offset], None)
+
+
+def _switch(offset: int, position: LogPosition) -> Switch:
+    return Switch(offset, position.clock or 0)
+
+
+def report_gap(partition: int, first: int, end: int) -> None:
+    """Log and count the offsets [first, end) that the archive lacks."""
     # `infra.embedded.proofs` reads these fields.
     log.error("archive_gap", partition=partition, first=first, behind=end)
     metrics.ARCHIVE_GAP_OFFSETS.labels(partition).inc(end - first)

@@ -1,7 +1,8 @@
 """The threads on which an archiver talks to ClickHouse, away from its poll loop.
 
-A partition keeps to its thread, so a retry runs after the job that is still running. The loop
-collects the results of finished jobs in `reap`. Knows nothing of Kafka.
+A partition keeps to its threads, one for inserts and one for questions, so a retry runs after the
+job that is still running. The loop collects the results of finished jobs in `reap`. Knows nothing
+of Kafka.
 """
 
 from __future__ import annotations
@@ -9,22 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from aggregator.archiving.jobs import ArchiveJobs
+from aggregator.archiving.jobs import ArchiveJobs, BackfillRunning, EpochChanged, TopicId
 from aggregator.archiving.partition import ArchivePartition
-from aggregator.clickhouse.connection import ClickHouseClient, Unavailable
-from aggregator.clickhouse.writer import ArchiveWriter
-from aggregator.redis.session import NewIncarnation
+from aggregator.clickhouse.connection import Unavailable
 from aggregator.runtime import metrics
 from aggregator.runtime.backoff import CircuitBreaker
 from aggregator.runtime.config import Config
-from aggregator.runtime.errors import Retry
 
-T = TypeVar("T")
-
-# Two writers: while ClickHouse works on one batch, the other is encoded and sent.
-_WRITERS: Final = 2
+INSERTS: Final = "insert"
+QUESTIONS: Final = "ask"
+# Two of each: while ClickHouse works on one batch, the other is encoded and sent.
+_THREADS: Final = 2
 
 
 class CircuitBreakers:
@@ -32,7 +30,6 @@ class CircuitBreakers:
 
     def __init__(self) -> None:
         self.kafka = CircuitBreaker("kafka")
-        self.redis = CircuitBreaker("redis")
         self.clickhouse = CircuitBreaker("clickhouse")
 
     @property
@@ -43,103 +40,121 @@ class CircuitBreakers:
     @property
     def by_engine(self) -> dict[str, str]:
         """The faults of all open breakers, by the engine's name."""
-        breakers = {"kafka": self.kafka, "redis": self.redis, "clickhouse": self.clickhouse}
+        breakers = {"kafka": self.kafka, "clickhouse": self.clickhouse}
         return {engine: breaker.fault for engine, breaker in breakers.items() if breaker.fault}
 
 
 class _Writer:
     """A thread with its own connection to ClickHouse."""
 
-    def __init__(self, config: Config) -> None:
-        self.jobs = ArchiveJobs(config)
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix="archive-writer")
+    def __init__(self, config: Config, topic: TopicId, name: str) -> None:
+        self.jobs = ArchiveJobs(config, topic)
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix=f"archive-{name}")
 
 
 class _Running:
-    """A job of a partition, and the callback that takes its result."""
+    """A job of a partition, and the callbacks that take its result."""
 
     def __init__(
-        self, owner: ArchivePartition, future: Future[Any], done: Callable[[Any], None]
+        self,
+        owner: ArchivePartition,
+        future: Future[Any],
+        done: Callable[[Any], None],
+        failed: Callable[[], None],
     ) -> None:
         self.owner = owner
         self.future = future
         self.done = done
+        self.failed = failed
 
 
 class Writers:
-    """Runs at most one job per partition at a time."""
+    """Runs at most one insert and one question per partition at a time."""
 
-    def __init__(self, config: Config, breakers: CircuitBreakers) -> None:
+    def __init__(self, config: Config, topic: TopicId, breakers: CircuitBreakers) -> None:
         self._breakers = breakers
-        self._writers = [_Writer(config) for _ in range(_WRITERS)]
-        # For queries from the loop itself, which looks up old swaps before it claims them.
-        self._archive = ArchiveWriter(
-            ClickHouseClient(config.clickhouse_url, receive_s=20), config.kafka_topic
-        )
-        self._running: dict[int, _Running] = {}
+        self._writers = {
+            lane: [_Writer(config, topic, lane) for _ in range(_THREADS)]
+            for lane in (INSERTS, QUESTIONS)
+        }
+        self._running: dict[tuple[str, int], _Running] = {}
 
     def start(
         self,
         owner: ArchivePartition,
+        lane: str,
         job: Callable[[ArchiveJobs], Any],
         done: Callable[[Any], None],
-    ) -> None:
-        """Start a job of a partition, unless one is running or ClickHouse's breaker is open."""
-        if not self.busy(owner.partition) and not self._breakers.clickhouse.open_for_s:
-            writer = self._writers[self.thread_of(owner.partition)]
-            future = writer.thread.submit(job, writer.jobs)
-            self._running[owner.partition] = _Running(owner, future, done)
+        failed: Callable[[], None] = lambda: None,
+    ) -> bool:
+        """Start a job of a partition; return whether it was started.
+
+        It is not while one of the lane is running, or while ClickHouse's breaker is open. `failed`
+        is called where the job ends without a result.
+        """
+        if self.busy(owner.partition, lane) or self._breakers.clickhouse.open_for_s:
+            return False
+        writer = self._writers[lane][self.thread_of(owner.partition)]
+        future = writer.thread.submit(job, writer.jobs)
+        self._running[lane, owner.partition] = _Running(owner, future, done, failed)
+        return True
 
     def thread_of(self, partition: int) -> int:
-        """Return the number of the thread that the partition keeps to."""
-        return partition % _WRITERS
+        """Return the number of the threads that the partition keeps to."""
+        return partition % _THREADS
 
-    def busy(self, partition: int) -> bool:
-        """Return whether a job of the partition is running, or its result is not collected yet."""
-        return partition in self._running
+    def busy(self, partition: int, lane: str) -> bool:
+        """Return whether a job is running, or its result is not collected yet."""
+        return (lane, partition) in self._running
 
-    def wait(self, partitions: Iterable[int], within_s: float) -> None:
-        """Wait up to `within_s` for the jobs of these partitions."""
-        wait_for(
-            [self._running[each].future for each in partitions if each in self._running], within_s
-        )
+    def wait(self, partition: int, within_s: float) -> None:
+        """Wait up to `within_s` for the insert of a partition."""
+        running = self._running.get((INSERTS, partition))
+        if running is not None:
+            wait_for([running.future], within_s)
 
     def forget(self, partition: int) -> None:
-        """Drop the result of a partition's job, which is no longer wanted."""
-        self._running.pop(partition, None)
+        """Drop the results of a partition's jobs, which are no longer wanted."""
+        for lane in (INSERTS, QUESTIONS):
+            self._running.pop((lane, partition), None)
 
-    def reap(self) -> None:
-        """Collect the results of finished jobs. Raises NewIncarnation, and Fatal."""
-        for partition, running in list(self._running.items()):
-            if not running.future.done():
+    def reap(self, partitions: Iterable[int] | None = None) -> list[int]:
+        """Collect the results of finished jobs, by default of all partitions. Raises Fatal.
+
+        Returns the partitions that must decide again, because rows came in beside their archiver.
+        """
+        again = []
+        wanted = None if partitions is None else set(partitions)
+        for key, running in list(self._running.items()):
+            partition = key[1]
+            if not running.future.done() or (wanted is not None and partition not in wanted):
                 continue
-            del self._running[partition]
+            del self._running[key]
             try:
                 result = running.future.result()
-            except NewIncarnation:
-                raise
+            except EpochChanged:
+                running.failed()
+                again.append(partition)
+            except BackfillRunning as error:
+                running.failed()
+                self._breakers.clickhouse.waits(str(error))
             except Unavailable as error:
                 self._breakers.clickhouse.failed(str(error))
-                # Nothing is known of the outcome: the server may have taken the batch.
-                if running.owner.in_flight is not None:
-                    running.owner.in_flight.may_exist = True
+                running.failed()
+                if key[0] == INSERTS:
+                    # Nothing is known of the outcome: the server may have taken the batch.
+                    if running.owner.in_flight is not None:
+                        running.owner.in_flight.may_exist = True
                     metrics.ARCHIVE_RETRIES.labels(partition).inc()
-            except Retry as error:
-                self._breakers.redis.failed(str(error))
             else:
                 self._breakers.clickhouse.worked()
                 running.done(result)
-
-    def ask(self, question: Callable[[ArchiveWriter], T]) -> T:
-        """Query the archive from the loop itself; creates the tables first if they are missing."""
-        writer = self._writers[0]
-        if not writer.jobs.prepared:
-            writer.thread.submit(writer.jobs.prepare).result()
-        return question(self._archive)
+        return again
 
     def close(self) -> None:
         """Close the connections, which ends a job that waits for an answer."""
-        self._archive.close()
-        for writer in self._writers:
+        writers = [writer for lane in self._writers.values() for writer in lane]
+        for writer in writers:
             writer.jobs.close()
+        for writer in writers:
             writer.thread.shutdown(wait=True, cancel_futures=True)

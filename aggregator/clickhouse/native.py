@@ -15,8 +15,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from aggregator.clickhouse.native_texts import number_texts, put_strings
-from aggregator.contracts.archive_rows import ABSENT
 from aggregator.contracts.arrays import Array
+from aggregator.contracts.swaps import ABSENT
 from aggregator.runtime.errors import Fatal
 
 
@@ -56,6 +56,7 @@ _LENGTH_BYTES: Final = 5
 _NUMBERS: Final[dict[str, Any]] = {
     "Int8": np.int8,
     "UInt8": np.uint8,
+    "UInt16": np.uint16,
     "Bool": np.uint8,
     "UInt32": np.uint32,
     "Int64": np.int64,

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from aggregator.contracts.archive_rows import ABSENT
 from aggregator.contracts.arrays import Array
+from aggregator.contracts.swaps import ABSENT
 from aggregator.runtime.compiled import compiled
 
 

@@ -70,7 +70,17 @@ ORDER BY timestamp DESC, tx_hash DESC, log_index DESC, marker DESC
 LIMIT %(limit)s
 """  # noqa: S608
 
-_RETRACTED: Final = f"SELECT hex(marker) FROM raw_swaps WHERE {_RANGE} AND sign < 0"  # noqa: S608
+# A row of sign -1 has the time of the row that it negates. A swap that was removed may be included
+# again, at the same time too, so count both; a row that was inserted twice counts once.
+_RETRACTED: Final = f"""
+SELECT
+    toUnixTimestamp64Milli(timestamp) AS ms, tx_hash, log_index,
+    uniqExactIf((`partition`, `offset`), sign > 0) AS added,
+    uniqExactIf((`partition`, `offset`), sign < 0) AS taken
+FROM raw_swaps
+WHERE {_RANGE} AND sign != 0
+GROUP BY ms, tx_hash, log_index HAVING taken > 0 AND taken >= added
+"""  # noqa: S608
 
 # Aggregate whole minutes first, so that a minute whose trades were all retracted sets no price.
 _CANDLES: Final = f"""
@@ -232,19 +242,22 @@ class HistoryReader:
             if rows:
                 seen.update(Offset(*row[-2:]) for row in rows)
                 gone = self._retracted(span, rows) if retracted else set()
-                # A row that was inserted twice and is not merged yet counts once.
-                once = {TradePosition(*row[:4]): row for row in rows if row[3] not in gone}
+                # A row that was inserted twice and is not merged yet counts once, and so does a
+                # swap that was removed and included again: as its newest row.
+                once: dict[tuple[Any, ...], Any] = {}
+                for row in rows:
+                    if row[:3] not in gone and once.get(row[:3], row)[-1] <= row[-1]:
+                        once[row[:3]] = row
                 live += once.values()
                 start = TradePosition(*rows[-1][:4])
             if len(rows) < wanted:
                 break
         return live[:wanted]
 
-    def _retracted(self, span: Mapping[str, Any], rows: Sequence[Any]) -> set[str]:
-        """Return the markers of those rows, given newest first, that were retracted."""
-        # A retraction has the timestamp of its swap.
+    def _retracted(self, span: Mapping[str, Any], rows: Sequence[Any]) -> set[tuple[Any, ...]]:
+        """Return (ms, tx_hash, log_index) of those rows, given newest first, that are retracted."""
         span = {**span, "since": rows[-1][0], "until": rows[0][0] + 1}
-        return {marker for (marker,) in self._ask(_RETRACTED, span)}
+        return {tuple(row[:3]) for row in self._ask(_RETRACTED, span)}
 
     def candles(
         self, chain: str, token: str, *, since: int, until: int, interval_ms: int

@@ -1,14 +1,13 @@
-"""Writes blocks of swaps to raw_swaps, and reads back what a writer must know about them.
+"""Writes blocks of rows to raw_swaps, and asks what a writer must know about its blocks.
 
-A block holds swaps of one partition of the log and one UTC day, and has a token: ClickHouse drops a
+A block holds rows of one partition of the log and one UTC day, and has a token: ClickHouse drops a
 block whose token it has seen, both in the table and in each view (DESIGN 4 rule 10). Knows nothing
 of Kafka and Redis.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -23,15 +22,15 @@ from aggregator.clickhouse.native import (
     Wide,
     encoder_of,
 )
-from aggregator.clickhouse.tables import RAW_SWAPS
-from aggregator.contracts.archive_rows import ABSENT, TEXTS, ArchivedMarker, SwapRows, as_rows
+from aggregator.clickhouse.tables import ARCHIVE_EPOCHS, RAW_SWAPS
 from aggregator.contracts.arrays import Array
-from aggregator.contracts.batch import UNPRICED
 from aggregator.contracts.event import Swap
+from aggregator.contracts.swaps import ABSENT, TEXTS, UNPRICED, Swaps, swaps_of
 from aggregator.contracts.units import DAY_MS
 
 _INSERT_S: Final = 60
-_PAGE: Final = 50_000
+# A backfill begins its insert within 30 s of the odd epoch, and the server ends it after _INSERT_S.
+ABANDONED_MS: Final = 180_000
 _SETTINGS: Final = {
     "async_insert": 0,
     "insert_deduplicate": 1,
@@ -46,23 +45,27 @@ _SETTINGS: Final = {
 }
 # The chain of a poison row, which takes a token and is no swap: no chain has this name.
 _NO_CHAIN: Final = ""
-_VERDICTS: Final = "CLUV"
-# Indexed by the letter of a verdict: its place in _VERDICTS, and the sign of its row.
-_VERDICT_PLACES: Final = np.zeros(256, np.uint8)
-_SIGNS: Final = np.zeros(256, np.int8)
-_VERDICT_PLACES[list(_VERDICTS.encode())] = range(len(_VERDICTS))
-_SIGNS[list(_VERDICTS.encode())] = [1, 1, -1, 0]
+LETTERS: Final = "CLUVTNnPuG"
+"""The letters of rows: those of `Verdict` that change an id, and the two of the archive alone."""
+# Indexed by a letter: its place in LETTERS, whether it has a row, and the sign of the row.
+_PLACES: Final = np.zeros(256, np.uint8)
+_PLACES[list(LETTERS.encode())] = range(len(LETTERS))
+HAS_ROW: Final = np.zeros(256, np.bool_)
+HAS_ROW[list(LETTERS.encode())] = True
+SIGNS: Final = np.zeros(256, np.int8)
+SIGNS[list(b"CLUu")] = [1, 1, -1, -1]
 
 
 class ArchiveBlock(msgspec.Struct, frozen=True):
-    """Canonical swaps and retractions of one partition and one day, in log order.
+    """Rows of one partition and one day, in log order.
 
-    Their verdicts are letters of C, L, U, V; `ingested_at` is in ms since the epoch.
+    `swaps.swaps["verdict"]` holds letters of LETTERS; a row of sign -1 has the values of the row
+    that it negates. `ingested_at` is in ms since the epoch.
     """
 
     partition: int
     day: int
-    swaps: SwapRows
+    swaps: Swaps
     ingested_at: int
 
 
@@ -74,12 +77,28 @@ class Span(NamedTuple):
     last: int
 
 
-class ArchiveWriter:
-    """The archive as its writers use it. Every call raises Unavailable or Refused."""
+class Epoch(NamedTuple):
+    """The epoch of a partition's archive, and how long ago it was raised, by the server's clock."""
 
-    def __init__(self, clickhouse: ClickHouseClient, topic: str) -> None:
+    number: int
+    age_ms: int
+
+    @property
+    def writing(self) -> bool:
+        """Whether a backfill may be inserting now: one that died does not count for long."""
+        return self.number % 2 == 1 and self.age_ms < ABANDONED_MS
+
+
+class ArchiveWriter:
+    """The archive as its writers use it. Every call raises Unavailable or Refused.
+
+    `topic_id` is Kafka's id of the topic: offsets mean nothing without it, because a topic may be
+    made again under its name, and another topic may be archived in the same database.
+    """
+
+    def __init__(self, clickhouse: ClickHouseClient, topic_id: str) -> None:
         self._clickhouse = clickhouse
-        self._topic = topic
+        self._topic_id = topic_id
         self._encoders: list[tuple[str, str, Encode]] = []
 
     def connect(self) -> None:
@@ -95,14 +114,14 @@ class ArchiveWriter:
 
     def token(self, partition: int, span: Span) -> str:
         """Return the token of the only block that may ever hold these offsets of that day."""
-        return f"{self._topic}:{partition}:{span.first}-{span.last}"
+        return f"{self._topic_id}:{partition}:{span.first}-{span.last}"
 
     def insert(self, block: ArchiveBlock, token: str) -> None:
         """Insert the block over the connection that `connect` opened, unless its token is known.
 
         Returns after the table and the views have it.
         """
-        columns = _columns(block)
+        columns = _columns(block, self._topic_id)
         encoded = [(name, kind, encode(columns[name])) for name, kind, encode in self._encoders]
         settings = _SETTINGS | {"insert_deduplication_token": token}
         self._clickhouse.insert(RAW_SWAPS, encoded, len(block.swaps), settings)
@@ -126,10 +145,9 @@ class ArchiveWriter:
             removed=False,
             marker=bytes(16),
         )
-        # The signs +1 and -1 cancel out in the views. Void rows (sign 0) would not reach the views,
-        # and their tokens would stay free there.
-        rows = as_rows([swap, msgspec.structs.replace(swap, removed=True)])
-        rows.swaps["offset"] = span.first
+        # The signs +1 and -1 cancel out in the views. Rows of sign 0 would not reach the views, and
+        # their tokens would stay free there.
+        rows = swaps_of([swap, msgspec.structs.replace(swap, removed=True)], [span.first] * 2)
         rows.swaps["verdict"] = list(b"CU")
         self.insert(
             ArchiveBlock(partition, span.day, rows, ingested_at), self.token(partition, span)
@@ -139,9 +157,9 @@ class ArchiveWriter:
         """Return whether rows of the block are in the table; poison rows do not count."""
         ((count,),) = self._clickhouse.execute(
             f"SELECT count() FROM {RAW_SWAPS} WHERE partition = %(partition)s "  # noqa: S608
-            "AND offset BETWEEN %(first)s AND %(last)s AND chain != '' "
+            "AND topic_id = %(topic)s AND offset BETWEEN %(first)s AND %(last)s AND chain != '' "
             "AND toDate(timestamp, 'UTC') = toDate(%(day)s)",
-            {"partition": partition, "first": span.first, "last": span.last, "day": span.day},
+            {"partition": partition, "topic": self._topic_id, **span._asdict()},
         )
         return bool(count)
 
@@ -157,78 +175,32 @@ class ArchiveWriter:
         """Return about how many blocks were inserted since `ingested_at` (ms).
 
         ClickHouse forgets tokens in the order of the inserts, so this says which it still knows.
+        The index on ingested_at leaves out what is older, on S3 too.
         """
         ((count,),) = self._clickhouse.execute(
-            "SELECT uniqExact(partition, ingested_at, toDate(timestamp, 'UTC')) "  # noqa: S608
-            f"FROM {RAW_SWAPS} WHERE ingested_at >= fromUnixTimestamp64Milli(%(at)s)",
+            "SELECT uniqExact(topic_id, partition, ingested_at, "  # noqa: S608
+            f"toDate(timestamp, 'UTC')) FROM {RAW_SWAPS} "
+            "WHERE ingested_at >= fromUnixTimestamp64Milli(%(at)s, 'UTC')",
             {"at": ingested_at},
         )
         return int(count)
 
-    def next_offset(self, partition: int) -> int:
-        """Return the offset after the last row of a partition; 0 if it has no row."""
-        ((last, count),) = self._clickhouse.execute(
-            f"SELECT max(offset), count() FROM {RAW_SWAPS} "  # noqa: S608
-            "WHERE partition = %(partition)s",
-            {"partition": partition},
+    def epoch(self, partition: int) -> Epoch:
+        """Return the epoch of a partition: it rises when rows come in beside the archiver's."""
+        ((number, age_ms),) = self._clickhouse.execute(
+            "SELECT max(epoch), toInt64(dateDiff('millisecond', max(raised_at), now64(3))) "  # noqa: S608
+            f"FROM {ARCHIVE_EPOCHS} WHERE topic_id = %(topic)s AND partition = %(partition)s",
+            {"topic": self._topic_id, "partition": partition},
         )
-        return int(last) + 1 if count else 0
+        return Epoch(int(number), int(age_ms))
 
-    def offsets_between(self, partition: int, first: int, end: int) -> set[int]:
-        """Return the offsets of [first, end) of a partition that are in the table."""
-        rows = self._clickhouse.execute(
-            f"SELECT DISTINCT offset FROM {RAW_SWAPS} WHERE partition = %(partition)s "  # noqa: S608
-            "AND offset >= %(first)s AND offset < %(end)s AND chain != ''",
-            {"partition": partition, "first": first, "end": end},
+    def raise_epoch(self, partition: int, number: int) -> None:
+        """Raise the epoch of a partition."""
+        self._clickhouse.execute(
+            f"INSERT INTO {ARCHIVE_EPOCHS} (topic_id, partition, epoch) "
+            "SELECT %(topic)s, %(partition)s, %(epoch)s",
+            {"topic": self._topic_id, "partition": partition, "epoch": number},
         )
-        return {offset for (offset,) in rows}
-
-    def markers_from(self, partition: int, first: int) -> Iterator[list[ArchivedMarker]]:
-        """Yield the markers of a partition from an offset on, in log order, a page at a time."""
-        while True:
-            # LIMIT 1 BY: a block that was inserted twice and is not merged yet counts once.
-            rows = self._archived(
-                "partition = %(partition)s AND offset >= %(first)s AND chain != '' "
-                f"ORDER BY offset LIMIT 1 BY offset LIMIT {_PAGE}",
-                {"partition": partition, "first": first},
-            )
-            if rows:
-                yield rows
-            if len(rows) < _PAGE:
-                return
-            first = rows[-1].offset + 1
-
-    def markers_of(self, swaps: SwapRows) -> list[ArchivedMarker]:
-        """Return the markers of the rows that hold one of these swaps or its retraction.
-
-        Finds only rows whose event time lies within a day of one of the swaps.
-        """
-        if not len(swaps):
-            return []
-        times = swaps.swaps["timestamp"]
-        return self._archived(
-            "(chain, token) IN %(tokens)s AND hex(marker) IN %(markers)s "
-            "AND timestamp >= fromUnixTimestamp64Milli(%(since)s) "
-            "AND timestamp <= fromUnixTimestamp64Milli(%(until)s) "
-            "ORDER BY partition, offset",
-            {
-                "tokens": tuple({swaps.texts(place)[:2] for place in range(len(swaps))}),
-                "markers": tuple({each.hex().upper() for each in swaps.rows["marker"].tolist()}),
-                "since": int(times.min()) - DAY_MS,
-                "until": int(times.max()) + DAY_MS,
-            },
-        )
-
-    def _archived(self, condition: str, params: dict[str, Any]) -> list[ArchivedMarker]:
-        rows = self._clickhouse.execute(
-            "SELECT hex(marker), partition, offset, removed, toString(verdict) "  # noqa: S608
-            f"FROM {RAW_SWAPS} WHERE {condition}",
-            params,
-        )
-        return [
-            ArchivedMarker(bytes.fromhex(marker), partition, offset, bool(removed), verdict)
-            for marker, partition, offset, removed, verdict in rows
-        ]
 
 
 def day_of(timestamps: Array) -> Array:
@@ -236,28 +208,35 @@ def day_of(timestamps: Array) -> Array:
     return timestamps // DAY_MS
 
 
-def _columns(block: ArchiveBlock) -> dict[str, Column]:
-    swaps, rows, count = block.swaps.swaps, block.swaps.rows, len(block.swaps)
+def _columns(block: ArchiveBlock, topic_id: str) -> dict[str, Column]:
+    swaps, records, count = block.swaps.swaps, block.swaps.records, len(block.swaps)
     texts = {
         name: Texts(block.swaps.text, block.swaps.spans[:, place])
         for place, name in enumerate(TEXTS)
     }
+    topic = np.frombuffer(topic_id.encode() or b"\0", np.uint8)
     return texts | {
+        "topic_id": Texts(topic, np.full((count, 2), (0, len(topic_id.encode())), np.int32)),
         "timestamp": swaps["timestamp"],
-        "sign": _SIGNS[swaps["verdict"]],
-        "removed": rows["removed"],
-        "log_index": rows["log_index"],
-        "block_number": Sparse(rows["block_number"], rows["block_number"] == ABSENT),
+        "sign": SIGNS[swaps["verdict"]],
+        "removed": records["removed"],
+        "log_index": swaps["log_index"],
+        "leg": records["leg"],
+        "block_number": Sparse(swaps["block_number"], swaps["block_number"] == ABSENT),
+        "block_check": records["block_check"],
         "side": Choice(("sell", "buy"), swaps["buy"]),
         "amount": Wide((swaps["amount_high"], swaps["amount_mid"], swaps["amount_low"])),
         "amount_usd": Sparse(swaps["usd"], swaps["usd"] == UNPRICED),
         "price_usd": Sparse(swaps["price"], np.isnan(swaps["price"])),
-        "marker": rows["marker"],
-        "verdict": Choice(_VERDICTS, _VERDICT_PLACES[swaps["verdict"]]),
+        "reserve_token": Sparse(records["reserve_token"], np.isnan(records["reserve_token"])),
+        "reserve_quote": Sparse(records["reserve_quote"], np.isnan(records["reserve_quote"])),
+        "marker": block.swaps.markers,
+        "verdict": Choice(LETTERS, _PLACES[swaps["verdict"]]),
         "partition": np.full(count, block.partition),
         "offset": swaps["offset"],
+        "log_offset": swaps["offset"],
         "ingested_at": np.full(count, block.ingested_at),
     }
 
 
-_COLUMNS: Final = tuple(_columns(ArchiveBlock(0, 0, as_rows(()), 0)))
+_COLUMNS: Final = tuple(_columns(ArchiveBlock(0, 0, swaps_of(()), 0), ""))

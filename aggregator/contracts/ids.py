@@ -13,7 +13,7 @@ import re
 from typing import Final, NamedTuple
 
 LONGEST_CHAIN: Final = 32
-LONGEST_TOKEN: Final = 128
+LONGEST_TOKEN: Final = 256
 LONGEST_TOKEN_ID: Final = LONGEST_CHAIN + 1 + LONGEST_TOKEN
 CHAIN_PATTERN: Final = rf"[a-z0-9][a-z0-9-]{{0,{LONGEST_CHAIN - 1}}}"
 # A Move type gets shorter when it becomes canonical; a longer text is not treated as a Move type.

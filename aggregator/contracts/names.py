@@ -1,9 +1,9 @@
 """Names that several processes share: NATS subjects, Redis keys and Kafka consumer groups.
 
 What is called a subject here is a NATS subject, to which messages are published (DESIGN 6); what is
-called a key is a Redis key, under which values are stored (DESIGN 10). `MARKER_PREFIX` and
-`RATE_PREFIX` begin Redis keys. Text from a client or a producer becomes part of a name only through
-these functions. The grammar of a NATS subject is in docs.nats.io, "Subject-Based Messaging".
+called a key is a Redis key, under which values are stored (DESIGN 10). `RATE_PREFIX` begins Redis
+keys. Text from a client or a producer becomes part of a name only through these functions. The
+grammar of a NATS subject is in docs.nats.io, "Subject-Based Messaging".
 """
 
 from __future__ import annotations
@@ -20,11 +20,8 @@ ALL_RESYNCS_SUBJECT: Final = "swaps.resync.*"
 ALL_HISTORIES_SUBJECT: Final = "swaps.history.*"
 ALL_ARCHIVES_SUBJECT: Final = "swaps.archive.*"
 
-# Redis keys. A marker's key is this prefix and the 16 bytes of `Swap.marker`.
-MARKER_PREFIX: Final = b"dedupe:"
+# Redis keys.
 RATE_PREFIX: Final = "rl:"
-# Holds a random text that is written where it is absent: after a flush of Redis it is different.
-RUN_TOKEN_KEY: Final = "run:token"  # noqa: S105 - a key
 ACCESS_REVISION_KEY: Final = "auth:revision"
 ACCESS_STATE_KEY: Final = "auth:state"
 REGISTRY_REVISION_KEY: Final = "registry:revision"
@@ -79,19 +76,6 @@ def resync_subject(partition: int) -> str:
 def archive_subject(partition: int) -> str:
     """Return the NATS subject of a partition's `ArchiveStatus`, published once a second."""
     return f"swaps.archive.{partition}"
-
-
-def checkin_key(topic: str) -> bytes:
-    """Return the Redis key of the archivers' check-ins.
-
-    Its value names the run of Redis for which the archiver of every partition has checked in.
-    """
-    return f"checkin:{topic}".encode()
-
-
-def archive_key(topic: str, partition: int) -> bytes:
-    """Return the Redis key of a partition archiver's progress as of its check-in."""
-    return f"archive:{topic}:{partition}".encode()
 
 
 class SnapshotKeys(NamedTuple):

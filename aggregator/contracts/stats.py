@@ -106,12 +106,16 @@ class TokenStats(msgspec.Struct, frozen=True, gc=False):
 
 
 class Tallies(msgspec.Struct, frozen=True, gc=False):
-    """Counters of an owner's records since it took the partition, replays included."""
+    """Counters of an owner's records since it took the partition, replays included.
+
+    `misplaced` are the records away from their token's home, which the home counts.
+    """
 
     records: int = 0
     duplicates: int = 0
     late: int = 0
     dead_letters: int = 0
+    misplaced: int = 0
 
 
 class Heartbeat(msgspec.Struct, frozen=True, gc=False):
@@ -120,8 +124,9 @@ class Heartbeat(msgspec.Struct, frozen=True, gc=False):
     `partitions` is the number of partitions of the topic, so that a web node knows how many owners
     to expect. `state` is "rebuilding" until the replay reaches the end offset as of the assignment
     (`target_offset`; until then nothing is published and `seq` stays 0), then "live"; "stalled"
-    while an engine is unreachable and nothing can be counted. Numbers of a partition that is not
-    live are stale. `lag` is the end offset minus `next_offset`, null while the broker does not
+    while nothing can be counted. Numbers of a partition that is not live are stale; while Redis is
+    away they are fresh, and `degraded` says that nothing is saved. `watermark` is the log clock: the
+    newest record timestamp, by event time with CLOCK=event. `lag` is the end offset minus `next_offset`, null while the broker does not
     answer. `degraded` lists what is wrong with the owner and is empty where nothing is. `owner` is
     the process (host and pid) and `version` its release, for operators. `snapshot_age_ms` is the
     time since the last saved snapshot, null before the first. `settings` holds the settings that

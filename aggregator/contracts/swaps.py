@@ -6,6 +6,7 @@ one entry per record, plus one buffer with the texts. Knows nothing of Kafka, Re
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -13,6 +14,7 @@ import msgspec
 import numpy as np
 
 from aggregator.contracts.arrays import Array
+from aggregator.contracts.event import ATTOS_PER_TOKEN, Swap
 
 ABSENT: Final = -1
 """The beginning of the span of an absent text; an absent `block_number`; no origin partition."""
@@ -145,3 +147,95 @@ class Swaps(msgspec.Struct, frozen=True, gc=False):
             None if begin == ABSENT else self.text[begin:end].tobytes().decode()
             for begin, end in self.spans[place].tolist()
         )
+
+
+def trader_key(trader: str | None) -> int:
+    """Return a 64-bit BLAKE2b hash; 0 means no trader.
+
+    The hash is the same in every process, because snapshots contain it.
+    """
+    if trader is None:
+        return 0
+    digest = hashlib.blake2b(trader.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") or 1
+
+
+def swaps_of(
+    swaps: Sequence[Swap | None],
+    offsets: Sequence[int] | Array | None = None,
+    *,
+    recorded: Sequence[int] | Array | None = None,
+) -> Swaps:
+    """Convert decoded swaps to columns; None makes a bad record.
+
+    `offsets` count from 0 unless they are given. `recorded` are the records' timestamps, by default
+    the swaps' own (0 for a bad record). `size` stays 0, and no record is forwarded.
+    """
+    good = [(place, swap) for place, swap in enumerate(swaps) if swap is not None]
+    count, places = len(swaps), [place for place, _ in good]
+    made = Swaps(
+        swaps=np.zeros(count, SWAP),
+        records=np.zeros(count, RECORD),
+        markers=np.zeros((count, 2), np.uint64),
+        spans=np.full((count, len(TEXTS), 2), ABSENT, np.int32),
+        text=np.empty(0, np.uint8),
+        token_names=[TokenName(swap.token_id, swap.symbol) for _, swap in good],
+    )
+    decoded = [swap for _, swap in good]
+    made.swaps["offset"] = range(count) if offsets is None else offsets
+    made.records["origin_partition"] = made.records["origin_offset"] = ABSENT
+    made.records["name"], made.records["bad"] = ABSENT, True
+    _fill_numbers(made, places, decoded)
+    made.records["recorded"] = made.swaps["timestamp"] if recorded is None else recorded
+    return msgspec.structs.replace(made, text=_fill_spans(made.spans, places, decoded))
+
+
+def _fill_numbers(made: Swaps, places: list[int], swaps: list[Swap]) -> None:
+    """Fill the numbers and markers of the records at `places`."""
+    attos = [divmod(swap.amount_attos, ATTOS_PER_TOKEN) for swap in swaps]
+    upper = [divmod(whole, ATTOS_PER_TOKEN) for whole, _ in attos]
+    numbers: dict[str, Sequence[float]] = {
+        "buy": [swap.is_buy for swap in swaps],
+        "timestamp": [swap.timestamp for swap in swaps],
+        "block_number": [_or(swap.block_number, ABSENT) for swap in swaps],
+        "log_index": [swap.log_index for swap in swaps],
+        "usd": [_or(swap.usd_micros, UNPRICED) for swap in swaps],
+        "amount_low": [low for _, low in attos],
+        "amount_mid": [mid for _, mid in upper],
+        "amount_high": [high for high, _ in upper],
+        "price": [_or(swap.price_usd, np.nan) for swap in swaps],
+    }
+    for field, column in numbers.items():
+        made.swaps[field][places] = column
+    # An array of its own: numpy would round a list of such large integers to floats.
+    made.swaps["trader"][places] = np.array([trader_key(swap.trader) for swap in swaps], np.uint64)
+    record: dict[str, Sequence[float]] = {
+        "name": range(len(swaps)),
+        "block_check": [swap.block_check for swap in swaps],
+        "removed": [swap.removed for swap in swaps],
+        "bad": [False] * len(swaps),
+        "leg": [swap.leg for swap in swaps],
+        "reserve_token": [_or(swap.reserve_token, np.nan) for swap in swaps],
+        "reserve_quote": [_or(swap.reserve_quote, np.nan) for swap in swaps],
+    }
+    for field, values in record.items():
+        made.records[field][places] = values
+    joined = b"".join(swap.marker for swap in swaps)
+    made.markers[places] = np.frombuffer(joined, np.uint64).reshape(-1, 2)
+
+
+def _or(value: float | None, absent: float) -> float:
+    return absent if value is None else value
+
+
+def _fill_spans(spans: Array, places: list[int], swaps: list[Swap]) -> Array:
+    """Fill the spans of the records at `places`; return the buffer that they point into."""
+    text = bytearray()
+    for place, swap in zip(places, swaps, strict=True):
+        for field, name in enumerate(TEXTS):
+            value = getattr(swap, name)
+            if value is not None:
+                begin = len(text)
+                text += value.encode()
+                spans[place, field] = begin, len(text)
+    return np.frombuffer(text, np.uint8)

@@ -8,15 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from aggregator.contracts.stats import Heartbeat
 from aggregator.contracts.verdict import Verdict
 from aggregator.counting.board_cache import PublishedRows, RowStore
 from aggregator.counting.partition import PartitionOwner
-from aggregator.member.kafka import SwapLog
 from aggregator.nats.publisher import Publisher
 from aggregator.nats.resync import Patch
 from aggregator.runtime import metrics
 from aggregator.runtime.health import Health
+
+
+class Beat(msgspec.Struct, frozen=True, gc=False):
+    """One partition at the time of a heartbeat.
+
+    `end` is the end offset of the log, None where it is not known. `unreadable` and `fault` say why
+    the partition makes no progress, "" while it does; `notes` are other faults.
+    """
+
+    owner: PartitionOwner
+    end: int | None
+    unreadable: str
+    fault: str
+    notes: Sequence[str]
 
 
 class Announcer:
@@ -26,7 +41,7 @@ class Announcer:
     """
 
     def __init__(
-        self, publisher: Publisher, rows: RowStore, health: Health, partitions: int
+        self, publisher: Publisher, rows: RowStore, health: Health, partitions: int = 0
     ) -> None:
         self._publisher = publisher
         self._rows = rows
@@ -36,6 +51,10 @@ class Announcer:
     def check(self) -> None:
         """Raise Fatal where the publisher has died."""
         self._publisher.check()
+
+    def note_partitions(self, count: int) -> None:
+        """Note how many partitions the topic has."""
+        self.partitions = count
 
     def taken(self, owner: PartitionOwner) -> None:
         """Announce a partition that this process has taken over."""
@@ -85,40 +104,37 @@ class Announcer:
 
     def publish_heartbeats(
         self,
-        owners: Mapping[int, PartitionOwner],
-        swap_log: SwapLog,
+        beats: Sequence[Beat],
         *,
         now_ms: int,
         monotonic_ms: int,
-        degraded: list[str],
-        stalled: bool,
-        bad_runs: Mapping[int, str],
+        stalled: Sequence[str],
+        waiting: Sequence[str],
+        degraded: Sequence[str],
     ) -> None:
         """Publish how far each partition is, and what is wrong, to web nodes, metrics and probes.
 
-        `stalled` holds for all partitions; a partition that the client cannot read is stalled in
-        any case. `monotonic_ms` is a reading of the clock of the owners' `saved_at_ms`.
+        `stalled` says why no partition makes progress, `waiting` why one cannot be taken over, and
+        `degraded` what is wrong although the numbers are fresh. `monotonic_ms` is a reading of the
+        clock of the owners' `saved_at_ms`.
         """
-        reasons = [*degraded] if stalled else []
-        notes = [] if stalled else [*degraded]
+        reasons, notes = [*stalled, *waiting], [*degraded]
         if not self._publisher.connected:
             reasons.append("nats: not connected, so nothing is published")
-        for partition, owner in owners.items():
-            unreadable = swap_log.unreadable.get(partition, "")
-            bad_run = bad_runs.get(partition, "")
+        for beat in beats:
+            owner, partition = beat.owner, beat.owner.partition
+            own = [each for each in (beat.unreadable, beat.fault) if each]
             heartbeat = owner.heartbeat(
                 partitions=self.partitions,
                 now_ms=now_ms,
                 monotonic_ms=monotonic_ms,
-                end=swap_log.newest_end(partition),
-                degraded=[*degraded, *filter(None, (unreadable, bad_run))],
-                stalled=stalled or bool(unreadable),
+                end=beat.end,
+                degraded=[*stalled, *degraded, *own, *beat.notes],
+                stalled=bool(stalled or own),
             )
-            metrics.INGEST_UNREADABLE.labels(partition).set(bool(unreadable))
-            if unreadable:
-                reasons.append(f"partition {partition} is stalled: {unreadable}")
-            if bad_run:
-                notes.append(f"partition {partition}: {bad_run}")
+            metrics.INGEST_UNREADABLE.labels(partition).set(bool(beat.unreadable))
+            reasons += [f"partition {partition} is stalled: {why}" for why in own]
+            notes += [f"partition {partition}: {note}" for note in beat.notes]
             self._publisher.heartbeat(heartbeat)
             _gauge(partition, owner, heartbeat, now_ms)
             if not owner.live:
@@ -148,6 +164,7 @@ class Announcer:
 
 
 _GAUGES = (
+    metrics.INGEST_BAD_RATIO,
     metrics.INGEST_UNREADABLE,
     metrics.INGEST_LAG,
     metrics.INGEST_LAG_SECONDS,
@@ -156,6 +173,8 @@ _GAUGES = (
     metrics.WINDOW_BUCKETS,
     metrics.WINDOW_MEMORY,
     metrics.SNAPSHOT_SAVED,
+    metrics.SEEN_IDS,
+    metrics.SEEN_MEMORY,
 )
 
 
@@ -167,8 +186,8 @@ def _gauge(partition: int, owner: PartitionOwner, heartbeat: Heartbeat, now_ms: 
         metrics.INGEST_LAG_SECONDS.labels(partition).set(lag_ms / 1000)
     if (age_ms := heartbeat.snapshot_age_ms) is not None:
         metrics.SNAPSHOT_SAVED.labels(partition).set((now_ms - age_ms) / 1000)
-    if owner.watermark is not None:
-        metrics.INGEST_WATERMARK.labels(partition).set(owner.watermark / 1000)
+    if owner.seen.clock is not None:
+        metrics.INGEST_WATERMARK.labels(partition).set(owner.seen.clock / 1000)
     for counter, verdict in (
         (metrics.INGEST_DUPLICATES, Verdict.DUPLICATE),
         (metrics.INGEST_LATE, Verdict.LATE),
@@ -178,3 +197,5 @@ def _gauge(partition: int, owner: PartitionOwner, heartbeat: Heartbeat, now_ms: 
     metrics.WINDOW_TOKENS.labels(partition).set(windows.token_count)
     metrics.WINDOW_BUCKETS.labels(partition).set(windows.bucket_count)
     metrics.WINDOW_MEMORY.labels(partition).set(windows.memory_bytes)
+    metrics.SEEN_IDS.labels(partition).set(owner.seen.ids)
+    metrics.SEEN_MEMORY.labels(partition).set(owner.seen.memory_bytes)

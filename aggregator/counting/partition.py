@@ -1,62 +1,75 @@
-"""One partition that this process owns: its windows, its positions, and what it publishes.
+"""One partition that this process owns: its ids, its windows, its positions, what it publishes.
 
 An owner is "rebuilding" from the assignment until it has replayed the log to the end offset of that
-moment, and "live" from then on. It knows the windows and the wire formats; it does not talk to
-Kafka, Redis or NATS.
+moment and saved, and "live" from then on. It knows the decided ids, the windows and the wire
+formats; it does not talk to Kafka, Redis or NATS. Pure.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
+import numpy as np
+import structlog
 
 from aggregator.contracts.arrays import Array
-from aggregator.contracts.batch import SwapBatch
+from aggregator.contracts.seen import NEVER
 from aggregator.contracts.stats import Heartbeat, Quality, Tallies, TokenStats
+from aggregator.contracts.swaps import SWAP, Swaps
 from aggregator.contracts.trades import CandleRow
-from aggregator.contracts.units import HOUR_MS, MINUTE_MS, minute_of
+from aggregator.contracts.units import MINUTE_MS, minute_of
 from aggregator.contracts.verdict import Verdict
-from aggregator.member.kafka import LogExtent
+from aggregator.counting.rebuild import Rebuild
+from aggregator.counting.recent_swaps import RecentSwaps
+from aggregator.counting.save_job import SaveJob
+from aggregator.member.log import LogExtent
 from aggregator.nats.resync import Patch
 from aggregator.redis.snapshots import Snapshot, SnapshotHeader
 from aggregator.runtime.config import Config
 from aggregator.runtime.version import VERSION
+from aggregator.seen.seen import Seen, Verdicts
 from aggregator.windows.engine import ColumnarWindows
 from aggregator.windows.minutes import candles_of
-from aggregator.windows.snapshot import EngineSnapshot
 
-# How long before markers expire the heartbeats begin to warn.
-_MARKER_MARGIN_MS: Final = HOUR_MS
+log = structlog.get_logger(__name__)
+
 # In batches: some seconds of a busy log, so that after a restart no trade is missing on web nodes.
 _REPLAYED_KEPT: Final = 20
+# The sections of the decided ids; all others are the windows'.
+_TAIL: Final = b"w:"
+_NO_PLACES: Final = np.zeros(0, np.int64)
+_NO_SWAPS: Final = np.zeros(0, SWAP)
 
 
-class Placed(msgspec.Struct, gc=False):
-    """Decoded swaps of one partition in log order, with which of them are late; not yet applied.
+class Judged(NamedTuple):
+    """Records that are decided but not applied to the windows yet.
 
-    `watermark` is the partition's after the last of them, `next_offset` the offset after them.
+    `undone_places` are the indexes of the retractions that take a swap out, and `undone` (SWAP)
+    the swaps, as far as they are `found` (bool); the others must be read back from the log.
     """
 
-    batch: SwapBatch
-    late: Sequence[bool]
-    watermark: int | None
-    next_offset: int
+    swaps: Swaps
+    letters: Array
+    undone_places: Array
+    undone_offsets: Array
+    undone: Array
+    found: Array
 
 
 class PartitionOwner:
     """Owns one partition under one epoch.
 
-    `next_offset` is the first offset that the windows do not cover, and `watermark` that of exactly
-    the offsets below it; `read_offset` is the first offset that is not decoded yet. `target_offset`
-    is the end offset at assignment: nothing is published before it is reached. `committed_offset`
-    is how far the last owner came: dead letters below it were sent already. `saved_offset` is the
-    next_offset of the last snapshot of this epoch, and `saved_at_ms` when that was due on a
-    monotonic clock (0: never). `gap` are the offsets (first, end) that Kafka no longer held.
+    `next_offset` is the first offset that the windows do not cover. `target_offset` is the end
+    offset at assignment: nothing is published before it is reached. Dead letters below
+    `reject_from` and forwarded records below `forward_from` were acknowledged before.
+    `saved_offset` is the next_offset of the last save of this epoch that Redis has, and
+    `saved_at_ms` when that was on a monotonic clock (0: never). `gap` are the offsets (first, end)
+    that Kafka no longer held.
     """
 
     def __init__(
@@ -65,93 +78,157 @@ class PartitionOwner:
         config: Config,
         partition: int,
         epoch: int,
+        topic_id: str,
         extent: LogExtent,
-        committed_offset: int,
+        reject_from: int,
+        forward_from: int,
         now_ms: int,
-        replay_since_ms: int,
-        snapshot: Snapshot | None,
     ) -> None:
         self.partition = partition
         self.epoch = epoch
         self.seq = 0
         self.target_offset = extent.end
-        self.committed_offset = committed_offset
-        self.active = True
+        self.reject_from = reject_from
+        self.forward_from = forward_from
         self.live = False
+        self.restored = False
         self.saved_offset: int | None = None
         self.saved_at_ms = 0
-        self.dead_letters = 0
-        self._process = f"{socket.gethostname()}:{os.getpid()}"
-        self._settings = config.counting
-        self._unsaved: EngineSnapshot | None = None
+        self.dead_letters = self.misplaced = 0
         self.gap: tuple[int, int] | None = None
-        self.watermark: int | None = None
         self.reported = dict.fromkeys(Verdict, 0)
-        self._max_future_ms = config.max_future_ms
-        self._marker_ttl_ms = config.marker_ttl_ms
+        self.recent = RecentSwaps()
+        self._config = config
+        self._topic_id = topic_id
+        self._start = extent.start
+        self._now_ms = now_ms
+        self._process = f"{socket.gethostname()}:{os.getpid()}"
         self._longest_ms = config.longest_window_minutes * MINUTE_MS
+        # The save that Redis holds, as (epoch, call); None where the next one must be whole.
+        self._before: tuple[int, int] | None = None
+        self._calls = 0
+        # With the first record the history begins this many ms after its log clock.
+        self._history_after: int | None = None
+        self._was_cut = False
         self._newest_record: int | None = None
         self._unwitnessed: int | None = None
-        self._starts_after_a_cut = False
         self._forgot_at = 0
-        self._applied: list[SwapBatch] = []
-        self.windows = ColumnarWindows(
-            partition=partition,
-            windows=config.windows,
-            grace_ms=config.grace_ms,
-            max_future_ms=config.max_future_ms,
-            now_ms=now_ms,
-        )
-        self.restored = snapshot is not None and self.windows.restore(
-            snapshot.sections, snapshot.header.watermark
-        )
-        if snapshot is not None and self.restored:
-            self.next_offset = self._resume_from(snapshot.header, extent)
-        else:
-            self.next_offset = self._rebuild_from(extent, replay_since_ms)
-        self.read_offset = self._first_offset = self.next_offset
-        self._was_cut = self._starts_after_a_cut
+        self._applied: list[Swaps] = []
+        self.windows = self._new_windows()
+        self.seen = self._new_seen(extent.start)
+        self.next_offset = self._first_offset = extent.start
 
-    def _resume_from(self, header: SnapshotHeader, extent: LogExtent) -> int:
-        """Return the offset to read on from after a snapshot."""
-        self.watermark = header.watermark
-        # Two reasons may cut the history short: what the snapshot says, and what it lacks because
-        # the clock was ahead when it was made. The later one counts.
+    def _new_windows(self) -> ColumnarWindows:
+        return ColumnarWindows(
+            partition=self.partition, windows=self._config.windows, now_ms=self._now_ms
+        )
+
+    def _new_seen(self, next_offset: int, floor: int = NEVER) -> Seen:
+        return Seen(
+            ttl_ms=self._config.marker_ttl_ms,
+            grace_ms=self._config.grace_ms,
+            max_future_ms=self._config.max_future_ms,
+            next_offset=next_offset,
+            by_event_time=self._config.clock == "event",
+            floor=floor,
+        )
+
+    def resume(self, snapshot: Snapshot) -> bool:
+        """Load a saved state; return False where its format or windows are others: then rebuild."""
+        header = snapshot.header
+        tail = {name: part for name, part in snapshot.sections.items() if name[:2] == _TAIL}
+        others = {name: part for name, part in snapshot.sections.items() if name not in tail}
+        try:
+            seen = Seen.restore(
+                header.seen,
+                snapshot.blocks,
+                tail,
+                ttl_ms=self._config.marker_ttl_ms,
+                grace_ms=self._config.grace_ms,
+                max_future_ms=self._config.max_future_ms,
+                by_event_time=self._config.clock == "event",
+            )
+        except ValueError as error:
+            log.warning("ids_unreadable", partition=self.partition, error=str(error))
+            return False
+        if not self.windows.restore(others):
+            self.windows = self._new_windows()
+            return False
+        self.seen = seen
+        # Two reasons may cut the history short: what the header says, and what the sections lack
+        # because the clock was ahead when they were saved. The later one counts.
         begins = [each for each in (header.history_from, self.windows.history_from) if each]
         self.windows.history_from = max(begins, default=None)
-        if header.next_offset >= extent.start:
-            return header.next_offset
-        self.gap = (header.next_offset, extent.start)
-        self._starts_after_a_cut = True
-        return extent.start
+        if self.windows.history_from is None:
+            self._history_after = 0
+        if header.next_offset < self._start:
+            self.gap = (header.next_offset, self._start)
+            self._note_cut()
+            self.seen.skip_to(self._start)
+        self._before = (header.epoch, header.call)
+        self.next_offset = self._first_offset = self.seen.next_offset
+        self.restored = True
+        return True
 
-    def _rebuild_from(self, extent: LogExtent, replay_since_ms: int) -> int:
-        """Return the offset to replay from without a snapshot."""
-        if extent.since > extent.start:
-            self.windows.history_from = replay_since_ms
-        elif extent.start > 0:
-            self._starts_after_a_cut = True
-        return extent.since
+    def rebuild(self, plan: Rebuild) -> None:
+        """Begin without a saved state."""
+        self.seen = self._new_seen(plan.offset, floor=plan.floor)
+        self.gap = plan.gap
+        if plan.cut or plan.gap is not None:
+            self.windows.history_from = plan.floor if plan.floor > 0 else None
+            self._note_cut()
+        elif plan.whole:
+            self._history_after = 0
+        else:
+            self.windows.history_from = plan.floor
+        self.next_offset = self._first_offset = plan.offset
 
-    def place(self, batch: SwapBatch, record_timestamps: Array, next_offset: int) -> Placed:
-        """Move the watermark over records in log order: every decoded one, duplicates too."""
-        if len(batch):
-            self._newest_record = self._unwitnessed = int(record_timestamps[-1])
-        if self._starts_after_a_cut and len(batch):
-            # What was cut off is older than this record by record time, and events may lie ahead of
-            # their records by MAX_FUTURE.
-            self.windows.history_from = int(record_timestamps[0]) + self._max_future_ms
-            self._starts_after_a_cut = False
-        late = self.windows.observe(batch.swaps["timestamp"], record_timestamps)
-        self.read_offset = max(self.read_offset, next_offset)
-        return Placed(batch, late, self.windows.watermark, self.read_offset)
+    def _note_cut(self) -> None:
+        # What was cut off is older than the next record by record time, and events may lie ahead of
+        # their records by MAX_FUTURE.
+        self._history_after = self._config.max_future_ms
+        self._was_cut = True
 
-    def apply(self, placed: Placed, verdicts: str) -> None:
-        """Apply swaps as the markers decided; the windows then cover `placed.next_offset`."""
-        self.windows.apply_batch(placed.batch, verdicts)
-        self.watermark = placed.watermark
-        self.next_offset = placed.next_offset
+    def judge(self, swaps: Swaps, away: Array) -> Judged:
+        """Decide the next records of the log. `apply` must follow before the next call."""
+        if len(swaps):
+            self._newest_record = self._unwitnessed = int(swaps.records["recorded"][-1])
+        if self._history_after is not None and len(swaps):
+            first = int(self.seen.clocks(swaps.part(0, 1))[0])
+            if first > 0:  # by event time a bad record has no clock
+                begins = first + self._history_after
+                self.windows.history_from = max(begins, self.windows.history_from or begins)
+                self._history_after = None
+        verdicts: Verdicts = self.seen.judge(swaps, away)
+        self.recent.add(swaps.swaps, verdicts.letters)
+        places = np.flatnonzero(verdicts.counted_at >= 0)
+        if not len(places):
+            return Judged(
+                swaps, verdicts.letters, _NO_PLACES, _NO_PLACES, _NO_SWAPS, _NO_PLACES == 1
+            )
+        offsets = verdicts.counted_at[places]
+        undone, found = self.recent.find(offsets)
+        return Judged(swaps, verdicts.letters, places, offsets, undone, found)
+
+    def apply(self, judged: Judged) -> None:
+        """Apply decided records; the windows then cover `next_offset`.
+
+        A swap that is not found, because the log has lost it, is taken out with the values of its
+        retraction.
+        """
+        undone = judged.undone
+        lost = ~judged.found
+        if lost.any():
+            undone[lost] = judged.swaps.swaps[judged.undone_places[lost]]
+        self.windows.apply(judged.swaps, judged.letters, judged.undone_places, undone)
+        self.next_offset = self.seen.next_offset
         self._note_applied()
+
+    def skip_to(self, offset: int) -> None:
+        """Move past offsets without records, which transactions leave."""
+        if offset > self.next_offset:
+            self.seen.skip_to(offset)
+            self.next_offset = self.seen.next_offset
 
     def advance(self, now_ms: int) -> None:
         """Move the windows' now forward."""
@@ -164,7 +241,7 @@ class PartitionOwner:
             # Of a replay, only the end can be new to readers.
             del self._applied[:-_REPLAYED_KEPT]
 
-    def take_trades(self) -> list[SwapBatch]:
+    def take_trades(self) -> list[Swaps]:
         """Return the batches applied since the last call; none before the partition is live."""
         if not self.live:
             return []
@@ -197,28 +274,48 @@ class PartitionOwner:
         """Whether the replay has reached the end offset of the assignment."""
         return self.next_offset >= self.target_offset
 
-    def take_snapshot(self) -> tuple[SnapshotHeader, EngineSnapshot]:
-        """Return the header and the sections that bring the stored snapshot up to date.
+    def needs_save(self) -> bool:
+        """Whether Redis lacks anything of the state."""
+        return self.saved_offset != self.next_offset
 
-        What an earlier call returned and `saved` did not confirm is part of it.
+    def take_save(self) -> SaveJob:
+        """Return what brings the stored state up to date: the changes, or everything.
+
+        Call it only while no earlier job is under way.
         """
-        snapshot = self.windows.take_snapshot()
-        if self._unsaved is not None:
-            snapshot = self._unsaved.followed_by(snapshot)
-        self._unsaved = snapshot
+        if (clock := self.seen.clock) is not None:
+            self.windows.settle(clock)
+        whole = self._before is None
+        sections = self.windows.take_whole() if whole else self.windows.take_snapshot()
+        seen = self.seen.whole() if whole else self.seen.changes()
+        self._calls += 1
         header = SnapshotHeader(
             epoch=self.epoch,
-            next_offset=self.next_offset,
-            watermark=self.watermark,
+            call=self._calls,
+            seen=seen.header,
             seq=self.seq,
             history_from=self.windows.history_from,
+            topic_id=self._topic_id,
         )
-        return header, snapshot
+        return SaveJob(
+            partition=self.partition,
+            header=header,
+            changed=sections.changed | seen.sections,
+            dropped=[*sections.dropped, *seen.dropped],
+            blocks=seen.blocks,
+            forgotten=seen.forgotten,
+            before=self._before,
+        )
 
-    def saved(self, header: SnapshotHeader) -> None:
-        """Note that the snapshot taken last, with this header, is stored."""
-        self.saved_offset = header.next_offset
-        self._unsaved = None
+    def saved(self, job: SaveJob, at_ms: int) -> None:
+        """Note that Redis holds this save since `at_ms` of a monotonic clock."""
+        self._before = (job.header.epoch, job.header.call)
+        self.saved_offset = job.header.next_offset
+        self.saved_at_ms = at_ms
+
+    def save_whole(self) -> None:
+        """Note that Redis does not hold what the last job built on: the next one is whole."""
+        self._before = None
 
     def go_live(self) -> list[Patch]:
         """Go live; return the first full state of the epoch, in which every row has seq 1."""
@@ -253,6 +350,7 @@ class PartitionOwner:
             first_seq=first_seq,
             seq_step=step,
             next_offset=self.next_offset,
+            watermark=self.seen.clock,
         )
         return [
             Patch(token_id, first_seq + n * step, row)
@@ -272,7 +370,7 @@ class PartitionOwner:
             seq=seq,
             next_offset=self.next_offset,
             as_of=self.windows.now_ms,
-            watermark=self.watermark,
+            watermark=self.seen.clock,
             stale=False,
             last_price_usd=None,
             last_trade_at=None,
@@ -297,7 +395,6 @@ class PartitionOwner:
         is the end offset, None where it is not known.
         """
         state = "rebuilding" if not self.live else "stalled" if stalled else "live"
-        lag = None if end is None else max(0, end - self.next_offset)
         return Heartbeat(
             partition=self.partition,
             partitions=partitions,
@@ -307,10 +404,10 @@ class PartitionOwner:
             target_offset=self.target_offset,
             state=state,
             as_of=now_ms,
-            watermark=self.watermark,
-            lag=lag,
-            degraded=[*degraded, *self._faults(now_ms, lag)],
-            settings=self._settings,
+            watermark=self.seen.clock,
+            lag=None if end is None else max(0, end - self.next_offset),
+            degraded=[*degraded, *self._faults(now_ms)],
+            settings=self._config.counting,
             owner=self._process,
             version=VERSION,
             snapshot_age_ms=monotonic_ms - self.saved_at_ms if self.saved_at_ms else None,
@@ -320,30 +417,24 @@ class PartitionOwner:
     def _tallies(self) -> Tallies:
         counts = self.windows.counts
         return Tallies(
-            records=self.read_offset - self._first_offset,
+            records=self.next_offset - self._first_offset,
             duplicates=counts[Verdict.DUPLICATE],
             late=counts[Verdict.LATE],
             dead_letters=self.dead_letters,
+            misplaced=self.misplaced,
         )
 
-    def _faults(self, now_ms: int, lag: int | None) -> list[str]:
-        """Return what was lost or may be wrong, for as long as the windows reach back to it."""
-        faults = []
+    def _faults(self, now_ms: int) -> list[str]:
+        """Return what was lost, for as long as the windows reach back to it."""
         history_from = self.windows.history_from
-        if history_from is not None and history_from > now_ms - self._longest_ms:
-            if self.gap is not None:
-                first, end = self.gap
-                faults.append(f"gap: Kafka no longer held the offsets {first} to {end - 1}")
-            elif self._was_cut:
-                faults.append("history: Kafka's log begins inside the longest window")
-        if lag and self._newest_record is not None:
-            lag_ms = now_ms - self._newest_record
-            if lag_ms > self._marker_ttl_ms - _MARKER_MARGIN_MS:
-                faults.append(
-                    f"dedup horizon: the lag is {lag_ms // HOUR_MS} h, and markers are kept for "
-                    f"{self._marker_ttl_ms // HOUR_MS} h: repeats may count again"
-                )
-        return faults
+        if history_from is None or history_from <= now_ms - self._longest_ms:
+            return []
+        if self.gap is not None:
+            first, end = self.gap
+            return [f"gap: Kafka no longer held the offsets {first} to {end - 1}"]
+        if self._was_cut:
+            return ["history: Kafka's log begins inside the longest window"]
+        return []
 
 
 _encode = msgspec.json.Encoder().encode

@@ -1,24 +1,27 @@
 """Sends messages that cannot be counted to the dead-letter topic: their bytes and the reason.
 
-The pipeline advances past a message only after the broker has acknowledged its dead letter. A
-letter that is too large for the dead-letter topic is cut, because repeating the same size would
-fail again. Every other failure raises Retry, and a repeated call sends only the letters that the
-broker has not acknowledged.
+Nothing here waits: letters are given to the client, and `poll` takes its answers. The caller saves
+and commits a position only if no letter below it is outstanding. A letter that is too large for the
+dead-letter topic is cut, because repeating the same size would fail again; after any other failure
+it is sent again until the broker acknowledges it. Letters therefore arrive at least once.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Any, Final, Protocol
 
 import msgspec
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Producer
 
-from aggregator.contracts.records import LogRecord
+from aggregator.contracts.records import Header, LogRecord
 from aggregator.runtime import metrics
+from aggregator.runtime.backoff import Backoff
 from aggregator.runtime.clock import wall_ms
 from aggregator.runtime.errors import BadMessage, Retry
 
@@ -31,7 +34,11 @@ _LONGEST_REASON: Final = 300
 # Above any usual max.message.bytes; the client refuses larger letters, which are then cut.
 _MOST_BYTES: Final = 10_000_000
 _TIMEOUT_S: Final = 10.0
-_TOO_LARGE: Final = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE}
+# What a letter needs besides the record's bytes: its headers and the client's own objects.
+_OVERHEAD_BYTES: Final = 1_000
+_POLL_S: Final = 0.05
+TOO_LARGE: Final = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE}
+"""The answers to a record, or a batch of records, above the topic's `max.message.bytes`."""
 
 log = structlog.get_logger(__name__)
 
@@ -82,13 +89,54 @@ class BadRun:
         )
 
 
-class _Outgoing:
+class ProducerPort(Protocol):
+    """As much of a Kafka client's producer as the senders here use."""
+
+    def produce(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None,
+        partition: int = -1,
+        *,
+        on_delivery: Callable[[KafkaError | None, Any], None],
+        timestamp: int = 0,
+        headers: list[Header],
+    ) -> None:
+        """Queue a record. Raises KafkaException, and BufferError where the queue is full."""
+
+    def poll(self, timeout: float) -> int:
+        """Call `on_delivery` of what was answered; raises a fatal error as KafkaException."""
+
+    def purge(self) -> None:
+        """Drop what is queued or in flight."""
+
+
+NewProducer = Callable[[Mapping[str, Any]], ProducerPort]
+
+
+def new_producer(settings: Mapping[str, Any]) -> ProducerPort:
+    """Return a producer of the Kafka client."""
+    return Producer(dict(settings))
+
+
+def abandon(producer: ProducerPort) -> None:
+    """Drop what a producer holds, and have it release the callbacks of it."""
+    producer.purge()
+    for _ in range(2):
+        with suppress(KafkaException):
+            producer.poll(0.0)
+
+
+class _Letter:
     """A letter that the broker has not acknowledged yet, and how much of it is sent next."""
 
     def __init__(self, rejected: Rejected) -> None:
+        record = rejected.record
         self.rejected = rejected
-        self.acknowledged = False
-        self.in_flight = False
+        self.size = len(record.value or b"") + len(record.key or b"") + _OVERHEAD_BYTES
+        self.done = False
+        self.via = 0  # the number of the producer that has it; 0: none
         # The broker measures whole batches, so a refused letter is first sent again in a batch
         # that holds nothing else.
         self.alone = False
@@ -107,119 +155,192 @@ class _Outgoing:
         return True
 
 
-class Delivery:
-    """A set of letters to deliver.
+class DeadLetters:
+    """Writes to the dead-letter topic. Use it from one thread.
 
-    `send` may be called again after Retry: it sends only the letters that are not acknowledged.
+    `fault` says why letters are not delivered; "" while they are.
     """
 
-    def __init__(self, producer: Producer, topic: str, rejected: Sequence[Rejected]) -> None:
-        self._producer = producer
+    def __init__(
+        self,
+        bootstrap: str,
+        topic: str,
+        *,
+        producers: NewProducer = new_producer,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.fault = ""
         self._topic = topic
-        self._waiting = [_Outgoing(each) for each in rejected]
-        self._fault = ""
+        self._producers = producers
+        self._clock = clock
+        self._settings = {
+            "bootstrap.servers": bootstrap,
+            "enable.idempotence": True,
+            "acks": "all",
+            "message.timeout.ms": int(_TIMEOUT_S * 1000),
+            "message.max.bytes": _MOST_BYTES,
+            "log_level": 0,
+        }
+        # By whether each batch holds one letter, with a number; made when first used.
+        self._open: dict[bool, tuple[int, ProducerPort]] = {}
+        self._opened = 0
+        self._letters: dict[int, dict[int, _Letter]] = {}
+        self._bytes: Counter[int] = Counter()
+        self._unsent: deque[_Letter] = deque()
+        self._backoff = Backoff(0.2, 5.0, clock=clock)
 
-    def send(self) -> None:
-        """Send the letters; return when the broker has all of them, whole or cut. Raises Retry.
+    def send(self, rejected: Iterable[Rejected]) -> None:
+        """Give letters to the client; one that is outstanding already is not sent twice."""
+        for each in rejected:
+            letters = self._letters.setdefault(each.record.partition, {})
+            if each.record.offset not in letters:
+                letter = letters[each.record.offset] = _Letter(each)
+                self._bytes[each.record.partition] += letter.size
+                self._unsent.append(letter)
+        self._send_unsent()
 
-        Delivery is at least once: a letter whose acknowledgement was lost can arrive twice.
-        """
-        self._fault = ""
-        # A letter that was refused for its size is still waiting after the flush, in a reduced
-        # form; the loop sends it again until the broker takes it.
-        while self._waiting:
-            for outgoing in self._waiting:
-                if outgoing.alone:
-                    self._producer.flush(_TIMEOUT_S)
-                if self._fault:
-                    break
-                if not outgoing.in_flight:
-                    self._produce(outgoing)
-                if outgoing.alone:
-                    self._producer.flush(_TIMEOUT_S)
-            unsent = self._producer.flush(_TIMEOUT_S)
-            self._waiting = [each for each in self._waiting if not each.acknowledged]
-            if self._fault or unsent:
-                raise Retry(f"dead letters: {self._fault or f'{unsent} not yet sent'}")
+    def poll(self) -> None:
+        """Take the broker's answers, and send what is due again. Never waits."""
+        self._serve(0.0)
 
-    def _produce(self, outgoing: _Outgoing) -> None:
+    def flush(self, timeout_s: float) -> None:
+        """Wait until every letter is acknowledged. Raises Retry where some are not in time."""
+        deadline = self._clock() + timeout_s
+        while any(self._letters.values()):
+            if self._clock() >= deadline:
+                left = sum(map(len, self._letters.values()))
+                raise Retry(f"dead letters: {self.fault or f'{left} not yet acknowledged'}")
+            self._serve(_POLL_S)
+
+    def lowest(self, partition: int) -> int | None:
+        """Return the lowest source offset of a partition whose letter is outstanding."""
+        return min(self._letters.get(partition, ()), default=None)
+
+    def outstanding(self, partition: int) -> int:
+        """Return how many letters of a partition are outstanding."""
+        return len(self._letters.get(partition, ()))
+
+    def outstanding_bytes(self, partition: int) -> int:
+        """Return how many bytes the outstanding letters of a partition hold."""
+        return self._bytes[partition]
+
+    def drop(self, partition: int) -> None:
+        """Forget the letters of a partition; its next owner sends them again."""
+        self._bytes.pop(partition, None)
+        for letter in self._letters.pop(partition, {}).values():
+            letter.done = True
+
+    def close(self) -> None:
+        """Drop what is outstanding and end the connections."""
+        for partition in list(self._letters):
+            self.drop(partition)
+        for _, producer in self._open.values():
+            abandon(producer)
+        self._open.clear()
+
+    def _serve(self, timeout_s: float) -> None:
+        for alone, (number, producer) in list(self._open.items()):
+            try:
+                producer.poll(timeout_s)
+            except KafkaException as error:
+                # A fatal error: the client delivers nothing any more.
+                del self._open[alone]
+                self._note_fault(error.args[0])
+                abandon(producer)
+                self._take_back(number)
+        self._send_unsent()
+
+    def _take_back(self, number: int) -> None:
+        for letters in self._letters.values():
+            for letter in letters.values():
+                if letter.via == number:
+                    letter.via = 0
+                    self._unsent.append(letter)
+
+    def _send_unsent(self) -> None:
+        while self._unsent and not self._backoff.left_s:
+            letter = self._unsent.popleft()
+            if not letter.done and not self._produce(letter):
+                self._unsent.appendleft(letter)
+                return
+
+    def _produce(self, letter: _Letter) -> bool:
+        """Give one letter to a client; False where it must be tried again."""
+        number, producer = self._producer(letter.alone)
+
         def on_delivery(error: KafkaError | None, _message: object) -> None:
-            outgoing.in_flight = False
+            if letter.done:
+                return
             if error is None:
-                self._note_acknowledged(outgoing)
-            else:
-                self._note_failed(outgoing, error)
+                self._note_acknowledged(letter)
+            elif letter.via == number:
+                letter.via = 0
+                self._note_failed(letter, error)
+                self._unsent.append(letter)
 
-        record, kept = outgoing.rejected.record, outgoing.kept
-        outgoing.in_flight = True
+        record, kept = letter.rejected.record, letter.kept
         try:
-            self._producer.produce(
+            producer.produce(
                 self._topic,
-                key=record.key if kept is None else (record.key or b"")[:_KEPT_KEY_BYTES],
-                value=record.value if kept is None else (record.value or b"")[:kept],
-                headers=_headers(outgoing.rejected, cut=kept is not None),
+                record.value if kept is None else (record.value or b"")[:kept],
+                record.key if kept is None else (record.key or b"")[:_KEPT_KEY_BYTES],
                 on_delivery=on_delivery,
+                headers=_headers(letter.rejected, cut=kept is not None),
             )
+        except BufferError:
+            # The client's queue is full: the next poll makes room.
+            return False
         except KafkaException as error:
-            outgoing.in_flight = False
-            self._note_failed(outgoing, error.args[0])
-        except BufferError as error:
-            outgoing.in_flight = False
-            self._fault = str(error)
+            self._note_failed(letter, error.args[0])
+            return False
+        letter.via = number
+        return True
 
-    def _note_acknowledged(self, outgoing: _Outgoing) -> None:
-        outgoing.acknowledged = True
-        if outgoing.kept is not None:
-            record = outgoing.rejected.record
+    def _producer(self, alone: bool) -> tuple[int, ProducerPort]:
+        if alone not in self._open:
+            single = {"batch.num.messages": 1} if alone else {}
+            self._opened += 1
+            self._open[alone] = self._opened, self._producers(self._settings | single)
+        return self._open[alone]
+
+    def _note_acknowledged(self, letter: _Letter) -> None:
+        record = letter.rejected.record
+        letter.done = True
+        del self._letters[record.partition][record.offset]
+        self._bytes[record.partition] -= letter.size
+        self.fault = ""
+        self._backoff.reset()
+        metrics.INGEST_DEAD_LETTERS.labels(letter.rejected.error.reason).inc()
+        if letter.kept is not None:
             metrics.INGEST_DEAD_LETTERS_CUT.inc()
             log.warning(
                 "dead_letter_cut",
                 partition=record.partition,
                 offset=record.offset,
                 bytes=len(record.value or b""),
-                kept=outgoing.kept,
+                kept=letter.kept,
             )
 
-    def _note_failed(self, outgoing: _Outgoing, error: KafkaError) -> None:
-        if error.code() not in _TOO_LARGE:
-            self._fault = error.str()
-        elif not outgoing.shrink():
-            self._fault = (
+    def _note_failed(self, letter: _Letter, error: KafkaError) -> None:
+        if error.code() not in TOO_LARGE:
+            self._note_fault(error)
+        elif not letter.shrink():
+            self._note_fault(
+                error,
                 f"the topic {self._topic} refuses even a letter without its bytes "
-                f"({error.str()}): raise its max.message.bytes"
+                f"({error.str()}): raise its max.message.bytes",
             )
 
-
-class DeadLetters:
-    """Writes to the dead-letter topic."""
-
-    def __init__(self, bootstrap: str, topic: str) -> None:
-        self._topic = topic
-        self._producer = Producer(
-            {
-                "bootstrap.servers": bootstrap,
-                "enable.idempotence": True,
-                "acks": "all",
-                "message.timeout.ms": int(_TIMEOUT_S * 1000),
-                "message.max.bytes": _MOST_BYTES,
-                "log_level": 0,
-            }
-        )
-
-    def delivery(self, rejected: Sequence[Rejected]) -> Delivery:
-        """Return the delivery of these messages; call its `send`."""
-        return Delivery(self._producer, self._topic, rejected)
-
-    def send(self, rejected: Sequence[Rejected]) -> None:
-        """Deliver these messages; see `Delivery.send`."""
-        self.delivery(rejected).send()
-
-    def close(self) -> None:
-        """Release the connections; nothing is pending after a successful `send`."""
-        self._producer.flush(0)
+    def _note_fault(self, error: KafkaError, text: str = "") -> None:
+        if not self.fault:
+            log.warning("dead_letters_fail", error=text or error.str())
+        self.fault = text or error.str()
+        if not self._backoff.left_s:
+            # The letters of one batch fail together: that is one failure.
+            self._backoff.start()
 
 
-def _headers(letter: Rejected, *, cut: bool) -> list[tuple[str, str | bytes | None]]:
+def _headers(letter: Rejected, *, cut: bool) -> list[Header]:
     record = letter.record
     values: dict[str, Any] = {
         "reason": letter.error.reason,

@@ -15,8 +15,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
-from aggregator.contracts.batch import SwapTexts
-from aggregator.contracts.event import Swap, marker_of
+from aggregator.contracts.event import EARLIEST_MS, Swap, marker_of
 from aggregator.contracts.ids import (
     CHAIN_PATTERN,
     LONGEST_SPELLING,
@@ -37,7 +36,7 @@ REASONS: Final = {
 
 _INT64_MAX: Final = 2**63 - 1
 LONGEST_LABEL: Final = 256
-"""The longest symbol, quote, venue, pool or trader in characters; longer ones are cut."""
+"""The longest label (`_label`) and block hash in characters; longer ones are cut."""
 _MAX_USD: Final = Decimal(_INT64_MAX) / 1_000_000
 # Ten decimal digits above any known supply; bounds the size of a window's sums.
 _MAX_AMOUNT: Final = Decimal(10) ** 30
@@ -48,7 +47,6 @@ _ADDRESS: Final = re.compile(r"0[xX][0-9a-fA-F]{40}\Z")
 _TxHash = Annotated[str, msgspec.Meta(min_length=1, max_length=128, pattern=r"^[^\s:]+\Z")]
 # `canonical_token` holds the rules: some spellings are longer than their canonical form.
 _TokenName = Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_SPELLING)]
-_BlockHash = Annotated[str, msgspec.Meta(max_length=256)]
 _Whole = Annotated[int, msgspec.Meta(ge=0, le=_INT64_MAX)]
 
 
@@ -65,42 +63,38 @@ class _WireSwap(msgspec.Struct, kw_only=True, gc=False):
     amount_usd: Decimal | None = None
     price_usd: Decimal | None = None
     removed: bool = False
+    leg: Literal[0, 1] | None = None
     symbol: str | None = None
     quote: str | None = None
+    quote_token: str | None = None
     venue: str | None = None
     pool: str | None = None
     trader: str | None = None
     block_number: _Whole | None = None
-    block_hash: _BlockHash | None = None
-
-
-class _WireTexts(msgspec.Struct, gc=False):
-    """The texts of a message that was accepted before, so nothing is checked again."""
-
-    tx_hash: str
-    log_index: int
-    trader: str | None = None
-    venue: str | None = None
-    pool: str | None = None
-    quote: str | None = None
+    block_hash: str | None = None
+    reserve_token: Decimal | None = None
+    reserve_quote: Decimal | None = None
 
 
 _decode_wire = msgspec.json.Decoder(_WireSwap).decode
-_decode_texts = msgspec.json.Decoder(_WireTexts).decode
 # Anchored, because the middle of msgspec's message may repeat text that the producer wrote.
 _FIELD_OF_PATH: Final = re.compile(r"`\$\.(\w+)`\Z")
 _FIELD_OF_MISSING: Final = re.compile(r"Object missing required field `(\w+)`\Z")
 
 
-def decode_swap(value: bytes | None, record_timestamp: int, max_future_ms: int) -> Swap:
+def decode_swap(
+    value: bytes | None, record_timestamp: int, max_future_ms: int, *, forwarded: bool = False
+) -> Swap:
     """Decode and normalise the swap in `value`.
 
-    `record_timestamp` is the Kafka record's, ms since the epoch. Raises BadMessage with a reason of
-    REASONS, the field, and a sentence that says what would be accepted.
+    `record_timestamp` is the Kafka record's, ms since the epoch. A `forwarded` record was judged
+    for its future where it was first read, and is not judged again: its timestamp is a newer one.
+    Raises BadMessage with a reason of REASONS, the field, and a sentence that says what would be
+    accepted.
     """
     wire = _wire_swap(value)
-    timestamp = wire.timestamp if isinstance(wire.timestamp, int) else _iso_ms(wire.timestamp)
-    if timestamp > record_timestamp + max_future_ms:
+    timestamp = _timestamp(wire, record_timestamp + max_future_ms)
+    if timestamp > record_timestamp + max_future_ms and not forwarded:
         ahead = (timestamp - record_timestamp) / 1000
         raise BadMessage(
             "future",
@@ -108,7 +102,6 @@ def decode_swap(value: bytes | None, record_timestamp: int, max_future_ms: int) 
             f"{ahead:.0f} s ahead of its Kafka record; at most {max_future_ms / 1000:.0f} s",
         )
     tx_hash = _lower_hash(wire.tx_hash)
-    block_hash = None if wire.block_hash is None else _lower_hash(wire.block_hash)
     token = _token(wire.token)
     amount_attos, usd_micros, price_usd = _numbers(wire)
     return Swap(
@@ -123,27 +116,18 @@ def decode_swap(value: bytes | None, record_timestamp: int, max_future_ms: int) 
         usd_micros=usd_micros,
         price_usd=price_usd,
         removed=wire.removed,
-        marker=marker_of(wire.chain, tx_hash, wire.log_index, block_hash),
+        marker=marker_of(wire.chain, tx_hash, wire.log_index, token),
         symbol=_label(wire.symbol),
         trader=_label(wire.trader),
         quote=_label(wire.quote),
         venue=_label(wire.venue),
         pool=_label(wire.pool),
         block_number=wire.block_number,
-        block_hash=block_hash,
-    )
-
-
-def accepted_texts(value: bytes) -> SwapTexts:
-    """Return only the texts of a message that `decode_swap` has accepted; far cheaper."""
-    wire = _decode_texts(value)
-    return SwapTexts(
-        _lower_hash(wire.tx_hash),
-        wire.log_index,
-        _label(wire.trader),
-        _label(wire.venue),
-        _label(wire.pool),
-        _label(wire.quote),
+        block_hash=_block_hash(wire.block_hash),
+        leg=wire.leg or 0,
+        quote_token=_label(wire.quote_token),
+        reserve_token=_reserve("reserve_token", wire.reserve_token),
+        reserve_quote=_reserve("reserve_quote", wire.reserve_quote),
     )
 
 
@@ -170,6 +154,23 @@ def _broken_rule(message: str) -> BadMessage:
     return BadMessage(reason, path[1], message)
 
 
+def _timestamp(wire: _WireSwap, latest: int) -> int:
+    """Return the time of the event, ms since the epoch.
+
+    A retraction is never too late for its record: its identity decides what it takes out, and its
+    own values hardly matter. But a time in microseconds would be beyond what a table of the archive
+    can hold, so the time of a retraction is at most `latest`.
+    """
+    given = wire.timestamp
+    timestamp = given if isinstance(given, int) else _iso_ms(given)
+    if timestamp < EARLIEST_MS:
+        detail = f"{_short(given)}: before 2009-01-01"
+        if isinstance(given, int):
+            detail += "; looks like seconds: give milliseconds"
+        raise BadMessage("rule", "timestamp", detail)
+    return min(timestamp, latest) if wire.removed else timestamp
+
+
 def _iso_ms(text: str) -> int:
     """Convert ISO 8601 with a zone to ms since the epoch; smaller digits are cut off."""
     try:
@@ -181,10 +182,7 @@ def _iso_ms(text: str) -> int:
             "rule", "timestamp", f"{text[:64]!r}: give ms since the epoch or ISO 8601 with a zone"
         )
     seconds = round(when.replace(microsecond=0).timestamp())
-    milliseconds = seconds * 1000 + when.microsecond // 1000
-    if milliseconds < 0:
-        raise BadMessage("rule", "timestamp", f"{text[:64]!r} lies before 1970")
-    return milliseconds
+    return seconds * 1000 + when.microsecond // 1000
 
 
 def _lower_hash(text: str) -> str:
@@ -205,18 +203,39 @@ def _token(text: str) -> str:
 
 
 def _label(text: str | None) -> str | None:
-    """Normalise a symbol, quote, venue, pool or trader; None where it is blank.
+    """Normalise a symbol, quote, quote token, venue, pool or trader; None where it is blank.
 
     A label describes a swap and never decides whether the swap counts. It is cut to LONGEST_LABEL
     characters, and control and format characters (Unicode Cc and Cf: NUL, line breaks, direction
     overrides, zero-width characters) are removed, so that labels that look equal are equal.
     """
+    cleaned = _cleaned(text)
+    return None if cleaned is None else lower_address(cleaned)
+
+
+def _block_hash(text: str | None) -> str | None:
+    """Normalise a block hash, as little decisive as a label; None where it is blank."""
+    cleaned = _cleaned(text)
+    return None if cleaned is None else _lower_hash(cleaned)
+
+
+def _cleaned(text: str | None) -> str | None:
     if text is None:
         return None
     text = text[:LONGEST_LABEL]
     if not text.isprintable():
         text = "".join(each for each in text if unicodedata.category(each) not in _INVISIBLE)
-    return lower_address(text) if text.strip() else None
+    return text if text.strip() else None
+
+
+def _reserve(field: str, reserve: Decimal | None) -> float | None:
+    if reserve is None:
+        return None
+    # Comparing a signalling NaN raises, so test for finite numbers first.
+    number = float(reserve) if reserve.is_finite() else float("inf")
+    if not 0 <= number < float("inf") or reserve < 0:
+        raise BadMessage("rule", field, f"{_short(reserve)}: must be null or a number from 0 on")
+    return number + 0.0  # -0.0 becomes 0.0.
 
 
 def _numbers(wire: _WireSwap) -> tuple[int, int | None, float | None]:
@@ -252,6 +271,6 @@ def _price(wire: _WireSwap) -> float | None:
     return price if 0 < price < float("inf") else None
 
 
-def _short(number: Decimal) -> str:
-    """Format a number for a message; a hostile number may have a million digits."""
-    return str(number)[:64]
+def _short(value: Decimal | int | str) -> str:
+    """Format a value for a message; a hostile number may have a million digits."""
+    return str(value)[:64]

@@ -1,6 +1,7 @@
 """Sends a feed to Kafka: an idempotent producer, and the loop that sends records through it.
 
-Records are sent byte for byte. A full local queue pauses the loop (backpressure); records that the
+Records are sent byte for byte, with the time of their event as their timestamp (`record_time`). A
+full local queue pauses the loop (backpressure); records that the
 broker does not accept are counted. Knows nothing of what the records mean.
 """
 
@@ -13,7 +14,8 @@ from typing import Final
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from aggregator.feed.progress import FeedProgress
-from aggregator.feed.stream import Record
+from aggregator.feed.stream import Record, record_time
+from aggregator.runtime.clock import wall_ms
 from aggregator.runtime.config import Config
 from aggregator.runtime.errors import Fatal
 
@@ -34,6 +36,8 @@ class SwapProducer:
     def __init__(self, config: Config) -> None:
         self._bootstrap = config.kafka_bootstrap
         self._topic = config.kafka_topic
+        # Half the retention, so that readers have days to read what is sent now.
+        self._kept_ms = config.kafka_retention_ms // 2
         self._producer = Producer(
             {
                 "bootstrap.servers": config.kafka_bootstrap,
@@ -69,8 +73,9 @@ class SwapProducer:
         A record that the producer refuses is counted as failed. Raises Fatal where the producer
         cannot continue.
         """
+        timestamp = record_time(record.timestamp, wall_ms(), self._kept_ms)
         try:
-            self._producer.produce(self._topic, record.value, record.key)
+            self._producer.produce(self._topic, record.value, record.key, timestamp=timestamp)
         except BufferError:
             return False
         except KafkaException as error:

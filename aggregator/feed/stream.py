@@ -6,16 +6,15 @@ Pure generators over iterators; time comes from a `Pacer`. Knows nothing of file
 from __future__ import annotations
 
 import heapq
-import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from random import Random
 from typing import Final, NamedTuple, Protocol
 
+from aggregator.contracts.ids import TokenIdInvalid, canonical_token
 from aggregator.contracts.names import token_id_of
 
 REPEAT_WITHIN: Final = 1_000
-
-_ADDRESS = re.compile(r"0[xX][0-9a-fA-F]{40}")
 
 
 class Record(NamedTuple):
@@ -42,14 +41,27 @@ class Pacer(Protocol):
 
 
 def token_key(chain: str, token: str) -> bytes:
-    """Return the Kafka key of a token.
+    """Return the Kafka key of a token: its id, or what was given where that is no token.
 
-    A 0x address of 40 hex digits is lower-cased (DESIGN 3), so all spellings of a token have one
-    key and thus one partition. Raises UnicodeEncodeError where the text cannot be a key.
+    All spellings of a token (DESIGN 3) have one key and thus one partition. Raises
+    UnicodeEncodeError where the text cannot be a key.
     """
-    if _ADDRESS.fullmatch(token):
-        token = token.lower()
+    with suppress(TokenIdInvalid):
+        token = canonical_token(token)
     return token_id_of(chain, token).encode()
+
+
+def record_time(event_ms: int | None, now_ms: int, kept_ms: int) -> int:
+    """Return the timestamp of the Kafka record of an event, ms since the epoch.
+
+    It is the time of the event, so that days of old swaps are counted as they would have been then:
+    a partition's clock is the highest timestamp of its records. An event gets the time of sending
+    where its own lies in the future, which no record may, or more than `kept_ms` in the past: the
+    topic's retention goes by these timestamps, and would delete the record.
+    """
+    if event_ms is None or not now_ms - kept_ms <= event_ms <= now_ms:
+        return now_ms
+    return event_ms
 
 
 def with_repeats(records: Iterable[Record], share: float, seed: int) -> Iterator[Record]:

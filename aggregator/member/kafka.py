@@ -1,8 +1,7 @@
-"""A consumer of the swap topic: polled records, positions, and the group's assignments.
+"""The log of `member.log` on Kafka: polled records, positions, and the group's assignments.
 
-Wraps confluent-kafka so that the caller sees only offsets and partitions. Every assigned partition
-starts paused; the caller starts it with `begin` at an offset that it chooses. Only the caller
-commits offsets, with metadata.
+Wraps confluent-kafka so that the caller sees only offsets and partitions. Records at given offsets
+are read by a second consumer that is in no group (`member.kafka_reader`).
 """
 
 from __future__ import annotations
@@ -10,9 +9,8 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-import msgspec
 import structlog
 from confluent_kafka import (
     OFFSET_END,
@@ -23,8 +21,10 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from aggregator.contracts.records import LogRecord
+from aggregator.contracts.records import LogRecord, Origin, origin_of
 from aggregator.member.fencing import Fences
+from aggregator.member.kafka_reader import KafkaReader, record_of
+from aggregator.member.log import Listener, LogExtent, Polled, Records
 from aggregator.member.positions import Positions
 from aggregator.runtime import metrics
 from aggregator.runtime.config import Config
@@ -46,90 +46,25 @@ _NAME_TAKEN: Final = KafkaError(KafkaError.FENCED_INSTANCE_ID).str()
 _RESEEK: Final = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
 
 
-class Listener(Protocol):
-    """Receives the group's assignments; called from inside `poll` and `close`."""
-
-    def on_assign(self, partitions: Sequence[int]) -> None:
-        """This member now owns these partitions; they are paused until `begin`."""
-
-    def on_revoke(self, partitions: Sequence[int]) -> None:
-        """These partitions go to another member after this call: drain them and commit."""
-
-    def on_lost(self, partitions: Sequence[int]) -> None:
-        """Another member already owns these partitions: discard their state."""
-
-
-class LogExtent(msgspec.Struct, frozen=True):
-    """The log holds the offsets [start, end).
-
-    `since` is the first offset at or after the requested time.
-    """
-
-    start: int
-    end: int
-    since: int
-
-
-class Records(msgspec.Struct, gc=False):
-    """The polled records of one partition in log order, as columns of equal length.
-
-    One object per record would cost as much as decoding it. `timestamps` are the records', ms since
-    the epoch.
-    """
-
-    partition: int
-    offsets: list[int]
-    timestamps: list[int]
-    values: list[bytes | None]
-    _messages: list[Message]
-
-    def first(self, count: int) -> Records:
-        """Return the first `count` records."""
-        return Records(
-            self.partition,
-            self.offsets[:count],
-            self.timestamps[:count],
-            self.values[:count],
-            self._messages[:count],
-        )
-
-    def record(self, index: int) -> LogRecord:
-        """Return one record, with its key."""
-        return _record(self._messages[index])
-
-
-class Polled(msgspec.Struct):
-    """The result of one poll.
-
-    `records` has at most one entry per partition. `ends` maps partitions that were read to their
-    end to the end offset. `out_of_range` lists partitions whose next offset the broker does not
-    hold.
-    """
-
-    records: list[Records]
-    ends: dict[int, int]
-    out_of_range: list[int]
-
-
-class SwapLog:
-    """The swap topic, read as a member of the consumer group.
+class KafkaLog:
+    """The swap topic, read as a member of KAFKA_GROUP, or of `group` (see `Log`).
 
     `queued_kb` bounds the records that are fetched ahead; the client's default is 64 MB.
     """
 
-    def __init__(self, config: Config, listener: Listener, *, queued_kb: int | None = None) -> None:
+    def __init__(
+        self, config: Config, *, group: str | None = None, queued_kb: int | None = None
+    ) -> None:
         self._topic = config.kafka_topic
-        self._listener = listener
+        self._group = config.kafka_group if group is None else group
+        self._listener: Listener  # of `subscribe`; no assignment comes before it
         self.unreachable = ""
+        # A batch that cannot be decompressed is fetched repeatedly, and no later record arrives.
         self.unreadable: dict[int, str] = {}
-        """Partitions whose next batch the client cannot read, each with a sentence that says why.
-
-        A batch that cannot be decompressed is fetched repeatedly, and no later record arrives.
-        """
         self.commit_fault = ""
         settings: dict[str, Any] = {
             "bootstrap.servers": config.kafka_bootstrap,
-            "group.id": config.kafka_group,
+            "group.id": self._group,
             "group.protocol": config.kafka_group_protocol,
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
@@ -154,8 +89,8 @@ class SwapLog:
             settings["queued.max.messages.kbytes"] = queued_kb
         self._settings = settings
         self._consumer = Consumer(settings)
+        self._reader = KafkaReader(config.kafka_bootstrap, self._topic, self._group)
         self._positions = Positions()
-        self._group = config.kafka_group
         self._instance_id = config.kafka_instance_id
         self._fences = Fences(self._group, self._instance_id)
         self._held: set[int] = set()
@@ -164,8 +99,12 @@ class SwapLog:
         self._rejoin_at: float | None = None
         self._dead = False
 
-    def subscribe(self) -> None:
-        """Join the group."""
+    def subscribe(self, listener: Listener) -> None:
+        """See `Log`."""
+        self._listener = listener
+        self._join()
+
+    def _join(self) -> None:
         self._consumer.subscribe(
             [self._topic],
             on_assign=self._on_assign,
@@ -174,14 +113,14 @@ class SwapLog:
         )
 
     def poll(self, limit: int, timeout_s: float) -> Polled:
-        """Return up to `limit` records that arrive within `timeout_s`. Raises Retry and Fatal.
+        """See `Log`.
 
         A member whose instance id the broker fenced loses its partitions in this call, and joins
         again after a pause.
         """
         if self._rejoin_at is not None and time.monotonic() >= self._rejoin_at:
             self._rejoin_at = None
-            self.subscribe()
+            self._join()
         try:
             received = self._consumer.consume(limit, timeout_s)
         except KafkaException as error:
@@ -209,7 +148,7 @@ class SwapLog:
             if back_to is not None:
                 self._seek_back(records.partition, back_to, records.offsets[count])
             if count:
-                kept.append(records if count == len(records.offsets) else records.first(count))
+                kept.append(records if count == len(records) else records.part(0, count))
         return kept
 
     def _seek_back(self, partition: int, offset: int, jumped_to: int) -> None:
@@ -223,7 +162,7 @@ class SwapLog:
 
     def _note(self, event: Message, fault: KafkaError, batch: Polled) -> None:
         """Handle one of the client's events, which arrive among the messages."""
-        place = _record(event)
+        place = record_of(event)
         if fault.code() == KafkaError._PARTITION_EOF:
             self.unreadable.pop(place.partition, None)
             taken, back_to = self._positions.keep_end(place.partition, place.offset)
@@ -274,25 +213,15 @@ class SwapLog:
         self._consumer = Consumer(self._settings)
         self._rejoin_at = time.monotonic() + pause_s
 
-    def committed(self, partition: int) -> tuple[int | None, str]:
-        """Return the committed offset and its metadata; (None, "") where nothing is committed.
+    # The client lets one thread in at a time, and the poll loop comes back before any other thread
+    # gets its turn. So the questions of other threads go to the reader's client.
 
-        Raises Fenced and Retry.
-        """
-        try:
-            (found,) = self._consumer.committed([self._at(partition)], timeout=_TIMEOUT_S)
-        except KafkaException as error:
-            raise _named(error, "reading the committed offset") from error
-        if found.error is not None:
-            raise Retry(f"kafka: reading the committed offset: {found.error.str()}")
-        return (found.offset if found.offset >= 0 else None), found.metadata or ""
+    def committed(self, partition: int) -> tuple[int | None, str]:
+        """See `Log`."""
+        return self._reader.committed(partition)
 
     def commit(self, positions: Mapping[int, tuple[int, str]], *, wait: bool = True) -> None:
-        """Commit {partition: (next_offset, metadata)}.
-
-        With `wait`, raises Fenced where this member is no longer part of the group, and Retry where
-        the broker does not answer. Without, a later poll stores a failure in `commit_fault`.
-        """
+        """See `Log`."""
         if not positions:
             return
         if self.unreachable and not self.still_reachable():
@@ -315,31 +244,27 @@ class SwapLog:
                 raise _named(KafkaException(result.error), "committing")
 
     def extent(self, partition: int, since_ms: int | None) -> LogExtent:
-        """Return the offsets that the log holds, and the first with a timestamp >= `since_ms`.
+        """See `Log`."""
+        return self._reader.extent(partition, since_ms)
 
-        With None, `since` is the start of the log. Raises Retry.
-        """
-        try:
-            start, end = self._consumer.get_watermark_offsets(
-                self._at(partition), timeout=_TIMEOUT_S, cached=False
-            )
-            if since_ms is None:
-                return LogExtent(start, end, start)
-            (found,) = self._consumer.offsets_for_times(
-                [TopicPartition(self._topic, partition, since_ms)], timeout=_TIMEOUT_S
-            )
-        except (KafkaException, TypeError) as error:
-            # get_watermark_offsets returns None when it times out.
-            raise Retry(f"kafka: requesting offsets: {error}") from error
-        if found.error is not None:
-            raise Retry(f"kafka: requesting offsets: {found.error.str()}")
-        return LogExtent(start, end, found.offset if found.offset >= 0 else end)
+    def topic_id(self) -> str:
+        """See `Log`."""
+        return self._reader.topic_id()
+
+    def read_at(self, partition: int, offsets: Sequence[int]) -> dict[int, LogRecord]:
+        """See `Log`."""
+        return self._reader.read_at(partition, offsets)
+
+    def last_timestamp(self, partition: int) -> int | None:
+        """See `Log`."""
+        return self._reader.last_timestamp(partition)
+
+    def first_timestamp(self, partition: int) -> int | None:
+        """See `Log`."""
+        return self._reader.first_timestamp(partition)
 
     def begin(self, partition: int, offset: int) -> None:
-        """Start reading an assigned partition at `offset`.
-
-        Raises Retry while the client does not accept a seek yet.
-        """
+        """See `Log`."""
         place = TopicPartition(self._topic, partition, offset)
         try:
             if partition in self._stopped:
@@ -355,27 +280,23 @@ class SwapLog:
         self._positions.begin(partition, offset)
 
     def pause(self, partitions: Sequence[int]) -> None:
-        """Pause reading; a paused partition keeps its position and its owner."""
+        """See `Log`."""
         if partitions:
             self._consumer.pause([self._at(partition) for partition in partitions])
 
     def resume(self, partitions: Sequence[int]) -> None:
-        """Resume reading."""
+        """See `Log`."""
         if partitions:
             self._consumer.resume([self._at(partition) for partition in partitions])
 
     def newest_end(self, partition: int) -> int | None:
-        """Return the end offset as of the last fetch, without a request to the broker."""
+        """See `Log`."""
         found = self._consumer.get_watermark_offsets(self._at(partition), cached=True)
         return None if found is None or found[1] < 0 else int(found[1])
 
     def partition_count(self) -> int:
-        """Return the number of partitions of the topic. Raises Retry."""
-        try:
-            metadata = self._consumer.list_topics(self._topic, timeout=_TIMEOUT_S)
-        except KafkaException as error:
-            raise Retry(f"kafka: {error.args[0].str()}") from error
-        count = len(metadata.topics[self._topic].partitions)
+        """See `Log`."""
+        count = self._reader.partition_count(_TIMEOUT_S)
         if count == 0:
             # A topic that was just created may not be known to every broker yet.
             raise Retry(f"kafka: topic {self._topic} has no partitions yet")
@@ -383,17 +304,18 @@ class SwapLog:
         return count
 
     def still_reachable(self) -> bool:
-        """Send the broker a short request; clear `unreachable` when it answers."""
+        """See `Log`."""
         try:
-            self._consumer.list_topics(self._topic, timeout=0.5)
-        except KafkaException:
+            self._reader.partition_count(0.5)
+        except Retry:
             return False
         self.unreachable = ""
         return True
 
     def close(self) -> None:
-        """Leave the group; calls `on_revoke` for the partitions that are still owned."""
+        """See `Log`."""
         self._consumer.close()
+        self._reader.close()
 
     def _at(self, partition: int) -> TopicPartition:
         return TopicPartition(self._topic, partition)
@@ -462,24 +384,27 @@ def by_partition(messages: Sequence[Message]) -> list[Records]:
             [message.offset() for message in group],  # type: ignore[misc]
             [message.timestamp()[1] for message in group],
             [message.value() for message in group],
+            _origins(group),
             group,
+            record_of,
         )
         for partition, group in groups.items()
     ]
 
 
-def _record(message: Message) -> LogRecord:
-    # The client's type stubs allow None where a consumed message always has a number.
-    return LogRecord(
-        message.partition(),  # type: ignore[arg-type]
-        message.offset(),  # type: ignore[arg-type]
-        message.timestamp()[1],
-        message.key(),
-        message.value(),
-    )
+def _origins(messages: Sequence[Message]) -> list[Origin | None] | None:
+    # Most records have no headers at all, for which the client returns None.
+    headers = [message.headers() for message in messages]
+    if not any(headers):
+        return None
+    origins = [origin_of(each) for each in headers]  # type: ignore[arg-type]
+    return origins if any(origins) else None
 
 
-def _named(error: KafkaException, doing: str) -> Fenced | Retry:
+def _named(error: KafkaException, doing: str) -> Fenced | Retry | Fatal:
     fault = error.args[0]
     text = f"kafka: {doing}: {fault.str()}"
+    if fault.code() == KafkaError.OFFSET_METADATA_TOO_LARGE:
+        # The same commit would be refused each time.
+        return Fatal(f"{text} (the broker's offset.metadata.max.bytes)")
     return Fenced(text) if fault.code() in _FENCED else Retry(text)

@@ -26,7 +26,6 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
-from aggregator.contracts.batch import SwapBatch
 from aggregator.contracts.names import (
     ALL_HISTORIES_SUBJECT,
     ALL_RESYNCS_SUBJECT,
@@ -36,6 +35,7 @@ from aggregator.contracts.names import (
     trades_subject,
 )
 from aggregator.contracts.stats import ArchiveStatus, Heartbeat, ResyncRequest
+from aggregator.contracts.swaps import Swaps
 from aggregator.contracts.trades import CandleRow, HistoryRequest, TokenHistory
 from aggregator.nats.fitting import history_payload, trade_payloads
 from aggregator.nats.histories import HistoryDesk, HistoryQuestion
@@ -165,7 +165,7 @@ class Publisher:
         """Publish a partition's heartbeat after all work that was queued before."""
         self._ask(lambda: self._heartbeat(heartbeat))
 
-    def trades(self, partition: int, epoch: int, applied: Sequence[SwapBatch]) -> None:
+    def trades(self, partition: int, epoch: int, applied: Sequence[Swaps]) -> None:
         """Publish, in order, the trades among the swaps that were applied since the last call."""
         count = sum(map(len, applied))
         size = count * _TRADE_BYTES
@@ -377,7 +377,7 @@ class Publisher:
         while not self._work.empty() and time.monotonic() < until:  # noqa: ASYNC110 - a pause
             await asyncio.sleep(_LOOK_AGAIN_S)
 
-    async def _trades(self, partition: int, epoch: int, applied: Sequence[SwapBatch]) -> None:
+    async def _trades(self, partition: int, epoch: int, applied: Sequence[Swaps]) -> None:
         recent = self._recent.get(partition)
         if recent is None:
             return

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from sys import intern
 from typing import Final
 
-from aggregator.contracts.batch import UNPRICED, SwapBatch
 from aggregator.contracts.event import ATTOS_PER_TOKEN
 from aggregator.contracts.stats import decimal_text, usd_text
+from aggregator.contracts.swaps import ABSENT, TEXTS, UNPRICED, Swaps
 from aggregator.contracts.trades import Trade, TradeBatch
 
 KEPT_A_TOKEN: Final = 200
@@ -21,10 +21,11 @@ KEPT_A_TOKEN: Final = 200
 KEPT: Final = 50_000
 """Most trades kept for a partition; the tokens that traded longest ago are dropped first."""
 
-_COLUMNS: Final = (
-    *("n", "timestamp", "offset", "buy", "usd"),
+_NUMBERS: Final = (
+    *("n", "timestamp", "offset", "log_index", "buy", "usd"),
     *("amount_low", "amount_mid", "amount_high", "price"),
 )
+_TEXTS: Final = [TEXTS.index(name) for name in ("tx_hash", "trader", "venue", "pool", "quote")]
 
 
 class RecentTrades:
@@ -56,8 +57,12 @@ class RecentTrades:
         return [trade for trade in self._by_token.get(token_id, ()) if trade.n <= up_to]
 
 
-def trade_batches(partition: int, epoch: int, applied: Iterable[SwapBatch]) -> list[TradeBatch]:
-    """Return the trades among the applied swaps, grouped by token, in order."""
+def trade_batches(partition: int, epoch: int, applied: Iterable[Swaps]) -> list[TradeBatch]:
+    """Return the trades among the applied swaps, grouped by token, in order.
+
+    Every column of a trade is read as it stands: where a retraction took a swap out, `applied` has
+    the numbers of that swap.
+    """
     by_token: dict[str, list[Trade]] = {}
     for each in applied:
         for name, trade in _trades(each):
@@ -68,18 +73,22 @@ def trade_batches(partition: int, epoch: int, applied: Iterable[SwapBatch]) -> l
     ]
 
 
-def _trades(batch: SwapBatch) -> Iterator[tuple[int, Trade]]:
-    """Yield the swaps that count as trades, each with the index of its token's name."""
-    places = batch.swaps["n"].nonzero()[0]
-    swaps = batch.swaps[places]
+def _trades(applied: Swaps) -> Iterator[tuple[int, Trade]]:
+    """Yield the records that count as trades, each with the index of its token's name."""
+    places = applied.swaps["n"].nonzero()[0]
+    swaps, records = applied.swaps[places], applied.records[places]
     # Lists, because reading one element of an array costs as much as the rest of a trade.
-    columns = [swaps[name].tolist() for name in _COLUMNS]
-    names, removed = batch.names[places].tolist(), batch.removed[places].tolist()
-    for place, name, is_removed, *numbers in zip(
-        places.tolist(), names, removed, *columns, strict=True
+    columns = [swaps[name].tolist() for name in _NUMBERS]
+    names, removed = records["name"].tolist(), records["removed"].tolist()
+    spans, text = applied.spans[places][:, _TEXTS].tolist(), applied.text.data
+    for name, is_removed, places_of_texts, *numbers in zip(
+        names, removed, spans, *columns, strict=True
     ):
-        n, timestamp, offset, buy, usd, low, mid, high, price = numbers
-        tx_hash, log_index, trader, venue, pool, quote = batch.texts(place)
+        n, timestamp, offset, log_index, buy, usd, low, mid, high, price = numbers
+        tx_hash, trader, venue, pool, quote = [
+            None if begin == ABSENT else str(text[begin:end], "utf-8")
+            for begin, end in places_of_texts
+        ]
         # Thousands of kept trades share few venues, pools and quotes: keep one text of each.
         venue, pool, quote = venue and intern(venue), pool and intern(pool), quote and intern(quote)
         whole = high * ATTOS_PER_TOKEN + mid if high else mid
@@ -98,7 +107,7 @@ def _trades(batch: SwapBatch) -> Iterator[tuple[int, Trade]]:
                 venue,
                 pool,
                 quote,
-                tx_hash,
+                tx_hash or "",
                 log_index,
                 is_removed,
             ),

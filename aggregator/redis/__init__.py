@@ -1,1 +1,1 @@
-"""Redis: markers that count each swap once, snapshots, check-ins and saved board rows."""
+"""Redis: snapshots of each partition's state, and saved board rows."""

@@ -1,26 +1,21 @@
 """The board rows: the last published row of each token, kept in Redis for web nodes.
 
 A web node that starts while a partition has no owner reads these rows and shows them as stale
-(DESIGN 6, `api/board/saved.py`). Nothing is counted from them. So a Redis that lost some of them is
-not a new incarnation to this module: the owner saves all rows again.
+(DESIGN 6, `api/board/saved.py`). Nothing is counted from them. If Redis lost some of them, the
+owner saves all rows again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
-from redis.exceptions import ReadOnlyError, RedisError
-
 from aggregator.contracts.names import board_keys
-from aggregator.redis.session import leave_replica
+from aggregator.redis.client import RedisClient
 from aggregator.runtime.errors import Fenced, Retry
-from aggregator.runtime.lua import load_lua
-from aggregator.runtime.redis_client import redis_client
 
-_SCRIPT: Final = Path(__file__).parent / "lua" / "board_save.lua"
-# Keeps each call below a few milliseconds of Redis, so that claims get through in between.
+_SCRIPT: Final = "board_save.lua"
+# Keeps each call below a few milliseconds of Redis, so that snapshots get through in between.
 _CHUNK_BYTES: Final = 512 * 1024
 _FENCED: Final = 0
 _LOST: Final = -1
@@ -34,8 +29,7 @@ class RedisBoardRows:
     """The board rows of one topic. Only one thread at a time may use it."""
 
     def __init__(self, url: str, topic: str) -> None:
-        self._redis = redis_client(url)
-        self._script = self._redis.register_script(load_lua(_SCRIPT).text)
+        self._client = RedisClient(url, retries=True)
         self._topic = topic
 
     def save(
@@ -66,13 +60,12 @@ class RedisBoardRows:
             if last:
                 head = [seq, next_offset, partitions]
             names = list(gone) if index == 0 else []
-            arguments = [epoch, int(whole), before, *head, len(names), *names, *rows]
-            try:
-                done = self._script(keys=keys, args=arguments)
-            except RedisError as error:
-                if isinstance(error, ReadOnlyError):
-                    leave_replica(self._redis)
-                raise Retry(f"redis: saving board rows: {error}") from error
+            arguments: list[str | bytes | int] = [
+                *(epoch, int(whole), before, *head, len(names)),
+                *names,
+                *rows,
+            ]
+            done = self._client.call(_SCRIPT, keys, arguments)
             if done == _FENCED:
                 raise Fenced(f"partition {partition} has an owner above epoch {epoch}")
             if done == _LOST:
@@ -81,7 +74,7 @@ class RedisBoardRows:
 
     def close(self) -> None:
         """Close the connection."""
-        self._redis.close()
+        self._client.close()
 
 
 def _chunks(changed: Mapping[str, bytes]) -> Iterator[list[str | bytes]]:

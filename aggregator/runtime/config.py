@@ -280,9 +280,7 @@ class Config:
         _positive_duration,
         "how much later a repeat of a swap may be stamped than the swap itself",
     )
-    batch_size: int = setting(
-        "BATCH_SIZE", "2000", _whole(1, 100_000), "most records in one poll"
-    )
+    batch_size: int = setting("BATCH_SIZE", "2000", _whole(1, 100_000), "most records in one poll")
     coalesce_ms: int = setting(
         "COALESCE",
         "100ms",

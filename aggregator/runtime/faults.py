@@ -14,7 +14,7 @@ from typing import Final
 from aggregator.runtime.errors import ConfigError
 
 POINTS: Final = {
-    "after_claim": "the markers have decided a batch, the windows have not applied it",
+    "after_judge": "a batch is decided, the windows have not applied it",
     "after_apply": "the windows have applied the batch; it is not published, saved or committed",
     "mid_snapshot": "the snapshot was taken from the windows and is not saved",
     "after_snapshot": "the snapshot is saved, the offsets are not committed",

@@ -44,7 +44,14 @@ INGEST_DUPLICATES = Counter(
 )
 INGEST_LATE = Counter(
     "swaps_ingest_late_total",
-    "Swaps too old for an open bucket, which no window counts; a rise means a slow producer.",
+    "Swaps older than GRACE when they arrived, which no window counts; a rise means a slow "
+    "producer.",
+    ["partition"],
+)
+INGEST_MISPLACED = Counter(
+    "swaps_ingest_misplaced_total",
+    "Records away from their token's home partition, each forwarded once; a steady rise means that "
+    "producers use another partitioner than KAFKA_PARTITIONER.",
     ["partition"],
 )
 INGEST_LAG = Gauge(
@@ -73,8 +80,8 @@ INGEST_REJOINS = Counter(
 )
 INGEST_WATERMARK = Gauge(
     "swaps_ingest_watermark_seconds",
-    "Newest event time of a partition, seconds since 1970 (its age is time() minus it); constant "
-    "means no new swaps.",
+    "Log clock of a partition: its newest record timestamp, seconds since 1970 (its age is time() "
+    "minus it); constant means no new swaps.",
     ["partition"],
 )
 INGEST_LOOP_LATE = Gauge(
@@ -82,10 +89,16 @@ INGEST_LOOP_LATE = Gauge(
     "Delay of the aggregator's last heartbeat; above 1 the loop is overloaded and numbers are "
     "late.",
 )
-STORE_CLAIM_SECONDS = Histogram(
-    "swaps_store_claim_seconds",
-    "Wait for Redis to decide one batch of markers; above 0.05 Redis is the bottleneck.",
-    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5),
+SEEN_IDS = Gauge(
+    "swaps_seen_ids",
+    "Ids of swaps that a partition remembers; far above the swaps of MARKER_TTL means that its log "
+    "clock stands still.",
+    ["partition"],
+)
+SEEN_MEMORY = Gauge(
+    "swaps_seen_memory_bytes",
+    "Bytes of the remembered ids of a partition; unbounded growth means a leak.",
+    ["partition"],
 )
 WINDOW_APPLY_SECONDS = Histogram(
     "swaps_window_apply_seconds",
@@ -109,7 +122,13 @@ WINDOW_MEMORY = Gauge(
 )
 SNAPSHOT_SECONDS = Histogram(
     "swaps_snapshot_seconds",
-    "Pause of the hot loop for one snapshot and commit; above 0.02 it delays patches.",
+    "Pause of the hot loop to take one snapshot; above 0.02 it delays patches.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1, 5),
+)
+SNAPSHOT_SAVE_SECONDS = Histogram(
+    "swaps_snapshot_save_seconds",
+    "Time until Redis has one snapshot, on a thread of its own; near SNAPSHOT_INTERVAL Redis is "
+    "overloaded, and a restart replays more.",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1, 5),
 )
 SNAPSHOT_SAVED = Gauge(
@@ -211,6 +230,10 @@ ARCHIVE_GAP_OFFSETS = Counter(
     "swaps_archive_gap_offsets_total",
     "Offsets that Kafka deleted before they were archived; any rise is a loss.",
     ["partition"],
+)
+ARCHIVE_TOO_OLD = Counter(
+    "swaps_archive_too_old_total",
+    "Records without a row, because ARCHIVE_KEEP would take it: their swap is older.",
 )
 ARCHIVE_UNREADABLE = Counter(
     "swaps_archive_unreadable_total",

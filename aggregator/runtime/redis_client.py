@@ -20,7 +20,7 @@ def redis_client(url: str, *, timeout_s: float = TIMEOUT_S, retries: bool = True
     """Return a client that gives up a connect or an answer after `timeout_s`.
 
     `retries` lets the client repeat a command whose connection failed. Pass False where the caller
-    repeats it, or where a repeated command must not reach a restarted server unnoticed.
+    repeats it, or where a command must not be carried out twice.
     """
     options: dict[str, Any] = {} if retries else {"retry": SyncRetry(NoBackoff(), 0)}
     return redis.Redis.from_url(

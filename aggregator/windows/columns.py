@@ -39,6 +39,9 @@ BUCKET: Final = np.dtype(
         ("points", np.int32),
         # Swaps taken out again: above 0 the extremes are approximate.
         ("undone", np.int32),
+        # How many ms of the minute had passed at the open and at the close.
+        ("open_ms", np.int32),
+        ("close_ms", np.int32),
         # Micro-USD and amounts are of priced swaps alone, and so is `largest` (NONE for none).
         ("volume0", np.int64),
         ("volume1", np.int64),
@@ -46,11 +49,13 @@ BUCKET: Final = np.dtype(
         ("buy_volume1", np.int64),
         *_LIMB_FIELDS,
         ("largest", np.int64),
-        # Open and close each with the timestamp (ms) and the offset that order prices.
-        ("open_at", np.int64),
+        # The order of trading of open and close, whose ms are in `open_ms` and `close_ms`.
+        ("open_block", np.int64),
+        ("open_log", np.int64),
         ("open_offset", np.int64),
         ("open", np.float64),
-        ("close_at", np.int64),
+        ("close_block", np.int64),
+        ("close_log", np.int64),
         ("close_offset", np.int64),
         ("close", np.float64),
         ("high", np.float64),
@@ -61,8 +66,18 @@ BUCKET: Final = np.dtype(
 """The sums and extremes of one token and one minute. Snapshots hold these bytes."""
 
 # Links are not part of a bucket: they say where it stands in this process, so no snapshot has them.
-LINK: Final = np.dtype([("prev", np.int32), ("next", np.int32), ("sibling", np.int32)])
-"""The rows before and after in the token's list, and the next row of the same minute."""
+LINK: Final = np.dtype(
+    [("prev", np.int32), ("next", np.int32), ("sibling", np.int32), ("skip", np.int32)]
+)
+"""The rows before and after in the token's list, and the next row of the same minute.
+
+`skip` is the token's newest row of an earlier span of minutes: a late swap finds its row in a few
+dozen steps, however many rows lie between. The row it names may have been freed since, and used
+for another bucket (`kernels._find_row`).
+"""
+
+SKIP_BITS: Final = 6
+"""A `skip` leads out of a span of 2^SKIP_BITS minutes."""
 
 TOKEN: Final = np.dtype(
     [
@@ -76,11 +91,15 @@ TOKEN: Final = np.dtype(
         ("unsaved", np.int32),
         # The minute in which its last record was applied, at least 1; 0 before the first.
         ("touched", np.int32),
-        # Where in the log the newest symbol and the newest price come from: the larger
-        # (timestamp, offset) wins.
-        ("symbol_offset", np.int64),
+        # Which swaps the newest symbol and the newest price come from, in the order of trading:
+        # the larger (timestamp, block_number, log_index, offset) wins.
         ("symbol_at", np.int64),
+        ("symbol_block", np.int64),
+        ("symbol_log", np.int64),
+        ("symbol_offset", np.int64),
         ("price_at", np.int64),
+        ("price_block", np.int64),
+        ("price_log", np.int64),
         ("price_offset", np.int64),
         ("price", np.float64),
         ("traded_at", np.int64),
@@ -157,9 +176,7 @@ DIRTY: Final = 3
 UNSAVED_ROWS: Final = 4
 UNSAVED_TOKENS: Final = 5
 UNSAVED_ENTRIES: Final = 6
-# No length: the earliest event time counted, ms; it says since when the history is complete.
-EARLIEST: Final = 7
-_COUNTS: Final = 8
+_COUNTS: Final = 7
 
 
 class WindowColumns(NamedTuple):
@@ -192,8 +209,6 @@ class WindowColumns(NamedTuple):
 
 def new_columns(windows: int, ring: int) -> WindowColumns:
     """Return empty columns; `ring` must exceed the number of minutes that a row is kept."""
-    counts = np.zeros(_COUNTS, np.int64)
-    counts[EARLIEST] = NONE
     return WindowColumns(
         rows=np.zeros(0, BUCKET),
         links=np.zeros(0, LINK),
@@ -210,7 +225,7 @@ def new_columns(windows: int, ring: int) -> WindowColumns:
         unsaved_rows=np.zeros(0, np.int32),
         unsaved_tokens=np.zeros(0, np.int32),
         unsaved_entries=np.zeros(0, ENTRY),
-        counts=counts,
+        counts=np.zeros(_COUNTS, np.int64),
     )
 
 

@@ -1,8 +1,7 @@
 """The window engine: one partition's windows, kept in columns and counted by compiled loops.
 
-`tests/spec/windows.py` specifies it in plain Python. It differs from the specification in one
-thing: after a retraction the distinct traders of the bucket stay as they were, as its prices do,
-and the windows that hold the bucket say `approximate`. Pure.
+`tests/spec/windows.py` specifies it in plain Python. Which records count was decided before
+(`aggregator.seen`); the engine only puts swaps into minutes and takes them out. Pure.
 """
 
 from __future__ import annotations
@@ -15,15 +14,13 @@ import msgspec
 import numpy as np
 
 from aggregator.contracts.arrays import Array
-from aggregator.contracts.batch import SwapBatch, batch_of
-from aggregator.contracts.event import Swap
 from aggregator.contracts.stats import TokenStats
+from aggregator.contracts.swaps import RECORD, SWAP, TEXTS, Swaps, TokenName
 from aggregator.contracts.units import MINUTE_MS, minute_of
 from aggregator.contracts.verdict import Verdict
 from aggregator.windows import kernels
 from aggregator.windows.columns import (
     DIRTY,
-    EARLIEST,
     NONE,
     PAIR,
     PAIRS_USED,
@@ -34,12 +31,35 @@ from aggregator.windows.columns import (
     new_columns,
     with_room,
 )
-from aggregator.windows.minutes import TokenMinutes, minute_rows
+from aggregator.windows.held import HeldSwaps
+from aggregator.windows.minutes import TokenMinutes, candles_of, minute_rows
 from aggregator.windows.rows import RowOrigin, WindowEdges, render_rows
-from aggregator.windows.snapshot import EngineSnapshot, HeldSwap, Name, Saver, TokenPart, read
+from aggregator.windows.snapshot import EngineSnapshot, EngineState, Name, Saver, TokenPart, read
 
-# The verdicts that change a bucket, and therefore wait for a minute that has not begun.
-_HELD: Final = [ord(Verdict.COUNTED.value), ord(Verdict.UNDONE.value)]
+
+def _table(*verdicts: Verdict) -> Array:
+    """Return an array that says of each letter whether it is one of `verdicts`."""
+    table = np.zeros(256, np.bool_)
+    table[[ord(verdict.value) for verdict in verdicts]] = True
+    return table
+
+
+_COUNTS: Final = _table(Verdict.COUNTED, Verdict.PROMOTED)
+# The verdicts that change a token's numbers. Records of all others do not even create the token.
+_CHANGES: Final = _table(
+    Verdict.COUNTED, Verdict.PROMOTED, Verdict.LATE, Verdict.DUPLICATE, Verdict.UNDONE
+)
+# What a retraction takes out, and what readers see of it.
+_TAKEN_OUT: Final = (
+    "timestamp",
+    "usd",
+    "amount_low",
+    "amount_mid",
+    "amount_high",
+    "price",
+    "buy",
+    "trader",
+)
 
 
 class _Numbers(dict[str | None, int]):
@@ -61,14 +81,18 @@ class _Numbers(dict[str | None, int]):
 class ColumnarWindows:
     """The windows of one partition under one epoch.
 
-    `windows` are (name, minutes), `grace_ms` and `max_future_ms` as in the settings. `history_from`
-    (ms) is the instant from which every event is known to be here; None when the log was read from
-    its first record: then it is the earliest event counted. Buckets are kept for twice the longest
-    window, since each window is shown beside the one before it.
+    `windows` are (name, minutes). `history_from` (ms) is the instant from which every event that
+    counts is known to be here, and None while that is not known: then no window is complete. Rows
+    are kept for twice the longest window, since each window is shown beside the one before it.
 
-    Call order for each batch: `observe` every record in log order, have the markers decide, `apply`
-    every decoded record in log order. `advance` may come at any time between batches. Not
+    `apply` takes the records in log order; `advance` may come at any time between calls. Not
     thread-safe.
+
+    A window ends at the engine's now, which never goes back. After a leap of the clock the minutes
+    that the new now is too far from are freed, and a window that covers only minutes after the leap
+    is empty, as its `open_time` says. When the leap was wrong, an engine that is made at the right
+    time and restored from this one's sections counts right again; `history_from` then moves to the
+    oldest minute that is still held, so no window that lost a minute says that it is complete.
     """
 
     def __init__(
@@ -76,19 +100,17 @@ class ColumnarWindows:
         *,
         partition: int,
         windows: Sequence[tuple[str, int]],
-        grace_ms: int,
-        max_future_ms: int,
         now_ms: int,
         history_from: int | None = None,
     ) -> None:
         self.partition = partition
         self.counts = dict.fromkeys(Verdict, 0)
-        self.history_from = history_from
+        self._known_from = history_from
+        # The instant from which a leap of the clock has left the minutes; NONE if none were lost.
+        self._kept_from = NONE
         self._windows = tuple(sorted(windows, key=itemgetter(1)))
         self._spans = np.array([minutes for _, minutes in self._windows], np.int64)
         self._longest = int(self._spans[-1])
-        self._rules = np.array([grace_ms, max_future_ms], np.int64)
-        self._watermark = NONE
         self._now_ms = now_ms
         self._minute = minute_of(now_ms)
         # Rows are kept for twice the longest window; while a minute begins, its oldest and the new
@@ -99,15 +121,19 @@ class ColumnarWindows:
         self._free_tokens: list[int] = []
         self._symbols: list[str] = []
         self._symbol_index = _Numbers(self._new_symbol, of_none=NONE)
-        self._held: list[HeldSwap] = []
-        self._applied: list[SwapBatch] = []
+        self._held = HeldSwaps()
+        self._applied: list[Swaps] = []
         self._covered = self._coverage()
-        self._saver = Saver(self._spans.tolist(), grace_ms)
+        self._saver = Saver(self._spans.tolist())
 
     @property
-    def watermark(self) -> int | None:
-        """The newest event time seen, ms."""
-        return None if self._watermark == NONE else self._watermark
+    def history_from(self) -> int | None:
+        """The instant (ms) from which every event that counts is known to be here, or None."""
+        return None if self._known_from is None else max(self._known_from, self._kept_from)
+
+    @history_from.setter
+    def history_from(self, instant: int | None) -> None:
+        self._known_from = instant
 
     @property
     def now_ms(self) -> int:
@@ -129,54 +155,47 @@ class ColumnarWindows:
         """Bytes of the columns, without names and symbols."""
         return sum(array.nbytes for array in self._columns)
 
-    def observe(
-        self, timestamps: Sequence[int] | Array, record_timestamps: Sequence[int] | Array
-    ) -> list[bool]:
-        """Move the watermark over records (times in ms) in log order; return which are late."""
-        late = np.zeros(len(timestamps), np.bool_)
-        self._watermark = int(
-            kernels.observe(
-                np.array(timestamps, np.int64),
-                np.array(record_timestamps, np.int64),
-                self._rules,
-                self._watermark,
-                late,
-            )
-        )
-        flags: list[bool] = late.tolist()
-        return flags
+    def apply(self, swaps: Swaps, letters: Array, undone_places: Array, undone: Array) -> None:
+        """Do what was decided of records, in log order.
 
-    def apply(self, swaps: Sequence[Swap], offsets: Sequence[int], verdicts: str) -> None:
-        """Apply swaps that were decoded one by one; see `apply_batch`."""
-        self.apply_batch(batch_of(swaps, offsets), verdicts)
+        `letters` (uint8) has the letter of a `Verdict` of each record. `undone` (dtype SWAP) are
+        the swaps that retractions take out, as they were counted, and `undone_places` are the
+        indexes of these retractions in `swaps`, ascending; other retractions take nothing out. Of
+        an undone swap its time, amounts, price, side and trader are used, and take the place of the
+        retraction's own.
 
-    def apply_batch(self, batch: SwapBatch, verdicts: str) -> None:
-        """Do what the markers decided of records, in log order; one letter of `Verdict` a swap."""
-        for verdict in Verdict:
-            self.counts[verdict] += verdicts.count(verdict)
-        if len(batch):
-            self._name(batch, verdicts)
-            kernels.assign_trade_numbers(self._columns, batch.swaps)
-            self._applied.append(batch)
-            self._apply(batch, verdicts)
+        Fills `token`, `symbol`, `verdict` and `n` of `swaps.swaps`.
+        """
+        for letter, count in enumerate(np.bincount(letters, minlength=1).tolist()):
+            if count:
+                self.counts[Verdict(chr(letter))] += count
+        if len(swaps) == 0:
+            return
+        columns = swaps.swaps
+        columns["verdict"] = letters
+        for field in _TAKEN_OUT if len(undone_places) else ():
+            columns[field][undone_places] = undone[field]
+        trades = _COUNTS[letters]
+        trades[undone_places] = True
+        self._name(swaps, letters)
+        kernels.assign_trade_numbers(self._columns, columns, trades)
+        self._applied.append(swaps)
+        self._apply(columns)
 
-    def _apply(self, batch: SwapBatch, verdicts: str) -> None:
+    def _apply(self, swaps: Array) -> None:
         """Count the swaps of minutes that have begun, hold those of future ones.
 
-        The batch has its token and symbol numbers already.
+        The swaps have their numbers already.
         """
-        swaps = batch.swaps
         newest = (self._minute + 1) * MINUTE_MS
         if swaps["timestamp"].max() >= newest:
-            early = (swaps["timestamp"] >= newest) & np.isin(swaps["verdict"], _HELD)
-            self._held += [
-                HeldSwap(batch.swap(place), batch.offsets[place], verdicts[place])
-                for place in np.flatnonzero(early).tolist()
-            ]
+            # Only trades have a number, and only they change a bucket, so only they wait.
+            early = (swaps["timestamp"] >= newest) & (swaps["n"] > 0)
+            self._held.add(swaps[early])
             swaps = swaps[~early]
         kernels.apply(self._columns, self._spans, swaps, self._minute)
 
-    def take_applied(self) -> list[SwapBatch]:
+    def take_applied(self) -> list[Swaps]:
         """Return the batches applied since the last call, in order, with the `n` of each trade."""
         applied, self._applied = self._applied, []
         return applied
@@ -193,23 +212,27 @@ class ColumnarWindows:
         """
         token = self._index.get(token_id)
         if token is None:
-            return TokenMinutes(0, self._columns.rows[:0], [])
+            return TokenMinutes(0, self._columns.rows[:0], self._held.of(NONE))
         return TokenMinutes(
             n=int(self._columns.tokens["trades"][token]),
             rows=minute_rows(self._columns, token, since_minute),
-            held=[held for held in self._held if held.swap.token_id == token_id],
+            held=self._held.of(token),
         )
 
-    def _name(self, batch: SwapBatch, verdicts: str) -> None:
-        """Fill this engine's token and symbol numbers and the verdicts into the batch's swaps."""
-        swaps = batch.swaps
-        swaps["verdict"] = np.frombuffer(verdicts.encode(), np.uint8)
+    def _name(self, batch: Swaps, letters: Array) -> None:
+        """Fill this engine's token and symbol numbers into the records that change numbers."""
+        swaps, names, changes = batch.swaps, batch.records["name"], _CHANGES[letters]
+        if changes.all():
+            chosen: Array | slice = slice(None)
+        else:
+            chosen = np.flatnonzero(changes)
+            swaps["token"] = swaps["symbol"] = NONE
         # A batch has far fewer names than swaps: each is looked up once.
-        met, places = np.unique(batch.names, return_inverse=True)
+        met, places = np.unique(names[chosen], return_inverse=True)
         known = [batch.token_names[name] for name in met.tolist()]
         tokens = np.array([self._index[name.token_id] for name in known], np.int32)
         symbols = np.array([self._symbol_index[name.symbol] for name in known], np.int32)
-        swaps["token"], swaps["symbol"] = tokens[places], symbols[places]
+        swaps["token"][chosen], swaps["symbol"][chosen] = tokens[places], symbols[places]
         self._make_room(len(swaps))
 
     def _new_token(self, token_id: str) -> int:
@@ -263,13 +286,24 @@ class ColumnarWindows:
             self._covered = covered
             self._mark_all_dirty()
 
-    def _coverage(self) -> list[bool]:
+    def _coverage(self) -> list[tuple[bool, bool]]:
         """Return for each window whether the history covers it, and the window before it."""
         return [
-            self._complete_from((self._minute - reach + 1) * MINUTE_MS)
+            (self._covers_window(first), self._covers_before(first - span))
             for _, span in self._windows
-            for reach in (span, 2 * span)
+            for first in (self._minute - span + 1,)
         ]
+
+    def _covers_window(self, first: int) -> bool:
+        """Whether everything is held of the window that begins with the minute `first`."""
+        # Traders are kept for one length of the longest window, rows for two.
+        kept_from = self._kept_from // MINUTE_MS + self._longest
+        return self._covers_before(first) and (self._kept_from == NONE or kept_from <= first)
+
+    def _covers_before(self, first: int) -> bool:
+        """Whether everything is held of the window before, which begins with the minute `first`."""
+        history_from = self.history_from
+        return history_from is not None and history_from <= first * MINUTE_MS
 
     def _mark_all_dirty(self) -> None:
         self._make_room(0)
@@ -282,14 +316,10 @@ class ColumnarWindows:
 
     def _apply_held(self) -> None:
         """Count the held swaps whose minute has begun."""
-        newest = (self._minute + 1) * MINUTE_MS
-        ready = [held for held in self._held if held.swap.timestamp < newest]
-        if ready:
-            self._held = [held for held in self._held if held.swap.timestamp >= newest]
-            batch = batch_of([held.swap for held in ready], [held.offset for held in ready])
-            verdicts = "".join(held.verdict for held in ready)
-            self._name(batch, verdicts)
-            self._apply(batch, verdicts)
+        begun = self._held.take_begun((self._minute + 1) * MINUTE_MS)
+        if len(begun):
+            self._make_room(len(begun))
+            self._apply(begun)
 
     def take_dirty(self) -> list[str]:
         """Return the tokens whose numbers changed since the last call."""
@@ -302,7 +332,8 @@ class ColumnarWindows:
     def forget_idle(self) -> list[str]:
         """Drop the tokens without a bucket that had no record for as long; return their ids.
 
-        A token whose last change is not published yet stays for another call.
+        A token whose last change is not published yet stays for another call, and one that has
+        swaps of future minutes stays until these have left the windows.
         """
         tokens = self._columns.tokens
         oldest = self._minute - 2 * self._longest + 1
@@ -311,7 +342,7 @@ class ColumnarWindows:
             (tokens["first"] == NONE) & (touched > 0) & (touched < oldest) & (tokens["dirty"] == 0)
         )
         idle = []
-        for token in empty.tolist():
+        for token in np.setdiff1d(empty, self._held.tokens()).tolist():
             name = self._names[token] if token < len(self._names) else None
             if name is not None:
                 idle.append(name[0])
@@ -335,9 +366,13 @@ class ColumnarWindows:
             if name is not None and at > 0
         ]
 
-    def stats(self, token_id: str, *, epoch: int, seq: int, next_offset: int) -> TokenStats:
+    def stats(
+        self, token_id: str, *, epoch: int, seq: int, next_offset: int, watermark: int | None = None
+    ) -> TokenStats:
         """Return the numbers of one token at `now_ms`. Raises KeyError where it is not held."""
-        (row,) = self.rows_of([token_id], epoch=epoch, first_seq=seq, next_offset=next_offset)
+        (row,) = self.rows_of(
+            [token_id], epoch=epoch, first_seq=seq, next_offset=next_offset, watermark=watermark
+        )
         return _decode_stats(row)
 
     def rows_of(
@@ -347,12 +382,13 @@ class ColumnarWindows:
         epoch: int,
         first_seq: int,
         next_offset: int,
+        watermark: int | None,
         seq_step: int = 1,
     ) -> list[bytes]:
         """Return the `TokenStats` of each token as JSON.
 
-        The first has the seq `first_seq`, and each further one `seq_step` more. Raises KeyError for
-        a token that is not held.
+        The first has the seq `first_seq`, and each further one `seq_step` more. `watermark` is the
+        log clock (ms), None before the first record. Raises KeyError for a token that is not held.
         """
         self._make_room(0)
         return render_rows(
@@ -367,42 +403,56 @@ class ColumnarWindows:
                 epoch=epoch,
                 next_offset=next_offset,
                 as_of=self._now_ms,
-                watermark=self.watermark,
+                watermark=watermark,
             ),
             edges=[
-                WindowEdges(name, span, self._minute, self._complete_from)
-                for name, span in self._windows
+                WindowEdges(name, span, self._minute, *covered)
+                for (name, span), covered in zip(self._windows, self._coverage(), strict=True)
             ],
             first_seq=first_seq,
             seq_step=seq_step,
         )
 
+    def settle(self, clock_ms: int) -> None:
+        """Let the minutes settle that ended well before both the log clock and now.
+
+        Few swaps still come for them, so the next snapshot stores each in a section of its own. A
+        settled minute still takes swaps: the rule is one of storage alone.
+        """
+        self._saver.settle(min(clock_ms, self._now_ms))
+
     def take_snapshot(self) -> EngineSnapshot:
         """Return what changed since the last call as sections to write and to delete."""
+        return self._saver.snapshot(self._state())
+
+    def take_whole(self) -> EngineSnapshot:
+        """Return everything, as if nothing were stored; later snapshots continue from it."""
+        return self._saver.whole(self._state())
+
+    def _state(self) -> EngineState:
         self._make_room(0)
-        return self._saver.snapshot(
-            self._columns,
+        return EngineState(
+            columns=self._columns,
             now=self._minute,
-            watermark=self._watermark,
+            kept_from=self._kept_from,
             names=self._names,
             symbols=self._symbols,
             held=self._held,
         )
 
-    def restore(self, sections: Mapping[bytes, bytes], watermark: int | None) -> bool:
+    def restore(self, sections: Mapping[bytes, bytes]) -> bool:
         """Load the sections of a snapshot; return False where their format or windows are others.
 
         The engine must not have seen anything yet. A snapshot made while the clock was ahead lacks
-        the minutes that had left the windows by then: `history_from` says so afterwards.
+        the minutes that had left the windows by then, and `history_from` says so from then on.
         """
         saved = read(sections, self._spans.tolist())
         if saved is None:
             return False
+        self._kept_from = saved.kept_from
         if saved.now > self._minute:
             kept_from = (saved.now - 2 * self._longest + 1) * MINUTE_MS
-            self.history_from = max(kept_from, saved.earliest)
-        self._watermark = NONE if watermark is None else watermark
-        self._columns.counts[EARLIEST] = saved.earliest
+            self._kept_from = max(self._kept_from, kept_from)
         for part in saved.tokens():
             self._restore_tokens(part)
         rows, entries = saved.rows_and_entries()
@@ -418,8 +468,8 @@ class ColumnarWindows:
         kernels.load_entries(self._columns, self._spans, entries, self._minute)
         self._index.update((name[0], n) for n, name in enumerate(self._names) if name is not None)
         self._free_tokens = [n for n, name in enumerate(self._names) if name is None]
-        self._held = list(saved.held)
-        self._saver.resume(saved)
+        self._held = HeldSwaps(saved.held(self._symbol_index.__getitem__))
+        self._saver.resume(saved, self._now_ms)
         self._covered = self._coverage()
         self._apply_held()
         return True
@@ -450,12 +500,6 @@ class ColumnarWindows:
             raise KeyError(token_id)
         return token
 
-    def _complete_from(self, open_time: int) -> bool:
-        earliest = int(self._columns.counts[EARLIEST])
-        if self.history_from is not None:
-            return self.history_from <= open_time
-        return earliest != NONE and earliest <= open_time
-
 
 def warm_up() -> None:
     """Compile the loops, or load them from numba's cache.
@@ -466,38 +510,28 @@ def warm_up() -> None:
     now_ms = 1_600_000_000_000
 
     def engine() -> ColumnarWindows:
-        return ColumnarWindows(
-            partition=0,
-            windows=(("9m", 9),),
-            grace_ms=MINUTE_MS,
-            max_future_ms=MINUTE_MS,
-            now_ms=now_ms,
-        )
+        return ColumnarWindows(partition=0, windows=(("9m", 9),), now_ms=now_ms)
 
-    def swap(timestamp: int, removed: bool = False) -> Swap:
-        return Swap(
-            token_id="c:t",  # noqa: S106 - not a secret
-            chain="c",
-            token="t",  # noqa: S106 - not a secret
-            tx_hash="h",
-            log_index=0,
-            timestamp=timestamp,
-            is_buy=True,
-            amount_attos=1,
-            usd_micros=1,
-            price_usd=1.0,
-            removed=removed,
-            marker=b"",
-            trader="a",
-        )
-
-    # The second swap closes the minute of the first, so the snapshot has both kinds of section.
-    then_ms = now_ms - 5 * MINUTE_MS
+    # The first swap settles before the snapshot, so that has both kinds of section; the last one is
+    # of a future minute.
+    minutes = (-5, 0, 0, 1)
+    swaps = np.zeros(len(minutes), SWAP)
+    swaps["timestamp"] = now_ms + MINUTE_MS * np.array(minutes)
+    swaps["price"] = swaps["trader"] = swaps["usd"] = swaps["amount_low"] = 1
+    batch = Swaps(
+        swaps=swaps,
+        records=np.zeros(len(minutes), RECORD),
+        markers=np.zeros((len(minutes), 2), np.uint64),
+        spans=np.zeros((len(minutes), len(TEXTS), 2), np.int32),
+        text=np.zeros(0, np.uint8),
+        token_names=[TokenName("c:t", None)],
+    )
     first = engine()
-    first.observe([then_ms, now_ms], [now_ms, now_ms])
-    first.apply([swap(then_ms), swap(now_ms), swap(now_ms, True)], [0, 1, 2], "CCU")
+    first.apply(batch, np.frombuffer(b"CCUC", np.uint8), np.array([2]), swaps[2:3].copy())
+    first.settle(now_ms)
+    candles_of(first.minutes("c:t"))
     second = engine()
-    assert second.restore(first.take_snapshot().changed, now_ms)
+    assert second.restore(first.take_snapshot().changed)
     second.stats("c:t", epoch=1, seq=1, next_offset=1)
     second._rehash(1)
     second.advance(now_ms + MINUTE_MS)

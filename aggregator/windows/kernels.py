@@ -13,16 +13,17 @@ from typing import Any, Final
 import numpy as np
 
 from aggregator.contracts.arrays import Array
-from aggregator.contracts.batch import TRADES_A_MINUTE
+from aggregator.contracts.swaps import TRADES_A_MINUTE
 from aggregator.contracts.units import MINUTE_MS
+from aggregator.contracts.verdict import Verdict
 from aggregator.runtime.compiled import compiled
 from aggregator.windows.columns import (
     DIRTY,
-    EARLIEST,
     ENTRIES_FREE,
     NONE,
     PAIRS_USED,
     ROWS_FREE,
+    SKIP_BITS,
     UNSAVED_ENTRIES,
     UNSAVED_ROWS,
     UNSAVED_TOKENS,
@@ -30,31 +31,14 @@ from aggregator.windows.columns import (
 )
 
 _BASE: Final = 1_000_000_000
-_COUNTED: Final = ord("C")
-_LATE: Final = ord("L")
-_UNDONE: Final = ord("U")
-_DUPLICATE: Final = ord("D")
+_COUNTED: Final = ord(Verdict.COUNTED.value)
+_PROMOTED: Final = ord(Verdict.PROMOTED.value)
+_LATE: Final = ord(Verdict.LATE.value)
+_UNDONE: Final = ord(Verdict.UNDONE.value)
+_DUPLICATE: Final = ord(Verdict.DUPLICATE.value)
 SEEN: Final = 1
 BOUGHT: Final = 2
 SOLD: Final = 4
-
-
-@compiled
-def observe(times: Array, record_times: Array, rules: Array, watermark: int, late: Array) -> int:
-    """Fill `late` in log order and return the new watermark.
-
-    `rules` are (grace_ms, max_future_ms).
-    """
-    grace, max_future = rules[0], rules[1]
-    for i in range(len(times)):
-        time = times[i]
-        # A record is judged by the watermark before it, so no record can make itself late.
-        if watermark != NONE:
-            late[i] = (time // MINUTE_MS + 1) * MINUTE_MS <= watermark - grace
-        # An event time far ahead of its record would close minutes that still receive swaps.
-        newest = min(time, record_times[i] + max_future)
-        watermark = max(watermark, newest)
-    return watermark
 
 
 @compiled
@@ -91,13 +75,31 @@ def _mark_row_unsaved(columns: WindowColumns, row: int) -> None:
 @compiled
 def _find_row(columns: WindowColumns, number: int, minute: int) -> tuple[int, int]:
     """Return the row of the token's minute and the row before it, NONE for a missing one."""
-    # Swaps arrive nearly in order, so the search from the newest row ends after a step or two.
+    # Swaps arrive nearly in order, so most searches end at the newest row.
     row = columns.tokens[number].last
     while row != NONE and columns.rows[row].minute > minute:
-        row = columns.links[row].prev
+        here, link = columns.rows[row].minute, columns.links[row]
+        row = link.prev
+        if minute >> SKIP_BITS < here >> SKIP_BITS and link.skip != NONE:
+            bucket = columns.rows[link.skip]
+            # The named row may have been freed and used again. Whatever row of the token it is now,
+            # the search may go on from it, unless it lies beyond the minute.
+            if bucket.token == number and minute <= bucket.minute < here:
+                row = link.skip
     if row != NONE and columns.rows[row].minute == minute:
         return row, columns.links[row].prev
     return NONE, row
+
+
+@compiled
+def _skip_to(columns: WindowColumns, after: int, row: int, span: int) -> None:
+    """Let the rows that begin at `after` skip to the new row where it is the newest of its span."""
+    later = columns.rows[after].minute >> SKIP_BITS
+    if later == span:
+        return
+    while after != NONE and columns.rows[after].minute >> SKIP_BITS == later:
+        columns.links[after].skip = row
+        after = columns.links[after].next
 
 
 @compiled
@@ -120,10 +122,15 @@ def _new_row(columns: WindowColumns, number: int, minute: int, before: int) -> i
     else:
         link.next = columns.links[before].next
         columns.links[before].next = row
+    span = minute >> SKIP_BITS
+    link.skip = before
+    if before != NONE and columns.rows[before].minute >> SKIP_BITS == span:
+        link.skip = columns.links[before].skip
     if link.next == NONE:
         token.last = row
     else:
         columns.links[link.next].prev = row
+        _skip_to(columns, link.next, row, span)
     # The ring is longer than any row is kept, so two minutes never share a place.
     place = minute % len(columns.row_heads)
     link.sibling = columns.row_heads[place]
@@ -291,22 +298,93 @@ def _merge_previous(window: Any, bucket: Any, sign: int) -> None:
 
 
 @compiled
+def _before(
+    at: int,
+    block: int,
+    log: int,
+    offset: int,
+    other_at: int,
+    other_block: int,
+    other_log: int,
+    other_offset: int,
+) -> bool:
+    """Whether the first swap comes before the other one in the order of trading."""
+    if at != other_at:
+        return at < other_at
+    if block != other_block:
+        return block < other_block
+    if log != other_log:
+        return log < other_log
+    return offset < other_offset
+
+
+@compiled
 def _price_bucket(bucket: Any, swap: Any) -> None:
     """Take the swap's price into the bucket's open, close, high and low."""
-    at, offset, price = swap.timestamp, swap.offset, swap.price
-    if bucket.points == 0:
-        bucket.open_at = bucket.close_at = at
-        bucket.open_offset = bucket.close_offset = offset
-        bucket.open = bucket.close = bucket.high = bucket.low = price
+    ms, price = swap.timestamp - bucket.minute * MINUTE_MS, swap.price
+    block, log, offset = swap.block_number, swap.log_index, swap.offset
+    first = bucket.points == 0
+    if first:
+        bucket.high = bucket.low = price
     else:
-        # Event time decides, and the offset breaks ties: a replay must give the same candle.
-        if at < bucket.open_at or (at == bucket.open_at and offset < bucket.open_offset):
-            bucket.open_at, bucket.open_offset, bucket.open = at, offset, price
-        if at > bucket.close_at or (at == bucket.close_at and offset > bucket.close_offset):
-            bucket.close_at, bucket.close_offset, bucket.close = at, offset, price
         bucket.high = max(bucket.high, price)
         bucket.low = min(bucket.low, price)
+    if first or _before(
+        ms,
+        block,
+        log,
+        offset,
+        bucket.open_ms,
+        bucket.open_block,
+        bucket.open_log,
+        bucket.open_offset,
+    ):
+        bucket.open_ms, bucket.open_block, bucket.open_log = ms, block, log
+        bucket.open_offset, bucket.open = offset, price
+    if first or _before(
+        bucket.close_ms,
+        bucket.close_block,
+        bucket.close_log,
+        bucket.close_offset,
+        ms,
+        block,
+        log,
+        offset,
+    ):
+        bucket.close_ms, bucket.close_block, bucket.close_log = ms, block, log
+        bucket.close_offset, bucket.close = offset, price
     bucket.points += 1
+
+
+@compiled
+def _add(bucket: Any, swap: Any) -> None:
+    """Count a swap in its bucket."""
+    _sum(bucket, swap, 1)
+    if not np.isnan(swap.price):
+        _price_bucket(bucket, swap)
+    # An unpriced swap has usd = NONE = -1, which is below every size.
+    bucket.largest = max(bucket.largest, swap.usd)
+
+
+@compiled
+def _take_out(bucket: Any, swap: Any) -> None:
+    """Take a counted swap out of its bucket."""
+    _sum(bucket, swap, -1)
+    bucket.undone += 1
+    # A bucket keeps extremes and not its swaps, so they stay until no swap is left.
+    if bucket.trades == 0:
+        bucket.points = 0
+        bucket.largest = NONE
+
+
+@compiled
+def count_apart(swaps: Array, places: Array, rows: Array) -> None:
+    """Count swaps of future minutes in rows[places[i]], which belong to no window."""
+    for i in range(len(swaps)):
+        if swaps[i].verdict == _UNDONE:
+            _take_out(rows[places[i]], swaps[i])
+        else:
+            _add(rows[places[i]], swaps[i])
 
 
 @compiled
@@ -322,22 +400,33 @@ def _stretch(window: Any, high: float, low: float) -> None:
 
 @compiled
 def _note_newest(token: Any, swap: Any) -> None:
-    """Keep the token's newest trade time, symbol and price, ordered by (timestamp, offset)."""
-    token.traded_at = max(token.traded_at, swap.timestamp)
-    if swap.symbol != NONE and (
-        swap.timestamp > token.symbol_at
-        or (swap.timestamp == token.symbol_at and swap.offset > token.symbol_offset)
+    """Keep the token's newest trade time, and its symbol and price by the order of trading."""
+    at, block, log, offset = swap.timestamp, swap.block_number, swap.log_index, swap.offset
+    token.traded_at = max(token.traded_at, at)
+    if swap.symbol != NONE and _before(
+        token.symbol_at,
+        token.symbol_block,
+        token.symbol_log,
+        token.symbol_offset,
+        at,
+        block,
+        log,
+        offset,
     ):
-        token.symbol, token.symbol_at, token.symbol_offset = (
-            swap.symbol,
-            swap.timestamp,
-            swap.offset,
-        )
-    if not np.isnan(swap.price) and (
-        swap.timestamp > token.price_at
-        or (swap.timestamp == token.price_at and swap.offset > token.price_offset)
+        token.symbol, token.symbol_at, token.symbol_block = swap.symbol, at, block
+        token.symbol_log, token.symbol_offset = log, offset
+    if not np.isnan(swap.price) and _before(
+        token.price_at,
+        token.price_block,
+        token.price_log,
+        token.price_offset,
+        at,
+        block,
+        log,
+        offset,
     ):
-        token.price, token.price_at, token.price_offset = swap.price, swap.timestamp, swap.offset
+        token.price, token.price_at, token.price_block = swap.price, at, block
+        token.price_log, token.price_offset = log, offset
 
 
 @compiled
@@ -347,8 +436,6 @@ def _count(columns: WindowColumns, spans: Array, swap: Any, now: int) -> None:
     _note_newest(token, swap)
     if swap.usd == NONE:
         token.unpriced += 1
-    if columns.counts[EARLIEST] == NONE or swap.timestamp < columns.counts[EARLIEST]:
-        columns.counts[EARLIEST] = swap.timestamp
     minute = swap.timestamp // MINUTE_MS
     # No window or previous window reaches further back, and the ring has no place for it.
     if minute <= now - 2 * spans[-1]:
@@ -358,19 +445,13 @@ def _count(columns: WindowColumns, spans: Array, swap: Any, now: int) -> None:
         row = _new_row(columns, swap.token, minute, before)
         _enter_lists(columns, spans, row, now)
     _mark_row_unsaved(columns, row)
-    bucket = columns.rows[row]
-    _sum(bucket, swap, 1)
-    priced = not np.isnan(swap.price)
-    if priced:
-        _price_bucket(bucket, swap)
-    # An unpriced swap has usd = NONE = -1, which is below every size.
-    bucket.largest = max(bucket.largest, swap.usd)
+    _add(columns.rows[row], swap)
     for index in range(len(spans)):
         window = columns.windows[swap.token, index]
         if minute > now - spans[index]:
             _sum(window, swap, 1)
             window.largest = max(window.largest, swap.usd)
-            if priced:
+            if not np.isnan(swap.price):
                 _stretch(window, swap.price, swap.price)
         elif minute > now - 2 * spans[index]:
             _sum_previous(window, swap, 1)
@@ -382,27 +463,17 @@ def _count(columns: WindowColumns, spans: Array, swap: Any, now: int) -> None:
 def _undo(columns: WindowColumns, spans: Array, swap: Any, now: int) -> None:
     """Take a counted swap out again. Sums stay exact; the windows are marked approximate."""
     token = columns.tokens[swap.token]
-    token.retracted += 1
     if swap.usd == NONE:
         # A token that was forgotten and came back does not know of the swap any more.
         token.unpriced = max(0, token.unpriced - 1)
     minute = swap.timestamp // MINUTE_MS
     if minute <= now - 2 * spans[-1]:
         return
-    row, before = _find_row(columns, swap.token, minute)
+    row, _ = _find_row(columns, swap.token, minute)
     if row == NONE:
-        # The swap was counted on another partition. The bucket goes below zero here, and the sum
-        # over both partitions is right.
-        row = _new_row(columns, swap.token, minute, before)
-        _enter_lists(columns, spans, row, now)
+        return
     _mark_row_unsaved(columns, row)
-    bucket = columns.rows[row]
-    _sum(bucket, swap, -1)
-    bucket.undone += 1
-    # A bucket keeps extremes and not its swaps, so they stay until no swap is left.
-    if bucket.trades == 0:
-        bucket.points = 0
-        bucket.largest = NONE
+    _take_out(columns.rows[row], swap)
     for index in range(len(spans)):
         window = columns.windows[swap.token, index]
         if minute > now - spans[index]:
@@ -414,14 +485,16 @@ def _undo(columns: WindowColumns, spans: Array, swap: Any, now: int) -> None:
 
 
 @compiled
-def assign_trade_numbers(columns: WindowColumns, swaps: Array) -> None:
-    """Fill `n` of every swap that counts in the windows, now or later, or is taken out again.
+def assign_trade_numbers(columns: WindowColumns, swaps: Array, trades: Array) -> None:
+    """Fill `n` of every swap: of trades the token's next number, of others 0.
 
+    `trades` (bool) marks the swaps that count in the windows, now or later, or are taken out again.
     Numbers depend on the log alone, so they are given before swaps of future minutes are held.
     """
     for i in range(len(swaps)):
         swap = swaps[i]
-        if swap.verdict in (_COUNTED, _UNDONE):
+        swap.n = 0
+        if trades[i]:
             token = columns.tokens[swap.token]
             if token.trades == 0:
                 token.trades = swap.timestamp // MINUTE_MS * TRADES_A_MINUTE
@@ -432,21 +505,29 @@ def assign_trade_numbers(columns: WindowColumns, swaps: Array) -> None:
 
 @compiled
 def apply(columns: WindowColumns, spans: Array, swaps: Array, now: int) -> None:
-    """Do what the markers decided of each swap; no swap may be of a minute after `now`."""
+    """Do what was decided of each record; no counted or undone swap may be of a minute > `now`.
+
+    Records without a token change nothing.
+    """
     for i in range(len(swaps)):
         swap = swaps[i]
+        if swap.token == NONE:
+            continue
         _mark_dirty(columns, swap.token)
         token = columns.tokens[swap.token]
         # 0 means "before the first record", and a replay at event time begins at minute 0.
         token.touched = max(now, 1)
-        if swap.verdict == _COUNTED:
+        if swap.verdict in (_COUNTED, _PROMOTED):
             _count(columns, spans, swap, now)
         elif swap.verdict == _DUPLICATE:
             token.duplicates += 1
         elif swap.verdict == _LATE:
             token.late += 1
         elif swap.verdict == _UNDONE:
-            _undo(columns, spans, swap, now)
+            token.retracted += 1
+            # Only a retraction that takes something out has a number.
+            if swap.n != 0:
+                _undo(columns, spans, swap, now)
 
 
 @compiled
@@ -627,9 +708,8 @@ def rehash(old: Array, new: Array, counts: Array, oldest: int) -> None:
 
 
 @compiled
-def rows_of_minute(columns: WindowColumns, minute: int, out: Array) -> int:
-    """Fill `out` with the places of a minute's rows; return how many there are."""
-    used = 0
+def rows_of_minute(columns: WindowColumns, minute: int, out: Array, used: int) -> int:
+    """Write the places of a minute's rows to `out` from `used` on; return where they end."""
     row = columns.row_heads[minute % len(columns.row_heads)]
     while row != NONE:
         out[used] = row
@@ -651,9 +731,8 @@ def rows_of_token(columns: WindowColumns, number: int, out: Array) -> int:
 
 
 @compiled
-def entries_of_minute(columns: WindowColumns, minute: int, out: Array) -> int:
-    """Fill `out` with the places of a minute's entries; return how many there are."""
-    used = 0
+def entries_of_minute(columns: WindowColumns, minute: int, out: Array, used: int) -> int:
+    """Write the places of a minute's entries to `out` from `used` on; return where they end."""
     place = columns.entry_heads[minute % len(columns.entry_heads)]
     while place != NONE:
         # Minutes that lie a ring apart share a list.

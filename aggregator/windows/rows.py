@@ -7,7 +7,7 @@ them in. The columns stay as they are, except for extremes that must be computed
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -74,17 +74,17 @@ class WindowEdges:
     """What all tokens share of one window at one instant: its edges, and whether it is complete.
 
     The window of `span` minutes at `minute` is [open_time, close_time) in ms, with the running
-    minute. `complete_from` says whether the history reaches back to an instant.
+    minute.
     """
 
     def __init__(
-        self, name: str, span: int, minute: int, complete_from: Callable[[int], bool]
+        self, name: str, span: int, minute: int, complete: bool, previous_complete: bool
     ) -> None:
         self.name = name
         self.open_time = (minute - span + 1) * MINUTE_MS
         self.close_time = (minute + 1) * MINUTE_MS
-        self.complete = complete_from(self.open_time)
-        self.previous_complete = complete_from(self.open_time - span * MINUTE_MS)
+        self.complete = complete
+        self.previous_complete = previous_complete
 
 
 def render_rows(

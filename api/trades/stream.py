@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from aggregator.contracts.batch import TRADES_A_MINUTE
+from aggregator.contracts.swaps import TRADES_A_MINUTE
 from aggregator.contracts.trades import HISTORY_MINUTES, TokenHistory, Trade, TradeBatch
 from aggregator.contracts.units import MINUTE_MS
 from api.trades.candles import LiveCandles

@@ -1,4 +1,4 @@
-"""Checks Redis: version, clock, memory, and that it neither evicts nor forgets markers."""
+"""Checks Redis: version, clock, memory, and that it keeps what it is given."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import time
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
 
-from aggregator.redis.session import UNCHECKED, read_settings
+from aggregator.redis.client import UNCHECKED, read_settings
 from aggregator.runtime.config import Config
 from aggregator.runtime.redis_client import redis_client
 from console.doctor.finding import TIMEOUT_S, Finding, of_clock
@@ -36,9 +41,7 @@ def _check(client: Any, address: str) -> list[Finding]:
     version = info.get("valkey_version") or info["redis_version"]
     name = "Valkey" if "valkey_version" in info else "Redis"
     found = [Finding("OK", "redis", f"{name} {version} at {address}")]
-    if not client.execute_command("COMMAND", "INFO", "MSETEX"):
-        fix = "run Valkey 9.1, Redis 8.4 or newer"
-        found.append(Finding("FAIL", "redis commands", "MSETEX is missing", fix))
+    found += _commands(client)
     found += _settings(client)
     found += _memory(info)
     before = time.time_ns()
@@ -49,9 +52,20 @@ def _check(client: Any, address: str) -> list[Finding]:
 
 
 _WANTED: Final = {
-    "maxmemory-policy": ("noeviction", "or it evicts markers and swaps count twice"),
-    "appendonly": ("yes", "or a restart forgets every marker"),
+    "maxmemory-policy": ("noeviction", "or it evicts the state of partitions"),
+    "appendonly": ("yes", "or a restart loses the state of partitions"),
 }
+
+
+def _commands(client: Any) -> list[Finding]:
+    try:
+        client.execute_command("HSCAN", "doctor:absent", 0, "NOVALUES")
+    except NoPermissionError:
+        raise
+    except ResponseError as error:
+        fix = "run Valkey 8, Redis 7.4 or newer"
+        return [Finding("FAIL", "redis commands", f"HSCAN NOVALUES: {error}", fix)]
+    return []
 
 
 def _settings(client: Any) -> list[Finding]:

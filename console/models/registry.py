@@ -14,7 +14,7 @@ from aggregator.contracts.ids import TokenIdInvalid, canonical_token_id
 
 LONGEST_DECIMALS = 36
 _TOKEN_ID = RegexValidator(
-    r"\A[a-z0-9][a-z0-9-]{0,31}:\S{1,128}\Z",
+    r"\A[a-z0-9][a-z0-9-]{0,31}:\S{1,256}\Z",
     "Give chain:token, such as ethereum:0xc02aaa39….",
 )
 

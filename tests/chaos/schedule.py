@@ -182,7 +182,7 @@ def _zombie(rng: random.Random) -> list[Step]:
 
 
 def _zombie_at_point(rng: random.Random) -> list[Step]:
-    name = rng.choice(["after_claim", "after_apply"])
+    name = rng.choice(["after_judge", "after_apply"])
     armed = Start(f"{name}:{rng.randrange(1, 4)}:stop")
     frozen: list[Step] = [Start(), armed, Burst(_size(rng)), Fired("zombie_at_point")]
     woken: list[Step] = [Dropped(), *_burst(rng), Thaw(), Burst(_size(rng), _some(rng))]
@@ -228,7 +228,7 @@ def _nats(rng: random.Random) -> list[Step]:
 FAULTS: Final[dict[str, Callable[[random.Random], list[Step]]]] = {
     "redis_loses_tail": _redis(lambda rng: rng.uniform(0.05, 0.95)),
     "kill": _kill,
-    "after_claim": _at_point("after_claim"),
+    "after_judge": _at_point("after_judge"),
     "zombie": _zombie,
     "redis_empty": _redis(lambda _: 1.0),
     "after_apply": _at_point("after_apply"),

@@ -19,7 +19,7 @@ faults.install({spec!r})
 for number in range(1, 6):
     print(number, flush=True)
     faults.point("after_apply")
-    faults.point("after_claim")
+    faults.point("after_judge")
 """
 
 
@@ -36,7 +36,7 @@ def run(spec: str) -> subprocess.Popen[str]:
 
 
 def test_the_process_is_killed_at_the_pass_that_was_named() -> None:
-    process = run("after_claim:3")
+    process = run("after_judge:3")
     output, _ = process.communicate(timeout=20)
     assert output.split() == ["1", "2", "3"]
     assert process.returncode == -signal.SIGKILL
@@ -59,7 +59,7 @@ def test_nothing_happens_at_another_point_or_disarmed() -> None:
     faults.point("mid_snapshot")
 
 
-@pytest.mark.parametrize("spec", ["nowhere:1", "after_claim", "after_claim:x", "after_claim:1:run"])
+@pytest.mark.parametrize("spec", ["nowhere:1", "after_judge", "after_judge:x", "after_judge:1:run"])
 def test_an_unknown_fault_is_refused_with_the_known_names(spec: str) -> None:
-    with pytest.raises(ConfigError, match=r"SWAPS_FAULT.*after_claim, after_apply"):
+    with pytest.raises(ConfigError, match=r"SWAPS_FAULT.*after_judge, after_apply"):
         faults.install(spec)

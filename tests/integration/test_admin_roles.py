@@ -79,6 +79,7 @@ def put_aside(bootstrap: str, topic: str, value: bytes) -> None:
     letters = DeadLetters(bootstrap, f"{topic}.dlq")
     error = BadMessage("not_json", "amount", f"why {SCRIPT}")
     letters.send([Rejected(topic, LogRecord(2, 41, 0, b"key", value), error)])
+    letters.flush(20)
     letters.close()
 
 

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import random
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from aggregator.archiving.intents import LogPosition, pack
-from aggregator.contracts.archive_rows import ArchivedMarker
+from aggregator.archiving.intents import pack, unpack
 from aggregator.contracts.units import DAY_MS
-from aggregator.redis.checkins import Checkins
-from aggregator.redis.session import NewIncarnation, RedisSession
 from infra.embedded.clickhouse import ClickHouse
 from infra.embedded.engine import Process
-from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
 from tests.support.archived import (
     Archive,
@@ -29,10 +24,11 @@ from tests.support.archived import (
     LosesAnswers,
     archive,
     archiving,
+    token_at,
     wait_archived,
 )
 from tests.support.namesake import take_name
-from tests.support.processes import kill_with_all_written, wait_until
+from tests.support.processes import wait_until
 from tests.support.service import Service, swap
 
 # For tests that kill a member: brokers of the other protocol remove it after 45 s only.
@@ -61,27 +57,34 @@ def midnight() -> int:
     return now_ms() // DAY_MS * DAY_MS
 
 
-def mixed(count: int, seed: int) -> list[bytes]:
-    """Swaps on both sides of midnight, repeats, retractions in either order, and bad messages."""
+def mixed(count: int, seed: int, partition: int = 1) -> list[bytes]:
+    """Swaps on both sides of midnight, repeats, retractions, inclusions again, bad messages."""
     draw = random.Random(seed)
     begin = midnight() - 30_000
     values: list[bytes] = []
     last: list[bytes] = []
     for number in range(seed * 1_000_000, seed * 1_000_000 + count):
-        # Out of order by some seconds; a few are so late that no bucket takes them.
+        # Out of order by some seconds; a few are late.
         at = begin + (number % count) * 60_000 // count + draw.randint(-5_000, 5_000)
         if draw.random() < 0.03:
-            at -= 600_000
+            at -= 25 * 3_600_000
         usd = None if draw.random() < 0.05 else f"{draw.randint(1, 10**9) / 10**6:.6f}"
-        event = swap(number, timestamp=at, amount_usd=usd)
-        values.append(event)
-        again = swap(number, timestamp=at, amount_usd=usd, removed=draw.random() < 0.7)
+        block = draw.choice([None, None, "0xa1"])
+        given = {"token": token_at(partition, number % 3), "timestamp": at, "amount_usd": usd}
+        values.append(swap(number, **given, block_hash=block))
+        again = [
+            swap(number, **given, block_hash=block),
+            # A retraction with other values, in the same block.
+            swap(number, **given | {"amount_usd": "7"}, block_hash=block, removed=True),
+            swap(number, **given, block_hash=draw.choice([block, "0xb2"])),
+            swap(number, **given, block_hash="0xb2", removed=True),
+        ]
         chance = draw.random()
         if chance < 0.1:
-            values.insert(draw.randrange(len(values)), again)
-        elif chance < 0.2:
-            last.append(again)
-        elif chance < 0.22:
+            values.insert(draw.randrange(len(values)), draw.choice(again))
+        elif chance < 0.3:
+            last += draw.choices(again, k=draw.randint(1, 4))
+        elif chance < 0.32:
             values.append(swap(number, amount="-1"))
     return values + last
 
@@ -97,21 +100,22 @@ def _more_than(archive: Archive, rows: int) -> bool:
 def test_the_archive_is_what_the_log_says(service: Service, kept: Archive) -> None:
     """Midnight, repeats before and after, retractions in either order, late swaps, bad messages."""
     for partition in range(3):
-        service.produce(mixed(400, partition), partition=partition)
+        service.produce(mixed(400, partition, partition), partition=partition)
     with Archiver(service.env) as archiver:
         held = wait_archived(service, kept)
         wait_until(
             lambda: archiver.all(lambda s: s.lag == 0 and s.state == "archiving"), 10, "lag 0"
         )
         archiver.stop()
+    assert {letter for *_, letter, _ in held.rows} >= set("CLUTVN")
     assert {sign for *_, sign in held.rows} == {-1, 0, 1}
-    assert len({day for _, day in held.days}) == 2
+    assert len({day for _, day in held.days}) == 3
     parts = kept.ask("SELECT uniqExact(toDate(timestamp, 'UTC')) FROM raw_swaps GROUP BY _part")
     assert parts
     assert {days for (days,) in parts} == {1}
     # All of it again, and some new swaps.
     for partition in range(3):
-        service.produce(mixed(450, partition), partition=partition)
+        service.produce(mixed(450, partition, partition), partition=partition)
     with Archiver(service.env) as archiver:
         wait_archived(service, kept)
         archiver.stop()
@@ -138,12 +142,12 @@ def test_another_archiver_takes_over_after_kill_9(
     service: Service, kept: Archive, point: str
 ) -> None:
     for partition in range(2):
-        service.produce(mixed(200, partition), partition=partition)
+        service.produce(mixed(200, partition, partition), partition=partition)
     killed = service.archiver("killed", SWAPS_FAULT=f"{point}:2", **CLASSIC)
     assert killed.wait(30) == -9
     with Archiver(service.env, **CLASSIC) as archiver:
         wait_archived(service, kept)
-        service.produce(mixed(200, 3), partition=0)
+        service.produce(mixed(200, 3, 0), partition=0)
         wait_archived(service, kept)
         archiver.stop()
 
@@ -153,7 +157,7 @@ def test_two_archivers_and_a_rebalance(service: Service, kept: Archive) -> None:
     first = service.archiver("first", **CLASSIC)
     for step in range(4):
         for partition in range(4):
-            service.produce(mixed(60, 10 * step + partition), partition=partition)
+            service.produce(mixed(60, 10 * step + partition, partition), partition=partition)
         if step == 0:
             second = service.archiver("second", **CLASSIC)
             wait_until(partial(_logged, service, second, "archiving"), 30, "a second archiver")
@@ -171,7 +175,7 @@ def test_a_fenced_archiver_takes_its_name_again(service: Service, kept: Archive)
         wait_archived(service, kept)
         take_name(replace(archiver.config, kafka_group=archiver.config.archiver_group))
         for partition in range(4):
-            service.produce(mixed(200, 10 + partition), partition=partition)
+            service.produce(mixed(200, 10 + partition, partition), partition=partition)
         wait_archived(service, kept, within_s=60)
         archiver.stop()
 
@@ -200,7 +204,7 @@ def test_an_offset_that_another_program_set_is_ignored(service: Service, kept: A
 
 def test_clickhouse_is_killed_while_it_inserts(mortal: ClickHouse, service: Service) -> None:
     with archive(mortal.url) as mine:
-        values = [mixed(900, partition) for partition in range(4)]
+        values = [mixed(900, partition, partition) for partition in range(4)]
         with Archiver(service.env, CLICKHOUSE_URL=mine.url, ARCHIVE_BATCH="200") as archiver:
             for begin in range(0, 900, 300):
                 for partition in range(4):
@@ -221,11 +225,11 @@ def test_clickhouse_is_killed_while_it_inserts(mortal: ClickHouse, service: Serv
 
 
 def test_an_intent_that_the_log_no_longer_holds_is_a_gap(service: Service, kept: Archive) -> None:
-    service.produce([swap(n) for n in range(30)], partition=1)
+    service.produce([swap(n, token=token_at(1)) for n in range(30)], partition=1)
     killed = service.archiver("killed", SWAPS_FAULT="after_intent:1", **CLASSIC)
     assert killed.wait(30) == -9
     service.delete_records(1, 10)
-    service.produce([swap(n) for n in range(30, 40)], partition=1)
+    service.produce([swap(n, token=token_at(1)) for n in range(30, 40)], partition=1)
     with Archiver(service.env, **CLASSIC) as archiver:
         # The whole batch of the intent is lost, because half of it is no longer in the log.
         wait_until(lambda: kept.count() == 10, 20, "what came after the gap")
@@ -240,11 +244,11 @@ def test_an_intent_that_the_log_no_longer_holds_is_a_gap(service: Service, kept:
 
 
 def test_a_log_that_was_cut_while_nobody_archived_is_a_gap(service: Service, kept: Archive) -> None:
-    service.produce([swap(n) for n in range(20)], partition=2)
+    service.produce([swap(n, token=token_at(2)) for n in range(20)], partition=2)
     with Archiver(service.env) as archiver:
         wait_archived(service, kept)
         archiver.stop()
-    service.produce([swap(n) for n in range(20, 50)], partition=2)
+    service.produce([swap(n, token=token_at(2)) for n in range(20, 50)], partition=2)
     service.delete_records(2, 35)
     with Archiver(service.env) as archiver:
         wait_until(lambda: kept.count() == 35, 20, "what the log still held")
@@ -252,145 +256,6 @@ def test_a_log_that_was_cut_while_nobody_archived_is_a_gap(service: Service, kep
         assert archiver.statuses[2].gaps == [[20, 35]]
         archiver.stop()
     assert service.manage("run_archiver", CLICKHOUSE_URL="").returncode == 1
-
-
-def test_redis_loses_everything_and_archived_swaps_come_again(
-    service: Service, kept: Archive
-) -> None:
-    """In one process: the archiver restores the markers before the windows count anything."""
-    events = [swap(n) for n in range(200)]
-    undone = [swap(n, removed=True, timestamp=json.loads(events[n])["timestamp"]) for n in range(9)]
-    aggregator = service.aggregator()
-    service.web()
-    service.wait_ready()
-    service.produce([*events, *undone], partition=1)
-    service.wait_trades(191)
-    wait_archived(service, kept)
-    service.engines.redis.kill()
-    shutil.rmtree(service.engines.redis.data)
-    service.engines.redis.start()
-    service.produce([*events[:50], swap(1_000), *undone], partition=1)
-    service.wait_trades(192, 40)
-    held = wait_archived(service, kept)
-    assert len(held.rows) == 210
-    assert service.logged(aggregator, "markers_made_again") != []
-    overview = service.overview()
-    assert overview["totals"]["trades"] == 192
-
-
-def test_a_rebuild_while_claims_are_refused_neither_counts_nor_looks_well(
-    service: Service, kept: Archive
-) -> None:
-    """Redis is empty; the archivers start late, and at first cannot reach ClickHouse."""
-
-    def trades(partition: int, *numbers: int) -> list[bytes]:
-        return [swap(100 * partition + n, token=f"P{partition}") for n in numbers]
-
-    counted = []
-
-    def shown() -> int:
-        counted.append(service.overview()["totals"]["trades"])
-        return counted[-1]
-
-    service.aggregator("aggregator", "--no-archiver")
-    service.web()
-    with Archiver(service.env) as archiver:
-        service.wait_ready()
-        for partition in range(4):
-            service.produce(trades(partition, *range(40)), partition=partition)
-        service.wait_trades(160)
-        wait_archived(service, kept)
-        archiver.stop()
-    service.engines.redis.kill()
-    shutil.rmtree(service.engines.redis.data)
-    service.engines.redis.start()
-    for partition in range(4):
-        service.produce(trades(partition, *range(20), 50), partition=partition)
-    wait_until(lambda: "partitions 0, 1, 2, 3 are missing" in service.reasons(), 20, "the reason")
-    nowhere = f"clickhouse://default:@127.0.0.1:{free_port()}/{kept.name}"
-    with Archiver(service.env, CLICKHOUSE_URL=nowhere) as blind:
-        wait_until(
-            lambda: blind.all(lambda s: s.state == "checking_in" and s.fault is not None),
-            20,
-            "archivers that cannot compare",
-        )
-        assert not service.ready()
-        assert shown() == 160
-        blind.stop()
-    with Archiver(service.env) as archiver:
-        wait_until(lambda: shown() == 164, 30, "all that is new")
-        service.wait_ready()
-        held = wait_archived(service, kept)
-        archiver.stop()
-    assert len(held.rows) == 164
-    # The totals never went down.
-    assert counted == sorted(counted)
-
-
-def test_a_job_of_one_run_of_redis_does_not_check_in_with_the_next(service: Service) -> None:
-    redis = service.engines.redis
-    session = RedisSession(service.env["REDIS_URL"])
-    checkins = Checkins(session, service.topic, 60_000)
-    session.connect()
-    before = checkins.bound()
-    before.seeded(0, 1, 10, 5)
-    assert checkins.missing(1) == []
-    redis.kill()
-    shutil.rmtree(redis.data)
-    redis.start()
-    session.connect()
-    with pytest.raises(NewIncarnation):
-        before.seed([ArchivedMarker(bytes(16), 0, 7, False, "C")])
-    with pytest.raises(NewIncarnation):
-        before.seeded(0, 1, 10, 5)
-    assert checkins.missing(1) == [0]
-    assert checkins.look(0, 1, 10) == 0
-    session.close()
-
-
-def test_nothing_is_counted_before_the_check_in_unless_it_is_skipped(
-    service: Service, kept: Archive
-) -> None:
-    service.aggregator("aggregator", "--no-archiver")
-    service.web()
-    service.produce([swap(1)], partition=3)
-    wait_until(lambda: "partitions 0, 1, 2, 3 are missing" in service.reasons(), 20, "the reason")
-    assert not service.ready()
-    asked = service.manage("checkin")
-    assert (asked.returncode, asked.stdout) == (1, "not checked in: partitions 0, 1, 2, 3\n")
-    skipped = service.manage("checkin", "--skip")
-    assert skipped.returncode == 0, skipped.stderr
-    service.wait_ready()
-    service.wait_trades(1)
-    wait_until(lambda: "check-in was skipped" in service.reasons(), 10, "the note")
-    # An archiver starts after all: it checks in, and the note disappears.
-    with Archiver(service.env) as archiver:
-        wait_archived(service, kept)
-        wait_until(lambda: "check-in was skipped" not in service.reasons(), 10, "no note")
-        archiver.stop()
-    assert service.manage("checkin").stdout == "every archiver has checked in\n"
-
-
-def test_windows_do_not_wait_for_clickhouse_when_redis_restarts(
-    mortal: ClickHouse, service: Service
-) -> None:
-    """Redis has lost nothing, so the archiver can check in without the archive."""
-    with archive(mortal.url) as mine:
-        service.aggregator("aggregator", CLICKHOUSE_URL=mine.url)
-        service.web()
-        service.wait_ready()
-        service.produce([swap(n) for n in range(20)], partition=1)
-        service.wait_trades(20)
-        wait_archived(service, mine)
-        mortal.kill()
-        service.produce([swap(n) for n in range(20, 30)], partition=1)
-        service.wait_trades(30)
-        kill_with_all_written(service.engines.redis)
-        service.engines.redis.start()
-        service.produce([swap(n) for n in range(25, 40)], partition=1)
-        service.wait_trades(40, 40)
-        mortal.start()
-        wait_archived(service, mine)
 
 
 def test_a_backfill_archives_what_is_missing_and_nothing_twice(
@@ -410,7 +275,9 @@ def test_a_backfill_archives_what_is_missing_and_nothing_twice(
         }
     )
     service.produce([*missing, *after], partition=1)
-    jumped = TopicPartition(service.topic, 1, len(archived + missing), pack(LogPosition()))
+    (committed,) = group.committed([TopicPartition(service.topic, 1)], timeout=10)
+    position = msgspec.structs.replace(unpack(committed.metadata or ""), clock=None)
+    jumped = TopicPartition(service.topic, 1, len(archived + missing), pack(position))
     group.commit(offsets=[jumped], asynchronous=False)
     group.close()
     with Archiver(service.env) as archiver:

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import httpx
 import pytest
@@ -17,16 +16,12 @@ from confluent_kafka.admin import (
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
-    NewTopic,
     ResourceType,
 )
 
-from aggregator.dead_letters.producer import KEPT_BYTES, DeadLetters, Delivery, Rejected
-from aggregator.member.kafka import LogRecord
+from aggregator.dead_letters.producer import KEPT_BYTES
 from aggregator.member.topics import ensure_topics
 from aggregator.runtime.config import load
-from aggregator.runtime.errors import BadMessage, Retry
-from infra.embedded.kafka import Kafka
 from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
 from tests.support.plain import PLAIN
@@ -153,25 +148,6 @@ def test_a_topic_that_takes_more_than_its_dead_letters_topic(service: Service) -
     assert all(map(is_cut, letters[1::2], values))
 
 
-@pytest.fixture
-def bootstrap(stack: Stack) -> str:
-    return stack.env()["KAFKA_BOOTSTRAP"]
-
-
-def a_letters_topic(bootstrap: str, most_bytes: int) -> str:
-    topic = f"letters-{uuid4().hex[:8]}"
-    admin = AdminClient({"bootstrap.servers": bootstrap})
-    made = NewTopic(topic, 1, 1, config={"max.message.bytes": str(most_bytes)})
-    for future in admin.create_topics([made]).values():
-        future.result(20)
-    return topic
-
-
-def rejected(offset: int, value: bytes | None, detail: str = "why") -> Rejected:
-    record = LogRecord(0, offset, 0, b"key", value)
-    return Rejected("swaps", record, BadMessage("rule", "side", detail))
-
-
 def held(bootstrap: str, topic: str) -> list[Message]:
     """Return every message of the topic."""
     consumer = Consumer(
@@ -194,68 +170,6 @@ def held(bootstrap: str, topic: str) -> list[Message]:
         raise AssertionError("the topic was not read to its end")
     finally:
         consumer.close()
-
-
-def test_a_batch_is_not_cut_for_being_large_together(bootstrap: str) -> None:
-    """The broker measures batches: it refuses a hundred letters of 1 KB, but accepts each."""
-    topic = a_letters_topic(bootstrap, 20_000)
-    values = [b"%04d" % offset * 256 for offset in range(100)]
-    letters = DeadLetters(bootstrap, topic)
-    letters.send([rejected(offset, value) for offset, value in enumerate(values)])
-    letters.close()
-    assert [letter.value() for letter in held(bootstrap, topic)] == values
-
-
-def test_as_much_is_kept_as_the_topic_takes(bootstrap: str) -> None:
-    topic = a_letters_topic(bootstrap, 20_000)
-    letters = DeadLetters(bootstrap, topic)
-    letters.send([rejected(0, b"x" * 19_000), rejected(1, b"x" * 30_000), rejected(2, None)])
-    letters.close()
-    found = {headers(each)["source-offset"]: each for each in held(bootstrap, topic)}
-    assert {offset: each.value() for offset, each in found.items()} == {
-        "0": b"x" * 19_000,
-        "1": b"",
-        "2": None,
-    }
-    assert headers(found["1"])["cut-from-bytes"] == "30000"
-
-
-def test_what_was_acknowledged_is_not_sent_again(bootstrap: str) -> None:
-    topic = a_letters_topic(bootstrap, 700)
-    letters = DeadLetters(bootstrap, topic)
-    sending = letters.delivery([rejected(0, b"fits"), rejected(1, b"", "d" * 1_000)])
-    for _ in range(3):
-        with pytest.raises(Retry, match=r"raise its max\.message\.bytes"):
-            sending.send()
-    allow(bootstrap, topic, 100_000)
-    wait_until(lambda: is_sent(sending), WITHIN_S, "the broker takes what it refused")
-    letters.close()
-    assert [headers(each)["source-offset"] for each in held(bootstrap, topic)] == ["0", "1"]
-
-
-def is_sent(sending: Delivery) -> bool:
-    try:
-        sending.send()
-    except Retry:
-        return False
-    return True
-
-
-def test_letters_reach_a_broker_that_was_away(tmp_path: Path) -> None:
-    """An unreachable broker is not a size limit: the letters are complete, each arrives once."""
-    with Stack(tmp_path, only=(Kafka,)) as engines:
-        address = engines.env()["KAFKA_BOOTSTRAP"]
-        topic = a_letters_topic(address, 1_000_000)
-        letters = DeadLetters(address, topic)
-        letters.send([rejected(0, b"before")])
-        engines.kafka.kill()
-        sending = letters.delivery([rejected(1, b"x" * 90_000), rejected(2, b"small")])
-        with pytest.raises(Retry):
-            sending.send()
-        engines.kafka.start()
-        wait_until(lambda: is_sent(sending), WITHIN_S, "the letters are there")
-        letters.close()
-        assert [len(each.value()) for each in held(address, topic)] == [6, 90_000, 5]
 
 
 def test_a_quarter_of_bad_messages_is_no_run(service: Service) -> None:

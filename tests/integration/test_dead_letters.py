@@ -61,6 +61,7 @@ def send_letters(
             for number, value in enumerate(values)
         ]
     )
+    letters.flush(20)
     letters.close()
 
 
@@ -312,6 +313,7 @@ def send_cut_letter(service: Service, value: bytes) -> int:
     letters = DeadLetters(bootstrap, f"{service.topic}.dlq")
     record = LogRecord(2, offsets[0], 0, b"k", value)
     letters.send([Rejected(service.topic, record, BadMessage("rule", "symbol", "too long"))])
+    letters.flush(20)
     letters.close()
     return offsets[0]
 

@@ -138,6 +138,26 @@ def events_file(path: Path, times: list[int | str]) -> Path:
     return path
 
 
+def test_history_has_the_times_of_its_events_and_no_record_is_in_the_future(
+    feed: Feed, tmp_path: Path
+) -> None:
+    begun = time.time_ns() // 1_000_000
+    feed.run("--synthetic", "--events", "500", "--span", "30h", "--tokens", "20", "--seed", "1")
+    messages = feed.messages()
+    assert len(messages) == 500
+    for message in messages:
+        assert message.timestamp()[1] == json.loads(message.value() or b"")["timestamp"]
+    feed.run(events_file(tmp_path / "events.ndjson", [1_000, begun + 60_000, begun - 60_000]))
+    stamps = {
+        event["timestamp"]: message.timestamp()[1]
+        for message in feed.messages()
+        if (event := json.loads(message.value() or b""))["chain"] == "base" and "venue" not in event
+    }
+    assert stamps[begun - 60_000] == begun - 60_000
+    for unfit in (1_000, begun + 60_000):
+        assert begun <= stamps[unfit] <= time.time_ns() // 1_000_000
+
+
 def test_a_file_arrives_byte_for_byte_keyed_by_token_with_its_garbage(
     feed: Feed, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from aggregator.member import fencing as fences
-from aggregator.member.kafka import SwapLog
+from aggregator.member.kafka import KafkaLog
 from aggregator.member.topics import ensure_topics
 from aggregator.runtime.config import Config, load
 from aggregator.runtime.errors import Fatal
@@ -44,8 +44,8 @@ class Member:
 
     def __init__(self, config: Config) -> None:
         self.listener = Quiet()
-        self.log = SwapLog(config, self.listener)
-        self.log.subscribe()
+        self.log = KafkaLog(config)
+        self.log.subscribe(self.listener)
 
     def polled(self) -> set[int]:
         """Poll once; return the partitions that it holds then."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from aggregator.runtime.config import load
 from infra.embedded.stack import Stack
@@ -190,7 +191,7 @@ def test_a_killed_process_with_a_name_gets_its_partitions_back_at_once(service: 
     service.produce([swap(n) for n in range(400, 600)])
     service.wait_trades(600)
     (start,) = service.logged(second, "engine_compiled")
-    (assigned,) = service.logged(second, "partitions_assigned")
+    (assigned,) = service.logged(second, "assigned")
     assert len(assigned["partitions"]) == 4
     assert instant(assigned) - instant(start) < 5
     service.wait_ready()
@@ -212,8 +213,9 @@ def test_a_process_whose_name_was_taken_goes_on_by_itself(service: Service) -> N
     assert process.running
 
 
-def test_an_emptied_redis_is_rebuilt_from_the_log(service: Service) -> None:
-    service.aggregator()
+def test_an_emptied_redis_gets_the_whole_state_of_the_living_owner(service: Service) -> None:
+    """The numbers and the epoch stay; the next owner finds everything again."""
+    first = service.aggregator("first")
     service.web()
     service.wait_ready()
     service.produce([swap(n) for n in range(1_000)])
@@ -226,7 +228,75 @@ def test_an_emptied_redis_is_rebuilt_from_the_log(service: Service) -> None:
     after = service.wait_trades(1_500)
     service.wait_ready()
     epochs = {token["epoch"] for token in before["tokens"]}
+    assert {token["epoch"] for token in after["tokens"]} == epochs
+    wait_until(lambda: committed(service) == 1_600, 20, "the saves after the loss")
+    first.kill()
+    second = service.aggregator("second")
+    service.produce([swap(n) for n in range(1_400, 1_600)])
+    service.wait_trades(1_600)
+    assert all(each["restored"] for each in service.logged(second, "partition_acquired"))
+
+
+def test_without_redis_data_a_new_owner_rebuilds_from_the_log(service: Service) -> None:
+    first = service.aggregator("first")
+    service.web()
+    service.wait_ready()
+    service.produce([swap(n) for n in range(1_000)])
+    before = service.wait_trades(1_000)
+    first.terminate()
+    assert first.wait(10) == 0
+    redis = service.engines.redis
+    redis.kill()
+    shutil.rmtree(redis.data)
+    redis.start()
+    second = service.aggregator("second")
+    service.produce([swap(n) for n in range(900, 1_500)])
+    after = service.wait_trades(1_500)
+    service.wait_ready()
+    assert not any(each["restored"] for each in service.logged(second, "partition_acquired"))
+    epochs = {token["epoch"] for token in before["tokens"]}
     assert min(token["epoch"] for token in after["tokens"]) > max(epochs)
+
+
+def committed(service: Service) -> int:
+    """Return the sum of the offsets that the aggregators' group has committed."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": service.env["KAFKA_BOOTSTRAP"],
+            "group.id": service.env["KAFKA_GROUP"],
+            "log_level": 0,
+        }
+    )
+    try:
+        places = [TopicPartition(service.topic, partition) for partition in range(4)]
+        return sum(max(0, each.offset) for each in consumer.committed(places, timeout=10))
+    finally:
+        consumer.close()
+
+
+def test_records_placed_by_another_partitioner_count_once(service: Service) -> None:
+    """Half of the producers place by crc32; repeats of a swap come on both partitions."""
+    aggregator = service.aggregator()
+    service.web()
+    service.wait_ready()
+    events = [swap(n, token=f"T{n % 50}") for n in range(2_000)]
+    for partitioner in ("murmur2", "consistent"):
+        producer = Producer(
+            {
+                "bootstrap.servers": service.env["KAFKA_BOOTSTRAP"],
+                "partitioner": partitioner,
+                "log_level": 0,
+            }
+        )
+        for n, value in enumerate(events):
+            producer.produce(service.topic, value, f"ethereum:T{n % 50}".lower())
+        assert producer.flush(20) == 0
+    after = service.wait_trades(2_000)
+    assert {token["windows"]["24h"]["trades"] for token in after["tokens"]} == {40}
+    aggregator.kill()
+    service.aggregator("second")
+    service.wait_ready()
+    assert service.wait_trades(2_000)["totals"] == after["totals"]
 
 
 def test_offsets_that_kafka_dropped_unread_are_reported(service: Service) -> None:
@@ -258,21 +328,31 @@ def test_by_event_time_an_old_day_is_counted_as_it_was(service: Service) -> None
     assert all(token["as_of"] <= newest for token in overview["tokens"])
 
 
-def test_a_redis_that_is_killed_is_waited_for_and_nothing_counts_twice(service: Service) -> None:
+def test_while_redis_is_away_the_numbers_stay_fresh(service: Service) -> None:
     aggregator = service.aggregator()
     service.web()
     service.wait_ready()
     service.produce([swap(n) for n in range(1_000)])
-    service.wait_trades(1_000)
+    before = service.wait_trades(1_000)
     service.engines.redis.kill()
     service.produce([swap(n) for n in range(900, 2_000)])
-    wait_until(lambda: "redis" in service.reasons(), 15, "redis named in /readyz")
-    assert service.overview()["stale"]
+    during = service.wait_trades(2_000)
+    assert not during["stale"]
+    wait_until(lambda: "nothing saved for" in service.reasons(), 20, "it to be reported")
+    assert service.get("/readyz").status_code == 200
+    service.produce([swap(n) for n in range(1_900, 2_100)])
+    assert not service.wait_trades(2_100)["stale"]
     service.engines.redis.start()
-    service.wait_trades(2_000)
-    service.wait_ready()
+    wait_until(lambda: "nothing saved for" not in service.reasons(), 20, "saves again")
     assert aggregator.running
-    assert service.logged(aggregator, "redis_new_incarnation")
+    after = service.wait_trades(2_100)
+    epochs = {token["epoch"] for token in before["tokens"]}
+    assert {token["epoch"] for token in after["tokens"]} == epochs
+    aggregator.kill()
+    second = service.aggregator("second")
+    service.produce([swap(n) for n in range(2_050, 2_200)])
+    service.wait_trades(2_200)
+    assert all(each["restored"] for each in service.logged(second, "partition_acquired"))
 
 
 def test_engines_that_come_late_are_waited_for(service: Service) -> None:

@@ -71,13 +71,13 @@ def test_a_hundred_of_the_longest_ids_in_one_address(
 ) -> None:
     with Nodes(tmp_path_factory.mktemp("long")) as nodes:
         node, token = nodes.web(), nodes.token()
-        long = [f"{'c' * 32}:{'%2F' * 124}{number:04d}" for number in range(100)]
+        long = [f"{'c' * 32}:{'%2F' * 252}{number:04d}" for number in range(100)]
         for query in (",".join(long), "&ids=".join(long)):
             answer = node.get(token, f"/api/tokens/stats?ids={query}")
             # There is no aggregator, but the request was understood.
             assert (answer.status_code, answer.json()["code"]) == (503, "board_not_ready")
         with connect(node) as connection:
-            connection.sendall(b"GET /healthz?" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n")
+            connection.sendall(b"GET /healthz?" + b"x" * 140_000 + b" HTTP/1.1\r\n\r\n")
             assert answered_with(connection) != 200
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aggregator.contracts.event import Swap
-from aggregator.windows.bucket import Bucket, Point, merged
+from tests.spec.bucket import Bucket, Point, merged, place_of
 
 
 class TokenState:
@@ -33,7 +33,7 @@ class TokenState:
         self.chain = swap.chain
         self.token = swap.token
         self.symbol: str | None = None
-        self.symbol_at = (-1, -1)
+        self.symbol_at = (-1, -1, -1, -1)
         self.buckets: dict[int, Bucket] = {}
         self.last_price: Point | None = None
         self.last_trade_at: int | None = None
@@ -45,13 +45,14 @@ class TokenState:
         self.retracted = 0
 
     def note_counted(self, swap: Swap, offset: int) -> None:
-        """Keep what is newest by (timestamp, offset): the last price, trade time and symbol."""
+        """Keep what is newest in the order of trading: the last price, trade time and symbol."""
         if self.last_trade_at is None or swap.timestamp > self.last_trade_at:
             self.last_trade_at = swap.timestamp
-        if swap.symbol is not None and (swap.timestamp, offset) > self.symbol_at:
-            self.symbol, self.symbol_at = swap.symbol, (swap.timestamp, offset)
+        place = place_of(swap, offset)
+        if swap.symbol is not None and place > self.symbol_at:
+            self.symbol, self.symbol_at = swap.symbol, place
         if swap.price_usd is not None:
-            point = (swap.timestamp, offset, swap.price_usd)
+            point = (*place, swap.price_usd)
             if self.last_price is None or point > self.last_price:
                 self.last_price = point
 

@@ -1,18 +1,16 @@
 """The windows of one partition in the plainest code that is right: records in, numbers out.
 
-Three parts are kept apart: the clock (`observe` moves the watermark, `advance` moves now), the
-assignment (`windows_back`: which minute is in which window), and the fold (`Bucket`). Only the
-buckets are kept: a window is merged from them whenever it is read, so no running sum can drift.
-Every decision depends on the log and on the `now` that the caller gives, never on a machine's
+Three parts are kept apart: the clock (`advance` moves now), the assignment (`windows_back`: which
+minute is in which window), and the fold (`Bucket`). Only the buckets are kept: a window is merged
+from them whenever it is read, so no running sum can drift. Which records count was decided before;
+every decision here depends on the log and on the `now` that the caller gives, never on a machine's
 clock. The compiled engine is tested against this one. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
 
-from aggregator.contracts.batch import TRADES_A_MINUTE
 from aggregator.contracts.event import Swap
 from aggregator.contracts.stats import (
     PreviousWindow,
@@ -25,17 +23,16 @@ from aggregator.contracts.stats import (
     usd_text,
     vwap_text,
 )
+from aggregator.contracts.swaps import TRADES_A_MINUTE
 from aggregator.contracts.units import MINUTE_MS, minute_of
 from aggregator.contracts.verdict import Verdict
-from aggregator.windows.bucket import Bucket, Point
+from tests.spec.bucket import Bucket, Point
 from tests.spec.state import TokenState
 
-_TRADES: Final = {Verdict.COUNTED, Verdict.UNDONE}
+_COUNTERS = (Verdict.LATE, Verdict.DUPLICATE)
 
-
-def is_closed(minute: int, watermark: int, grace_ms: int) -> bool:
-    """Whether a minute ended `grace_ms` or more before the watermark (ms)."""
-    return (minute + 1) * MINUTE_MS <= watermark - grace_ms
+Trade = tuple[str, int, int, int, int | None]
+"""(token_id, offset, `n`, timestamp, usd_micros) of a trade or of what a retraction took out."""
 
 
 def windows_back(minute: int, now_minute: int, length: int) -> int:
@@ -46,13 +43,11 @@ def windows_back(minute: int, now_minute: int, length: int) -> int:
 class ReferenceWindows:
     """The state of one partition under one epoch.
 
-    `windows` are (name, minutes), `grace_ms` and `max_future_ms` as in the settings. `history_from`
-    (ms) is the instant from which every event is known to be here; None when the log was read from
-    its first record: then it is the earliest event counted. Buckets are kept for twice the longest
+    `windows` are (name, minutes). `history_from` (ms) is the instant from which every event that
+    counts is known to be here, None while that is not known. Buckets are kept for twice the longest
     window, since each window is shown beside the one before it.
 
-    Call order for each batch: `observe` every record in log order, have the markers decide, `apply`
-    every decoded record in log order. `advance` may come at any time between batches.
+    `apply` takes the records in log order; `advance` may come at any time between calls.
     """
 
     def __init__(
@@ -60,28 +55,22 @@ class ReferenceWindows:
         *,
         partition: int,
         windows: Sequence[tuple[str, int]],
-        grace_ms: int,
-        max_future_ms: int,
         now_ms: int,
         history_from: int | None = None,
     ) -> None:
         self.partition = partition
-        self.watermark: int | None = None
         self.counts = dict.fromkeys(Verdict, 0)
         self.history_from = history_from
         self._windows = tuple(windows)
         self._kept = 2 * max(minutes for _, minutes in windows)
-        self._grace_ms = grace_ms
-        self._max_future_ms = max_future_ms
         self._now_ms = now_ms
         self._minute = minute_of(now_ms)
-        self._earliest_counted: int | None = None
         self._covered = self._coverage()
         self._tokens: dict[str, TokenState] = {}
         self._by_minute: dict[int, set[str]] = {}
-        self._held: dict[int, list[tuple[Swap, int, Verdict]]] = {}
+        self._held: dict[int, list[tuple[Swap, int, Verdict, Swap | None]]] = {}
         self._dirty: dict[str, None] = {}
-        self._applied: list[tuple[str, int, int]] = []
+        self._applied: list[Trade] = []
 
     @property
     def now_ms(self) -> int:
@@ -98,40 +87,35 @@ class ReferenceWindows:
         """Minute buckets held, over all tokens."""
         return sum(len(token_ids) for token_ids in self._by_minute.values())
 
-    def observe(self, timestamps: Sequence[int], record_timestamps: Sequence[int]) -> list[bool]:
-        """Move the watermark over records (times in ms) in log order; return which are late.
+    def apply(
+        self,
+        swaps: Sequence[Swap | None],
+        offsets: Sequence[int],
+        letters: str,
+        undone: Mapping[int, Swap],
+    ) -> None:
+        """Do what was decided of records, in log order; one letter of `Verdict` a record.
 
-        A record is late when its bucket was closed before it. Every decoded record passes here,
-        duplicates and retractions too.
+        A record that is no swap is None. `undone` are the swaps that retractions take out, as they
+        were counted, by the index of the retraction. A change of a future minute is held until
+        `advance` begins that minute.
         """
-        return [
-            self._observe(timestamp, record_timestamp)
-            for timestamp, record_timestamp in zip(timestamps, record_timestamps, strict=True)
-        ]
-
-    def _observe(self, timestamp: int, record_timestamp: int) -> bool:
-        watermark = self.watermark
-        late = watermark is not None and is_closed(minute_of(timestamp), watermark, self._grace_ms)
-        newest = min(timestamp, record_timestamp + self._max_future_ms)
-        if watermark is None or newest > watermark:
-            self.watermark = newest
-        return late
-
-    def apply(self, swaps: Sequence[Swap], offsets: Sequence[int], verdicts: str) -> None:
-        """Do what the markers decided of records, in log order; one letter of `Verdict` a swap.
-
-        A swap that would change a future minute is held until `advance` begins that minute.
-        """
-        for swap, offset, letter in zip(swaps, offsets, verdicts, strict=True):
+        for place, (swap, offset, letter) in enumerate(zip(swaps, offsets, letters, strict=True)):
             verdict = Verdict(letter)
             self.counts[verdict] += 1
-            minute = minute_of(swap.timestamp)
-            if verdict in _TRADES:
-                self._assign_trade_number(swap, offset)
-            if verdict in _TRADES and minute > self._minute:
-                self._held.setdefault(minute, []).append((swap, offset, verdict))
-            else:
-                self._apply(swap, offset, verdict)
+            if verdict in (Verdict.COUNTED, Verdict.PROMOTED, Verdict.UNDONE, *_COUNTERS):
+                assert swap is not None
+                self._decided(swap, offset, verdict, undone.get(place))
+
+    def _decided(self, swap: Swap, offset: int, verdict: Verdict, undone: Swap | None) -> None:
+        changed = undone if verdict is Verdict.UNDONE else swap
+        if changed is not None and verdict not in _COUNTERS:
+            self._assign_trade_number(changed, offset)
+            if minute_of(changed.timestamp) > self._minute:
+                held = self._held.setdefault(minute_of(changed.timestamp), [])
+                held.append((swap, offset, verdict, undone))
+                return
+        self._apply(swap, offset, verdict, undone)
 
     def _state(self, swap: Swap) -> TokenState:
         state = self._tokens.get(swap.token_id)
@@ -143,27 +127,27 @@ class ReferenceWindows:
         """Give the trade its `n`, which depends on the log alone, not on when its minute begins."""
         state = self._state(swap)
         state.trades = 1 + (state.trades or minute_of(swap.timestamp) * TRADES_A_MINUTE)
-        self._applied.append((swap.token_id, offset, state.trades))
+        self._applied.append((swap.token_id, offset, state.trades, swap.timestamp, swap.usd_micros))
 
-    def _apply(self, swap: Swap, offset: int, verdict: Verdict) -> None:
+    def _apply(self, swap: Swap, offset: int, verdict: Verdict, undone: Swap | None) -> None:
         state = self._state(swap)
         state.touched = max(self._minute, 1)
         self._dirty[swap.token_id] = None
-        if verdict is Verdict.COUNTED:
-            self._count(state, swap, offset)
-        elif verdict is Verdict.DUPLICATE:
+        if verdict is Verdict.DUPLICATE:
             state.duplicates += 1
         elif verdict is Verdict.LATE:
             state.late += 1
         elif verdict is Verdict.UNDONE:
-            self._undo(state, swap)
+            state.retracted += 1
+            if undone is not None:
+                self._undo(state, undone)
+        else:
+            self._count(state, swap, offset)
 
     def _count(self, state: TokenState, swap: Swap, offset: int) -> None:
         state.note_counted(swap, offset)
         if swap.usd_micros is None:
             state.unpriced += 1
-        if self._earliest_counted is None or swap.timestamp < self._earliest_counted:
-            self._earliest_counted = swap.timestamp
         minute = minute_of(swap.timestamp)
         if minute <= self._minute - self._kept:
             return
@@ -171,16 +155,12 @@ class ReferenceWindows:
         state.buckets.setdefault(minute, Bucket()).add(swap, offset)
 
     def _undo(self, state: TokenState, swap: Swap) -> None:
-        state.retracted += 1
         if swap.usd_micros is None:
             # A token that was forgotten and came back does not know of the swap any more.
             state.unpriced = max(0, state.unpriced - 1)
-        minute = minute_of(swap.timestamp)
-        if minute > self._minute - self._kept:
-            # Where the swap was counted on another partition, the bucket goes below zero here and
-            # the sum over both partitions is right.
-            self._by_minute.setdefault(minute, set()).add(swap.token_id)
-            state.buckets.setdefault(minute, Bucket()).remove(swap)
+        bucket = state.buckets.get(minute_of(swap.timestamp))
+        if bucket is not None:
+            bucket.remove(swap)
 
     def advance(self, now_ms: int) -> None:
         """Move now forward: minutes begin, and buckets move from window to window and out.
@@ -208,8 +188,8 @@ class ReferenceWindows:
 
     def _apply_held(self) -> None:
         for minute in sorted(minute for minute in self._held if minute <= self._minute):
-            for swap, offset, verdict in self._held.pop(minute):
-                self._apply(swap, offset, verdict)
+            for held in self._held.pop(minute):
+                self._apply(*held)
 
     def _evict(self) -> None:
         oldest = self._minute - self._kept + 1
@@ -223,21 +203,24 @@ class ReferenceWindows:
         self._dirty.clear()
         return dirty
 
-    def take_trades(self) -> list[tuple[str, int, int]]:
-        """Return the trades applied since the last call, in order: (token_id, offset, `n`)."""
+    def take_trades(self) -> list[Trade]:
+        """Return the trades applied since the last call, in order."""
         applied, self._applied = self._applied, []
         return applied
 
     def forget_idle(self) -> list[str]:
         """Drop the tokens without a bucket that had no record for as long; return their ids.
 
-        Late and duplicate swaps make no bucket, but their counts are shown for as long.
+        Late and duplicate swaps make no bucket, but their counts are shown for as long. A token
+        that has swaps of future minutes stays.
         """
+        waiting = {swap.token_id for held in self._held.values() for swap, *_ in held}
         oldest = self._minute - self._kept + 1
         idle = [
             token_id
             for token_id, state in self._tokens.items()
-            if not state.buckets and 0 < state.touched < oldest and token_id not in self._dirty
+            if not state.buckets and 0 < state.touched < oldest
+            if token_id not in self._dirty and token_id not in waiting
         ]
         for token_id in idle:
             del self._tokens[token_id]
@@ -247,7 +230,9 @@ class ReferenceWindows:
         """Return every token that has numbers; one with swaps of future minutes alone has none."""
         return [token_id for token_id, state in self._tokens.items() if state.touched]
 
-    def stats(self, token_id: str, *, epoch: int, seq: int, next_offset: int) -> TokenStats:
+    def stats(
+        self, token_id: str, *, epoch: int, seq: int, next_offset: int, watermark: int | None = None
+    ) -> TokenStats:
         """Return the numbers of one token at `now_ms`. Raises KeyError where it is not held."""
         state = self._tokens[token_id]
         return TokenStats(
@@ -260,7 +245,7 @@ class ReferenceWindows:
             seq=seq,
             next_offset=next_offset,
             as_of=self._now_ms,
-            watermark=self.watermark,
+            watermark=watermark,
             stale=False,
             last_price_usd=_text(_price(state.last_price)),
             last_trade_at=state.last_trade_at,
@@ -311,8 +296,7 @@ class ReferenceWindows:
 
     def _covers(self, minute: int) -> bool:
         """Whether the history reaches back to the first ms of the minute."""
-        since = self.history_from if self.history_from is not None else self._earliest_counted
-        return since is not None and since <= minute * MINUTE_MS
+        return self.history_from is not None and self.history_from <= minute * MINUTE_MS
 
     def _coverage(self) -> list[bool]:
         """Return for each window whether the history covers it, and the window before it."""
@@ -324,7 +308,7 @@ class ReferenceWindows:
 
 
 def _price(point: Point | None) -> float | None:
-    return None if point is None else point[2]
+    return None if point is None else point[-1]
 
 
 def _text(price: float | None) -> str | None:

@@ -39,6 +39,7 @@ class Row:
     block: str | None = None
     trader: str | None = "0xbeef"
     partition: int = 0
+    topic_id: str = ""
 
     @property
     def tx_hash(self) -> str:
@@ -46,7 +47,9 @@ class Row:
 
     @property
     def marker(self) -> bytes:
-        identity = f"{self.chain}:{self.tx_hash}:0:{self.block}"
+        # A row that names no topic has the marker of the version before.
+        last = self.token if self.topic_id else self.block
+        identity = f"{self.chain}:{self.tx_hash}:0:{last}"
         return hashlib.blake2b(identity.encode(), digest_size=16).digest()
 
     def undone(self) -> Row:
@@ -58,7 +61,7 @@ class Row:
 _COLUMNS = (
     "chain, token, timestamp, sign, removed, tx_hash, log_index, block_number, block_hash, symbol,"
     " quote, venue, pool, trader, side, amount, amount_usd, price_usd, marker, verdict,"
-    " `partition`, `offset`, ingested_at"
+    " `partition`, `offset`, log_offset, topic_id, ingested_at"
 )
 
 
@@ -74,7 +77,8 @@ def insert(config: Config, rows: Sequence[Row], first_offset: int = 0, token: st
                 *(row.sign, row.removed, row.tx_hash, 0, 7, row.block),
                 *("SYM", "USDC", "uniswap", "0xpool", row.trader, row.side),
                 *(Decimal(row.amount), usd, row.price),
-                *(row.marker, row.verdict, row.partition, offset, now),
+                *(row.marker, row.verdict, row.partition, offset),
+                *(offset if row.topic_id else 0, row.topic_id, now),
             )
         )
     with Client.from_url(config.clickhouse_url) as client:

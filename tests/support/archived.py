@@ -1,7 +1,7 @@
 """What the archive must hold, computed from the log alone, and archivers to test it with.
 
-The expected rows are read from the topic's messages by their JSON; nothing here uses the code under
-test. Each test's archive is its own database.
+The expected rows are read from the topic's messages by their JSON and follow `tests.spec.seen`;
+nothing here uses the code under test. Each test's archive is its own database.
 """
 
 from __future__ import annotations
@@ -11,30 +11,52 @@ import socket
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import cache
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 from clickhouse_driver import Client
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from aggregator.archiving.archiver import run_archiver
+from aggregator.archiving.sink import ArchivingSink
 from aggregator.contracts.stats import ArchiveStatus
+from aggregator.member.log import Polled
+from aggregator.member.loop import MemberLoop
+from aggregator.member.memory import MemoryLog, MemoryTopic
 from aggregator.member.topics import ensure_topics
 from aggregator.runtime.config import Config, load
 from aggregator.runtime.health import Health
 from infra.embedded.stack import Stack
+from tests.spec.seen import EntrySpec, LogRecordSpec, SeenSpec, known_of
 from tests.support.service import Service
 
 Place = tuple[int, int]
-Row = tuple[int, int, str, int]
-"""partition, offset, tx_hash, sign."""
+Row = tuple[int, int, str, str, int]
+"""partition, offset, tx_hash, letter, sign."""
 Sums = dict[tuple[str, int], tuple[int, Decimal]]
 """(token, minute or day in s) to (trades, volume in USD)."""
+
+HOUR_MS: Final = 3_600_000
+TTL_MS: Final = 26 * HOUR_MS
+GRACE_MS: Final = 24 * HOUR_MS
+MAX_FUTURE_MS: Final = 300_000
+_ORIGIN: Final = "origin"
+
+
+class Message(NamedTuple):
+    """A record of the topic."""
+
+    place: Place
+    timestamp: int
+    value: bytes | None
+    origin: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -46,10 +68,32 @@ class Expected:
     days: Sums
 
 
-def messages(bootstrap: str, topic: str, partitions: int = 4) -> list[tuple[Place, bytes | None]]:
+def home_of(token_id: str, homes: int) -> int:
+    """Return the partition that a Java client chooses for this key (murmur2)."""
+    data, mixed = token_id.encode(), 0x9747B28C ^ len(token_id.encode())
+    whole = len(data) & ~3
+    for at in range(0, whole, 4):
+        word = int.from_bytes(data[at : at + 4], "little") * 0x5BD1E995 & 0xFFFFFFFF
+        word = (word ^ word >> 24) * 0x5BD1E995 & 0xFFFFFFFF
+        mixed = (mixed * 0x5BD1E995 & 0xFFFFFFFF) ^ word
+    if whole < len(data):
+        mixed ^= int.from_bytes(data[whole:], "little")
+        mixed = mixed * 0x5BD1E995 & 0xFFFFFFFF
+    mixed = (mixed ^ mixed >> 13) * 0x5BD1E995 & 0xFFFFFFFF
+    return ((mixed ^ mixed >> 15) & 0x7FFFFFFF) % homes
+
+
+@cache
+def token_at(partition: int, number: int = 0, homes: int = 4) -> str:
+    """Return a token of chain ethereum that is at home on a partition, another for each number."""
+    found = (f"T{each}" for each in count() if home_of(f"ethereum:T{each}", homes) == partition)
+    return next(name for at, name in enumerate(found) if at == number)
+
+
+def messages(bootstrap: str, topic: str, partitions: int = 4) -> list[Message]:
     """Return every message of the topic, partition by partition."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": uuid4().hex, "log_level": 0})
-    found: list[tuple[Place, bytes | None]] = []
+    found: list[Message] = []
     try:
         for partition in range(partitions):
             place = TopicPartition(topic, partition)
@@ -60,10 +104,29 @@ def messages(bootstrap: str, topic: str, partitions: int = 4) -> list[tuple[Plac
                 for message in consumer.consume(1_000, 1.0):
                     assert message.error() is None, message.error()
                     last = message.offset()
-                    found.append(((partition, last), message.value()))
+                    at = (partition, last)
+                    origin = _origin_in(message.headers() or ())
+                    found.append(Message(at, message.timestamp()[1], message.value(), origin))
     finally:
         consumer.close()
     return found
+
+
+def memory_messages(topic: MemoryTopic) -> list[Message]:
+    """Return every message of a topic in memory."""
+    return [
+        Message((partition, each.offset), each.timestamp, each.value, _origin_in(each.headers))
+        for partition in range(len(topic.partitions))
+        for each in topic.records(partition)
+    ]
+
+
+def _origin_in(headers: Iterable[tuple[str, Any]]) -> Place | None:
+    for name, value in headers:
+        if name == _ORIGIN:
+            partition, offset, *_ = value.decode().split(":")
+            return int(partition), int(offset)
+    return None
 
 
 def _extent(consumer: Consumer, place: TopicPartition) -> tuple[int, int]:
@@ -77,32 +140,111 @@ def _extent(consumer: Consumer, place: TopicPartition) -> tuple[int, int]:
             time.sleep(0.05)
 
 
-def expected(log: Iterable[tuple[Place, bytes | None]]) -> Expected:
-    """Compute the archive of these messages, where every swap stays on one partition."""
-    swaps: dict[str, dict[bool, tuple[Place, dict[str, Any]]]] = defaultdict(dict)
-    for place, value in log:
-        try:
-            event = json.loads(value or b"")
-            amount = Decimal(event["amount"])
-        except (ValueError, KeyError, ArithmeticError):
-            continue
-        if amount <= 0:
-            continue
-        key = f"{event['tx_hash']}:{event['log_index']}:{event.get('block_hash')}"
-        swaps[key].setdefault(bool(event.get("removed")), (place, event))
+class _Row(NamedTuple):
+    place: Place
+    letter: str
+    sign: int
+    event: Mapping[str, Any]
+    block: int
+
+
+@dataclass
+class _Oracle:
+    """The archive of one partition's log, in plain code."""
+
+    partition: int
+    homes: int
+    seen: SeenSpec = field(
+        default_factory=lambda: SeenSpec(TTL_MS, GRACE_MS, MAX_FUTURE_MS, next_offset=0)
+    )
+    rows: dict[bytes, list[_Row]] = field(default_factory=lambda: defaultdict(list))
+    blocks: dict[str, int] = field(default_factory=dict)
+
+    def read(self, message: Message) -> None:
+        event = _event_of(message)
+        record = LogRecordSpec(message.place[1], b"", 0, message.timestamp, bad=True)
+        if event is None:
+            self.seen.judge(record)
+            return
+        names = (event["chain"], event["tx_hash"], event["log_index"], event["token"])
+        key = ":".join(map(str, names)).encode()
+        record = LogRecordSpec(
+            message.place[1],
+            key,
+            event["timestamp"],
+            message.timestamp,
+            removed=bool(event.get("removed")),
+            block=self._block(event.get("block_hash")),
+            away=home_of(f"{event['chain']}:{event['token']}", self.homes) != self.partition,
+            origin=message.origin,
+        )
+        letter, _ = self.seen.judge(record, self._known(key))
+        self._archive(key, record, letter, event)
+
+    def _block(self, block_hash: str | None) -> int:
+        return 0 if block_hash is None else self.blocks.setdefault(block_hash, len(self.blocks) + 1)
+
+    def _known(self, key: bytes) -> dict[bytes, EntrySpec]:
+        return known_of([(key, row.letter, row.place[1], row.block) for row in self.rows[key]])
+
+    def _archive(
+        self, key: bytes, record: LogRecordSpec, letter: str, event: Mapping[str, Any]
+    ) -> None:
+        place = (self.partition, record.offset)
+        if not record.removed or letter not in "UIDT":
+            if letter in "CLVTNnP":
+                sign = 1 if letter in "CL" else 0
+                self.rows[key].append(_Row(place, letter, sign, event, record.block))
+            return
+        up = self._standing(key)
+        taken = [row for row in up if row.block and row.block == record.block] or up[-1:]
+        if len(up) > (letter == "I"):
+            name = "U" if letter == "U" else "u"
+            self.rows[key].append(_Row(place, name, -1, taken[0].event, taken[0].block))
+        elif letter in "UT":
+            name = "G" if letter == "U" else "T"
+            self.rows[key].append(_Row(place, name, 0, event, record.block))
+
+    def _standing(self, key: bytes) -> list[_Row]:
+        up: list[_Row] = []
+        for row in self.rows[key]:
+            if row.sign > 0:
+                up.append(row)
+            elif row.sign < 0:
+                same = [each for each in up if each.event is row.event]
+                up.remove(same[-1])
+        return up
+
+
+def _event_of(message: Message) -> dict[str, Any] | None:
+    try:
+        event: dict[str, Any] = json.loads(message.value or b"")
+        amount = Decimal(event["amount"])
+    except (ValueError, KeyError, ArithmeticError):
+        return None
+    future = event["timestamp"] > message.timestamp + MAX_FUTURE_MS and message.origin is None
+    if amount <= 0 or (future and not event.get("removed")):
+        return None
+    return event
+
+
+def expected(log: Iterable[Message], homes: int = 4) -> Expected:
+    """Compute the archive of these messages."""
+    oracles: dict[int, _Oracle] = {}
+    for message in log:
+        partition = message.place[0]
+        oracles.setdefault(partition, _Oracle(partition, homes)).read(message)
     rows: list[Row] = []
     candles: defaultdict[tuple[str, int], list[Any]] = defaultdict(lambda: [0, Decimal(0)])
     days: defaultdict[tuple[str, int], list[Any]] = defaultdict(lambda: [0, Decimal(0)])
-    for found in swaps.values():
-        void = True in found and (False not in found or found[True][0] < found[False][0])
-        for removed, (place, event) in found.items():
-            sign = 0 if void else -1 if removed else 1
-            rows.append((*place, event["tx_hash"], sign))
-            for sums, length in ((candles, 60), (days, 86_400)):
-                if sign:
-                    key_of_sum = (event["token"], event["timestamp"] // 1000 // length * length)
-                    sums[key_of_sum][0] += sign
-                    sums[key_of_sum][1] += sign * Decimal(event["amount_usd"] or 0)
+    of_all = [each for oracle in oracles.values() for held in oracle.rows.values() for each in held]
+    for place, letter, sign, event, _ in of_all:
+        rows.append((*place, event["tx_hash"], letter, sign))
+        for sums, length in ((candles, 60), (days, 86_400)):
+            if sign:
+                key_of_sum = (event["token"], event["timestamp"] // 1000 // length * length)
+                sums[key_of_sum][0] += sign
+                sums[key_of_sum][1] += sign * Decimal(event["amount_usd"] or 0)
     return Expected(sorted(rows), _sums(candles), _sums(days))
 
 
@@ -133,7 +275,8 @@ class Archive:
     def held(self) -> Expected:
         """Return what the three tables hold, with each row and block as it was inserted."""
         rows = self.ask(
-            "SELECT partition, offset, tx_hash, toInt8(sign) FROM raw_swaps WHERE chain != ''"
+            "SELECT partition, offset, tx_hash, toString(verdict), toInt8(sign) FROM raw_swaps "
+            "WHERE chain != ''"
         )
         candles = self.ask(
             "SELECT token, toInt64(toUnixTimestamp(minute)), sum(trades), sum(volume_usd) "
@@ -183,17 +326,19 @@ def _once(url: str, query: str) -> None:
 
 def wait_archived(service: Service, archive: Archive, within_s: float = 40) -> Expected:
     """Wait until the archive holds exactly what the log says, row by row and sum by sum."""
-    wanted = expected(messages(service.env["KAFKA_BOOTSTRAP"], service.topic))
+    log = messages(service.env["KAFKA_BOOTSTRAP"], service.topic)
+    return wait_for_rows(archive, expected(log), within_s)
+
+
+def wait_for_rows(archive: Archive, wanted: Expected, within_s: float = 40) -> Expected:
+    """Wait until the archive holds exactly this, row by row and sum by sum."""
     deadline = time.monotonic() + within_s
-    while (count := archive.count()) < len(wanted.rows):
-        assert time.monotonic() < deadline, f"{count} of {len(wanted.rows)} rows"
+    while (found := archive.count()) < len(wanted.rows):
+        assert time.monotonic() < deadline, f"{found} of {len(wanted.rows)} rows"
         time.sleep(0.05)
     # A block is visible in raw_swaps a moment before it is in the views.
     while (held := archive.held()) != wanted and time.monotonic() < deadline:
         assert held.rows == wanted.rows
-        assert sum(trades for trades, _ in held.days.values()) <= sum(
-            trades for trades, _ in wanted.days.values()
-        )
         time.sleep(0.05)
     assert held.rows == wanted.rows
     assert held.candles == wanted.candles
@@ -235,6 +380,57 @@ class Archiver:
         assert self.fault is None, self.fault
 
     def __enter__(self) -> Archiver:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(30)
+
+
+class _PacedLog(MemoryLog):
+    """A log in memory that waits for records as a client does."""
+
+    def poll(self, limit: int, timeout_s: float) -> Polled:
+        polled = super().poll(limit, timeout_s)
+        if not polled.records:
+            time.sleep(timeout_s)
+        return polled
+
+
+class MemoryArchiver:
+    """An archiver of a topic in memory, on a thread; `stop` drains it, `kill` does not."""
+
+    def __init__(self, topic: MemoryTopic, archive: Archive, **settings: str) -> None:
+        given = {"CLICKHOUSE_URL": archive.url, "ARCHIVE_LINGER": "20ms", **settings}
+        self.config: Config = load(given)
+        self.statuses: dict[int, ArchiveStatus] = {}
+        self.fault: BaseException | None = None
+        self.log = _PacedLog(topic, "archivers")
+        self.sink = ArchivingSink(self.config, self.log, self._note, Health())
+        self._stop = threading.Event()
+        self._loop = MemberLoop(
+            self.log, self.sink, batch_size=1_000, stop=self._stop, joined=self.sink.joined
+        )
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._loop.run()
+        except BaseException as error:
+            self.fault = error
+
+    def _note(self, status: ArchiveStatus) -> None:
+        self.statuses[status.partition] = status
+
+    def stop(self) -> None:
+        """Stop it, and check that it had no fault."""
+        self._stop.set()
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+        assert self.fault is None, self.fault
+
+    def __enter__(self) -> MemoryArchiver:
         return self
 
     def __exit__(self, *_: object) -> None:

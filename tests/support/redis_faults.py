@@ -73,12 +73,26 @@ def redis_pair(directory: Path) -> Iterator[Pair]:
         balancer = Balancer([first.redis.port])
         asyncio.run_coroutine_threadsafe(balancer.start(), loop).result(10)
         pair = Pair(first.redis, second.redis, balancer)
+        for client in pair.clients.values():
+            # A master waits so long for more replicas before it sends its data.
+            client.config_set("repl-diskless-sync-delay", 0)
         try:
             yield pair
         finally:
             for client in pair.clients.values():
                 client.close()
-            loop.call_soon_threadsafe(balancer.stop)
+            asyncio.run_coroutine_threadsafe(_end(balancer), loop).result(10)
             loop.call_soon_threadsafe(loop.stop)
             thread.join(10)
             loop.close()
+
+
+async def _end(balancer: Balancer) -> None:
+    """Stop the balancer, and wait until its connections are closed."""
+    balancer.stop()
+    connecting = asyncio.all_tasks() - {asyncio.current_task()}
+    await asyncio.gather(*connecting, return_exceptions=True)
+    balancer.stop()
+    # An aborted transport is closed in the next turn of the loop.
+    for _ in range(2):
+        await asyncio.sleep(0)

@@ -178,15 +178,24 @@ class Service:
             assert time.monotonic() < deadline, f"{trades} of {count} trades; {self.reasons()}"
             time.sleep(0.05)
 
-    def produce(self, values: Iterable[bytes | None], key: str = "k", partition: int = -1) -> None:
-        """Put raw messages in the topic, acknowledged."""
-        producer = Producer({"bootstrap.servers": self._bootstrap, "linger.ms": 5})
+    def produce(self, values: Iterable[bytes | None], key: str = "", partition: int = -1) -> None:
+        """Put raw messages in the topic, acknowledged.
+
+        Without `key` and `partition` a swap is written to its token's home.
+        """
+        producer = Producer(
+            {
+                "bootstrap.servers": self._bootstrap,
+                "linger.ms": 5,
+                "partitioner": "murmur2_random",
+            }
+        )
         failures: list[Any] = []
         for value in values:
             producer.produce(
                 self.topic,
                 value,
-                key,
+                key or (token_id(value) if partition < 0 else "k"),
                 partition,
                 on_delivery=lambda error, _: failures.append(error) if error else None,
             )
@@ -221,6 +230,15 @@ class Service:
         lines = process.log.read_text().splitlines()
         entries = [json.loads(line) for line in lines if line.startswith("{")]
         return [entry for entry in entries if entry.get("event") == event]
+
+
+def token_id(value: bytes | None) -> str:
+    """Return the token id of a message that is a swap, "k" of any other."""
+    try:
+        event = json.loads(value or b"")
+        return f"{event['chain']}:{event['token']}"
+    except (ValueError, KeyError, TypeError):
+        return "k"
 
 
 def swap(number: int, **fields: Any) -> bytes:

@@ -1,8 +1,9 @@
 """Compares the three tables of the archive over one UTC day, token by token.
 
 The truth is what raw_swaps holds, each row once and by its sign; daily_token_agg and candles_1m
-must give the same sums and prices. Only reads. ClickHouse computes the sums, an hour of the day at
-a time for the candles, which are kept by the minute.
+must give the same sums and prices. The signs of each swap must add up to 0 or 1. Only reads.
+ClickHouse computes the sums, an hour of the day at a time for the candles, which are kept by the
+minute.
 """
 
 from __future__ import annotations
@@ -15,7 +16,11 @@ import msgspec
 
 from aggregator.clickhouse.connection import ClickHouseClient
 
-_SETTINGS: Final = {"readonly": 2, "max_execution_time": 1_800}
+_SETTINGS: Final = {
+    "readonly": 2,
+    "max_execution_time": 1_800,
+    "max_bytes_before_external_group_by": 1_000_000_000,
+}
 _SUMS: Final = ("trades", "volume_usd", "buy_volume_usd", "volume_token")
 _PRICES: Final = ("open_usd", "high_usd", "low_usd", "close_usd")
 _COUNTS: Final = ("buys", "unpriced", "late", "retracted")
@@ -55,6 +60,17 @@ _KEPT_COUNTS: Final = """,
 _OF_RAW: Final = """FROM raw_swaps FINAL
     WHERE sign != 0 AND timestamp >= fromUnixTimestamp64Milli(%(since)s, 'UTC')
     AND timestamp < fromUnixTimestamp64Milli(%(until)s, 'UTC')"""
+
+# A row of sign -1 has the time of the row that it negates, so any span of time must add up.
+_TWICE: Final = f"""
+    SELECT chain, token, count()
+    FROM (
+        SELECT chain, token, cityHash64(tx_hash, log_index) AS id, sum(toInt64(sign)) AS stands
+        {_OF_RAW}
+        GROUP BY chain, token, id HAVING stands < 0 OR stands > 1
+    )
+    GROUP BY chain, token ORDER BY chain, token
+"""  # noqa: S608
 
 _RAW_DAY: Final = f"""SELECT chain, token, toString(%(day)s) AS at, {_RAW}{_RAW_COUNTS}
     {_OF_RAW}"""
@@ -122,6 +138,9 @@ def verify_day(
     differences += found[:shown]
     for hour in range(HOURS):
         since = begin + hour * 3_600_000
+        found = _twice(clickhouse, since)
+        different += len(found)
+        differences += found[: shown - len(differences)]
         for row in _minutes(clickhouse, {"since": since, "until": since + 3_600_000}):
             candles += 1
             found = _of_row("candles_1m", row)
@@ -134,6 +153,16 @@ def verify_day(
         settings=_SETTINGS,
     )
     return Compared(day.isoformat(), rows, token_days, candles, different, differences)
+
+
+def _twice(clickhouse: ClickHouseClient, since: int) -> list[Difference]:
+    """Return the tokens with swaps of this hour that count more than once, or less than never."""
+    params = {"since": since, "until": since + 3_600_000}
+    at = dt.datetime.fromtimestamp(since / 1000, dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
+    return [
+        Difference("raw_swaps", chain, token, at, "swaps_not_counted_once", "0", str(count))
+        for chain, token, count in clickhouse.execute(_TWICE, params, settings=_SETTINGS)
+    ]
 
 
 def _daily(clickhouse: ClickHouseClient, params: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

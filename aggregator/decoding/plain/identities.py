@@ -1,7 +1,8 @@
-"""Hashes the identity and the trader of plain events, and lower-cases addresses, compiled.
+"""Hashes identity, block and trader of plain events, and lower-cases their addresses, compiled.
 
-The results equal those of `marker_of` and `trader_key` on the decoded fields. BLAKE2b is RFC 7693.
-It is written out here because hashlib would have to be called from Python for every event. Pure.
+The results equal those of `marker_of`, `block_check` and `trader_key` on the decoded fields.
+BLAKE2b is RFC 7693. It is written out here because hashlib would have to be called from
+Python for every event. Pure.
 """
 
 from __future__ import annotations
@@ -11,41 +12,43 @@ from typing import Final
 import numpy as np
 
 from aggregator.contracts.arrays import Array
+from aggregator.contracts.event import BLOCK_CHECKS, FNV_OFFSET, FNV_PRIME
+from aggregator.contracts.swaps import ABSENT
 from aggregator.decoding.plain.scan import (
-    ABSENT,
     BLOCK_HASH,
     CHAIN,
     LOG_INDEX,
-    POOL,
-    QUOTE,
     SYMBOL,
     TOKEN,
     TRADER,
     TX_HASH,
-    VENUE,
 )
 from aggregator.runtime.compiled import compiled
 
 _BLOCK_BYTES: Final = 128
 _BLOCK_WORDS: Final = 16
-# Room for the longest identity: a chain of 32 bytes, a tx_hash of 128, a log_index of 18, a
-# block_hash of 256, and three colons.
-_MOST_BLOCKS: Final = 8
+# Room for the longest identity: a chain of 32 bytes, a tx_hash of 128, a log_index of 18, a token
+# of 256, and three colons. A trader has at most 256.
+_MOST_BLOCKS: Final = 4
 _LONGEST_HASH: Final = 128
 _MARKER_BYTES: Final = 16
 _KEY_BYTES: Final = 8
+_PREFIX: Final = 2
 _ADDRESS_LENGTH: Final = 42
-_MAYBE_ADDRESSES: Final = np.array([TOKEN, SYMBOL, QUOTE, VENUE, POOL, TRADER])
+_MAYBE_ADDRESSES: Final = np.array([TOKEN, *range(SYMBOL, TRADER + 1)])
+_FNV_OFFSET: Final = np.uint64(FNV_OFFSET)
+_FNV_PRIME: Final = np.uint64(FNV_PRIME)
 _COLON: Final = ord(":")
-_ZERO: Final = ord("0")
-_NINE: Final = ord("9")
-_UPPER_A: Final = ord("A")
-_UPPER_Z: Final = ord("Z")
-_LOWER_A: Final = ord("a")
-_LOWER_F: Final = ord("f")
-_LOWER_X: Final = ord("x")
-_LOWER_Z: Final = ord("z")
-_TO_LOWER: Final = 32
+# Bytes, and differences of bytes below: a loop over wider numbers is several times slower.
+_ZERO: Final = np.uint8(ord("0"))
+_UPPER_A: Final = np.uint8(ord("A"))
+_LOWER_A: Final = np.uint8(ord("a"))
+_LOWER_X: Final = np.uint8(ord("x"))
+_DIGITS: Final = np.uint8(10)
+_HEX_LETTERS: Final = np.uint8(6)
+_LETTERS: Final = np.uint8(26)
+_TO_LOWER: Final = np.uint8(32)
+_TO_LOWER_BIT: Final = np.uint8(5)
 
 # The initial vector and the message schedule of RFC 7693, sections 2.6 and 2.7.
 _START: Final = np.array(
@@ -78,13 +81,17 @@ _ORDER: Final = np.array(
 )
 
 
-def identify(data: Array, spans: Array, plain: Array, markers: Array, traders: Array) -> None:
-    """Fill `markers` (two uint64 per event) and `traders` (uint64, 0 for none) of plain events.
+def identify(
+    data: Array, spans: Array, plain: Array, markers: Array, traders: Array, checks: Array
+) -> None:
+    """Fill `markers` (two uint64 per event), `traders` (uint64) and `checks` of plain events.
 
-    Clears `plain` where the transaction hash does not consist of letters and digits.
+    The latter are 0 where there is no trader and no block hash. Lower-cases the hashes and
+    addresses of the plain events in place. Clears `plain` where the transaction hash does not
+    consist of letters and digits.
     """
     words = np.zeros(_MOST_BLOCKS * _BLOCK_WORDS, np.uint64)
-    fill_identities(data, spans, plain, words, words.view(np.uint8), markers, traders)
+    fill_identities(data, spans, plain, words, words.view(np.uint8), markers, traders, checks)
 
 
 @compiled
@@ -96,68 +103,68 @@ def fill_identities(
     text: Array,
     markers: Array,
     traders: Array,
+    checks: Array,
 ) -> None:
     """See `identify`; `text` is a byte view of `words`, which hold the message to hash."""
     for i in range(len(plain)):
         if not plain[i]:
             continue
-        tx_begin, tx_end = spans[i, TX_HASH, 0], spans[i, TX_HASH, 1]
         # Letters and digits contain neither white space nor ":", which the rules refuse in a hash.
-        if not _letters_and_digits(data, tx_begin, tx_end):
+        if not _letters_and_digits(data, spans[i, TX_HASH, 0], spans[i, TX_HASH, 1]):
             plain[i] = False
             continue
-        length = _put(data, spans[i, CHAIN, 0], spans[i, CHAIN, 1], False, text, 0)
-        text[length] = _COLON
-        lower = _begins_0x(data, tx_begin, tx_end)
-        length = _put(data, tx_begin, tx_end, lower, text, length + 1)
-        text[length] = _COLON
-        # The digits as they are: a plain whole number has no leading zeros, so they are the text
-        # that `marker_of` formats.
-        begin, end = spans[i, LOG_INDEX, 0], spans[i, LOG_INDEX, 1]
-        length = _put(data, begin, end, False, text, length + 1)
-        begin, end = spans[i, BLOCK_HASH, 0], spans[i, BLOCK_HASH, 1]
-        if begin != ABSENT:
+        _lower_texts(data, spans[i])
+        length = _put(data, spans[i, CHAIN, 0], spans[i, CHAIN, 1], text, 0)
+        # The digits of the log_index as they are: a plain whole number has no leading zeros, so
+        # they are the text that `marker_of` formats.
+        for field in (TX_HASH, LOG_INDEX, TOKEN):
             text[length] = _COLON
-            length = _put(data, begin, end, _begins_0x(data, begin, end), text, length + 1)
+            length = _put(data, spans[i, field, 0], spans[i, field, 1], text, length + 1)
         markers[i, 0], markers[i, 1] = _blake2b(words, text, length, _MARKER_BYTES)
-        traders[i] = 0
+        traders[i] = checks[i] = 0
         begin, end = spans[i, TRADER, 0], spans[i, TRADER, 1]
         if begin != ABSENT:
-            length = _put(data, begin, end, _is_address(data, begin, end), text, 0)
-            key, _ = _blake2b(words, text, length, _KEY_BYTES)
+            key, _ = _blake2b(words, text, _put(data, begin, end, text, 0), _KEY_BYTES)
             # 0 means no trader, so `trader_key` maps a hash of 0 to 1.
             traders[i] = max(key, np.uint64(1))
+        begin, end = spans[i, BLOCK_HASH, 0], spans[i, BLOCK_HASH, 1]
+        if begin != ABSENT:
+            checks[i] = _block_check(data, begin, end)
 
 
 @compiled
-def lower(data: Array, spans: Array, plain: Array) -> None:
-    """Lower-case the hashes and addresses of the plain events in place."""
-    for i in range(len(plain)):
-        if plain[i]:
-            for field in _MAYBE_ADDRESSES:
-                begin, end = spans[i, field, 0], spans[i, field, 1]
-                if begin != ABSENT and _is_address(data, begin, end):
-                    _put(data, begin, end, True, data, begin)
-            for field in (TX_HASH, BLOCK_HASH):
-                begin, end = spans[i, field, 0], spans[i, field, 1]
-                if begin != ABSENT and _begins_0x(data, begin, end):
-                    _put(data, begin, end, True, data, begin)
+def _lower_texts(data: Array, spans: Array) -> None:
+    """Lower-case the hashes and addresses of one event in place."""
+    for field in _MAYBE_ADDRESSES:
+        begin, end = spans[field, 0], spans[field, 1]
+        if begin != ABSENT and _is_address(data, begin, end):
+            _lower(data, begin, end)
+    for field in (TX_HASH, BLOCK_HASH):
+        begin, end = spans[field, 0], spans[field, 1]
+        if begin != ABSENT and _begins_0x(data, begin, end):
+            _lower(data, begin, end)
+
+
+@compiled
+def _block_check(data: Array, begin: int, end: int) -> int:
+    mixed = _FNV_OFFSET
+    for at in range(begin, end):
+        mixed = (mixed ^ np.uint64(data[at])) * _FNV_PRIME
+    return np.uint64(1) + (mixed ^ mixed >> np.uint64(32)) % np.uint64(BLOCK_CHECKS)
 
 
 @compiled
 def _letters_and_digits(data: Array, begin: int, end: int) -> bool:
-    if not 0 < end - begin <= _LONGEST_HASH:
-        return False
-    odd = 0  # Counted without leaving the loop, so that it can be vectorised.
-    for at in range(begin, end):
-        letter = data[at] | _TO_LOWER
-        odd += not (_LOWER_A <= letter <= _LOWER_Z or _ZERO <= data[at] <= _NINE)
-    return odd == 0
+    return 0 < end - begin <= _LONGEST_HASH and _digits_or(data[begin:end], _LETTERS)
 
 
 @compiled
 def _begins_0x(data: Array, begin: int, end: int) -> bool:
-    return end - begin >= 2 and data[begin] == _ZERO and data[begin + 1] | _TO_LOWER == _LOWER_X
+    return (
+        end - begin >= _PREFIX
+        and data[begin] == _ZERO
+        and np.uint8(data[begin + 1] | _TO_LOWER) == _LOWER_X
+    )
 
 
 @compiled
@@ -165,28 +172,39 @@ def _is_address(data: Array, begin: int, end: int) -> bool:
     """Return whether the text is 0x and 40 hexadecimal digits."""
     if end - begin != _ADDRESS_LENGTH or not _begins_0x(data, begin, end):
         return False
-    odd = 0
-    for at in range(begin + 2, end):
-        letter = data[at] | _TO_LOWER
-        odd += not (_LOWER_A <= letter <= _LOWER_F or _ZERO <= data[at] <= _NINE)
+    return _digits_or(data[begin + _PREFIX : begin + _ADDRESS_LENGTH], _HEX_LETTERS)
+
+
+@compiled
+def _digits_or(text: Array, letters: int) -> bool:
+    """Return whether the text consists of digits and the first `letters` ASCII letters.
+
+    All bytes are tested without a branch, so that the loop can be vectorised.
+    """
+    odd = np.uint8(0)
+    for byte in text:
+        letter = np.uint8(np.uint8(byte | _TO_LOWER) - _LOWER_A) < letters
+        odd |= np.uint8(not letter) & np.uint8(np.uint8(byte - _ZERO) >= _DIGITS)
     return odd == 0
 
 
 @compiled
-def _put(data: Array, begin: int, end: int, lower: bool, text: Array, at: int) -> int:
-    """Copy [begin, end) to `text` at `at`, with ASCII letters lower-cased if asked; return its end.
-
-    There are two loops, so that neither has a branch.
-    """
-    if not lower:
-        for place in range(end - begin):
-            text[at + place] = data[begin + place]
-    else:
-        for place in range(end - begin):
-            byte = data[begin + place]
-            upper = _UPPER_A <= byte <= _UPPER_Z
-            text[at + place] = byte | np.uint8(_TO_LOWER * upper)
+def _put(data: Array, begin: int, end: int, text: Array, at: int) -> int:
+    """Copy [begin, end) to `text` at `at`; return the end of the copy."""
+    source = data[begin:end]
+    target = text[at : at + end - begin]
+    for place in range(len(source)):
+        target[place] = source[place]
     return at + end - begin
+
+
+@compiled
+def _lower(data: Array, begin: int, end: int) -> None:
+    """Lower-case the ASCII letters of [begin, end) in place, without a branch."""
+    text = data[begin:end]
+    for place in range(len(text)):
+        upper = np.uint8(np.uint8(text[place] - _UPPER_A) < _LETTERS)
+        text[place] |= upper << _TO_LOWER_BIT
 
 
 @compiled

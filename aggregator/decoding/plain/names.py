@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from aggregator.contracts.arrays import Array
-from aggregator.contracts.batch import TokenName
-from aggregator.decoding.plain.scan import ABSENT, CHAIN, SYMBOL, TOKEN
+from aggregator.contracts.swaps import ABSENT, TokenName
+from aggregator.decoding.plain.scan import CHAIN, SYMBOL, TOKEN
 from aggregator.runtime.compiled import compiled
 
 UNKNOWN: Final = -1

@@ -13,14 +13,18 @@ from typing import Any, Final
 import numpy as np
 
 from aggregator.contracts.arrays import Array
+from aggregator.contracts.event import EARLIEST_MS
+from aggregator.contracts.swaps import ABSENT, UNPRICED
 from aggregator.decoding.plain.scan import (
-    ABSENT,
     AMOUNT,
     AMOUNT_USD,
     BLOCK_NUMBER,
+    LEG,
     LOG_INDEX,
     PRICE_USD,
     REMOVED,
+    RESERVE_QUOTE,
+    RESERVE_TOKEN,
     SIDE,
     TIMESTAMP,
 )
@@ -35,7 +39,6 @@ _SELL: Final = np.frombuffer(b"sell", np.uint8)
 _Z: Final = np.frombuffer(b"Z", np.uint8)
 _UTC: Final = np.frombuffer(b"+00:00", np.uint8)
 
-_NO_USD: Final = -1
 # The longest whole number that cannot overflow int64.
 _WHOLE_DIGITS: Final = 18
 # The longest decimal in bytes; bounds the exponents that `_nearest` needs powers of five for.
@@ -88,57 +91,75 @@ def fill_values(
     spans: Array,
     latest: Array,
     swaps: Array,
-    removed: Array,
+    records: Array,
     plain: Array,
 ) -> None:
-    """Fill the numbers of the plain events into `swaps` (SWAP) and `removed`.
+    """Fill the numbers of the plain events into `swaps` (SWAP) and `records` (RECORD).
 
     `latest` [event] is the last timestamp, ms, that is not too far ahead. Clears `plain` where the
     rules must decide.
     """
     for i in range(len(plain)):
         if plain[i]:
-            removed[i] = spans[i, REMOVED, 0] != ABSENT and data[spans[i, REMOVED, 0]] == _T
-            plain[i] = _fill_side_and_time(data, spans[i], swaps[i], latest[i]) and _fill_amounts(
-                data, spans[i], swaps[i]
+            removed = spans[i, REMOVED, 0] != ABSENT and data[spans[i, REMOVED, 0]] == _T
+            records[i].removed = removed
+            plain[i] = (
+                _fill_side_and_time(data, spans[i], swaps[i], latest[i], removed)
+                and _fill_wholes(data, spans[i], swaps[i], records[i])
+                and _fill_amounts(data, spans[i], swaps[i])
+                and _fill_reserves(data, spans[i], records[i])
             )
 
 
 @compiled
-def fill_wholes(
-    data: Array, spans: Array, plain: Array, log_indexes: Array, block_numbers: Array
-) -> None:
-    """Fill the whole numbers that only the archive stores; ABSENT where there is no block number.
-
-    Call it after `fill_values`, which has checked their lengths.
-    """
-    for i in range(len(plain)):
-        if plain[i]:
-            log_indexes[i] = _whole(data, spans[i, LOG_INDEX, 0], spans[i, LOG_INDEX, 1])
-            block_numbers[i] = ABSENT
-            if spans[i, BLOCK_NUMBER, 0] != ABSENT:
-                begin, end = spans[i, BLOCK_NUMBER, 0], spans[i, BLOCK_NUMBER, 1]
-                block_numbers[i] = _whole(data, begin, end)
-
-
-@compiled
-def _fill_side_and_time(data: Array, spans: Array, swap: Any, latest: int) -> bool:
+def _fill_side_and_time(data: Array, spans: Array, swap: Any, latest: int, removed: bool) -> bool:
     buy = _is_word(data, spans[SIDE, 0], spans[SIDE, 1], _BUY)
     swap.buy = buy
     if not buy and not _is_word(data, spans[SIDE, 0], spans[SIDE, 1], _SELL):
         return False
-    for field in (LOG_INDEX, BLOCK_NUMBER):
-        if spans[field, 1] - spans[field, 0] > _WHOLE_DIGITS:
-            return False
     begin, end = spans[TIMESTAMP, 0], spans[TIMESTAMP, 1]
     # The span of a text excludes its quotes: the byte before it is a quote.
     if data[begin - 1] == _QUOTE:
-        swap.timestamp = _utc_ms(data, begin, end)
-        return 0 <= swap.timestamp <= latest
-    if end - begin > _WHOLE_DIGITS:
+        timestamp = _utc_ms(data, begin, end)
+    elif end - begin <= _WHOLE_DIGITS:
+        timestamp = _whole(data, begin, end)
+    else:
         return False
-    swap.timestamp = _whole(data, begin, end)
-    return swap.timestamp <= latest
+    # No retraction is too late for its record: see `rules`.
+    swap.timestamp = min(timestamp, latest) if removed else timestamp
+    return timestamp >= EARLIEST_MS and (removed or timestamp <= latest)
+
+
+@compiled
+def _fill_wholes(data: Array, spans: Array, swap: Any, record: Any) -> bool:
+    for field in (LOG_INDEX, BLOCK_NUMBER):
+        if spans[field, 1] - spans[field, 0] > _WHOLE_DIGITS:
+            return False
+    swap.log_index = _whole(data, spans[LOG_INDEX, 0], spans[LOG_INDEX, 1])
+    swap.block_number = ABSENT
+    if spans[BLOCK_NUMBER, 0] != ABSENT:
+        swap.block_number = _whole(data, spans[BLOCK_NUMBER, 0], spans[BLOCK_NUMBER, 1])
+    record.leg = 0
+    if spans[LEG, 0] != ABSENT:
+        record.leg = data[spans[LEG, 0]] - _ZERO
+        return spans[LEG, 1] - spans[LEG, 0] == 1 and record.leg <= 1
+    return True
+
+
+@compiled
+def _fill_reserves(data: Array, spans: Array, record: Any) -> bool:
+    token_sure, record.reserve_token = _reserve(data, spans[RESERVE_TOKEN])
+    quote_sure, record.reserve_quote = _reserve(data, spans[RESERVE_QUOTE])
+    return token_sure and quote_sure
+
+
+@compiled
+def _reserve(data: Array, span: Array) -> tuple[bool, float]:
+    """Return (certain, the float nearest to a reserve); NaN where it is absent."""
+    if span[0] == ABSENT:
+        return True, np.nan
+    begin, point = _decimal(data, span[0], span[1])
+    return (False, np.nan) if point == ABSENT else _float(data, begin, span[1])
 
 
 @compiled
@@ -199,7 +220,7 @@ def _fill_amounts(data: Array, spans: Array, swap: Any) -> bool:
     # for the rules.
     if swap.amount_low == _LIMB or swap.amount_low + swap.amount_mid + swap.amount_high == 0:
         return False
-    swap.usd, swap.price = _NO_USD, np.nan
+    swap.usd, swap.price = UNPRICED, np.nan
     usd_sure, usd = True, 0.0
     if spans[AMOUNT_USD, 0] != ABSENT:
         usd_end = spans[AMOUNT_USD, 1]

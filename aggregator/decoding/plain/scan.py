@@ -13,49 +13,47 @@ from typing import Final
 import numpy as np
 
 from aggregator.contracts.arrays import Array
+from aggregator.contracts.swaps import TEXTS
 from aggregator.runtime.compiled import compiled
 
-ABSENT: Final = -1
-"""The beginning of the span of an absent field, a null, or a blank label."""
-
+# The texts come first, in the order of TEXTS: the spans of a batch's texts are a slice.
 FIELDS: Final = (
-    "chain",
-    "tx_hash",
+    *TEXTS,
     "log_index",
     "timestamp",
-    "token",
     "side",
     "amount",
     "amount_usd",
     "price_usd",
     "removed",
-    "symbol",
-    "quote",
-    "venue",
-    "pool",
-    "trader",
     "block_number",
-    "block_hash",
+    "leg",
+    "reserve_token",
+    "reserve_quote",
 )
-CHAIN: Final = 0
-TX_HASH: Final = 1
-LOG_INDEX: Final = 2
-TIMESTAMP: Final = 3
-TOKEN: Final = 4
-SIDE: Final = 5
-AMOUNT: Final = 6
-AMOUNT_USD: Final = 7
-PRICE_USD: Final = 8
-REMOVED: Final = 9
-SYMBOL: Final = 10
-QUOTE: Final = 11
-VENUE: Final = 12
-POOL: Final = 13
-TRADER: Final = 14
-BLOCK_NUMBER: Final = 15
-BLOCK_HASH: Final = 16
+CHAIN: Final = FIELDS.index("chain")
+TOKEN: Final = FIELDS.index("token")
+TX_HASH: Final = FIELDS.index("tx_hash")
+BLOCK_HASH: Final = FIELDS.index("block_hash")
+SYMBOL: Final = FIELDS.index("symbol")
+TRADER: Final = FIELDS.index("trader")
+LOG_INDEX: Final = FIELDS.index("log_index")
+TIMESTAMP: Final = FIELDS.index("timestamp")
+SIDE: Final = FIELDS.index("side")
+AMOUNT: Final = FIELDS.index("amount")
+AMOUNT_USD: Final = FIELDS.index("amount_usd")
+PRICE_USD: Final = FIELDS.index("price_usd")
+REMOVED: Final = FIELDS.index("removed")
+BLOCK_NUMBER: Final = FIELDS.index("block_number")
+LEG: Final = FIELDS.index("leg")
+RESERVE_TOKEN: Final = FIELDS.index("reserve_token")
+RESERVE_QUOTE: Final = FIELDS.index("reserve_quote")
+FIRST_LABEL: Final = BLOCK_HASH
+"""From here to TRADER, the fields are labels: a blank one is absent."""
 
-_REQUIRED: Final = (1 << 7) - 1
+_REQUIRED: Final = sum(
+    1 << each for each in (CHAIN, TOKEN, TX_HASH, LOG_INDEX, TIMESTAMP, SIDE, AMOUNT)
+)
 _UNKNOWN: Final = -1
 _LONGEST_TEXT: Final = 256
 
@@ -68,21 +66,24 @@ _FLAG: Final = 8
 _NULL: Final = 16
 _ANY: Final = 31
 _DECIMAL: Final = _TEXT | _WHOLE | _FRACTION
-_ACCEPTED: Final = (
-    (_TEXT, _TEXT, _WHOLE, _WHOLE | _TEXT, _TEXT, _TEXT)
-    + (_DECIMAL, _DECIMAL | _NULL, _DECIMAL | _NULL, _FLAG)
-    + (_TEXT | _NULL,) * 5
-    + (_WHOLE | _NULL, _TEXT | _NULL)
+_ACCEPTED: Final = np.array(
+    [_TEXT] * 3  # chain, token, tx_hash
+    + [_TEXT | _NULL] * (TRADER + 1 - FIRST_LABEL)
+    + [_WHOLE, _WHOLE | _TEXT, _TEXT, _DECIMAL]  # log_index, timestamp, side, amount
+    + [_DECIMAL | _NULL, _DECIMAL | _NULL, _FLAG]  # amount_usd, price_usd, removed
+    + [_WHOLE | _NULL, _WHOLE | _NULL]  # block_number, leg
+    + [_DECIMAL | _NULL] * 2  # reserve_token, reserve_quote
 )
 
-# No two keys share both length and first letter, so these select the only candidate for a key, and
-# one comparison decides.
+# No two keys share both their length and the third letter from their end, so these select the only
+# candidate for a key, and one comparison decides.
 _LETTERS: Final = 32
+_TELLING: Final = 3
 _LONGEST_KEY: Final = max(map(len, FIELDS))
 _FIELD_AT: Final = np.full((_LONGEST_KEY + 1, _LETTERS), _UNKNOWN, np.int64)
 _KEYS: Final = np.zeros((len(FIELDS), _LONGEST_KEY), np.uint8)
 for _place, _name in enumerate(FIELDS):
-    _FIELD_AT[len(_name), ord(_name[0]) % _LETTERS] = _place
+    _FIELD_AT[len(_name), ord(_name[-_TELLING]) % _LETTERS] = _place
     _KEYS[_place, : len(_name)] = list(_name.encode())
 
 _SPACE: Final = ord(" ")
@@ -91,10 +92,11 @@ _COMMA: Final = ord(",")
 _POINT: Final = ord(".")
 _ZERO: Final = ord("0")
 _COLON: Final = ord(":")
-_BACKSLASH: Final = ord("\\")
+_FIRST_PRINTABLE: Final = np.uint8(ord(" "))
+_BACKSLASH: Final = np.uint8(ord("\\"))
 _OPEN: Final = ord("{")
 _CLOSE: Final = ord("}")
-_DELETE: Final = 127
+_DELETE: Final = np.uint8(127)
 _ASCII_END: Final = 128
 _N: Final = ord("n")
 _T: Final = ord("t")
@@ -109,7 +111,8 @@ def scan(data: Array, ends: Array, spans: Array, plain: Array) -> None:
     """Fill `spans` [event, field, (begin, end)] and `plain` [event].
 
     `data` holds the events one after another and `ends` the end of each. The caller initialises
-    `spans` with ABSENT. The span of a text excludes its quotes.
+    `spans` with ABSENT, which stays where a field is absent, null, or a blank label. The span of a
+    text excludes its quotes.
     """
     begin = 0
     for i in range(len(ends)):
@@ -159,7 +162,7 @@ def _scan_object(data: Array, at: int, end: int, spans: Array) -> bool:
         else:
             seen |= 1 << field
             # `rules` turns a blank label into None.
-            blank = SYMBOL <= field <= TRADER and _skip_spaces(data, begin, stop) == stop
+            blank = FIRST_LABEL <= field <= TRADER and _skip_spaces(data, begin, stop) == stop
             if kind != _NULL and not blank:
                 spans[field, 0], spans[field, 1] = begin, stop
         at = _skip_spaces(data, stop + 1 if kind == _TEXT else stop, end)
@@ -176,14 +179,15 @@ def _scan_object(data: Array, at: int, end: int, spans: Array) -> bool:
 def _survey(data: Array, begin: int, end: int) -> tuple[bool, bool]:
     """Return whether there are control characters or escapes, and whether there is non-ASCII.
 
-    The loop has no branches, so that it can be vectorised.
+    The loop has no branches and compares bytes with bytes, so that it can be vectorised.
     """
     strange = np.uint8(0)
     high = np.uint8(0)
-    for at in range(begin, end):
-        byte = data[at]
+    for byte in data[begin:end]:
         strange |= (
-            np.uint8(byte < _SPACE) | np.uint8(byte == _BACKSLASH) | np.uint8(byte == _DELETE)
+            np.uint8(byte < _FIRST_PRINTABLE)
+            | np.uint8(byte == _BACKSLASH)
+            | np.uint8(byte == _DELETE)
         )
         high |= byte
     return strange != 0, high >= _ASCII_END
@@ -214,9 +218,9 @@ def _closing_quote(data: Array, at: int, end: int) -> int:
 @compiled
 def _field(data: Array, begin: int, end: int) -> int:
     length = end - begin
-    if not 0 < length <= _LONGEST_KEY:
+    if not _TELLING <= length <= _LONGEST_KEY:
         return _UNKNOWN
-    field = _FIELD_AT[length, data[begin] % _LETTERS]
+    field = _FIELD_AT[length, data[end - _TELLING] % _LETTERS]
     if field == _UNKNOWN:
         return _UNKNOWN
     for place in range(length):

@@ -19,8 +19,9 @@ class Command(BaseCommand):
     help = (
         "Reads the swaps with a Kafka timestamp in [--from, --to) again, and archives those that "
         "are missing in ClickHouse. Archived rows do not change, so the command may be repeated at "
-        "any time. It skips offsets that the archivers have not reached. A swap without a marker "
-        "in Redis is archived as late. Do not run two backfills at the same time."
+        "any time. It skips offsets that the archivers have not reached. What it archives counts "
+        "as late. It may run beside the archivers, which wait while it inserts. Do not run two "
+        "backfills at the same time."
     )
     requires_system_checks = ()
 

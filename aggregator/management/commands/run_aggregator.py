@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from aggregator.counting.aggregator import run_aggregator
+from aggregator.counting.process import run_aggregator
 from aggregator.management.process import ProcessCommand
 from aggregator.runtime.config import Config
 from aggregator.runtime.health import Health

@@ -14,7 +14,7 @@ local MOST = 4000
 local held = redis.call("HMGET", KEYS[1], "epoch", "seq")
 if tonumber(held[1] or 0) > tonumber(ARGV[1]) then return 0 end
 if ARGV[2] == "1" then
-  -- UNLINK frees a large hash in the background; DEL would block the claims meanwhile.
+  -- UNLINK frees a large hash in the background; DEL would block other calls meanwhile.
   redis.call("UNLINK", KEYS[1], KEYS[2])
   -- The head has no seq from here to the last step: a reader then ignores the half-saved rows.
   redis.call("HSET", KEYS[1], "epoch", ARGV[1])

@@ -7,7 +7,7 @@
 local held = tonumber(redis.call("HGET", KEYS[1], "epoch") or 0)
 -- Strictly higher: with an equal epoch two owners could both save.
 if held < tonumber(ARGV[1]) then
-  redis.call("HSET", KEYS[1], "epoch", ARGV[1], "call", 0)
+  redis.call("HSET", KEYS[1], "epoch", ARGV[1], "step", 0)
   redis.call("UNLINK", KEYS[2])
 end
 return held

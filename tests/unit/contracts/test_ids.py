@@ -16,9 +16,9 @@ from aggregator.contracts.ids import (
 )
 from aggregator.decoding.decoder import BatchDecoder
 from aggregator.decoding.plain.names import Names
-from aggregator.decoding.rows import RowDecoder
 from aggregator.decoding.rules import decode_swap
 from aggregator.runtime.errors import BadMessage
+from tests.support.columns import records, swap_at
 
 CHECKSUMMED = "0xC02aaA39b223FE8D0A0e5C4F27eAD9083C756Cc2"
 SOLANA = "EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v"
@@ -72,8 +72,8 @@ def test_a_spelling(name: str, given: str, canonical: str) -> None:
         ("ethereum:a\x00", "control"),
         ("ethereum:a\u00a0b", "white space"),
         ("sui:0x2::a b::C", "white space"),
-        ("a:" + "x" * 129, "128"),
-        ("a:0x2::b::" + "C" * 2_000, "128"),
+        ("a:" + "x" * 257, "256"),
+        ("a:0x2::b::" + "C" * 2_000, "256"),
         ("a" * 33 + ":x", "chain"),
     ],
 )
@@ -111,27 +111,28 @@ def test_it_does_not_change_what_is_canonical(token: str) -> None:
     assert canonical_token(once) == once
 
 
+NOW = 1_700_000_000_000
 BATCHES = BatchDecoder(0, Names(most=16))
-ROWS = RowDecoder(0, Names(most=16))
 
 
 @settings(max_examples=400, deadline=None)
 @given(token=tokens)
 def test_ingest_counts_and_archives_under_the_id_that_a_question_finds(token: str) -> None:
     """By each way of decoding, the first time and when the name is known."""
-    event = {"chain": "sui", "tx_hash": "a1", "log_index": 0, "timestamp": 0, "side": "buy"}
+    event = {"chain": "sui", "tx_hash": "a1", "log_index": 0, "timestamp": NOW, "side": "buy"}
     value = json.dumps(event | {"token": token, "amount": "1"}, ensure_ascii=False).encode()
     try:
         expected = canonical_token_id(f"sui:{token}")
     except TokenIdInvalid:
         with pytest.raises(BadMessage):
-            decode_swap(value, 0, 0)
-        assert len(BATCHES.decode([value], [0], [0]).rejected) == 1
+            decode_swap(value, NOW, 0)
+        assert len(BATCHES.decode(records([value], NOW)).rejected) == 1
         return
-    assert decode_swap(value, 0, 0).token_id == expected
+    swap = decode_swap(value, NOW, 0)
+    assert swap.token_id == expected
     for _ in range(2):
-        batch = BATCHES.decode([value], [0], [0]).batch
-        assert [batch.token_names[name].token_id for name in batch.names.tolist()] == [expected]
-        assert batch.swap(0).token_id == expected
-        chain, archived, *_ = ROWS.decode([value], [0], [0]).texts(0)
+        found = BATCHES.decode(records([value], NOW)).swaps
+        assert found.token_names[found.records["name"][0]].token_id == expected
+        chain, archived, *_ = found.texts(0)
         assert f"{chain}:{archived}" == expected
+        assert swap_at(found, 0) == swap

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import Any
 
 import pytest
 
-from aggregator.contracts.event import Swap, marker_of
+from aggregator.contracts.event import Swap, block_check, marker_of
 from aggregator.decoding.rules import REASONS, decode_swap
 from aggregator.runtime.errors import BadMessage
 from tests.unit.decoding.test_fast_decode import check
@@ -82,7 +83,13 @@ ACCEPTED = [
     ),
     ("base58 keeps its case", {"token": "So1111aB"}, "token_id", "ethereum:So1111aB"),
     ("token with / and :", {"token": "ibc/27:39"}, "token_id", "ethereum:ibc/27:39"),
-    ("token of 128 characters", {"token": "t" * 128}, "token", "t" * 128),
+    ("token of 256 characters", {"token": "t" * 256}, "token", "t" * 256),
+    (
+        "a Move type of 256 characters in canonical form",
+        {"token": f"0x{'0' * 63}2::m::{'T' * 248}"},
+        "token",
+        f"0x2::m::{'T' * 248}",
+    ),
     ("0x hash lower-cased", {"tx_hash": "0xABCD"}, "tx_hash", "0xabcd"),
     ("other hash keeps its case", {"tx_hash": "5VERYBase58"}, "tx_hash", "5VERYBase58"),
     ("hash of 128 characters", {"tx_hash": "h" * 128}, "tx_hash", "h" * 128),
@@ -90,7 +97,8 @@ ACCEPTED = [
     ("log_index 2^63-1", {"log_index": 2**63 - 1}, "log_index", 2**63 - 1),
     ("chain of 32 characters", {"chain": "a" * 32}, "chain", "a" * 32),
     ("chain of a digit", {"chain": "1"}, "chain", "1"),
-    ("timestamp 0", {"timestamp": 0}, "timestamp", 0),
+    ("timestamp of 2009", {"timestamp": 1230768000000}, "timestamp", 1230768000000),
+    ("timestamp ISO of 2009", {"timestamp": "2009-01-01T00:00Z"}, "timestamp", 1230768000000),
     ("timestamp ISO Z", {"timestamp": "2023-11-14T22:13:19.500Z"}, "timestamp", RECORD_AT - 500),
     (
         "timestamp ISO +02:00",
@@ -136,6 +144,17 @@ ACCEPTED = [
     ("pool lower-cased", {"pool": ADDRESS}, "pool", ADDRESS.lower()),
     ("symbol null", {"symbol": None}, "symbol", None),
     ("block_hash lower-cased", {"block_hash": "0xAB"}, "block_hash", "0xab"),
+    ("block_hash of another chain", {"block_hash": "5VERYBase58"}, "block_hash", "5VERYBase58"),
+    ("block_hash null", {"block_hash": None}, "block_hash", None),
+    ("no leg is the first", {}, "leg", 0),
+    ("leg null", {"leg": None}, "leg", 0),
+    ("leg 1", {"leg": 1}, "leg", 1),
+    ("quote_token lower-cased", {"quote_token": ADDRESS}, "quote_token", ADDRESS.lower()),
+    ("reserve_token", {"reserve_token": "1.5"}, "reserve_token", 1.5),
+    ("reserve_token 0", {"reserve_token": "0"}, "reserve_token", 0.0),
+    ("reserve_token null", {"reserve_token": None}, "reserve_token", None),
+    ("reserve_quote a number", {"reserve_quote": 2.25e3}, "reserve_quote", 2250.0),
+    ("no reserve_quote", {}, "reserve_quote", None),
     ("unknown fields ignored", {"gas": 1}, "log_index", 7),
 ]
 
@@ -157,16 +176,29 @@ def test_a_json_number_is_read_by_its_digits(decode: Decode) -> None:
     assert swap.usd_micros == 100_000
 
 
-def test_identity_includes_the_block_hash_where_given(decode: Decode) -> None:
+def test_identity_is_the_event_and_its_token(decode: Decode) -> None:
     plain = decode(event({}))
-    in_a, in_b = (decode(event({"block_hash": block})) for block in ("0xA", "0xB"))
     assert plain.event_id == "ethereum:0x913b404f:7"
-    assert len({plain.marker, in_a.marker, in_b.marker}) == 3
-    assert plain.marker == marker_of("ethereum", "0x913b404f", 7, None)
-    assert len(plain.marker) == 16
+    assert plain.marker == marker_of("ethereum", "0x913b404f", 7, "APE")
+    assert plain.marker == blake2b(b"ethereum:0x913b404f:7:APE", digest_size=16).digest()
+    same = [{"block_hash": "0xA"}, {"leg": 1}, {"removed": True}, {"amount": "3", "trader": "t"}]
+    assert {decode(event(change)).marker for change in same} == {plain.marker}
+    others = [{"token": "APF"}, {"log_index": 8}, {"tx_hash": "0x1"}, {"chain": "base"}]
+    assert len({plain.marker, *(decode(event(change)).marker for change in others)}) == 5
 
 
-LABELS = ("symbol", "quote", "venue", "pool", "trader")
+def test_a_block_has_twelve_bits(decode: Decode) -> None:
+    assert decode(event({})).block_check == 0
+    # FNV-1a of 64 bits, with the reference implementation's values for "a" and "foobar".
+    for text, fnv in (("a", 0xAF63DC4C8601EC8C), ("foobar", 0x85944171F73967E8)):
+        assert block_check(text) == 1 + (fnv ^ fnv >> 32) % 4_095
+    checks = [decode(event({"block_hash": f"0xA{n:x}"})).block_check for n in range(2_000)]
+    assert checks == [block_check(f"0xa{n:x}") for n in range(2_000)]
+    assert min(checks) >= 1 and max(checks) <= 4_095
+    assert len(set(checks)) > 1_400, "2,000 of 4,095 values should meet about 1,580"
+
+
+LABELS = ("symbol", "quote", "quote_token", "venue", "pool", "trader", "block_hash")
 
 
 @pytest.mark.parametrize("field", LABELS)
@@ -188,6 +220,7 @@ LABELS = ("symbol", "quote", "venue", "pool", "trader")
         ("T\u200bO\u00adK", "TOK"),
         ("\u5e01\u00e9", "\u5e01\u00e9"),
         (ADDRESS + "\u200b", ADDRESS.lower()),
+        ("0x" + "a" * 300, "0x" + "a" * 254),
     ],
 )
 def test_a_label_never_loses_the_swap(
@@ -220,6 +253,9 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("timestamp a date", {"timestamp": "2023-11-14"}, "rule", "timestamp"),
     ("timestamp digits in a string", {"timestamp": "1699999999000"}, "rule", "timestamp"),
     ("timestamp before 1970", {"timestamp": "1969-12-31T23:59:59Z"}, "rule", "timestamp"),
+    ("timestamp before 2009", {"timestamp": 1230767999999}, "rule", "timestamp"),
+    ("timestamp ISO before 2009", {"timestamp": "2008-12-31T23:59:59Z"}, "rule", "timestamp"),
+    ("s in a retraction", {"timestamp": 1699999999, "removed": True}, "rule", "timestamp"),
     (
         "timestamp beyond MAX_FUTURE",
         {"timestamp": RECORD_AT + MAX_FUTURE + 1},
@@ -227,7 +263,7 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
         "timestamp",
     ),
     ("token empty", {"token": ""}, "rule", "token"),
-    ("token of 129", {"token": "t" * 129}, "rule", "token"),
+    ("token of 257", {"token": "t" * 257}, "rule", "token"),
     ("token with a tab", {"token": "a\tb"}, "rule", "token"),
     ("token with a control character", {"token": "a\x01b"}, "rule", "token"),
     ("white space inside a name of a Move type", {"token": "0x2::a b::C"}, "rule", "token"),
@@ -253,7 +289,18 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("price beyond a float", {"price_usd": "1e400"}, "rule", "price_usd"),
     ("removed a string", {"removed": "true"}, "type", "removed"),
     ("symbol a number", {"symbol": 1}, "type", "symbol"),
-    ("block_hash of 257", {"block_hash": "s" * 257}, "rule", "block_hash"),
+    ("block_hash a number", {"block_hash": 1}, "type", "block_hash"),
+    ("leg 2", {"leg": 2}, "rule", "leg"),
+    ("leg a string", {"leg": "1"}, "type", "leg"),
+    ("leg a bool", {"leg": True}, "type", "leg"),
+    ("quote_token a number", {"quote_token": 1}, "type", "quote_token"),
+    ("reserve negative", {"reserve_token": "-1"}, "rule", "reserve_token"),
+    ("reserve hardly negative", {"reserve_token": "-1e-999"}, "rule", "reserve_token"),
+    ("reserve NaN", {"reserve_quote": "NaN"}, "rule", "reserve_quote"),
+    ("reserve signalling NaN", {"reserve_quote": "sNaN"}, "rule", "reserve_quote"),
+    ("reserve infinite", {"reserve_quote": "Infinity"}, "rule", "reserve_quote"),
+    ("reserve beyond a float", {"reserve_quote": "1e400"}, "rule", "reserve_quote"),
+    ("reserve a bool", {"reserve_quote": True}, "type", "reserve_quote"),
     ("block_number negative", {"block_number": -1}, "rule", "block_number"),
 ]
 
@@ -299,6 +346,12 @@ def test_what_is_no_object_is_refused(decode: Decode, value: bytes | None, reaso
     with pytest.raises(BadMessage) as caught:
         decode(value)
     assert caught.value.reason == reason
+
+
+def test_seconds_in_place_of_milliseconds_are_named(decode: Decode) -> None:
+    for removed in (False, True):
+        with pytest.raises(BadMessage, match="looks like seconds: give milliseconds"):
+            decode(event({"timestamp": RECORD_AT // 1_000, "removed": removed}))
 
 
 def test_a_message_with_a_million_digits_makes_a_short_detail(decode: Decode) -> None:

@@ -11,15 +11,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from aggregator.contracts.archive_rows import ROW, TEXTS, as_rows
-from aggregator.contracts.batch import SWAP, batch_of, texts_of
 from aggregator.contracts.event import Swap
+from aggregator.contracts.swaps import trader_key
+from aggregator.decoding import decoder as decoder_module
 from aggregator.decoding.decoder import BatchDecoder, Decoded
 from aggregator.decoding.plain.names import Names
-from aggregator.decoding.rows import RowDecoder
+from aggregator.decoding.rows import picked
 from aggregator.decoding.rules import decode_swap
 from aggregator.feed.synthetic import Shape, swaps
 from aggregator.runtime.errors import BadMessage
+from tests.support.columns import records, swap_at
 
 RECORD_AT = 1_700_000_000_000
 MAX_FUTURE = 300_000
@@ -38,14 +39,13 @@ GOOD: dict[str, Any] = {
 
 # One decoder for all examples: what it remembers of one must not change another.
 BATCHES = BatchDecoder(MAX_FUTURE, Names(most=16))
-ROWS = RowDecoder(MAX_FUTURE, Names(most=16))
 
 Outcome = Swap | tuple[str, str, str]
 
 
-def by_the_rules(value: bytes | None) -> Outcome:
+def by_the_rules(value: bytes | None, *, forwarded: bool = False) -> Outcome:
     try:
-        return decode_swap(value, RECORD_AT, MAX_FUTURE)
+        return decode_swap(value, RECORD_AT, MAX_FUTURE, forwarded=forwarded)
     except BadMessage as error:
         return error.reason, error.field, error.detail
 
@@ -62,47 +62,42 @@ def check_batch(
     values: list[bytes | None],
     expected: list[Outcome | None],
     decoder: BatchDecoder = BATCHES,
+    origins: list[tuple[int, int] | None] | None = None,
 ) -> Decoded:
-    """Compare column by column; None expects any refusal."""
-    decoded = decoder.decode(values, [RECORD_AT] * len(values), list(range(len(values))))
-    batch, rejected = decoded.batch, dict(decoded.rejected)
+    """Compare record by record; None expects any refusal."""
+    decoded = decoder.decode(records(values, RECORD_AT, 100, origins))
+    found, rejected = decoded.swaps, dict(decoded.rejected)
     assert [place for place, one in enumerate(expected) if not isinstance(one, Swap)] == list(
         rejected
     )
     for place, error in rejected.items():
         assert expected[place] in {None, (error.reason, error.field, error.detail)}
-    offsets = [place for place in range(len(values)) if place not in rejected]
-    swaps = [one for one in expected if isinstance(one, Swap)]
-    right = batch_of(swaps, offsets)
-    for field in set(SWAP.names or ()) - {"token", "symbol", "verdict"}:
-        np.testing.assert_array_equal(batch.swaps[field], right.swaps[field], field, strict=True)
-    assert batch.markers == right.markers == b"".join(swap.marker for swap in swaps)
-    assert list(batch.offsets) == offsets
-    assert batch.removed.tolist() == [swap.removed for swap in swaps]
-    assert [batch.token_names[name] for name in batch.names.tolist()] == [
-        (swap.token_id, swap.symbol) for swap in swaps
+        assert found.records["name"][place] == -1
+    swaps = [one if isinstance(one, Swap) else None for one in expected]
+    assert [swap_at(found, place) for place in range(len(found))] == swaps
+    assert found.swaps["trader"].tolist() == [
+        (swap and trader_key(swap.trader)) or 0 for swap in swaps
     ]
-    assert [batch.swap(place) for place in range(len(batch))] == swaps
-    assert [batch.texts(place) for place in range(len(batch))] == [texts_of(each) for each in swaps]
-    assert decoded.record_timestamps.tolist() == [RECORD_AT] * len(swaps)
-    check_rows(values, swaps, offsets)
+    assert found.offsets.tolist() == list(range(100, 100 + len(values)))
+    assert found.records["recorded"].tolist() == [RECORD_AT] * len(values)
+    assert found.records["size"].tolist() == [len(value or b"") for value in values]
+    origin_columns = found.records[["origin_partition", "origin_offset"]].tolist()
+    assert origin_columns == [one or (-1, -1) for one in origins or [None] * len(values)]
+    for field in ("token", "symbol", "verdict", "n"):
+        assert not found.swaps[field].any(), "the sinks fill these"
     return decoded
 
 
-def check_rows(values: list[bytes | None], swaps: list[Swap], offsets: list[int]) -> None:
-    """Compare the same for the archive, with the columns that only the archive keeps."""
-    rows = ROWS.decode(values, [RECORD_AT] * len(values), list(range(len(values))))
-    right = as_rows(swaps)
-    right.swaps["offset"], right.rows["recorded"] = offsets, RECORD_AT
-    right.rows["size"] = [len(values[offset] or b"") for offset in offsets]
-    for field in set(SWAP.names or ()) - {"token", "symbol", "verdict"}:
-        np.testing.assert_array_equal(rows.swaps[field], right.swaps[field], field, strict=True)
-    for field in ROW.names or ():
-        np.testing.assert_array_equal(rows.rows[field], right.rows[field], field, strict=True)
-    for place, swap in enumerate(swaps):
-        assert rows.texts(place) == tuple(getattr(swap, name) for name in TEXTS)
+def only_compiled(patch: pytest.MonkeyPatch) -> None:
+    """Make the test fail where the rules are asked."""
+
+    def refuse(*_: object, **__: object) -> Swap:
+        raise AssertionError("the rules were asked")
+
+    patch.setattr(decoder_module, "decode_swap", refuse)
 
 
+LABELS = ("block_hash", "symbol", "quote", "quote_token", "venue", "pool", "trader")
 ODD_NUMBERS = [
     "1e5", "1E-7", "+1", "-1", "-0", "\uff11", "\u0661", "1\u00bd", "\u00b2", "\ud800",
     "1_000", " 1", "1 ", "1\n", ".5", "5.", ".", "", "1.2.3", "1,5", "0x10",
@@ -123,6 +118,9 @@ NAMES = [
     "   ", "\x00\x00", "\x7f", "a\x7fb", "\u200b", "\u202eKOT", "T\u200bOK", "\u00a0\u3000",
     "\u5e01" * 86, "\u5e01" * 256, "\u5e01" * 257, "\U0001f984" * 300, "x" * 5_000, " TOK ",
     ADDRESS + "\u200b",
+    "t" * 255 + "\u5e01", "0x2::" + "m" * 244 + "::TOKEN", f"0x{'0' * 63}2::m::{'T' * 245}",
+    f"0x{'0' * 63}2::m::{'T' * 253}", f"0x02::m::L<{',0x0a::n::N' * 20}>",
+    f"0x02::m::L<0x0a::n::N{',0x0a::n::N' * 25}>",
     "\u0130" * 42, "0x" + "\uff21" * 40, "5VERYBase58", "has-dash_and.dot", "ibc/27:39", "\u212a",
 ]  # fmt: skip
 
@@ -137,7 +135,13 @@ ODD_TIMES = [
     "2023-13-01T00:00:00Z", "2023-01-00T00:00:00Z", "2023-02-29T00:00:00Z", "2020-02-29T00:00:00Z",
     "2000-02-29T23:59:59Z", "1972-03-01T00:00:00Z", "1970-01-01T00:00:00Z", "1969-12-31T23:59:59Z",
     "0000-01-01T00:00:00Z", "2023-1a-14T22:13:19Z", "2023-11-14T22:13:1/Z", "2023-11-14T22:13:1:Z",
+    "2008-12-31T23:59:59.999Z", "2009-01-01T00:00:00Z",
     "2100-02-29T00:00:00Z", "2099-01-01T00:00:00Z", "9999-12-31T23:59:59.999Z", "",
+]  # fmt: skip
+
+EDGES = [
+    1_700_000_000, 1_230_767_999_999, 1_230_768_000_000, RECORD_AT + MAX_FUTURE,
+    RECORD_AT + MAX_FUTURE + 1, RECORD_AT * 1_000, RECORD_AT * 1_000_000, 10**18, 2**63 - 1,
 ]  # fmt: skip
 
 numbers = st.one_of(
@@ -156,7 +160,7 @@ wholes = st.one_of(
 )
 timestamps = st.one_of(
     st.integers(RECORD_AT - 10, RECORD_AT + MAX_FUTURE + 10),
-    st.sampled_from([0, -1, 2**63, 1.5, None, "1699999999000", *ODD_TIMES]),
+    st.sampled_from([0, -1, 2**63, 1.5, None, "1699999999000", *EDGES, *ODD_TIMES]),
 )
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "chain": texts,
@@ -171,12 +175,17 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "removed": st.sampled_from([True, False, None, "true", 1]),
     "symbol": texts,
     "quote": texts,
+    "quote_token": texts,
     "venue": texts,
     "pool": texts,
     "trader": texts,
     "block_number": wholes,
     "block_hash": texts,
+    "leg": st.sampled_from([0, 1, 2, -1, 10, 1.0, True, None, "1", 2**70]),
+    "reserve_token": numbers,
+    "reserve_quote": numbers,
     "unknown": texts,
+    "reserve_quotf": texts,
 }
 changes = st.lists(st.sampled_from(sorted(FIELDS)), max_size=3, unique=True).flatmap(
     lambda names: st.fixed_dictionaries({name: FIELDS[name] for name in names})
@@ -191,6 +200,35 @@ def test_both_decide_the_same(change: dict[str, Any], dropped: str, ascii_only: 
     check(text.encode("utf-8", "surrogatepass"))
 
 
+@settings(max_examples=400, deadline=None)
+@given(
+    sent=st.lists(
+        st.tuples(
+            st.one_of(st.none(), changes),
+            st.sampled_from([{}, {}, {"leg": 1, "token": ADDRESS}, {"removed": True}]),
+            st.one_of(st.none(), st.tuples(st.integers(0, 99), st.integers(0, 2**40))),
+        ),
+        max_size=12,
+    )
+)
+def test_a_batch_of_anything_is_decoded_record_by_record(
+    sent: list[tuple[dict[str, Any] | None, dict[str, Any], tuple[int, int] | None]],
+) -> None:
+    """Plain and odd events, both legs, retractions, forwarded and bad records side by side."""
+    values = [
+        None if change is None else json.dumps(GOOD | change | kind, ensure_ascii=False)
+        for change, kind, _ in sent
+    ]
+    encoded = [value and value.encode("utf-8", "surrogatepass") for value in values]
+    origins = [origin for *_, origin in sent]
+    expected: list[Outcome | None] = [
+        by_the_rules(value, forwarded=origin is not None)
+        for value, origin in zip(encoded, origins, strict=True)
+    ]
+    for _ in range(2):
+        check_batch(encoded, expected, origins=origins)
+
+
 @settings(max_examples=300, deadline=None)
 @given(value=st.one_of(st.none(), st.binary(max_size=40), st.text(max_size=40).map(str.encode)))
 @example(value=b"[" * 100_000)
@@ -201,7 +239,9 @@ def test_both_refuse_the_same_bytes(value: bytes | None) -> None:
 
 
 @pytest.mark.parametrize("number", ODD_NUMBERS)
-@pytest.mark.parametrize("field", ["amount", "amount_usd", "price_usd"])
+@pytest.mark.parametrize(
+    "field", ["amount", "amount_usd", "price_usd", "reserve_token", "reserve_quote"]
+)
 def test_odd_numbers(field: str, number: str) -> None:
     check(json.dumps(GOOD | {field: number}).encode())
 
@@ -209,7 +249,7 @@ def test_odd_numbers(field: str, number: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "field",
-    ["chain", "token", "tx_hash", "block_hash", "symbol", "quote", "venue", "pool", "trader"],
+    ["chain", "token", "tx_hash", *LABELS],
 )
 def test_odd_names(field: str, name: str) -> None:
     for ascii_only in (True, False):
@@ -217,22 +257,24 @@ def test_odd_names(field: str, name: str) -> None:
         check(text.encode("utf-8", "surrogatepass"))
 
 
-@pytest.mark.parametrize("time", ODD_TIMES)
-def test_odd_times(time: str) -> None:
-    check(json.dumps(GOOD | {"timestamp": time}).encode())
+@pytest.mark.parametrize("time", [*EDGES, *ODD_TIMES])
+@pytest.mark.parametrize("removed", [False, True])
+def test_odd_times(time: str | int, removed: bool) -> None:
+    check(json.dumps(GOOD | {"timestamp": time, "removed": removed}).encode())
 
 
 @settings(max_examples=500, deadline=None)
 @given(
-    time=st.datetimes(datetime(1970, 1, 1), datetime(2023, 11, 14, 22)),
+    time=st.datetimes(datetime(2009, 1, 1), datetime(2023, 11, 14, 22)),
     unit=st.sampled_from(["seconds", "milliseconds", "microseconds"]),
     zone=st.sampled_from(["Z", "+00:00"]),
 )
 def test_utc_times_take_the_compiled_way(time: datetime, unit: str, zone: str) -> None:
     value = json.dumps(GOOD | {"timestamp": time.isoformat(timespec=unit) + zone}).encode()
     assert isinstance(check(value), Swap)
-    events = BATCHES.read([value], [RECORD_AT], [0])
-    assert events.plain.all()
+    with pytest.MonkeyPatch.context() as patch:
+        only_compiled(patch)
+        assert not BATCHES.decode(records([value], RECORD_AT)).rejected
 
 
 invisible = st.characters(categories=["Cc", "Cf", "Zs", "Zl", "Zp"])
@@ -240,7 +282,7 @@ labels = st.text(st.one_of(invisible, st.characters(codec="utf-8")), max_size=30
 
 
 @settings(max_examples=1_000, deadline=None)
-@given(field=st.sampled_from(["symbol", "quote", "venue", "pool", "trader"]), label=labels)
+@given(field=st.sampled_from(LABELS), label=labels)
 def test_labels_are_the_same_in_every_decoder(field: str, label: str) -> None:
     swap = check(json.dumps(GOOD | {field: label}, ensure_ascii=False).encode())
     assert isinstance(swap, Swap), "a label does not refuse a swap"
@@ -255,20 +297,16 @@ def test_labels_are_the_same_in_every_decoder(field: str, label: str) -> None:
 def test_blank_and_common_labels_take_the_compiled_way(
     monkeypatch: pytest.MonkeyPatch, symbol: str | None, kept: str | None
 ) -> None:
-    change = {"symbol": symbol, "trader": "", "venue": " ", "pool": "", "quote": ""}
+    change = {"symbol": symbol, "block_hash": " "} | dict.fromkeys(LABELS[2:], "")
     value = json.dumps(GOOD | change, ensure_ascii=False).encode()
     decoder = BatchDecoder(MAX_FUTURE)
-    decoder.decode([value], [RECORD_AT], [0])
-
-    def refuse(*_: object) -> Swap:
-        raise AssertionError("the rules were asked")
-
-    monkeypatch.setattr(decoder, "_decode", refuse)
-    batch = decoder.decode([value], [RECORD_AT], [0]).batch
-    assert batch.swaps["trader"].tolist() == [0]
-    assert batch.token_names[batch.names[0]].symbol == (
-        symbol if symbol and symbol.strip() else None
-    )
+    decoder.decode(records([value], RECORD_AT))
+    only_compiled(monkeypatch)
+    found = decoder.decode(records([value], RECORD_AT)).swaps
+    assert found.swaps["trader"].tolist() == found.records["block_check"].tolist() == [0]
+    swap = swap_at(found, 0)
+    assert swap is not None
+    assert (swap.symbol, swap.block_hash, swap.quote_token) == (kept, None, None)
 
 
 def test_names_that_join_to_the_same_text_stay_apart() -> None:
@@ -280,18 +318,13 @@ def test_names_that_join_to_the_same_text_stay_apart() -> None:
 
 def test_the_common_event_takes_the_compiled_way(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([RECORD_AT] * 200)
-    events = [record.value for record in swaps(Shape(tokens=5, seed=3), times)]
-    expected = [by_the_rules(event) for event in events]
+    values: list[bytes | None] = [record.value for record in swaps(Shape(tokens=5, seed=3), times)]
+    values += [FULL, FULL.replace(b'"leg": 1', b'"leg": 0'), FULL.replace(b"false", b"true")]
+    expected: list[Outcome | None] = [by_the_rules(event) for event in values]
     decoder = BatchDecoder(MAX_FUTURE)
-    check_batch([*events], [*expected], decoder)
-
-    def refuse(*_: object) -> Swap:
-        raise AssertionError("the rules were asked")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(decoder, "_decode", refuse)
-        batch = decoder.decode(events, [RECORD_AT] * 200, range(200)).batch
-    assert [batch.swap(place) for place in range(200)] == expected
+    check_batch(values, expected, decoder)
+    only_compiled(monkeypatch)
+    check_batch(values, expected, decoder)
 
 
 PLAIN = json.dumps(
@@ -307,19 +340,36 @@ PLAIN = json.dumps(
         "block_hash": "0x" + "77C" * 20,
     }
 ).encode()
+FULL = json.dumps(
+    json.loads(PLAIN)
+    | {
+        "token": ADDRESS,
+        "quote": "USDC",
+        "quote_token": ADDRESS,
+        "venue": "uniswap-v3",
+        "pool": ADDRESS,
+        "block_number": 18_000_000,
+        "leg": 1,
+        "reserve_token": "12345.678901234567890123",
+        "reserve_quote": 0.25,
+    }
+).encode()
 
 
 @settings(max_examples=3_000, deadline=None)
 @given(
-    at=st.integers(0, len(PLAIN)),
+    whole=st.sampled_from([PLAIN, FULL]),
+    at=st.integers(0, len(FULL)),
     cut=st.integers(0, 3),
     put=st.one_of(
         st.binary(max_size=2),
         st.text(alphabet='{}[]",:0123456789.eE+-\\ \n\t\u00e9abtfnx', max_size=3).map(str.encode),
     ),
 )
-def test_damaged_bytes_are_read_as_the_rules_read_them(at: int, cut: int, put: bytes) -> None:
-    check(PLAIN[:at] + put + PLAIN[at + cut :])
+def test_damaged_bytes_are_read_as_the_rules_read_them(
+    whole: bytes, at: int, cut: int, put: bytes
+) -> None:
+    check(whole[:at] + put + whole[at + cut :])
 
 
 @pytest.mark.parametrize(
@@ -347,6 +397,7 @@ def test_the_edges_of_what_is_plain(text: bytes) -> None:
 )
 def test_prices_are_the_nearest_float(whole: str, fraction: str) -> None:
     check(json.dumps(GOOD | {"price_usd": whole + fraction}).encode())
+    check(json.dumps(GOOD | {"reserve_token": whole + fraction}).encode())
     check(json.dumps(GOOD | {"amount_usd": "1", "amount": (whole + fraction)}).encode())
 
 
@@ -386,11 +437,13 @@ def test_the_memory_of_names_is_bounded_in_batches() -> None:
 
 def test_a_batch_keeps_its_names_when_the_decoder_forgets() -> None:
     decoder = BatchDecoder(MAX_FUTURE, Names(most=2))
-    first = decoder.decode([json.dumps(GOOD).encode()], [RECORD_AT], [0]).batch
+    first = decoder.decode(records([json.dumps(GOOD).encode()], RECORD_AT)).swaps
     for number in range(5):
         value = json.dumps(GOOD | {"token": f"T{number}"}).encode()
-        decoder.decode([value], [RECORD_AT], [1])
-    assert first.token_names[first.names[0]].token_id == "ethereum:APE"
+        decoder.decode(records([value], RECORD_AT))
+    swap = swap_at(first, 0)
+    assert swap is not None
+    assert swap.token_id == "ethereum:APE"
 
 
 def test_names_that_join_to_the_same_text_stay_apart_in_batches() -> None:
@@ -407,15 +460,71 @@ def test_names_that_join_to_the_same_text_stay_apart_in_batches() -> None:
             check_batch([value], [by_the_rules(value)], decoder)
 
 
-def test_a_plain_batch_takes_the_compiled_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = iter([RECORD_AT] * 200)
-    events = [record.value for record in swaps(Shape(tokens=5, seed=3), times)]
-    decoder = BatchDecoder(MAX_FUTURE)
-    offsets = list(range(len(events)))
-    decoder.decode(events, [RECORD_AT] * len(events), offsets)
+def test_a_retraction_is_never_too_late_for_its_record() -> None:
+    for timestamp in (RECORD_AT + MAX_FUTURE + 1, RECORD_AT * 1_000, 2**63 - 1):
+        value = json.dumps(GOOD | {"removed": True, "timestamp": timestamp}).encode()
+        swap = check(value)
+        assert isinstance(swap, Swap)
+        assert swap.timestamp == RECORD_AT + MAX_FUTURE
 
-    def refuse(*_: object) -> Swap:
-        raise AssertionError("the rules were asked")
 
-    monkeypatch.setattr(decoder, "_decode", refuse)
-    assert len(decoder.decode(events, [RECORD_AT] * len(events), offsets).batch) == len(events)
+def test_a_forwarded_record_is_not_judged_for_its_future_again() -> None:
+    early = json.dumps(GOOD | {"timestamp": RECORD_AT + MAX_FUTURE + 1}).encode()
+    gone = json.dumps(GOOD | {"timestamp": 10**17, "removed": True}).encode()
+    values: list[bytes | None] = [early, early, PLAIN, gone, None, PLAIN]
+    origins = [None, (3, 2**40), (0, 7), (1, 9), (2, 8), None]
+    expected: list[Outcome | None] = [
+        by_the_rules(value, forwarded=origin is not None)
+        for value, origin in zip(values, origins, strict=True)
+    ]
+    assert [isinstance(one, Swap) for one in expected] == [False, True, True, True, False, True]
+    for _ in range(2):
+        check_batch(values, expected, origins=origins)
+
+
+@pytest.mark.parametrize("length", [1, 2, 63, 64, 127, 128, 190, 254, 255, 256])
+@pytest.mark.parametrize("tx_hash", ["a", "0x" + "Ab" * 32, "h" * 128])
+def test_identities_of_every_length_are_hashed_alike(
+    monkeypatch: pytest.MonkeyPatch, length: int, tx_hash: str
+) -> None:
+    """Around the 128 bytes of a block of BLAKE2b."""
+    change = {"token": "t" * length, "tx_hash": tx_hash, "trader": "r" * length}
+    change |= {"block_hash": "0x" + "B" * max(0, length - 2), "log_index": 10**17}
+    value = json.dumps(GOOD | change).encode()
+    decoder, expected = BatchDecoder(MAX_FUTURE), by_the_rules(value)
+    assert isinstance(expected, Swap)
+    check_batch([value], [expected], decoder)
+    only_compiled(monkeypatch)
+    check_batch([value], [expected], decoder)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    parts=st.lists(
+        st.lists(st.tuples(st.integers(0, 6), st.booleans()), max_size=6), min_size=1, max_size=4
+    ),
+    forgets=st.booleans(),
+)
+def test_picked_records_keep_their_columns_and_texts(
+    parts: list[list[tuple[int, bool]]], forgets: bool
+) -> None:
+    decoder = BatchDecoder(MAX_FUTURE, Names(most=2 if forgets else 64))
+    batches, expected = [], []
+    for part in parts:
+        values = [
+            json.dumps(GOOD | {"token": f"T{number}", "symbol": "\u5e01" * number}).encode()
+            if number
+            else None
+            for number, _ in part
+        ]
+        found = decoder.decode(records(values, RECORD_AT)).swaps
+        places = np.flatnonzero([taken for _, taken in part])
+        batches.append((found, places))
+        expected += [(swap_at(found, place), found.offsets[place]) for place in places.tolist()]
+    taken = picked(batches)
+    assert [
+        (swap_at(taken, place), taken.offsets[place]) for place in range(len(taken))
+    ] == expected
+    assert len(taken.text) == sum(
+        len(text.encode()) for place in range(len(taken)) for text in taken.texts(place) if text
+    )

@@ -6,7 +6,14 @@ from itertools import count, islice
 
 import pytest
 
-from aggregator.feed.stream import Record, at_rate, at_speed, token_key, with_repeats
+from aggregator.feed.stream import (
+    Record,
+    at_rate,
+    at_speed,
+    record_time,
+    token_key,
+    with_repeats,
+)
 
 
 class Clock:
@@ -37,11 +44,40 @@ def records(times: list[int | None]) -> list[Record]:
         ("solana", "So11111111111111111111111111111111111111112", None),
         ("cosmos", "ibc/27394F", b"cosmos:ibc/27394F"),
         ("x", "\N{GREEK SMALL LETTER ALPHA}B", b"x:\xce\xb1B"),
+        ("sui", "0x0002::sui::SUI", b"sui:0x2::sui::SUI"),
+        ("x", "no token", b"x:no token"),
+        ("x", "", b"x:"),
     ],
-    ids=["address", "capital 0X", "too short for an address", "base58", "slash", "not ascii"],
+    ids=[
+        *("address", "capital 0X", "too short for an address", "base58", "slash", "not ascii"),
+        *("Move type", "white space", "empty"),
+    ],
 )
 def test_one_token_has_one_key(chain: str, token: str, key: bytes | None) -> None:
     assert token_key(chain, token) == (key or f"{chain}:{token}".encode())
+
+
+DAY = 86_400_000
+NOW = 1_700_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("event_ms", "recorded"),
+    [
+        (NOW, NOW),
+        (NOW - 1, NOW - 1),
+        (NOW - 3 * DAY, NOW - 3 * DAY),
+        (NOW - 3 * DAY - 1, NOW),
+        (0, NOW),
+        (NOW + 1, NOW),
+        (None, NOW),
+    ],
+    ids=["now", "just now", "kept", "not kept", "1970", "in the future", "not an event"],
+)
+def test_a_record_has_the_time_of_its_event_where_the_topic_keeps_it(
+    event_ms: int | None, recorded: int
+) -> None:
+    assert record_time(event_ms, NOW, 3 * DAY) == recorded
 
 
 def test_repeats_are_byte_for_byte_after_their_original_and_within_a_thousand() -> None:

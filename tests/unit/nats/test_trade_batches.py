@@ -6,12 +6,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from aggregator.contracts.batch import SwapBatch, batch_of
 from aggregator.contracts.event import Swap
 from aggregator.contracts.stats import token_text
+from aggregator.contracts.swaps import Swaps, swaps_of
 from aggregator.contracts.trades import Trade
 from aggregator.decoding.decoder import BatchDecoder
 from aggregator.nats.trades import RecentTrades, trade_batches
+from tests.support.columns import records
 
 SWAP = Swap(
     token_id="c:t",
@@ -31,12 +32,12 @@ SWAP = Swap(
 )
 
 
-def numbered(*numbers: int, tokens: str = "") -> SwapBatch:
+def numbered(*numbers: int, tokens: str = "") -> Swaps:
     swaps = [
         msgspec.structs.replace(SWAP, token_id=f"c:{token}", log_index=place)
         for place, token in enumerate(tokens or "t" * len(numbers))
     ]
-    batch = batch_of(swaps, list(range(100, 100 + len(swaps))))
+    batch = swaps_of(swaps, range(100, 100 + len(swaps)))
     batch.swaps["n"] = np.array(numbers)
     return batch
 
@@ -47,7 +48,7 @@ def trades(first: int, last: int) -> list[Trade]:
 
 
 def published(swap: Swap, n: int, offset: int) -> Trade:
-    batch = batch_of([swap], [offset])
+    batch = swaps_of([swap], [offset])
     batch.swaps["n"] = n
     ((trade,),) = (each.trades for each in trade_batches(0, 1, [batch]))
     return trade
@@ -81,14 +82,40 @@ def test_texts_of_many_trades_are_kept_once() -> None:
         b'{"chain":"c","token":"t","tx_hash":"0x%d","log_index":0,"timestamp":1700000000000,'
         b'"side":"buy","amount":"1","venue":"uniswap-v3","pool":"0xpool","quote":"USDC"}'
     )
-    records = [event % number for number in (1, 2)]
-    batch = BatchDecoder(300_000).decode(records, [1_700_000_000_000] * 2, [100, 101]).batch
+    values = [event % number for number in (1, 2)]
+    batch = BatchDecoder(300_000).decode(records(values, 1_700_000_000_000)).swaps
     batch.swaps["n"] = (7, 8)
     ((one, other),) = (each.trades for each in trade_batches(0, 1, [batch]))
     assert (one.venue, one.pool, one.quote) == ("uniswap-v3", "0xpool", "USDC")
     assert one.venue is other.venue
     assert one.pool is other.pool
     assert one.quote is other.quote
+
+
+def test_bad_records_and_swaps_that_do_not_count_are_no_trades() -> None:
+    batch = swaps_of([None, SWAP, None, SWAP])
+    batch.swaps["n"] = (0, 0, 0, 9)
+    (trades,) = (each.trades for each in trade_batches(0, 1, [batch]))
+    assert [(trade.n, trade.offset) for trade in trades] == [(9, 3)]
+
+
+def test_a_trade_of_decoded_bytes_has_the_texts_of_its_record() -> None:
+    """Texts that the compiled passes leave in place, and texts that the rules append."""
+    event = (
+        '{"chain":"c","token":"t","tx_hash":"0xAB","log_index":9,"timestamp":1700000000000,'
+        '"side":"sell","amount":"1","trader":"0x56178A0D5F301BAF6CF3E1CD53D9863437345BF9",'
+        '"venue":"%s","quote":"%s"}'
+    )
+    values = [(event % texts).encode() for texts in (("v", "Q"), ("\u5e01", " "), ("w", "R"))]
+    decoder = BatchDecoder(300_000)
+    for _ in range(2):
+        batch = decoder.decode(records(values, 1_700_000_000_000)).swaps
+        batch.swaps["n"] = (1, 2, 3)
+        ((one, other, last),) = (each.trades for each in trade_batches(0, 1, [batch]))
+        assert (one.venue, one.quote, one.tx_hash, one.log_index) == ("v", "Q", "0xab", 9)
+        assert (other.venue, other.quote, other.pool) == ("\u5e01", None, None)
+        assert (last.venue, last.quote, last.side) == ("w", "R", "sell")
+        assert one.trader == other.trader == "0x56178a0d5f301baf6cf3e1cd53d9863437345bf9"
 
 
 @pytest.mark.parametrize("attos", [1, 10**18, 10**18 + 1, 10**36 + 5, 3 * 10**47, 10**48 - 1])

@@ -121,7 +121,7 @@ async def test_an_overview_that_breaks_a_rule(fields: dict[str, Any], said: str)
 
 @pytest.mark.parametrize(
     "token",
-    ["", "aa", "Ethereum:0xaa", "ethereum:", "ethereum:a b", "e:" + "x" * 129, "e:\n", "a.*:>"],
+    ["", "aa", "Ethereum:0xaa", "ethereum:", "ethereum:a b", "e:" + "x" * 257, "e:\n", "a.*:>"],
 )
 async def test_an_invalid_token_id_is_refused_in_its_ack(token: str) -> None:
     hub = node()

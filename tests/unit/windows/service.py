@@ -1,4 +1,4 @@
-"""Engines, markers and a reader in memory, compared with `tests/support/oracle.py`.
+"""Engines, a ledger and a reader in memory, compared with `tests/unit/windows/oracle.py`.
 
 The comparison is of what a reader sees: the stats as they were last published, where a token is
 published again only when the engine marked it dirty. Every test runs on each of `ENGINES`.
@@ -7,68 +7,62 @@ published again only when the engine marked it dirty. Every test runs on each of
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 
 from aggregator.contracts.event import Swap
 from aggregator.contracts.stats import PreviousWindow, TokenStats, WindowStats
-from aggregator.contracts.verdict import Verdict
+from aggregator.contracts.swaps import swaps_of
 from aggregator.decoding.rules import decode_swap
 from aggregator.runtime.errors import BadMessage
 from aggregator.windows.engine import ColumnarWindows
 from tests.spec.windows import ReferenceWindows
-from tests.support.oracle import (
-    MINUTE,
-    Logged,
-    PreviousNumbers,
-    TokenNumbers,
-    WindowNumbers,
-    recompute,
-)
+from tests.support.oracle import MINUTE, Logged, PreviousNumbers, TokenNumbers, WindowNumbers
+from tests.unit.windows.ledger import Ledger
+from tests.unit.windows.oracle import DecidedRecord, recompute
 
 ENGINES = [ReferenceWindows, ColumnarWindows]
 Engine = type[ReferenceWindows] | type[ColumnarWindows]
 every_engine = pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.__name__)
 
 SMALL = (("1m", 1), ("3m", 3), ("7m", 7))
-GRACE = 2 * MINUTE
+GRACE = 7 * MINUTE
 MAX_FUTURE = 5 * MINUTE
 T0 = 1_760_000_040_000 // MINUTE * MINUTE
+LONG_AGO = T0 - 24 * 60 * MINUTE
 
 
-class Markers:
-    """The marker store in memory: the verdicts of docs/exactly-once.md."""
-
-    def __init__(self) -> None:
-        self._swaps: dict[bytes, Verdict] = {}
-        self._retracted: set[bytes] = set()
-
-    def decide(self, swap: Swap, late: bool) -> Verdict:
-        """Return the verdict on the next record of the log."""
-        known = self._swaps.get(swap.marker)
-        if swap.removed:
-            if swap.marker in self._retracted:
-                return Verdict.DUPLICATE
-            self._retracted.add(swap.marker)
-            return Verdict.UNDONE if known is Verdict.COUNTED else Verdict.VOID
-        if known is not None:
-            return Verdict.DUPLICATE
-        if swap.marker in self._retracted:
-            verdict = Verdict.VOID
-        else:
-            verdict = Verdict.LATE if late else Verdict.COUNTED
-        self._swaps[swap.marker] = verdict
-        return verdict
+def apply(
+    engine: ReferenceWindows | ColumnarWindows,
+    swaps: Sequence[Swap | None],
+    offsets: Sequence[int],
+    letters: str,
+    undone: Mapping[int, Swap],
+) -> None:
+    """Have an engine of either kind do what was decided, see `ReferenceWindows.apply`."""
+    if isinstance(engine, ReferenceWindows):
+        engine.apply(swaps, offsets, letters, undone)
+        return
+    taken_out = swaps_of(list(undone.values()))
+    engine.apply(
+        swaps_of(swaps, offsets),
+        np.frombuffer(letters.encode(), np.uint8),
+        np.array(list(undone), np.int64),
+        taken_out.swaps,
+    )
 
 
 class Service:
-    """Engines, markers and a reader that keeps the newest published stats of every token.
+    """Engines, ledgers and a reader that keeps the newest published stats of every token.
 
-    What is read between two publications is one batch.
+    What is read between two publications is one batch. An event that is too far ahead of its record
+    is a bad record.
     """
 
     def __init__(
@@ -76,59 +70,62 @@ class Service:
         engine: Engine,
         now: int,
         windows: tuple[tuple[str, int], ...] = SMALL,
-        history_from: int | None = None,
+        history_from: int | None = LONG_AGO,
     ) -> None:
         self.now = now
         self.log: list[Logged] = []
         self.board: dict[str, TokenStats] = {}
-        self.engines: dict[int, ReferenceWindows] = {}
+        self.engines: dict[int, ReferenceWindows | ColumnarWindows] = {}
+        self.decided: list[DecidedRecord] = []
         self._engine = engine
         self._windows = windows
         self._history_from = history_from
-        self._batch: list[tuple[int, int, Swap]] = []
-        self._markers = Markers()
+        self._ledgers: dict[int, Ledger] = {}
+        self._batch: list[tuple[int, int, Swap | None]] = []
+        self._swaps: list[Swap | None] = []
 
-    def engine(self, partition: int = 0) -> ReferenceWindows:
+    def engine(self, partition: int = 0) -> ReferenceWindows | ColumnarWindows:
         """Return the engine of one partition."""
         if partition not in self.engines:
             self.engines[partition] = self._engine(
                 partition=partition,
                 windows=self._windows,
-                grace_ms=GRACE,
-                max_future_ms=MAX_FUTURE,
                 now_ms=self.now,
                 history_from=self._history_from,
             )
+            self._ledgers[partition] = Ledger(GRACE)
         return self.engines[partition]
 
     def read(self, event: dict[str, Any], partition: int = 0) -> None:
         """Append one record to the log now."""
-        logged = Logged(event, partition, len(self.log), self.now)
-        self.log.append(logged)
+        offset = len(self.log)
+        self.log.append(Logged(event, partition, offset, self.now))
+        swap: Swap | None = None
         try:
             swap = decode_swap(json.dumps(event).encode(), self.now, MAX_FUTURE)
         except BadMessage as rejected:
             assert rejected.reason == "future"
-            return
-        self._batch.append((partition, logged.offset, swap))
+        self._swaps.append(swap)
+        self._batch.append((partition, offset, swap))
 
     def settle(self) -> None:
-        """Apply what was read."""
-        late: dict[int, bool] = {}
-        verdicts: dict[int, str] = {}
-        partitions = sorted({partition for partition, _, _ in self._batch})
-        parts = {p: [one for one in self._batch if one[0] == p] for p in partitions}
-        for partition, part in parts.items():
-            times = [swap.timestamp for _, _, swap in part]
-            found = self.engine(partition).observe(times, [self.now] * len(part))
-            late.update(zip((offset for _, offset, _ in part), found, strict=True))
-        for _, offset, swap in self._batch:
-            verdicts[offset] = self._markers.decide(swap, late[offset])
-        for partition, part in parts.items():
-            offsets = [offset for _, offset, _ in part]
-            self.engine(partition).apply(
-                [swap for _, _, swap in part], offsets, "".join(verdicts[one] for one in offsets)
-            )
+        """Decide and apply what was read."""
+        for partition in sorted({partition for partition, *_ in self._batch}):
+            part = [(offset, swap) for p, offset, swap in self._batch if p == partition]
+            engine, letters, undone = self.engine(partition), "", {}
+            for place, (offset, swap) in enumerate(part):
+                letter, counted_at = self._ledgers[partition].decide(
+                    swap, offset, self.log[offset].record_timestamp
+                )
+                letters += letter
+                taken_out = None
+                if counted_at is not None:
+                    taken_out, counted = self.log[counted_at], self._swaps[counted_at]
+                    assert counted is not None
+                    undone[place] = counted
+                self.decided.append(DecidedRecord(self.log[offset], letter, taken_out))
+            offsets = [offset for offset, _ in part]
+            apply(engine, [swap for _, swap in part], offsets, letters, undone)
         self._batch.clear()
 
     def publish(self, now: int, *, forget: bool = False) -> None:
@@ -143,14 +140,9 @@ class Service:
                 del self.board[token]
 
     def truth(self) -> dict[str, TokenNumbers]:
-        """Compute from the log what the board must show."""
+        """Compute from the decided records what the board must show."""
         return recompute(
-            self.log,
-            now=self.now,
-            windows=self._windows,
-            grace_ms=GRACE,
-            max_future_ms=MAX_FUTURE,
-            history_from=self._history_from,
+            self.decided, now=self.now, windows=self._windows, history_from=self._history_from
         )
 
     def assert_right(self, *, forgetful: bool = False) -> None:

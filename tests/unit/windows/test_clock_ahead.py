@@ -1,4 +1,4 @@
-"""Snapshots while clocks disagree: a watermark ahead of now, and a now that was ahead itself.
+"""Snapshots while clocks disagree: a log clock ahead of now, and a now that was ahead itself.
 
 The windows are those of production, so the ring of minutes covers 48 hours.
 """
@@ -6,48 +6,47 @@ The windows are those of production, so the ring of minutes covers 48 hours.
 from __future__ import annotations
 
 import json
+import random
+
+import pytest
 
 from aggregator.contracts.stats import TokenStats
 from aggregator.decoding.rules import decode_swap
 from aggregator.windows.engine import ColumnarWindows
+from tests.spec.windows import ReferenceWindows
 from tests.support.oracle import MINUTE
-from tests.unit.windows.service import T0, swap_event
-from tests.unit.windows.test_saving import Store
+from tests.unit.windows.readers import Reader, Store, decided
+from tests.unit.windows.schedules import DAYS, HOUR
+from tests.unit.windows.service import LONG_AGO, T0, apply, swap_event
 
-WINDOWS = (("5m", 5), ("1h", 60), ("24h", 1_440))
-GRACE = 2 * MINUTE
 MAX_FUTURE = 5 * MINUTE
-HOUR = 60 * MINUTE
 TOKEN = "ethereum:A"
+BEFORE = LONG_AGO - 24 * HOUR
 
 
 def engine(now_ms: int) -> ColumnarWindows:
-    return ColumnarWindows(
-        partition=0, windows=WINDOWS, grace_ms=GRACE, max_future_ms=MAX_FUTURE, now_ms=now_ms
-    )
+    return ColumnarWindows(partition=0, windows=DAYS.windows, now_ms=now_ms, history_from=BEFORE)
 
 
 class Producer:
-    """Sends swaps of one token into an engine, each at a slightly higher price."""
+    """Sends swaps of one token into an engine, each at a higher price and of another trader."""
 
     def __init__(self, windows: ColumnarWindows) -> None:
         self.windows = windows
         self._number = 0
 
-    def trade(self, at: int, record_at: int | None = None) -> None:
-        """Send one swap of time `at`, appended to the log at `record_at` (both ms)."""
-        record_at = at if record_at is None else record_at
-        event = swap_event(at, self._number, token="A", price_usd=str(1 + self._number / 1_000))
-        swap = decode_swap(json.dumps(event).encode(), record_at, MAX_FUTURE)
-        self.windows.observe([swap.timestamp], [record_at])
-        self.windows.apply([swap], [self._number], "C")
+    def trade(self, at: int) -> None:
+        """Send one swap of time `at` (ms)."""
+        event = swap_event(
+            at,
+            self._number,
+            token="A",
+            price_usd=str(1 + self._number / 1_000),
+            trader=f"trader {self._number}",
+        )
+        swap = decode_swap(json.dumps(event).encode(), at, MAX_FUTURE)
+        apply(self.windows, [swap], [self._number], "C", {})
         self._number += 1
-
-
-def restored(store: Store, live: ColumnarWindows, now_ms: int) -> ColumnarWindows:
-    again = engine(now_ms)
-    assert again.restore(dict(store.sections), live.watermark)
-    return again
 
 
 def stats(windows: ColumnarWindows) -> TokenStats:
@@ -64,45 +63,71 @@ def every_minute(hours: int) -> ColumnarWindows:
     return live
 
 
-def test_minutes_closed_before_they_begin_are_not_those_of_48_hours_ago() -> None:
+def test_a_log_clock_ahead_of_now_settles_no_minute_that_has_not_begun() -> None:
     live = every_minute(49)
     now, store = live.now_ms, Store()
+    live.settle(now)
     store.save(live.take_snapshot())
-    # The producer's clock is a minute ahead, and its event lies MAX_FUTURE ahead of that.
-    Producer(live).trade(now + 6 * MINUTE, record_at=now + MINUTE)
+    # Records stamped an hour ahead.
+    Producer(live).trade(now + 6 * MINUTE)
+    live.settle(now + HOUR)
     store.save(live.take_snapshot())
     for minute in range(10):
-        again = restored(store, live, live.now_ms)
-        assert again.bucket_count == live.bucket_count
-        assert stats(again) == stats(live), f"{minute} minutes later"
+        if minute % 3 == 0:
+            again = store.restored(live, DAYS, live.now_ms)
+            assert again.bucket_count == live.bucket_count
+            assert stats(again) == stats(live), f"{minute} minutes later"
         live.advance(live.now_ms + MINUTE)
+        live.settle(now + HOUR)
         store.save(live.take_snapshot())
+    newest = max(int(name[2:]) for name in store.sections if name.startswith(b"m:"))
+    assert (newest + 3) * MINUTE <= live.now_ms
 
 
-def test_a_snapshot_made_an_hour_ahead_says_what_it_lacks() -> None:
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_snapshot_made_an_hour_ahead_says_what_it_lacks(whole: bool) -> None:
     live = every_minute(50)
     now, store = live.now_ms, Store()
     before = stats(live)
+    live.settle(now)
     store.save(live.take_snapshot())
     live.advance(now + HOUR)
-    store.save(live.take_snapshot())
-    again = stats(restored(store, live, now))
-    for name in ("5m", "1h"):
-        assert again.windows[name] == before.windows[name]
-    assert again.windows["24h"].trades == before.windows["24h"].trades
-    assert again.windows["24h"].complete
-    # The snapshot no longer has the oldest hour of the previous window.
+    live.settle(now + HOUR)
+    if whole:
+        store.replace(live.take_whole())
+    else:
+        store.save(live.take_snapshot())
+    again = store.restored(live, DAYS, now)
+    shown = stats(again)
+    for name in ("7m", "1h"):
+        assert shown.windows[name] == before.windows[name]
+    # The engine no longer had the traders of the oldest hour, nor the oldest hour of the previous
+    # window; only sections that were not written since still have the traders.
+    assert shown.windows["24h"].trades == before.windows["24h"].trades
+    lost = 60 if whole else 0
+    assert shown.windows["24h"].traders == before.windows["24h"].traders - lost
+    assert not shown.windows["24h"].complete
     assert before.windows["24h"].previous is not None
-    assert again.windows["24h"].previous is None
+    assert shown.windows["24h"].previous is None
+    assert again.history_from == now + HOUR - 2 * 24 * HOUR + MINUTE
+    # A second restart does not forget it; an hour later the traders are all there.
+    store.save(again.take_snapshot())
+    again = store.restored(live, DAYS, now)
+    assert not stats(again).windows["24h"].complete
+    again.advance(now + HOUR)
+    assert stats(again).windows["24h"].complete
+    assert stats(again).windows["24h"].previous is not None
 
 
 def test_a_snapshot_made_two_days_ahead_is_not_complete() -> None:
     live = every_minute(30)
     now, store = live.now_ms, Store()
+    live.settle(now)
     store.save(live.take_snapshot())
     live.advance(now + 49 * HOUR)
+    live.settle(now + 49 * HOUR)
     store.save(live.take_snapshot())
-    again = restored(store, live, now)
+    again = store.restored(live, DAYS, now)
     again.advance(now + MINUTE)
     Producer(again).trade(now + MINUTE)
     assert not any(window.complete for window in stats(again).windows.values())
@@ -115,10 +140,56 @@ def test_minutes_that_a_clock_ahead_began_are_kept_apart_from_the_oldest() -> No
     live.advance(now + 5 * MINUTE)
     producer = Producer(live)
     for minute in range(1, 6):
-        producer.trade(now + minute * MINUTE, record_at=now)
+        producer.trade(now + minute * MINUTE)
+    live.settle(now + 5 * MINUTE)
     store.save(live.take_snapshot())
-    again = restored(store, live, now)
-    assert stats(again) == stats(live)
+    again = store.restored(live, DAYS, now)
+    assert stats(again).windows["1h"] == stats(live).windows["1h"]
     live.advance(now + 7 * MINUTE)
     again.advance(now + 7 * MINUTE)
     assert stats(again).windows["1h"] == stats(live).windows["1h"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_a_restored_engine_calls_complete_is_right_after_any_leap_of_the_clock(
+    seed: int,
+) -> None:
+    """The clock leaps ahead at random; the process is then restarted at the right time."""
+    rng = random.Random(seed)
+    live = Reader(ColumnarWindows, DAYS, LONG_AGO)
+    truth = Reader(ReferenceWindows, DAYS, LONG_AGO)
+    store, complete, incomplete = Store(), 0, 0
+    for number, each in enumerate(decided(seed, 100, DAYS)):
+        assert isinstance(live.engine, ColumnarWindows)
+        for reader in (live, truth):
+            apply(reader.engine, each.step.swaps, each.offsets, each.letters, each.undone)
+        then = max(each.step.then, truth.engine.now_ms)
+        truth.engine.advance(then)
+        live.engine.advance(then)
+        leaps = rng.random() < 0.2
+        if leaps:
+            live.engine.advance(then + rng.choice([MINUTE, 10 * MINUTE, 3 * HOUR, 30 * HOUR]))
+        live.engine.settle(each.clock or T0)
+        store.save(live.engine.take_snapshot())
+        if leaps or live.engine.now_ms > then:
+            live.engine = store.restored(live.engine, DAYS, then)
+            # What was counted before its time has begun for good.
+            truth.engine.advance(live.engine.now_ms)
+        shown = live.fresh()
+        for token, stats in truth.fresh().items():
+            for name, window in stats.windows.items():
+                if token not in shown or not shown[token].windows[name].complete:
+                    incomplete += 1
+                    continue
+                complete += 1
+                ours = shown[token].windows[name]
+                assert (ours.trades, ours.traders, ours.volume_usd, ours.open_usd) == (
+                    window.trades,
+                    window.traders,
+                    window.volume_usd,
+                    window.open_usd,
+                ), f"seed {seed}, step {number}, {token} {name}"
+                if ours.previous is not None:
+                    assert ours.previous == window.previous
+    assert complete > 1_000
+    assert incomplete > 100

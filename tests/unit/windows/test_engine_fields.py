@@ -6,26 +6,30 @@ after a retraction. Every case holds for each engine and for the recomputation.
 
 from __future__ import annotations
 
+import json
+
+import msgspec
 import pytest
 
-from aggregator.contracts.event import Swap
 from aggregator.contracts.stats import PreviousWindow, TokenStats, WindowStats
 from aggregator.contracts.verdict import Verdict
+from aggregator.decoding.rules import decode_swap
 from tests.support.oracle import MINUTE
 from tests.unit.windows.service import (
     GRACE,
+    LONG_AGO,
     MAX_FUTURE,
     SMALL,
     T0,
     Engine,
     Service,
+    apply,
     every_engine,
     swap_event,
 )
 
 pytestmark = every_engine
 
-LONG_AGO = T0 - 24 * 60 * MINUTE
 NEXT = T0 + MINUTE
 
 
@@ -234,13 +238,41 @@ def test_a_leap_of_the_clock_past_a_held_swap_leaves_its_last_price(engine: Engi
     assert service.engine().bucket_count == 0
 
 
-def test_a_swap_of_a_future_minute_closes_older_buckets_immediately(engine: Engine) -> None:
+def test_a_swap_of_a_future_minute_makes_no_other_late(engine: Engine) -> None:
     service = Service(engine, now=T0)
     service.read(swap_event(T0 + MAX_FUTURE, 0))
-    service.read(swap_event(T0 + MAX_FUTURE - GRACE - MINUTE, 1))
+    service.read(swap_event(T0 - 6 * MINUTE, 1))
     service.publish(T0)
     shown = token(service)
-    assert (shown.quality.late, shown.windows["7m"].trades) == (1, 0)
+    assert (shown.quality.late, shown.windows["7m"].trades) == (0, 1)
+
+
+def test_a_retraction_of_a_held_swap_is_held_whatever_its_own_time(engine: Engine) -> None:
+    service = Service(engine, now=T0)
+    service.read(swap_event(NEXT, 0, price_usd="3"))
+    service.read(swap_event(NEXT + 1, 1, price_usd="4"))
+    service.read(swap_event(T0 - MINUTE, 0, amount="7", removed=True))
+    service.publish(T0)
+    assert service.board == {}
+    service.publish(NEXT)
+    window = token(service).windows["1m"]
+    assert (window.trades, window.close_usd, window.approximate) == (1, "4", True)
+
+
+def test_a_token_with_a_swap_of_a_future_minute_is_not_forgotten(engine: Engine) -> None:
+    windows = engine(partition=0, windows=SMALL, now_ms=T0, history_from=LONG_AGO)
+    now = decode_swap(json.dumps(swap_event(T0, 0)).encode(), T0, MAX_FUTURE)
+    # A clock that is far behind holds swaps for long.
+    later = msgspec.structs.replace(now, timestamp=T0 + 40 * MINUTE)
+    apply(windows, [now, later], [0, 1], "CC", {})
+    windows.advance(T0 + 20 * MINUTE)
+    windows.take_dirty()
+    assert windows.forget_idle() == []
+    windows.advance(T0 + 40 * MINUTE)
+    assert windows.stats(now.token_id, epoch=1, seq=1, next_offset=2).windows["1m"].trades == 1
+    windows.advance(T0 + 60 * MINUTE)
+    windows.take_dirty()
+    assert windows.forget_idle() == [now.token_id]
 
 
 def test_a_retraction_makes_the_windows_that_hold_its_minute_approximate(engine: Engine) -> None:
@@ -287,39 +319,6 @@ def test_a_retraction_of_what_is_long_gone_is_counted_and_changes_nothing(engine
     assert (shown.quality.retracted, shown.quality.unpriced) == (1, 0)
     assert [window.trades for window in shown.windows.values()] == [0, 0, 0]
     assert not any(window.approximate for window in shown.windows.values())
-
-
-def test_a_swap_counted_on_another_partition_is_taken_out_of_the_sum_over_both(
-    engine: Engine,
-) -> None:
-    """The partition of the retraction goes below zero by what the other one has too much."""
-    swap = Swap(
-        token_id="c:t",
-        chain="c",
-        token="t",
-        tx_hash="h",
-        log_index=0,
-        timestamp=T0,
-        is_buy=True,
-        amount_attos=3 * 10**18,
-        usd_micros=5_000_000,
-        price_usd=1.5,
-        removed=True,
-        marker=b"m",
-    )
-    windows = engine(
-        partition=1, windows=SMALL, grace_ms=GRACE, max_future_ms=MAX_FUTURE, now_ms=T0
-    )
-    windows.observe([T0], [T0])
-    windows.apply([swap], [0], "U")
-    shown = windows.stats("c:t", epoch=1, seq=1, next_offset=1).windows["7m"]
-    assert (shown.trades, shown.buys, shown.volume_usd) == (-1, -1, "-5.000000")
-    assert (shown.volume_token, shown.net_volume_usd) == ("-3", "-5.000000")
-    assert shown.approximate
-    windows.advance(T0 + 20 * MINUTE)
-    assert windows.forget_idle() == []
-    windows.take_dirty()
-    assert windows.forget_idle() == ["c:t"]
 
 
 def test_a_token_with_late_swaps_only_is_held_as_long_as_one_with_trades(engine: Engine) -> None:

@@ -9,8 +9,9 @@ from fractions import Fraction
 from aggregator.contracts.trades import CandleRow
 from aggregator.windows.engine import ColumnarWindows
 from aggregator.windows.minutes import candles_of
-from tests.support.oracle import MINUTE, recompute
-from tests.unit.windows.service import GRACE, MAX_FUTURE, SMALL, T0, Service, swap_event
+from tests.support.oracle import MINUTE
+from tests.unit.windows.oracle import order_of, recompute
+from tests.unit.windows.service import GRACE, SMALL, T0, Service, swap_event
 
 
 def candles(service: Service, token: str) -> list[CandleRow]:
@@ -23,8 +24,9 @@ def test_every_candle_equals_the_one_minute_window_of_its_minute() -> None:
     for number in range(300):
         service.read(
             swap_event(
-                T0 + rng.randrange(-GRACE, 1),
+                T0 + rng.randrange(-GRACE, 1) // 15_000 * 15_000,
                 number,
+                block_number=rng.choice([None, 1, 2]),
                 token=rng.choice("AB"),
                 side=rng.choice(["buy", "sell"]),
                 amount=f"{rng.randrange(1, 10**6)}.25",
@@ -36,11 +38,9 @@ def test_every_candle_equals_the_one_minute_window_of_its_minute() -> None:
     for token in "AB":
         for candle in candles(service, token):
             truth = recompute(
-                service.log,
+                service.decided,
                 now=candle.minute_ms,
                 windows=(("1m", 1),),
-                grace_ms=GRACE,
-                max_future_ms=MAX_FUTURE,
                 history_from=None,
             )[f"ethereum:{token}"].windows["1m"]
             assert candle.trades == truth.trades
@@ -56,13 +56,15 @@ def test_every_candle_equals_the_one_minute_window_of_its_minute() -> None:
                 assert right is not None
                 assert abs(Fraction(shown) - right) < right / 10**12
             places = [
-                (each.event["timestamp"], each.offset)
+                order_of(each)
                 for each in service.log
                 if each.event["token"] == token
                 and each.event["timestamp"] // MINUTE * MINUTE == candle.minute_ms
                 and each.event["amount_usd"] is not None
             ]
-            assert (candle.opened_at, candle.closed_at) == (min(places), max(places))
+            first, last = min(places), max(places)
+            assert candle.opened_at == (first[0], first[3])
+            assert candle.closed_at == (last[0], last[3])
             compared += truth.trades
     assert compared == 300
 
@@ -104,3 +106,32 @@ def test_a_future_minute_has_a_candle_as_soon_as_its_trades_have_a_number() -> N
     assert [(each.minute_ms, each.trades) for each in early] == [(T0 + MINUTE, 3)]
     service.publish(T0 + MINUTE)
     assert candles(service, "A") == early
+
+
+def test_the_candle_of_a_future_minute_lacks_what_was_taken_out() -> None:
+    service = Service(ColumnarWindows, now=T0)
+    for number, price in enumerate(("2", "5")):
+        service.read(swap_event(T0 + MINUTE, number, token="A", price_usd=price))
+    service.read(swap_event(T0 + 2 * MINUTE, 2, token="A"))
+    # Its own time and values are others.
+    service.read(swap_event(T0 - MINUTE, 1, token="A", amount_usd="777", removed=True))
+    service.read(swap_event(T0, 2, token="A", removed=True))
+    service.publish(T0)
+    first, second = candles(service, "A")
+    assert (first.trades, first.volume_usd, first.open) == (1, "10.000000", "2")
+    assert (second.trades, second.volume_usd, second.open) == (0, "0.000000", None)
+    service.publish(T0 + 2 * MINUTE)
+    assert candles(service, "A") == [first, second]
+
+
+def test_a_published_trade_shows_what_was_taken_out() -> None:
+    service = Service(ColumnarWindows, now=T0)
+    service.read(swap_event(T0 - MINUTE, 0, token="A", amount_usd="4", side="sell", trader="ann"))
+    service.read(swap_event(T0, 0, token="A", amount_usd="777", trader="bob", removed=True))
+    service.publish(T0)
+    (batch,) = service.engine().take_applied()
+    added, removed = batch.swaps
+    assert removed["n"] == added["n"] + 1
+    for field in ("timestamp", "usd", "amount_low", "price", "buy", "trader"):
+        assert removed[field] == added[field]
+    assert (removed["offset"], added["offset"]) == (1, 0)
