@@ -31,6 +31,15 @@ _CHANGES: Final = "CPLDU"
 Position = tuple[int, int]
 
 
+def event_of(value: bytes | None) -> dict[str, Any] | None:
+    """Return the event of a message; None where the traffic made it to be rejected."""
+    try:
+        event: dict[str, Any] = json.loads(value or b"")
+    except ValueError:
+        return None
+    return None if event.get("bad") else event
+
+
 def logged_of(
     value: bytes | None,
     partition: int,
@@ -38,14 +47,8 @@ def logged_of(
     record_timestamp: int,
     headers: Iterable[tuple[str, Any]] | None = None,
 ) -> Logged:
-    """Return a record of the topic; without an event where the traffic made it to be rejected."""
-    try:
-        event = json.loads(value or b"")
-    except ValueError:
-        event = None
-    if isinstance(event, dict) and event.get("bad"):
-        event = None
-    return Logged(event, partition, offset, record_timestamp, origin_of(headers))
+    """Return a record of the topic with its headers."""
+    return Logged(event_of(value), partition, offset, record_timestamp, origin_of(headers))
 
 
 class Expected:
