@@ -110,7 +110,7 @@ def wait_for_truth(service: Service, within_s: float = 90) -> None:
         raise AssertionError(
             f"{error}: {shown(service)} instead of {truth}; {service.reasons()}"
         ) from None
-    service.wait_ready()
+    service.wait_ready(within_s)
 
 
 @contextmanager
