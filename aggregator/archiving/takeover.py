@@ -236,5 +236,5 @@ def _switch(offset: int, position: LogPosition) -> Switch:
 def report_gap(partition: int, first: int, end: int) -> None:
     """Log and count the offsets [first, end) that the archive lacks."""
     # `infra.embedded.proofs` reads these fields.
-    log.error("archive_gap", partition=partition, first=first, behind=end)
+    log.error("archive_gap", partition=partition, first=first, end=end)
     metrics.ARCHIVE_GAP_OFFSETS.labels(partition).inc(end - first)

@@ -62,7 +62,7 @@ def serving(answer: dict[str, Any]) -> str | None:
 
 def _lost(gaps: list[dict[str, Any]]) -> str:
     ranges = ", ".join(
-        f"{gap['first']} to {gap['behind'] - 1} of partition {gap['partition']}" for gap in gaps
+        f"{gap['first']} to {gap['end'] - 1} of partition {gap['partition']}" for gap in gaps
     )
     return f"Kafka had deleted offsets {ranges}: these are lost"
 

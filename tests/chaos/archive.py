@@ -30,11 +30,11 @@ from infra.embedded.clickhouse import ClickHouse
 from infra.embedded.engine import Process
 from infra.embedded.kafka import Kafka
 from infra.embedded.stack import Stack
-from tests.chaos.expected import Expected, is_bad
+from tests.chaos.expected import Expected, event_of
 from tests.chaos.reader import Reader
 from tests.chaos.verdict import Findings, judge_owners
 from tests.support.archived import Archive, archive, messages, token_at, wait_archived
-from tests.support.oracle import Logged
+from tests.support.oracle import Logged, Rules
 from tests.support.service import Service, swap
 
 PARTITIONS: Final = 4
@@ -255,15 +255,12 @@ class _Run:
 
     def judge(self, findings: Findings) -> None:
         """Compare every number of every token on the board with the whole log."""
-        now = time.time_ns() // 1_000_000
-        # No event here is ahead of its record, so the record's own time does not matter.
         log = [
-            Logged(json.loads(each.value or b""), *each.place, now)
+            Logged(event_of(each.value), *each.place, each.timestamp, each.origin)
             for each in messages(self._service.env["KAFKA_BOOTSTRAP"], self._service.topic)
-            if not is_bad(each.value)
         ]
         rows = {(token, row.partition): row for token, row in self._reader.rows().items()}
-        judge_owners(Expected(log), rows, findings)
+        judge_owners(Expected(log, Rules(homes=PARTITIONS)), rows, findings)
         findings.violations += self._reader.steps_back
 
 

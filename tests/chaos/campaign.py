@@ -68,11 +68,13 @@ def table(results: Iterable[Result]) -> str:
     """Return a table of how much was tried, and what was lost or counted twice."""
     results = list(results)
     done: Counter[str] = sum((result.done for result in results), Counter())
+    letters: Counter[str] = sum((result.letters for result in results), Counter())
     rows = {
         "seeds": len(results),
-        "swaps": sum(result.events for result in results),
+        "records": sum(result.events for result in results),
         "rows compared": sum(result.findings.checked for result in results),
         **dict(sorted(done.items())),
+        **{f"letter {name}": number for name, number in sorted(letters.items())},
         "violations": sum(len(result.findings.violations) for result in results),
         "lost": sum(result.findings.lost for result in results),
         "double": sum(result.findings.double for result in results),

@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any, Self
 import msgspec
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
+from redis import Redis as RedisClient
 
 from infra.embedded.engine import Process
 from infra.embedded.nats import Nats
@@ -32,8 +33,10 @@ from tests.chaos.traffic import Message
 ROOT = Path(__file__).parents[2]
 MOST_AGGREGATORS = 3
 FLUSH_S = 40
-# A claim of 50 swaps is about 5 KB of Redis's log; the start of an owner some hundred bytes.
-CLAIMED_BYTES = 3_000
+# The save of a burst is some KB of Redis's log; the start of an owner some hundred bytes.
+SAVED_BYTES = 3_000
+# As far as the events may be ahead: the service refuses a topic without such a bound.
+AHEAD = {"message.timestamp.after.max.ms": "300000"}
 
 
 class Broken(AssertionError):
@@ -61,8 +64,11 @@ class Member:
 class Cluster:
     """The processes of a run; only the broker and its topic outlive the `with` block."""
 
-    def __init__(self, directory: Path, broker: Stack, name: str) -> None:
+    def __init__(
+        self, directory: Path, broker: Stack, name: str, settings: Mapping[str, str]
+    ) -> None:
         self.directory = directory
+        self._settings = settings
         self.engines = Stack(directory / "engines", only=(Redis, Nats))
         self.members: list[Member] = []
         self.done: Counter[str] = Counter()
@@ -74,6 +80,7 @@ class Cluster:
         self._closing = ExitStack()
         self._started = 0
         self._written_before = 0
+        self._copy = directory / "redis-copy"
         self._producer = Producer(
             {
                 "bootstrap.servers": self._address,
@@ -97,7 +104,8 @@ class Cluster:
 
     def __enter__(self) -> Self:
         self._closing.enter_context(self.engines)
-        topics = [NewTopic(self.topic, PARTITIONS, 1), NewTopic(f"{self.topic}.dlq", 1, 1)]
+        swaps = NewTopic(self.topic, PARTITIONS, 1, config=AHEAD)
+        topics = [swaps, NewTopic(f"{self.topic}.dlq", 1, 1)]
         for made in self._admin.create_topics(topics).values():
             made.result(10)
         return self
@@ -131,6 +139,7 @@ class Cluster:
             "SNAPSHOT_INTERVAL": "250ms",
             "LOG_FORMAT": "json",
             "SWAPS_FAULT": fault,
+            **self._settings,
         }
         command = [sys.executable, "manage.py", "run_aggregator"]
         process.launch(command, os.environ | self.engines.env() | settings, ROOT)
@@ -206,6 +215,35 @@ class Cluster:
             since_burst = max(0, size - self._written_before)
             os.truncate(file, size - round(since_burst * lost))
 
+    def cut_redis(self, *, replica: bool) -> None:
+        """Make Redis refuse writes, as the replica of a dead master or a master without one."""
+        with self._redis() as client:
+            if replica:
+                client.replicaof("127.0.0.1", 1)
+            else:
+                client.config_set("min-replicas-to-write", 1)
+
+    def mend_redis(self) -> None:
+        """Let Redis take writes again."""
+        with self._redis() as client:
+            client.replicaof("NO", "ONE")
+            client.config_set("min-replicas-to-write", 0)
+
+    def _redis(self) -> RedisClient:
+        return RedisClient.from_url(self.engines.redis.url)
+
+    def copy_redis(self) -> None:
+        """Keep a copy of Redis's data as it is on disk now."""
+        shutil.copytree(self.engines.redis.data, self._copy, dirs_exist_ok=True)
+
+    def restore_redis(self) -> None:
+        """Kill Redis with -9 and start it on the copy."""
+        redis = self.engines.redis
+        redis.kill()
+        shutil.rmtree(redis.data)
+        shutil.copytree(self._copy, redis.data)
+        redis.start()
+
     def restart_broker(self) -> None:
         """Kill the broker with -9 and start it on the same data."""
         self._broker.kafka.kill()
@@ -216,8 +254,14 @@ class Cluster:
         if self.engines.redis.running:
             self._written_before = self.redis_written()
         for message in messages:
+            stamp = {} if message.timestamp is None else {"timestamp": message.timestamp}
             self._producer.produce(
-                self.topic, message.value, message.key, message.partition, on_delivery=self._sent
+                self.topic,
+                message.value,
+                message.key,
+                message.partition,
+                on_delivery=self._sent,
+                **stamp,
             )
         self._producer.poll(0)
 
@@ -231,9 +275,9 @@ class Cluster:
         assert left == 0, f"{left} messages not taken by the broker"
         assert self._refused == []
 
-    def claimed(self) -> bool:
-        """Whether Redis has written the claims of at least a batch since the last burst."""
-        return self.redis_written() > self._written_before + CLAIMED_BYTES
+    def saved(self) -> bool:
+        """Whether Redis has written at least a save since the last burst."""
+        return self.redis_written() > self._written_before + SAVED_BYTES
 
     def ends(self) -> dict[int, int]:
         """Return the end offset of each partition."""
@@ -247,12 +291,19 @@ class Cluster:
 
     def epochs(self) -> dict[int, int]:
         """Return the newest epoch of each partition from the group's commit metadata."""
+        found = self._committed()
+        return {p.partition: msgspec.json.decode(p.metadata)["epoch"] for p in found if p.metadata}
+
+    def committed(self) -> dict[int, int]:
+        """Return the offset of each partition that the group has committed."""
+        return {p.partition: p.offset for p in self._committed()}
+
+    def _committed(self) -> list[TopicPartition]:
         asked = [TopicPartition(self.topic, p) for p in range(PARTITIONS)]
         try:
-            found = self._consumer.committed(asked, timeout=10)
+            return list(self._consumer.committed(asked, timeout=10))
         except KafkaException:
-            return {}
-        return {p.partition: msgspec.json.decode(p.metadata)["epoch"] for p in found if p.metadata}
+            return []
 
     def read(self, topic: str, partition: int) -> list[Any]:
         """Return every record of a partition."""

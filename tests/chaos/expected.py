@@ -1,237 +1,157 @@
-"""What every token must show, decided from the log alone.
+"""What every token must show, decided from the records of the topic alone.
 
-Which records count is decided per swap. Where all records of a swap lie on one partition, there is
-one answer. Where they lie on several, Redis decides which one came first, so every order in which
-the partitions may have been read is allowed, and the numbers shown must fit one of them.
-`tests.support.oracle` computes the numbers. Shares no code with the aggregator.
+Forwarded records are part of the topic, so the log of a partition decides its tokens. That they are
+there, complete and in order, is checked from their originals (`forward_faults`).
+`tests.support.oracle` decides and computes. Shares no code with the service.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from decimal import ROUND_HALF_EVEN, Decimal
-from fractions import Fraction
-from itertools import product
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Final
 
-from tests.support.oracle import MINUTE, Logged, TokenNumbers, event_identity, recompute, token_id
+from tests.support.oracle import (
+    DecidedRecord,
+    Logged,
+    Rules,
+    TokenNumbers,
+    by_partition,
+    decide,
+    origin_of,
+    recompute,
+    token_id,
+)
 
-WINDOWS = (("5m", 5), ("1h", 60), ("24h", 1440))
-GRACE = 2 * MINUTE
-MAX_FUTURE = 5 * MINUTE
-# The oracle receives records whose fate is decided, so its own limits must never apply.
-_BOUNDLESS = 10**15
+Windows = tuple[tuple[str, int], ...]
+WINDOWS: Final[Windows] = (("5m", 5), ("1h", 60), ("24h", 1440))
+_CHANGES: Final = "CPLDU"
 
 Position = tuple[int, int]
-Outcome = dict[Position, str]
 
 
-@dataclass(frozen=True)
-class Fated:
-    """A record that can be decoded, and whether it is late."""
-
-    logged: Logged
-    late: bool
-
-    @property
-    def position(self) -> Position:
-        return self.logged.partition, self.logged.offset
-
-    @property
-    def removed(self) -> bool:
-        return bool(self.logged.event["removed"])
-
-
-@dataclass(frozen=True)
-class Sums:
-    """The numbers that can be added over partitions: USD in micro-USD, amounts in tokens."""
-
-    trades: int
-    buys: int
-    volume: int
-    buy_volume: int
-    amount: Fraction
-
-    def __add__(self, other: Sums) -> Sums:
-        return Sums(
-            self.trades + other.trades,
-            self.buys + other.buys,
-            self.volume + other.volume,
-            self.buy_volume + other.buy_volume,
-            self.amount + other.amount,
-        )
-
-
-NOTHING = Sums(0, 0, 0, 0, Fraction(0))
-
-
-def is_bad(value: bytes | None) -> bool:
-    """Whether the traffic made this message to be rejected."""
+def event_of(value: bytes | None) -> dict[str, Any] | None:
+    """Return the event of a message; None where the traffic made it to be rejected."""
     try:
-        return value is None or bool(json.loads(value).get("bad"))
+        event: dict[str, Any] = json.loads(value or b"")
     except ValueError:
-        return True
+        return None
+    return None if event.get("bad") else event
+
+
+def logged_of(
+    value: bytes | None,
+    partition: int,
+    offset: int,
+    record_timestamp: int,
+    headers: Iterable[tuple[str, Any]] | None = None,
+) -> Logged:
+    """Return a record of the topic with its headers."""
+    return Logged(event_of(value), partition, offset, record_timestamp, origin_of(headers))
 
 
 class Expected:
-    """The truth about one log, given in offset order within a partition, without bad messages."""
+    """The truth about whole logs, each partition's records in the order of offsets.
 
-    def __init__(self, log: Iterable[Logged]) -> None:
-        self.watermarks: dict[int, int] = {}
-        by_swap: dict[tuple[Any, ...], list[Fated]] = defaultdict(list)
-        self._records: dict[str, list[Fated]] = defaultdict(list)
-        for logged in log:
-            fated = Fated(logged, self._observe(logged))
-            by_swap[event_identity(logged.event)].append(fated)
-            self._records[token_id(logged.event)].append(fated)
-        self._fate: Outcome = {}
-        self._open: dict[str, list[list[Outcome]]] = defaultdict(list)
-        for records in by_swap.values():
-            outcomes = _outcomes(records)
-            if len(outcomes) == 1:
-                self._fate |= outcomes[0]
-            else:
-                self._open[token_id(records[0].logged.event)].append(outcomes)
-        self._counted: dict[int, list[tuple[int, int]]] = defaultdict(list)
-        for fated in (fated for records in by_swap.values() for fated in records):
-            if self._fate.get(fated.position) == "C":
-                logged = fated.logged
-                times = self._counted[logged.partition]
-                times.append((logged.offset, logged.event["timestamp"]))
+    `dead` are the positions that must end as dead letters.
+    """
 
-    def _observe(self, logged: Logged) -> bool:
-        timestamp, partition = logged.event["timestamp"], logged.partition
-        watermark = self.watermarks.get(partition)
-        newest = min(timestamp, logged.record_timestamp + MAX_FUTURE)
-        self.watermarks[partition] = newest if watermark is None else max(watermark, newest)
-        return watermark is not None and (timestamp // MINUTE + 1) * MINUTE <= watermark - GRACE
+    def __init__(self, log: Iterable[Logged], rules: Rules, windows: Windows = WINDOWS) -> None:
+        self.windows = windows
+        decided = decide(log, rules)
+        self.dead = {_position(each.logged) for each in decided if each.letter == "B"}
+        self.letters: dict[str, int] = defaultdict(int)
+        for each in decided:
+            self.letters[each.letter] += 1
+        self._partitions = by_partition(decided)
+        self._records: dict[str, list[DecidedRecord]] = defaultdict(list)
+        for each in decided:
+            if each.letter in _CHANGES:
+                self._records[token_id(each.logged.swap)].append(each)
 
     @property
     def tokens(self) -> set[str]:
-        """All tokens of the log."""
+        """All tokens that have numbers."""
         return set(self._records)
 
-    def partitions(self, token: str) -> set[int]:
-        """Return the partitions that hold records of the token."""
-        return {fated.logged.partition for fated in self._records[token]}
+    @property
+    def newest(self) -> int:
+        """The newest record timestamp (ms)."""
+        return max(
+            each.logged.record_timestamp for log in self._partitions.values() for each in log
+        )
+
+    def partition(self, token: str) -> int:
+        """Return the home of a token."""
+        return self._records[token][0].logged.partition
+
+    def records(self, token: str) -> int:
+        """Return how many records changed a number of the token."""
+        return len(self._records[token])
 
     def trades(self, token: str) -> list[Logged]:
-        """Return what is published as a trade, in order: counted and undone swaps.
-
-        Only for a token that lives on one partition.
-        """
-        return [f.logged for f in self._records[token] if self._fate[f.position] in "CU"]
+        """Return what is published as a trade, in order: counted and undone swaps."""
+        records = self._records[token]
+        return [d.logged for d in records if d.letter in "CP" or d.undone is not None]
 
     def numbers(self, token: str, next_offset: int, now: int) -> TokenNumbers:
-        """Return the numbers of a token on one partition, counted up to `next_offset`."""
-        read = [f for f in self._records[token] if f.logged.offset < next_offset]
-        fates = [self._fate[fated.position] for fated in read]
-        kept = [f.logged for f, fate in zip(read, fates, strict=True) if fate in "CU"]
-        (partition,) = self.partitions(token)
-        numbers = recompute(
-            [_of_no_effect(self._records[token][0].logged), *kept],
-            now=now,
-            windows=WINDOWS,
-            grace_ms=_BOUNDLESS,
-            max_future_ms=_BOUNDLESS,
-            history_from=self._earliest_counted(partition, next_offset, now),
-        )[token]
-        numbers.late, numbers.duplicates = fates.count("L"), fates.count("D")
-        return numbers
+        """Return the numbers of a token, counted up to `next_offset` of its home, at `now` (ms).
 
-    def _earliest_counted(self, partition: int, next_offset: int, now: int) -> int | None:
-        """Return where the partition's history begins: its log is read from the first record."""
-        end_of_minute = (now // MINUTE + 1) * MINUTE
-        times = [
-            timestamp
-            for offset, timestamp in self._counted[partition]
-            if offset < next_offset and timestamp < end_of_minute
-        ]
-        return min(times, default=None)
-
-    def sums(self, token: str, nows: dict[int, int]) -> Iterator[dict[int, dict[str, Sums]]]:
-        """Yield {partition: {window: sums}} for each order that Redis may have decided.
-
-        `nows` is the instant of each partition's row.
+        The history begins with the log, which is read from its first record.
         """
-        records = [fated for fated in self._records[token] if fated.logged.partition in nows]
-        for choice in product(*self._open[token]):
-            fate = dict(self._fate)
-            for outcome in choice:
-                fate |= outcome
-            yield {
-                partition: {
-                    name: _sums(records, fate, partition, now, minutes) for name, minutes in WINDOWS
-                }
-                for partition, now in nows.items()
-            }
+        records = self._records[token]
+        # A repeat in front makes the token known where all its swaps are of minutes to come.
+        read = [DecidedRecord(records[0].logged, "D")]
+        read += [d for d in records if d.logged.offset < next_offset]
+        first = self._partitions[self.partition(token)][0].logged
+        numbers = recompute(
+            read, now=now, windows=self.windows, history_from=first.record_timestamp
+        )
+        numbers[token].duplicates -= 1
+        return numbers[token]
+
+    def forward_faults(self) -> list[str]:
+        """Return what is wrong with the forwarded records of the topic.
+
+        Each misplaced record must be at its home, as it came, no later than those after it.
+        """
+        faults = []
+        forwards: dict[Position, list[Logged]] = defaultdict(list)
+        order: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for partition, log in self._partitions.items():
+            for each in log:
+                if (origin := each.logged.origin) is None:
+                    continue
+                if each.letter == "M":
+                    faults.append(f"{_position(each.logged)} was forwarded away from home")
+                if origin not in forwards:
+                    order[origin[0], partition].append(origin[1])
+                forwards[origin].append(each.logged)
+        for pair, offsets in order.items():
+            if offsets != sorted(offsets):
+                faults.append(f"forwards from {pair[0]} to {pair[1]} came out of order")
+        faults += self._lost(forwards)
+        return faults
+
+    def _lost(self, forwards: dict[Position, list[Logged]]) -> list[str]:
+        faults = []
+        misplaced = {}
+        for log in self._partitions.values():
+            for each in log:
+                if each.letter == "M" and each.logged.origin is None:
+                    misplaced[_position(each.logged)] = each.logged
+        for position, logged in misplaced.items():
+            found = forwards.get(position, [])
+            if not found:
+                faults.append(f"the record at {position} was never forwarded")
+            for each in found:
+                if each.event != logged.event or each.record_timestamp < logged.record_timestamp:
+                    faults.append(f"{_position(each)} is not the record at {position}")
+        for position in sorted(set(forwards) - set(misplaced)):
+            faults.append(f"the record at {position} was forwarded, but is at home")
+        return faults
 
 
-def _outcomes(records: Sequence[Fated]) -> list[Outcome]:
-    """Return every distinct result of reading one swap's records, over all partition orders."""
-    queues: dict[int, list[Fated]] = defaultdict(list)
-    for fated in records:
-        # Only the first addition and the first retraction of a partition can be canonical.
-        if all(fated.removed != other.removed for other in queues[fated.logged.partition]):
-            queues[fated.logged.partition].append(fated)
-    found: list[Outcome] = []
-    for order in _merges(list(queues.values())):
-        outcome = dict.fromkeys((fated.position for fated in records), "D")
-        outcome |= _decide(order)
-        if outcome not in found:
-            found.append(outcome)
-    return found
-
-
-def _merges(queues: list[list[Fated]]) -> Iterator[list[Fated]]:
-    waiting = [queue for queue in queues if queue]
-    if not waiting:
-        yield []
-    for queue in waiting:
-        rest = [other for other in waiting if other is not queue]
-        for tail in _merges([queue[1:], *rest]):
-            yield [queue[0], *tail]
-
-
-def _decide(order: Sequence[Fated]) -> Outcome:
-    """Return the verdict of each record: C, L, U, V or D, by docs/exactly-once.md."""
-    fate: Outcome = {}
-    addition = retraction = ""
-    for fated in order:
-        if fated.removed:
-            now_decided = "D" if retraction else "U" if addition == "C" else "V"
-            retraction = retraction or now_decided
-        else:
-            now_decided = "D" if addition else "V" if retraction else "L" if fated.late else "C"
-            addition = addition or now_decided
-        fate[fated.position] = now_decided
-    return fate
-
-
-def _of_no_effect(logged: Logged) -> Logged:
-    """Return a retraction of a swap that never existed: the token is known, no number changes."""
-    event = {"tx_hash": "none", "removed": True, "block_hash": None}
-    return Logged(logged.event | event, logged.partition, -1, logged.record_timestamp)
-
-
-def _sums(records: Sequence[Fated], fate: Outcome, partition: int, now: int, minutes: int) -> Sums:
-    total = NOTHING
-    running = now // MINUTE
-    for fated in records:
-        sign = {"C": 1, "U": -1}.get(fate[fated.position], 0)
-        minute = fated.logged.event["timestamp"] // MINUTE
-        if sign and fated.logged.partition == partition and running - minutes < minute <= running:
-            total += _signed(fated.logged.event, sign)
-    return total
-
-
-def _signed(event: dict[str, Any], sign: int) -> Sums:
-    is_buy, usd = event["side"] == "buy", event["amount_usd"]
-    if usd is None:
-        return Sums(sign, sign * is_buy, 0, 0, Fraction(0))
-    micros = sign * int((Decimal(usd) * 1_000_000).to_integral_value(ROUND_HALF_EVEN))
-    amount = sign * Fraction(event["amount"])
-    return Sums(sign, sign * is_buy, micros, micros * is_buy, amount)
+def _position(logged: Logged) -> Position:
+    return logged.partition, logged.offset

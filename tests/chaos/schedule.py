@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
+
+from tests.support.oracle import Rules
 
 PARTITIONS: Final = 3
 MINUTE: Final = 60_000
+HOUR: Final = 60 * MINUTE
+WINDOWS: Final = (("5m", 5), ("1h", 60), ("24h", 1440))
+RULES: Final = Rules(homes=PARTITIONS)
 
 
 @dataclass(frozen=True)
@@ -25,8 +30,45 @@ class Burst:
 
 
 @dataclass(frozen=True)
-class Claimed:
-    """Wait until Redis has written at least some claims of the last burst."""
+class Fill:
+    """Produce `size` repeats of one swap to each partition, which nearly fill a block of ids."""
+
+    size: int
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Wait until Redis has written something since the last burst."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Wait until all of the log is read and published, though Redis takes no save meanwhile.
+
+    Partitions that had no owner when Redis went away are not waited for.
+    """
+
+
+@dataclass(frozen=True)
+class CutRedis:
+    """Make Redis refuse every write: it follows a master that is not there, or lacks replicas."""
+
+    replica: bool
+
+
+@dataclass(frozen=True)
+class MendRedis:
+    """Let Redis take writes again."""
+
+
+@dataclass(frozen=True)
+class CopyRedis:
+    """Keep a copy of what Redis has on disk."""
+
+
+@dataclass(frozen=True)
+class RestoreRedis:
+    """Kill Redis with -9, put the copy in the place of its data, and start it."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +153,13 @@ class StartNats:
 
 Step = (
     Burst
-    | Claimed
+    | Fill
+    | Saved
+    | Counted
+    | CutRedis
+    | MendRedis
+    | CopyRedis
+    | RestoreRedis
     | Live
     | Start
     | Fired
@@ -130,11 +178,20 @@ Step = (
 
 @dataclass(frozen=True)
 class Schedule:
-    """One run; its first events lie `span_ms` before its start."""
+    """One run; its first events lie `span_ms` before its start.
+
+    `faults` are keys of FAULTS. `stamped`: the records carry the times of their events. `windows`
+    are (name, minutes); `settings` are those of the aggregators, as in the environment.
+    """
 
     seed: int
     span_ms: int
     steps: tuple[Step, ...]
+    stamped: bool = False
+    faults: tuple[str, ...] = ()
+    rules: Rules = RULES
+    windows: tuple[tuple[str, int], ...] = WINDOWS
+    settings: tuple[tuple[str, str], ...] = ()
 
 
 def _reload() -> list[Step]:
@@ -152,7 +209,7 @@ def _some(rng: random.Random) -> tuple[int, ...]:
 
 def _burst(rng: random.Random) -> list[Step]:
     steps: list[Step] = [Burst(_size(rng), acked=rng.random() < 0.7)]
-    return [*steps, Claimed()] if rng.random() < 0.6 else steps
+    return [*steps, Saved()] if rng.random() < 0.6 else steps
 
 
 def _kill(rng: random.Random) -> list[Step]:
@@ -182,7 +239,7 @@ def _zombie(rng: random.Random) -> list[Step]:
 
 
 def _zombie_at_point(rng: random.Random) -> list[Step]:
-    name = rng.choice(["after_judge", "after_apply"])
+    name = rng.choice(["after_judge", "after_apply", "mid_snapshot", "after_snapshot"])
     armed = Start(f"{name}:{rng.randrange(1, 4)}:stop")
     frozen: list[Step] = [Start(), armed, Burst(_size(rng)), Fired("zombie_at_point")]
     woken: list[Step] = [Dropped(), *_burst(rng), Thaw(), Burst(_size(rng), _some(rng))]
@@ -205,9 +262,30 @@ def _redis(lost: Callable[[random.Random], float]) -> Callable[[random.Random], 
         )
         after: list[Step] = [Burst(_size(rng), _some(rng))] if rng.random() < 0.5 else []
         down = [KillRedis(lost(rng)), *meanwhile, StartRedis()]
-        return [*_burst(rng), Claimed(), *down, *after]
+        return [*_burst(rng), Saved(), *down, *after]
 
     return steps
+
+
+def _redis_away(rng: random.Random) -> list[Step]:
+    """Redis is away for many saves; the numbers go on, and everything is saved afterwards."""
+    lost = rng.choice([0.0, 0.0, 0.5, 1.0])
+    away: list[Step] = [Burst(_size(rng)), Counted(), Burst(_size(rng), _some(rng)), Counted()]
+    meanwhile: list[Step] = rng.choice([[], [Kill(rng.random()), Start()], [Start()]])
+    return [Live(), KillRedis(lost), *away, *meanwhile, StartRedis(), *_burst(rng)]
+
+
+def _redis_read_only(rng: random.Random) -> list[Step]:
+    away: list[Step] = [Burst(_size(rng)), Counted(), Burst(_size(rng)), Counted()]
+    after: list[Step] = rng.choice([[], [Kill(rng.random()), Start()]])
+    return [Live(), CutRedis(rng.random() < 0.5), *away, MendRedis(), *after, *_burst(rng)]
+
+
+def _redis_restored(rng: random.Random) -> list[Step]:
+    """An older copy of Redis's data; its owners live on, or others take over from the copy."""
+    later = [*_burst(rng), Live(), *_burst(rng)]
+    after: list[Step] = rng.choice([[], [Kill(rng.random()), Start()], [Burst(_size(rng))]])
+    return [Live(), CopyRedis(), *later, RestoreRedis(), *after]
 
 
 def _broker(rng: random.Random) -> list[Step]:
@@ -218,8 +296,8 @@ def _nats(rng: random.Random) -> list[Step]:
     meanwhile: list[Step] = rng.choice(
         [
             [Burst(_size(rng))],
-            [Kill(rng.random()), Start(), Burst(_size(rng)), Claimed()],
-            [KillRedis(0.0), StartRedis(), Burst(_size(rng)), Claimed()],
+            [Kill(rng.random()), Start(), Burst(_size(rng)), Saved()],
+            [KillRedis(0.0), StartRedis(), Burst(_size(rng)), Saved()],
         ]
     )
     return [*_burst(rng), KillNats(), *meanwhile, StartNats()]
@@ -238,20 +316,34 @@ FAULTS: Final[dict[str, Callable[[random.Random], list[Step]]]] = {
     "after_snapshot": _at_point("after_snapshot"),
     "redis_restart": _redis(lambda _: 0.0),
     "terminate": _terminate,
+    "redis_away": _redis_away,
     "add": _add,
+    "redis_restored": _redis_restored,
+    "redis_read_only": _redis_read_only,
     "pause": _pause,
     "nats": _nats,
 }
 
 
+# What would make a rebuild begin in the middle of a log that is longer than the windows need: then
+# the counters of a token begin there too, and no oracle of the log knows where.
+_LOSES_ALL: Final = {"redis_empty", "redis_away", "redis_restored"}
+
+
 def schedule(seed: int) -> Schedule:
     """Return the run of `seed`: four faults, two of which rotate with the seed, to meet all."""
     rng = random.Random(seed)
+    short = seed % 5 == 3
     kinds = list(FAULTS)
     chosen = [kinds[2 * seed % len(kinds)], kinds[(2 * seed + 1) % len(kinds)]]
     chosen += rng.choices(kinds, k=2)
+    if short:
+        chosen = ["kill" if kind in _LOSES_ALL else kind for kind in chosen]
     rng.shuffle(chosen)
-    steps: list[Step] = [Start()]
+    steps: list[Step] = []
+    if seed % 2 == 1 or short:
+        steps.append(Fill(8192 - rng.randrange(60, 600)))
+    steps.append(Start())
     if rng.random() < 0.5:
         steps.append(Start())
     steps += [Burst(_size(rng)), Live()]
@@ -262,5 +354,28 @@ def schedule(seed: int) -> Schedule:
     steps.append(Burst(_size(rng), _some(rng)))
     if rng.random() < 0.5:
         steps += _reload()
-    span_ms = rng.choice([4 * MINUTE, 70 * MINUTE, 5 * 60 * MINUTE, 24 * 60 * MINUTE + MINUTE])
-    return Schedule(seed, span_ms, tuple(steps))
+    if short:
+        return _short(seed, tuple(steps), tuple(chosen))
+    span_ms = rng.choice([4 * MINUTE, 70 * MINUTE, 5 * HOUR, 24 * HOUR + MINUTE])
+    return Schedule(
+        seed,
+        span_ms,
+        tuple(steps),
+        stamped=seed % 5 == 1,
+        faults=tuple(chosen),
+        rules=replace(RULES, partitioner=rng.choice(["murmur2", "crc32"])),
+    )
+
+
+def _short(seed: int, steps: tuple[Step, ...], faults: tuple[str, ...]) -> Schedule:
+    """Return a run whose log clock passes MARKER_TTL several times."""
+    return Schedule(
+        seed,
+        5 * HOUR,
+        steps,
+        stamped=True,
+        faults=faults,
+        windows=(("5m", 5), ("1h", 60)),
+        rules=replace(RULES, grace_ms=HOUR, ttl_ms=80 * MINUTE),
+        settings=(("WINDOWS", "5m,1h"), ("DRIFT", "10m"), ("MARKER_TTL", "80m")),
+    )

@@ -105,6 +105,8 @@ class Socket:
                 self._crowd.messages += 1
                 if message["type"] == "ack" and message.get("method") == "auth":
                     self._crowd.seen["renewed"] += "error" not in message
+                if message["type"] == "update" and message.get("channel") == "token_stats":
+                    self._crowd.note_age(message["data"])
                 self.client.take(message)
 
     def _requests(self) -> list[dict[str, Any]]:
@@ -152,6 +154,8 @@ class Crowd:
         self.seen: Counter[str] = Counter()
         self.messages = 0
         self.longest_silence = 0.0
+        # How many updates came how many ms after their owner made them.
+        self.ages: Counter[int] = Counter()
         self.ledger: Ledger = {}
         tokens = token_ids(options.tokens)
         self.sockets = [Socket(number, tokens, self) for number in range(options.sockets)]
@@ -179,6 +183,12 @@ class Crowd:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def note_age(self, row: dict[str, Any] | None) -> None:
+        """Note the age of a row that a client has just received."""
+        if row is not None:
+            age = max(0, now_ms() - row["as_of"])
+            self.ages[age if age < 100 else age // 10 * 10] += 1
+
     async def _report(self) -> None:
         reported = 0
         while True:
@@ -196,7 +206,9 @@ class Crowd:
                 "messages": self.messages - reported,
                 "silence_s": round(self.longest_silence, 2),
                 "seen": dict(self.seen),
+                "ages": dict(self.ages),
             }
+            self.ages.clear()
             reported, self.longest_silence = self.messages, 0.0
             self.seen.clear()
             print(json.dumps(line), flush=True)

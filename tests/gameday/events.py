@@ -1,6 +1,7 @@
 """The swaps of a game day: valid swaps of the present, with the irregularities of a real log.
 
-Deterministic for a seed except for the times. Every token lives on one partition.
+Deterministic for a seed except for the times. Records go to the home of their token, unless a
+producer with another partitioner sends them.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ import json
 import random
 from dataclasses import dataclass
 from typing import Any, Final
+
+from tests.support.oracle import home_of
 
 PARTITIONS: Final = 4
 MINUTE: Final = 60_000
@@ -50,19 +53,21 @@ class Events:
     def __init__(self, seed: int, tokens: int) -> None:
         self._rng = random.Random(f"events:{seed}")
         self._names = _names(tokens)
-        self._partition = {name: number % PARTITIONS for number, name in enumerate(self._names)}
+        self._homes = {name: home_of(f"ethereum:{name}", PARTITIONS) for name in self._names}
         self._weights = [(rank + 4) ** -0.8 for rank in range(tokens)]
         self._prices = [10 ** random.Random(n).uniform(-3, 3) for n in range(tokens)]
         self._earlier: list[dict[str, Any]] = []
 
-    def some(self, count: int, now: int, jump: Jump) -> list[Record]:
-        """About `count` records that are sent at `now` (ms)."""
+    def some(
+        self, count: int, now: int, jump: Jump, *, partitioner: str = "murmur2"
+    ) -> list[Record]:
+        """About `count` records that are sent at `now` (ms) by a producer with this partitioner."""
         rng = self._rng
         records: list[Record] = []
         for number in rng.choices(range(len(self._names)), self._weights, k=count):
             event = self._new(number, now + jump.events_ms)
             for each in self._with_irregularities(event):
-                records.append(self._record(each, now + jump.records_ms))
+                records.append(self._record(each, now + jump.records_ms, partitioner))
         return records
 
     def bad(self, now: int) -> Record:
@@ -80,24 +85,29 @@ class Events:
         value = rng.choice([None, b"{", b"\xff\xfe", json.dumps(event | breaks).encode()])
         return Record(rng.randrange(PARTITIONS), "bad", value, now)
 
-    def _record(self, event: dict[str, Any], now: int) -> Record:
-        value = json.dumps(event, separators=(",", ":")).encode()
-        return Record(self._partition[event["token"]], f"ethereum:{event['token']}", value, now)
+    def _record(self, event: dict[str, Any], now: int, partitioner: str) -> Record:
+        value, key = json.dumps(event, separators=(",", ":")).encode(), f"ethereum:{event['token']}"
+        partition = self._homes[event["token"]]
+        if partitioner != "murmur2":
+            partition = home_of(key, PARTITIONS, partitioner)
+        return Record(partition, key, value, now)
 
     def _with_irregularities(self, event: dict[str, Any]) -> list[dict[str, Any]]:
         """A swap, perhaps repeated or retracted, an earlier one again, or a retraction first."""
         draw, rng = self._rng.random(), self._rng
-        undone = event | {"removed": True}
+        undone = _retraction(rng, event)
         if draw < 0.002:
             return [undone, event]
-        if draw < 0.006:
+        if draw < 0.005:
             return [event, undone]
+        if draw < 0.006:
+            return [event, undone, event]
         if draw < 0.016:
             return [event, event]
         if draw < 0.024 and self._earlier:
             return [event, rng.choice(self._earlier)]
         if draw < 0.028 and self._earlier:
-            return [event, rng.choice(self._earlier) | {"removed": True}]
+            return [event, _retraction(rng, rng.choice(self._earlier))]
         if draw < 0.2:
             self._earlier.append(event)
             if len(self._earlier) > 2 * _KEPT:
@@ -127,3 +137,9 @@ class Events:
         if rng.random() < 0.01:
             event["amount_usd"] = None
         return event
+
+
+def _retraction(rng: random.Random, event: dict[str, Any]) -> dict[str, Any]:
+    """Return a retraction, which may know no more than what it takes back."""
+    known: dict[str, Any] = rng.choice([{}, {"amount": "1", "amount_usd": None, "side": "sell"}])
+    return event | known | {"removed": True}

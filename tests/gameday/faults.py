@@ -22,6 +22,8 @@ _HOLD_S: Final = {
     "kill_aggregator": 5.0,
     "kill_archiver": 5.0,
     "kill_web": 3.0,
+    "redis_away": 60.0,
+    "partitioner": 5.0,
     "clickhouse_down": 20.0,
     "s3_down": 25.0,
     "nats_down": 10.0,
@@ -83,6 +85,7 @@ class Faults:
 
     def _by_prefix(self, kind: str) -> Callable[[Strike], Callable[[], None] | None]:
         engine = kind.removeprefix("kill_").removeprefix("full_disk_").removesuffix("_down")
+        engine = engine.removesuffix("_away")
         if kind.startswith("full_disk_"):
             return lambda strike: self._full_disk(strike, engine)
         return lambda strike: self._kill_engine(engine)
@@ -154,6 +157,11 @@ class Faults:
         events, records = _JUMPS[strike.detail]
         jump = {"events_ms": events, "records_ms": records, "share": 0.2}
         self._traffic.order("jump", **jump, seconds=_HOLD_S["clock_jump"] * self._pace)
+
+    def _partitioner(self, strike: Strike) -> None:
+        strike.detail = "crc32"
+        seconds = _HOLD_S["partitioner"] * self._pace
+        self._traffic.order("misplace", partitioner="crc32", share=0.2, seconds=seconds)
 
     # --- clients ---
 

@@ -18,6 +18,7 @@ from tests.gameday.events import PARTITIONS
 from tests.gameday.helper import Helper
 from tests.gameday.site import WEBS, Site, until
 from tests.gameday.tally import MINUTE, Tally
+from tests.support.oracle import origin_of
 
 TOPIC: Final = "raw-swaps"
 _AT_REST_S: Final = 180
@@ -57,6 +58,11 @@ def judge(site: Site, crowd: Helper, say: Say) -> tuple[Outcome, Tally]:
     _archive(site, tally, outcome)
     _history(site, tally, outcome)
     _dead_letters(site, tally, outcome)
+    lost = sorted(tally.misplaced - tally.forwarded)
+    faults = (
+        [f"forwards: {len(lost)} misplaced records never came home: {lost[:5]}"] if lost else []
+    )
+    outcome.add("forwarded records", len(tally.misplaced), faults)
     return outcome, tally
 
 
@@ -98,7 +104,8 @@ def read_back(site: Site, say: Say) -> Tally:
     tally = Tally()
     for partition in range(PARTITIONS):
         for each in _records(site, TOPIC, partition):
-            tally.add(partition, each.offset(), each.timestamp()[1], each.value())
+            origin = origin_of(each.headers())
+            tally.add(partition, each.offset(), each.timestamp()[1], each.value(), origin)
     say(f"{tally.records:,} records read back: {tally.counts}, {len(tally.dead)} dead letters")
     return tally
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import cycle
 from typing import Final
 
 KINDS: Final[dict[str, str]] = {
@@ -17,6 +18,8 @@ KINDS: Final[dict[str, str]] = {
     "zombie": "SIGSTOP of one aggregator until the group has reassigned its partitions, SIGCONT",
     "redis_tail": "kill -9 of Redis, the last second of its log cut off, started again",
     "redis_empty": "kill -9 of Redis, its data deleted, started again",
+    "redis_away": "Redis is away for 60 s",
+    "partitioner": "one of five producers chooses partitions by another hash",
     "clickhouse_down": "ClickHouse is away",
     "s3_down": "the object store is away while parts are due to move there",
     "nats_down": "NATS is away",
@@ -30,16 +33,19 @@ KINDS: Final[dict[str, str]] = {
 }
 # Runs only if it is named; docs/gameday.md says why.
 NOT_DRAWN: Final = {"full_disk_clickhouse"}
+# No number may depend on how long Redis is away, so a longer day plays it several times.
+OFTEN: Final = "redis_away"
 # Consecutive seeds share a shuffle and start at different places in it, so that short runs of three
 # such seeds cover every kind.
 _SEEDS_OF_A_SHUFFLE: Final = 3
 
 
 def plan(seed: int, count: int) -> list[str]:
-    """Return `count` kinds; a kind repeats only after all others."""
+    """Return `count` kinds; a kind repeats only after all others, but for every tenth fault."""
     family, place = divmod(seed, _SEEDS_OF_A_SHUFFLE)
     rng = random.Random(f"gameday:{family}")
     order = rng.sample(list(KINDS), len(KINDS))
     start = place * len(order) // _SEEDS_OF_A_SHUFFLE
     drawn = [kind for kind in order[start:] + order[:start] if kind not in NOT_DRAWN]
-    return [drawn[number % len(drawn)] for number in range(count)]
+    kinds = cycle(drawn)
+    return [OFTEN if number % 10 == 9 else next(kinds) for number in range(count)]

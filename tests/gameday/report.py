@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-from tests.gameday.game import Played, seconds
+from tests.gameday.game import Played, milliseconds, seconds
 from tests.gameday.picture import timeline
 from tests.gameday.plan import KINDS, plan
 from tests.gameday.watch import Recovery
@@ -20,6 +20,7 @@ _HEAD: Final = (
     "ready again",
     "clients fresh again",
     "archive caught up",
+    "patch p99 (before)",
     "what users saw",
 )
 _CSS: Final = """
@@ -107,7 +108,8 @@ def page(played: Played, picture: str) -> str:
 
 def _summary(played: Played) -> list[str]:
     game, counts = played.game, played.counts
-    names = {"C": "counted", "L": "late", "U": "undone", "V": "without effect", "D": "repeated"}
+    names = {"C": "counted", "L": "late", "U": "undone", "D": "repeated", "M": "misplaced"}
+    names |= {"T": "retracted first", "V": "void", "F": "forwarded twice"}
     fates = ", ".join(f"{counts.get(code, 0):,} {name}" for code, name in names.items())
     messages = sum(line["messages"] for line in played.crowd)
     silences = [line["silence_s"] for line in played.crowd]
@@ -134,6 +136,7 @@ def _row(recovery: Recovery) -> list[str]:
         seconds(recovery.ready_s) if recovery.recovered else "never",
         seconds(recovery.fresh_s),
         seconds(recovery.archive_s),
+        f"{milliseconds(recovery.patch_ms)} ({milliseconds(recovery.patch_before_ms)})",
         _seen(recovery),
     ]
 

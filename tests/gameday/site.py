@@ -35,6 +35,7 @@ from infra.embedded.stack import Stack
 from tests.gameday.events import PARTITIONS
 from tests.gameday.helper import ROOT
 from tests.gameday.keys import Issuer
+from tests.gameday.tally import GRACE
 from tests.support.processes import wait_until
 
 _IGNORE_FILE_LIMIT: Final = Path(__file__).with_name("ignore_file_limit.py")
@@ -94,6 +95,7 @@ class Site:
             "KAFKA_GROUP": GROUP,
             "KAFKA_PARTITIONS": str(PARTITIONS),
             "ARCHIVE_HOT": hot,
+            "GRACE": f"{GRACE}ms",
             "LOG_FORMAT": "json",
             # All clients of the game come from one address.
             "RATE_LIMIT_IP": "100000",

@@ -1,8 +1,8 @@
 """What every token must show according to the log, summed by the minute in one pass.
 
 The rules are those of `tests.support.oracle`, which is too slow for millions of records and which
-checks this one (`test_tally.py`). Every token must live on one partition. USD are micro-USD,
-amounts 10^-18 token. Shares no code with the service.
+checks this one (`test_tally.py`). The traffic has no block hashes. USD are micro-USD, amounts
+10^-18 token. Shares no code with the service.
 """
 
 from __future__ import annotations
@@ -15,16 +15,20 @@ from typing import Any, Final
 
 import msgspec
 
+from tests.gameday.events import MAX_FUTURE, PARTITIONS
+from tests.support.oracle import home_of
+
 MINUTE: Final = 60_000
-_GRACE: Final = 2 * MINUTE
-_MAX_FUTURE: Final = 5 * MINUTE
+GRACE: Final = 5 * MINUTE
+"""As the site sets it: with the default no swap of a day would be late."""
 _ATTOS: Final = 10**18
 # A token's trades are numbered from the minute of its first one times this (docs of `trades`).
 _NUMBERS_A_MINUTE: Final = 2**20
 _decode = msgspec.json.Decoder().decode
 
-# The verdict on a record: counted, late, a retraction that undoes, without effect, repeated.
-COUNTED, LATE, UNDOING, VOID, REPEATED = b"CLUVD"
+# The verdict on a record: counted, late, a retraction of one of these, a retraction that came first
+# and the swap that it made void, repeated, not at home, forwarded before.
+COUNTED, LATE, UNDOING, EARLY, VOID, REPEATED, MISPLACED, FORWARDED = b"CLUTVDMF"
 Place = tuple[int, int]
 """(event time in ms, offset): the order of trading within a partition."""
 
@@ -96,108 +100,174 @@ class Archived:
     amount: int = 0
     late: int = 0
 
+    def add(self, swap: Swap, sign: int) -> None:
+        """Add a row with this sign."""
+        self.trades += sign
+        if swap.usd is not None:
+            self.volume += sign * swap.usd
+            self.buy_volume += sign * swap.usd * swap.buy
+            self.amount += sign * swap.amount
+
 
 @dataclass
 class Token:
     """One token. `stream` are the offsets of its trades in log order, as they are numbered.
 
     A trade is a swap counted in a window, or the retraction of one; a late swap is neither.
+    `retracted` counts the retractions of late swaps, which no minute knows.
     """
 
     partition: int
     symbol: str | None = None
     duplicates: int = 0
     late: int = 0
+    retracted: int = 0
     minutes: dict[int, Minute] = field(default_factory=lambda: defaultdict(Minute))
     archived: dict[int, Archived] = field(default_factory=lambda: defaultdict(Archived))
     stream: array[int] = field(default_factory=lambda: array("q"))
     first_number: int = 0
 
 
+@dataclass(slots=True)
+class Entry:
+    """What stands of an id: counted, late, removed, or removed before it came."""
+
+    state: int
+    swap: Swap | None = None
+    place: Place = (0, 0)
+
+
+_REMOVED: Final = 0
+
+
 class Tally:
-    """Reads every record of the log, each partition in the order of its offsets."""
+    """Reads every record of the log, each partition in the order of its offsets.
+
+    `begins` has the timestamp of each partition's first record, where its history begins.
+    `misplaced` are the positions of records that are not at home, `forwarded` those of records that
+    the service has sent home, and `forwards` counts what it has sent.
+    """
 
     def __init__(self) -> None:
         self.tokens: dict[str, Token] = {}
         self.dead: set[tuple[int, int]] = set()
-        self.records = 0
-        self.counts = dict.fromkeys("CLUVD", 0)
+        self.misplaced: set[tuple[int, int]] = set()
+        self.forwarded: set[tuple[int, int]] = set()
+        self.records = self.forwards = 0
+        self.counts = dict.fromkeys("CLUTVDMF", 0)
         self.rows: dict[int, tuple[array[int], bytearray]] = {}
-        self.earliest: dict[int, int] = {}
-        self._watermarks: dict[int, int] = {}
-        self._additions: dict[tuple[str, int], int] = {}
-        self._retracted: set[tuple[str, int]] = set()
+        self.begins: dict[int, int] = {}
+        self._clocks: dict[int, int] = {}
+        self._entries: dict[tuple[str, int, str], Entry] = {}
+        self._origins: dict[tuple[int, int], int] = {}
 
-    def add(self, partition: int, offset: int, stamp: int, value: bytes | None) -> None:
+    def add(
+        self,
+        partition: int,
+        offset: int,
+        stamp: int,
+        value: bytes | None,
+        origin: tuple[int, int] | None = None,
+    ) -> None:
         """The next record of a partition; `stamp` is its Kafka timestamp (ms)."""
         self.records += 1
+        if origin is not None:
+            self.forwards += 1
+            self.forwarded.add(origin)
+        self.begins.setdefault(partition, stamp)
+        clock = self._clocks[partition] = max(stamp, self._clocks.get(partition, 0))
         event = _event(value)
-        if event is None or event["timestamp"] > stamp + _MAX_FUTURE:
+        if event is None or (
+            event["timestamp"] > stamp + MAX_FUTURE and not event["removed"] and origin is None
+        ):
             self.dead.add((partition, offset))
             return
-        timestamp: int = event["timestamp"]
-        watermark = self._watermarks.get(partition)
-        newest = min(timestamp, stamp + _MAX_FUTURE)
-        self._watermarks[partition] = newest if watermark is None else max(watermark, newest)
-        minute = timestamp // MINUTE
-        closed = watermark is not None and (minute + 1) * MINUTE <= watermark - _GRACE
-
         token_id = f"{event['chain']}:{event['token']}"
-        token = self.tokens.get(token_id)
-        if token is None:
-            token = self.tokens[token_id] = Token(partition)
-        fate = self._decide((event["tx_hash"], event["log_index"]), event["removed"], closed)
+        fate = self._where(partition, token_id, origin)
+        if fate is None:
+            self._decide(partition, offset, event, event["timestamp"] < clock - GRACE)
+        else:
+            self.counts[chr(fate)] += 1
+            if fate == MISPLACED:
+                self.misplaced.add((partition, offset))
+
+    def _where(self, partition: int, token_id: str, origin: tuple[int, int] | None) -> int | None:
+        """The fate of a record that is not at home, or that came before; None for all others."""
+        if home_of(token_id, PARTITIONS) != partition:
+            return MISPLACED
+        if origin is not None:
+            if origin[1] <= self._origins.get((partition, origin[0]), -1):
+                return FORWARDED
+            self._origins[partition, origin[0]] = origin[1]
+        return None
+
+    def _decide(self, partition: int, offset: int, event: dict[str, Any], late: bool) -> None:
+        key = (event["tx_hash"], event["log_index"], event["token"])
+        entry = self._entries.get(key)
+        fate = self._fate(None if entry is None else entry.state, event["removed"], late)
         self.counts[chr(fate)] += 1
+        token_id = f"{event['chain']}:{event['token']}"
+        if fate in {COUNTED, LATE, UNDOING, REPEATED}:
+            # A record of another fate does not even make the token known.
+            token = self.tokens.setdefault(token_id, Token(partition))
         if fate == REPEATED:
             token.duplicates += 1
             return
         offsets, fates = self.rows.setdefault(partition, (array("q"), bytearray()))
         offsets.append(offset)
         fates.append(fate)
-        if fate != VOID:
-            self._count(token, event, fate, minute, (timestamp, offset))
+        place = (event["timestamp"], offset)
+        if fate == UNDOING:
+            assert entry is not None
+            self._undo(token, entry, offset)
+            self._entries[key] = Entry(_REMOVED)
+        elif fate in {COUNTED, LATE}:
+            swap = _swap(event)
+            self._count(token, swap, place, fate == LATE)
+            token.symbol = event["symbol"] if fate == COUNTED else token.symbol
+            self._entries[key] = Entry(fate, swap, place)
+        else:
+            self._entries[key] = Entry(EARLY if fate == EARLY else _REMOVED)
 
-    def _decide(self, swap: tuple[str, int], removed: bool, closed: bool) -> int:
-        addition = self._additions.get(swap)
+    @staticmethod
+    def _fate(state: int | None, removed: bool, late: bool) -> int:
         if removed:
-            if swap in self._retracted:
-                return REPEATED
-            self._retracted.add(swap)
-            if addition is None or addition == VOID:
-                return VOID
-            return UNDOING
-        if addition is not None:
+            if state is None:
+                return EARLY
+            return UNDOING if state in {COUNTED, LATE} else REPEATED
+        if state == EARLY:
+            return VOID
+        if state in {COUNTED, LATE}:
             return REPEATED
-        fate = VOID if swap in self._retracted else LATE if closed else COUNTED
-        self._additions[swap] = fate
-        return fate
+        return LATE if late else COUNTED
 
-    def _count(
-        self, token: Token, event: dict[str, Any], fate: int, minute: int, place: Place
-    ) -> None:
-        swap = _swap(event)
-        sign = -1 if fate == UNDOING else 1
-        undone_late = (
-            fate == UNDOING and self._additions[event["tx_hash"], event["log_index"]] == LATE
-        )
+    def _count(self, token: Token, swap: Swap, place: Place, late: bool) -> None:
+        minute = place[0] // MINUTE
         archived = token.archived[minute]
-        archived.trades += sign
-        archived.late += fate == LATE
-        if swap.usd is not None:
-            archived.volume += sign * swap.usd
-            archived.buy_volume += sign * swap.usd * swap.buy
-            archived.amount += sign * swap.amount
-        if fate == LATE:
+        archived.add(swap, 1)
+        archived.late += late
+        if late:
             token.late += 1
-        elif not undone_late:
-            if not token.stream:
-                token.first_number = minute * _NUMBERS_A_MINUTE + 1
-            token.stream.append(place[1])
-            token.symbol = event["symbol"]
-            token.minutes[minute].add(swap, place, sign)
-            if fate == COUNTED:
-                known = self.earliest.get(token.partition, place[0])
-                self.earliest[token.partition] = min(known, place[0])
+            return
+        self._number(token, minute, place[1])
+        token.minutes[minute].add(swap, place, 1)
+
+    def _undo(self, token: Token, entry: Entry, offset: int) -> None:
+        """Take out what the swap put in, whatever its retraction says."""
+        assert entry.swap is not None
+        minute = entry.place[0] // MINUTE
+        token.archived[minute].add(entry.swap, -1)
+        if entry.state == LATE:
+            token.retracted += 1
+            return
+        self._number(token, minute, offset)
+        token.minutes[minute].add(entry.swap, entry.place, -1)
+
+    @staticmethod
+    def _number(token: Token, minute: int, offset: int) -> None:
+        if not token.stream:
+            token.first_number = minute * _NUMBERS_A_MINUTE + 1
+        token.stream.append(offset)
 
 
 def _event(value: bytes | None) -> dict[str, Any] | None:

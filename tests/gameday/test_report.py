@@ -49,7 +49,7 @@ def test_the_report_has_every_fault_and_the_picture_stands_alone(tmp_path: Path)
     text = (tmp_path / "report.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| ") and "<detail>" in line]
     assert len(rows) == len(KINDS)
-    assert all(row.replace("\\|", "").count("|") == 8 for row in rows)
+    assert all(row.replace("\\|", "").count("|") == 9 for row in rows)
     page = (tmp_path / "report.html").read_text()
     assert picture in page
     assert "&lt;detail&gt;" in page

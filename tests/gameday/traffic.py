@@ -2,6 +2,7 @@
 
     {"do": "poison", "count": 200}
     {"do": "jump", "events_ms": 600000, "records_ms": 0, "share": 0.2, "seconds": 4}
+    {"do": "misplace", "partitioner": "crc32", "share": 0.2, "seconds": 4}
     {"do": "stop"}
 
 Writes a line of JSON a second: {"at", "sent", "queued", "refused"}; the last has "over": true. Ends
@@ -39,6 +40,7 @@ class Traffic:
         self._rate = options.rate
         self._events = Events(options.seed, options.tokens)
         self._jump, self._jump_share, self._jump_until = Jump(), 0.0, 0.0
+        self._partitioner, self._misplaced_share, self._misplaced_until = "murmur2", 0.0, 0.0
         self._orders: queue.Queue[dict[str, Any]] = queue.Queue()
         self._sent = 0
         self._refused: list[str] = []
@@ -71,8 +73,11 @@ class Traffic:
             due = int((now - begun) * self._rate) - drawn
             drawn += due
             jumped = int(due * self._jump_share) if now < self._jump_until else 0
-            self._send(self._events.some(due - jumped, now_ms(), Jump()))
+            elsewhere = int(due * self._misplaced_share) if now < self._misplaced_until else 0
+            self._send(self._events.some(due - jumped - elsewhere, now_ms(), Jump()))
             self._send(self._events.some(jumped, now_ms(), self._jump))
+            other = self._partitioner
+            self._send(self._events.some(elsewhere, now_ms(), Jump(), partitioner=other))
             self._producer.poll(0)
             if now - reported >= 1:
                 reported = now
@@ -97,6 +102,10 @@ class Traffic:
                     self._jump = Jump(order["events_ms"], order["records_ms"])
                     self._jump_share = order["share"]
                     self._jump_until = time.monotonic() + order["seconds"]
+                case "misplace":
+                    self._partitioner = order["partitioner"]
+                    self._misplaced_share = order["share"]
+                    self._misplaced_until = time.monotonic() + order["seconds"]
                 case "stop":
                     return False
         return True

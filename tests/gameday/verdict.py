@@ -9,10 +9,21 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Any, Final
 
-from tests.gameday.tally import COUNTED, LATE, MINUTE, UNDOING, VOID, Minute, Tally, Token, window
+from tests.gameday.tally import (
+    COUNTED,
+    EARLY,
+    LATE,
+    MINUTE,
+    UNDOING,
+    VOID,
+    Minute,
+    Tally,
+    Token,
+    window,
+)
 
 WINDOWS: Final = {"5m": 5, "1h": 60, "24h": 1440}
-_SIGNS: Final = {COUNTED: 1, LATE: 1, UNDOING: -1, VOID: 0}
+_SIGNS: Final = {COUNTED: 1, LATE: 1, UNDOING: -1, EARLY: 0, VOID: 0}
 Row = dict[str, Any]
 
 
@@ -37,11 +48,11 @@ def row_faults(tally: Tally, row: Row) -> list[str]:
     wrong.unless_equal("duplicates", quality["duplicates"], token.duplicates)
     wrong.unless_equal("late", quality["late"], token.late)
     wrong.unless_equal("unpriced", quality["unpriced"], everything.unpriced)
-    wrong.unless_equal("retracted", quality["retracted"], everything.retracted)
+    wrong.unless_equal("retracted", quality["retracted"], everything.retracted + token.retracted)
     wrong.unless_equal("symbol", row["symbol"], token.symbol)
     wrong.unless_equal("last_trade_at", row["last_trade_at"], everything.last_at or None)
     wrong.unless_near("last_price_usd", row["last_price_usd"], _price(everything.last))
-    since = tally.earliest.get(token.partition)
+    since = tally.begins.get(token.partition)
     for name, minutes in WINDOWS.items():
         wrong.prefix = f"{name}."
         _window_faults(wrong, row["windows"][name], token, row["as_of"], minutes, since)

@@ -23,6 +23,9 @@ _ARCHIVE_FRESH_MS: Final = 6_000
 # This many good observations in a row are a recovery: a second, or longer on a busy machine.
 _LOOKS: Final = 3
 _LINES: Final = 5
+# The time before a fault, and the least time of one, whose patches are compared.
+_BEFORE_MS: Final = 15_000
+_LEAST_MS: Final = 5_000
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,11 @@ class Look:
 
 @dataclass
 class Recovery:
-    """The effect of a fault. Seconds from the injection until recovery; None: no effect."""
+    """The effect of a fault. Seconds from the injection until recovery; None: no effect.
+
+    `patch_ms` is how old 99 % of the patches were at most when clients received them, during the
+    fault, and `patch_before_ms` the same of the time before it.
+    """
 
     strike: Strike
     ready_s: float | None
@@ -58,6 +65,8 @@ class Recovery:
     seen: Counter[str]
     answers: Counter[str]
     slowest_ms: float
+    patch_ms: int | None = None
+    patch_before_ms: int | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -145,6 +154,19 @@ class Watch:
             all(look.ready.values()) and (look.archived or not archive) for look in looks
         ) and all(line["fresh"] == self._sockets for line in lines)
 
+    def _patch_p99(self, since: int, until_ms: int) -> int | None:
+        """How old 99 % of the patches were at most that clients received in this time."""
+        ages: Counter[int] = Counter()
+        for line in self.crowd():
+            if since <= line["at"] < until_ms:
+                ages.update({int(age): count for age, count in line["ages"].items()})
+        left = ages.total() / 100
+        for age, count in sorted(ages.items(), reverse=True):
+            left -= count
+            if left < 0:
+                return age
+        return None
+
     def recovery(self, strike: Strike, until_ms: int, recovered: bool) -> Recovery:
         """What was seen from the strike up to `until_ms`."""
         looks = [look for look in self.looks if strike.at <= look.at < until_ms]
@@ -169,6 +191,8 @@ class Watch:
             seen=seen,
             answers=answers,
             slowest_ms=max((look.slowest_ms for look in looks), default=0.0),
+            patch_ms=self._patch_p99(strike.at, max(strike.repaired_at, strike.at + _LEAST_MS)),
+            patch_before_ms=self._patch_p99(strike.at - _BEFORE_MS, strike.at),
             notes=list(strike.notes),
         )
 

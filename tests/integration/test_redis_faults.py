@@ -15,9 +15,9 @@ import redis
 
 from aggregator.contracts.names import block_key, snapshot_keys
 from infra.embedded.stack import Stack
-from tests.chaos.expected import GRACE, MAX_FUTURE, WINDOWS
+from tests.chaos.expected import WINDOWS
 from tests.support.archived import Archive, archiving, messages, wait_archived
-from tests.support.oracle import Logged, TokenNumbers, recompute
+from tests.support.oracle import Logged, Rules, TokenNumbers, decide, recompute
 from tests.support.processes import wait_until
 from tests.support.redis_faults import redis_pair
 from tests.support.service import Service, swap
@@ -71,16 +71,14 @@ def _partition(event: bytes) -> int:
 def oracle(service: Service) -> dict[str, TokenNumbers]:
     """The windows of the present log in Kafka, computed by the slow oracle."""
     log = [
-        Logged({"removed": False, **event}, partition, offset, event["timestamp"])
-        for (partition, offset), value in messages(service.env["KAFKA_BOOTSTRAP"], service.topic)
-        if (event := json.loads(value or b"{}"))
+        Logged(json.loads(each.value or b""), *each.place, each.timestamp, each.origin)
+        for each in messages(service.env["KAFKA_BOOTSTRAP"], service.topic)
     ]
     return recompute(
-        log,
+        decide(log, Rules(homes=PARTITIONS)),
         now=time.time_ns() // 1_000_000,
         windows=WINDOWS,
-        grace_ms=GRACE,
-        max_future_ms=MAX_FUTURE,
+        history_from=None,
     )
 
 
@@ -112,7 +110,7 @@ def wait_for_truth(service: Service, within_s: float = 90) -> None:
         raise AssertionError(
             f"{error}: {shown(service)} instead of {truth}; {service.reasons()}"
         ) from None
-    service.wait_ready()
+    service.wait_ready(within_s)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ def live(partition: int, next_offset: int = 9) -> dict[str, Any]:
     return {"event": "partition_live", "partition": partition, "next_offset": next_offset}
 
 
-GAP = {"event": "gap", "partition": 1, "first": 3, "behind": 5}
+GAP = {"event": "gap", "partition": 1, "first": 3, "end": 5}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Engines, a ledger and a reader in memory, compared with `tests/unit/windows/oracle.py`.
+"""Engines, a ledger and a reader in memory, compared with `tests/support/oracle.py`.
 
 The comparison is of what a reader sees: the stats as they were last published, where a token is
 published again only when the engine marked it dirty. Every test runs on each of `ENGINES`.
@@ -23,9 +23,16 @@ from aggregator.decoding.rules import decode_swap
 from aggregator.runtime.errors import BadMessage
 from aggregator.windows.engine import ColumnarWindows
 from tests.spec.windows import ReferenceWindows
-from tests.support.oracle import MINUTE, Logged, PreviousNumbers, TokenNumbers, WindowNumbers
+from tests.support.oracle import (
+    MINUTE,
+    DecidedRecord,
+    Logged,
+    PreviousNumbers,
+    TokenNumbers,
+    WindowNumbers,
+    recompute,
+)
 from tests.unit.windows.ledger import Ledger
-from tests.unit.windows.oracle import DecidedRecord, recompute
 
 ENGINES = [ReferenceWindows, ColumnarWindows]
 Engine = type[ReferenceWindows] | type[ColumnarWindows]

@@ -1,4 +1,4 @@
-"""Each window engine against the independent recomputation of `tests/unit/windows/oracle.py`.
+"""Each window engine against the independent recomputation of `tests/support/oracle.py`.
 
 A scenario is a log that is read while the wall clock moves: events in any order, early and late,
 repeats, retractions, and minutes without events.

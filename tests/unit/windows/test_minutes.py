@@ -9,8 +9,7 @@ from fractions import Fraction
 from aggregator.contracts.trades import CandleRow
 from aggregator.windows.engine import ColumnarWindows
 from aggregator.windows.minutes import candles_of
-from tests.support.oracle import MINUTE
-from tests.unit.windows.oracle import order_of, recompute
+from tests.support.oracle import MINUTE, order_of, recompute
 from tests.unit.windows.service import GRACE, SMALL, T0, Service, swap_event
 
 
