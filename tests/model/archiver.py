@@ -305,6 +305,4 @@ class ArchivingWorker:
 
     def _commit(self, state: PartitionState, intent: ModelIntent | None = None) -> None:
         position = ArchivePosition(state.clock, dict(state.origins), intent, self._epoch)
-        self._world.kafka.commit(
-            GROUP, self._partition, self._member, self._next_offset, position
-        )
+        self._world.kafka.commit(GROUP, self._partition, self._member, self._next_offset, position)
