@@ -1,4 +1,4 @@
-"""Redis, Kafka and ClickHouse as far as the rules depend on them, with the ways in which they fail."""
+"""Redis, Kafka and ClickHouse as far as the rules depend on them, and how they fail."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ class ModelWorld:
 
     # A schedule.
 
-    def run(self) -> None | str:
+    def run(self) -> str | None:
         """Play the schedule, then drain without faults; return "stuck" where that does not end."""
         strikes = self.random.choice([0, 1, 1, 2, 3, 6, 12])
         while self._script or strikes:
