@@ -13,6 +13,7 @@ from aggregator.member.loop import MemberLoop
 from aggregator.member.topics import ensure_topics
 from aggregator.runtime.config import Config
 from aggregator.runtime.health import Health
+from aggregator.seen.seen import compile_seen
 
 _POLL_LIMIT: Final = 5_000
 
@@ -40,6 +41,7 @@ def run_archiver(
 
 
 def compile_archiver() -> None:
-    """Compile the decoders and encoders, or load them from numba's cache."""
+    """Compile the decoder, the encoders and the fold of ids, or load them from numba's cache."""
     compile_decoder()
     compile_encoders()
+    compile_seen()

@@ -1,8 +1,9 @@
 """Archives the swaps of a time range of the log that the archive lacks, and none twice.
 
 A backfill looks only at offsets below those that the archivers have committed; later offsets are
-theirs. It leaves a record alone if its position is in the archive. What to do with another one the
-rows of its id say, as an archiver decides about late swaps. While it inserts, the epoch of the
+theirs. It leaves a record alone if its position is in the archive. Any other one may be missing, or
+may have had no row: the log is folded again from the rows before it, in order, so what was decided
+once is decided alike. While it inserts, the epoch of the
 partition is odd, and the archiver of the partition waits; afterwards that archiver learns the new
 rows (see `ArchiveWriter.epoch`). So it may run beside the archivers, outside their group.
 """
@@ -14,26 +15,28 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 import msgspec
+import numpy as np
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from aggregator.archiving.batches import blocks_of, span_of
 from aggregator.archiving.decisions import (
+    ArchiveLimits,
     Decided,
-    Found,
-    Lateness,
     LogSource,
-    UndecidedRun,
-    decide,
-    wanted,
+    decide_missing,
+    ids_at,
+    known_of,
 )
 from aggregator.archiving.intents import LogPosition, unpack
 from aggregator.clickhouse.connection import ClickHouseClient, Unavailable
 from aggregator.clickhouse.questions import ArchiveQuestions
 from aggregator.clickhouse.writer import HAS_ROW, ArchiveWriter
+from aggregator.contracts.arrays import Array
 from aggregator.contracts.homes import Homes
 from aggregator.contracts.records import Origin, origin_of
 from aggregator.contracts.verdict import Verdict
 from aggregator.decoding.decoder import BatchDecoder
+from aggregator.decoding.rows import picked
 from aggregator.member.kafka_reader import KafkaReader, record_of
 from aggregator.runtime.backoff import Backoff
 from aggregator.runtime.clock import wall_ms
@@ -49,8 +52,9 @@ _LEASE_S: Final = 30.0
 # An archiver settles its intent within its lease and the time of an insert.
 _SETTLES_S: Final = 300.0
 _ASK_EVERY_S: Final = 0.2
-# Every swap is late for a backfill, so that its id is looked up, over all time.
+# What a backfill archives counts as late: the windows have passed it.
 _ALWAYS_LATE: Final = 2**61
+_NEVER_FORGET: Final = 2**60
 
 
 class BackfillProgress(msgspec.Struct):
@@ -89,7 +93,7 @@ class Backfill:
         topic_id = self._topic_id = _topic_id(config)
         self._dry_run = dry_run
         self._decoder = BatchDecoder(config.max_future_ms)
-        self._lateness = Lateness(config.grace_ms, config.max_future_ms, config.keep_ttl_ms)
+        self._limits = ArchiveLimits(config.grace_ms, config.max_future_ms, config.keep_ttl_ms)
         self._clickhouse = ClickHouseClient(config.clickhouse_url, receive_s=90)
         self._writer = ArchiveWriter(self._clickhouse, topic_id)
         self._questions = ArchiveQuestions(self._clickhouse, topic_id)
@@ -157,18 +161,17 @@ class Backfill:
         there = self._questions.offsets_between(
             progress.partition, first, end, unnamed=position.switch is not None
         )
-        records = self._missing(progress, there, end)
-        if records.values:
-            self._archive(progress, position, records)
+        records = self._chunk(progress, end)
+        missing = np.array([offset not in there for offset in records.offsets], np.bool_)
+        progress.seen += len(missing)
+        progress.there += len(missing) - int(missing.sum())
+        if missing.any():
+            self._archive(progress, position, records, missing)
         progress.next_offset = end
 
-    def _missing(self, progress: BackfillProgress, there: set[int], end: int) -> _Columns:
+    def _chunk(self, progress: BackfillProgress, end: int) -> _Columns:
         found = _Columns([], [], [], [])
         for offset, timestamp, value, origin in self._read(progress.partition, end, progress):
-            progress.seen += 1
-            if offset in there:
-                progress.there += 1
-                continue
             found.values.append(value)
             found.timestamps.append(timestamp)
             found.offsets.append(offset)
@@ -176,15 +179,16 @@ class Backfill:
         return found
 
     def _archive(
-        self, progress: BackfillProgress, position: LogPosition, records: _Columns
+        self, progress: BackfillProgress, position: LogPosition, records: _Columns, missing: Array
     ) -> None:
+        partition = progress.partition
         if self._dry_run:
-            self._count(progress, self._decide(progress.partition, position, records))
+            self._count(progress, self._decide(partition, position, records, missing))
             return
         backoff = Backoff()
         for left in reversed(range(_TRIES)):
             try:
-                decided = self._insert(progress.partition, position, records)
+                decided = self._insert(partition, position, records, missing)
             except Retry:
                 if not left:
                     raise
@@ -193,7 +197,9 @@ class Backfill:
                 self._count(progress, decided)
                 return
 
-    def _insert(self, partition: int, position: LogPosition, records: _Columns) -> Decided:
+    def _insert(
+        self, partition: int, position: LogPosition, records: _Columns, missing: Array
+    ) -> Decided:
         """Decide and insert while the archiver waits; decides again if it is tried again."""
         before = self._writer.epoch(partition).number
         self._writer.raise_epoch(partition, before + 1 + before % 2)
@@ -203,7 +209,7 @@ class Backfill:
             # The wait may have been long, and its end is what the epoch promises.
             self._writer.raise_epoch(partition, before + 3 + before % 2)
             raised_at = time.monotonic()
-            decided = self._decide(partition, position, records)
+            decided = self._decide(partition, position, records, missing)
             self._writer.connect()
             for block in blocks_of([decided.swaps], partition, wall_ms()):
                 if time.monotonic() - raised_at > _LEASE_S:
@@ -223,27 +229,41 @@ class Backfill:
                 raise Fatal(f"partition {partition}: an insert of its archiver does not end")
             time.sleep(_ASK_EVERY_S)
 
-    def _decide(self, partition: int, position: LogPosition, records: _Columns) -> Decided:
-        swaps = self._decoder.decode(records).swaps
-        homes = position.homes or self._config.kafka_partitions
-        away = Homes(self._config.kafka_partitioner, homes).away(swaps, partition)
-        # A state of its own: this part of the log is folded against what is archived.
+    def _decide(
+        self, partition: int, position: LogPosition, records: _Columns, missing: Array
+    ) -> Decided:
+        """Decide the missing records of a chunk.
+
+        All records of their ids are folded, from what the archive had before the chunk on.
+        """
+        swaps, config = self._decoder.decode(records).swaps, self._config
+        homes = Homes(config.kafka_partitioner, position.homes or config.kafka_partitions)
+        away = homes.away(swaps, partition)
+        ids = ids_at(swaps, np.flatnonzero(missing & ~swaps.records["bad"] & ~away))
+        rows = self._questions.rows_of(ids)
+        if position.switch is not None:
+            rows += self._questions.unnamed_rows_of(ids)
+        begin = records.offsets[0]
+        before = [row for row in rows if row.partition != partition or row.offset < begin]
         seen = Seen(
-            ttl_ms=self._config.marker_ttl_ms,
-            grace_ms=self._config.grace_ms,
-            max_future_ms=self._config.max_future_ms,
-            next_offset=records.offsets[0],
+            ttl_ms=_NEVER_FORGET,
+            grace_ms=config.grace_ms,
+            max_future_ms=config.max_future_ms,
+            next_offset=begin,
             floor=_ALWAYS_LATE,
         )
-        run = UndecidedRun(swaps, away)
-        question = wanted(seen, run, self._lateness, forwarded=False)
-        found = Found(
-            self._questions.entries_of(question.late),
-            self._questions.rows_of(question.retracted),
-            self._questions.unnamed_rows_of(question.all) if position.switch is not None else [],
+        wanted = np.frombuffer(b"".join(each.marker for each in ids), np.uint64)[::2]
+        asked = missing | np.isin(swaps.markers[:, 0], wanted)
+        folded = picked([(swaps, np.flatnonzero(asked))])
+        folded.swaps["verdict"] = seen.judge(folded, away[asked], known_of(before)).letters
+        lacking = picked([(folded, np.flatnonzero(missing[asked]))])
+        return decide_missing(
+            lacking,
+            rows,
+            self._limits,
+            source=LogSource(self._topic_id, partition),
+            now_ms=wall_ms(),
         )
-        source = LogSource(self._topic_id, partition)
-        return decide(seen, run, found, self._lateness, source=source, now_ms=wall_ms())
 
     @staticmethod
     def _count(progress: BackfillProgress, decided: Decided) -> None:

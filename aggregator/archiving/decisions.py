@@ -44,7 +44,7 @@ _TAKEN: Final = {
 }
 
 
-class Lateness(NamedTuple):
+class ArchiveLimits(NamedTuple):
     """The settings by which records are late, future, or too old to be archived (ms)."""
 
     grace_ms: int
@@ -55,7 +55,7 @@ class Lateness(NamedTuple):
         """Return the least timestamp that is archived.
 
         ClickHouse drops older rows (ARCHIVE_KEEP), some as they arrive, while their day's totals
-        stay: a repeat could not be told. The margin lets a row stay until it was looked for.
+        stay: a repeat could not be recognised. The margin lets a row stay until it was looked for.
         """
         return now_ms - self.keep_ms + min(HOUR_MS, self.keep_ms // 24)
 
@@ -96,7 +96,7 @@ class UndecidedRun(msgspec.Struct):
     pending: list[ArchivedRow] = []
 
 
-class Wanted(NamedTuple):
+class WantedIds(NamedTuple):
     """The ids of a run that the archive must be asked for.
 
     `late` of late swaps, `retracted` of retractions, `forwarded` of other forwarded records, whose
@@ -128,7 +128,7 @@ class Found(NamedTuple):
 NOTHING: Final = Found(join(()), [], [])
 
 
-def wanted(seen: Seen, run: UndecidedRun, lateness: Lateness, *, forwarded: bool) -> Wanted:
+def wanted(seen: Seen, run: UndecidedRun, limits: ArchiveLimits, *, forwarded: bool) -> WantedIds:
     """Return which ids of a run must be looked up, and of all time.
 
     A swap that is on time and unknown is new: a repeat of what was forgotten is late
@@ -137,7 +137,7 @@ def wanted(seen: Seen, run: UndecidedRun, lateness: Lateness, *, forwarded: bool
     swaps = run.swaps
     at_home = ~swaps.records["bad"] & ~run.away
     removed = swaps.records["removed"]
-    on_time_from = np.maximum(seen.clocks(swaps) - lateness.grace_ms, seen.floor)
+    on_time_from = np.maximum(seen.clocks(swaps) - limits.grace_ms, seen.floor)
     asked = swaps.swaps["timestamp"] < on_time_from
     if forwarded:
         asked |= swaps.records["origin_partition"] != ABSENT
@@ -145,10 +145,10 @@ def wanted(seen: Seen, run: UndecidedRun, lateness: Lateness, *, forwarded: bool
     if len(added):
         added = added[~seen.has(swaps, added)]
     late = swaps.swaps["timestamp"][added] < on_time_from[added]
-    return Wanted(
-        _ids(swaps, added[late]),
-        _ids(swaps, np.flatnonzero(at_home & removed)),
-        _ids(swaps, added[~late]),
+    return WantedIds(
+        ids_at(swaps, added[late]),
+        ids_at(swaps, np.flatnonzero(at_home & removed)),
+        ids_at(swaps, added[~late]),
     )
 
 
@@ -171,7 +171,7 @@ def rows_among(
     return found
 
 
-def _ids(swaps: Swaps, places: Array) -> list[Id]:
+def ids_at(swaps: Swaps, places: Array) -> list[Id]:
     markers = swaps.markers[places].tobytes()
     numbers = swaps.swaps["log_index"][places].tolist()
     found = {}
@@ -188,21 +188,18 @@ def _text(swaps: Swaps, place: int, name: str) -> str:
     return swaps.text[begin:end].tobytes().decode()
 
 
-def known_of(found: Found, pending: Sequence[ArchivedRow]) -> Known | None:
-    """Return what the archive and the rows on their way to it make of their ids."""
-    rows = sorted(found.rows, key=lambda row: row.offset)
-    # What names no topic was archived before everything else.
-    entries = join(
-        [
-            _entries_of(in_order(found.unnamed)),
-            found.entries,
-            _entries_of(rows),
-            _entries_of(pending),
-        ]
-    )
+def known_of(rows: Sequence[ArchivedRow], entries: Entries | None = None) -> Known | None:
+    """Return what rows of the archive, and rows on their way to it, make of their ids.
+
+    `entries` are older rows, of the same topic, than those of their ids in `rows`.
+    """
+    unnamed = [row for row in rows if not row.topic_id]
+    named = [row for row in rows if row.topic_id]
+    parts = [_entries_of(in_order(unnamed)), entries, _entries_of(in_order(named))]
+    joined = join([part for part in parts if part is not None])
     # Only the order matters: rows of several partitions and topics have no common offsets.
-    ordered = msgspec.structs.replace(entries, offsets=np.arange(len(entries)))
-    return Known.of(ordered) if len(entries) else None
+    ordinal = msgspec.structs.replace(joined, offsets=np.arange(len(joined)))
+    return Known.of(ordinal) if len(joined) else None
 
 
 def _entries_of(rows: Sequence[ArchivedRow]) -> Entries:
@@ -219,7 +216,7 @@ def in_order(rows: Iterable[ArchivedRow]) -> list[ArchivedRow]:
     rows = list(rows)
     unnamed = [row for row in rows if not row.topic_id]
     if len({row.partition for row in unnamed}) > 1:
-        # On several partitions only the time of the insert tells which came first.
+        # On several partitions only the time of the insert says which came first.
         unnamed.sort(key=lambda row: (row.ingested_at, row.partition, row.offset))
     else:
         unnamed.sort(key=lambda row: row.offset)
@@ -228,13 +225,14 @@ def in_order(rows: Iterable[ArchivedRow]) -> list[ArchivedRow]:
 
 def standing(rows: Iterable[ArchivedRow]) -> list[ArchivedRow]:
     """Return the rows of sign +1 of an id that no row of sign -1 has taken out, oldest first."""
-    up: list[ArchivedRow] = []
-    for row in in_order(rows):
-        if row.sign > 0:
-            up.append(row)
-        elif row.sign < 0 and up:
-            same = [each for each in up if _values(each.swap) == _values(row.swap)]
-            up.remove(same[-1] if same else up[-1])
+    ordered = in_order(rows)
+    up = [row for row in ordered if row.sign > 0]
+    for place, row in enumerate(ordered):
+        if row.sign < 0 and up:
+            # Of equal rows the newest before it; a backfill may have put a row in before it.
+            same = [each for each in up if _values(each.swap) == _values(row.swap)] or up
+            before = [each for each in same if each in ordered[:place]]
+            up.remove(before[-1] if before else same[-1])
     return up
 
 
@@ -247,7 +245,7 @@ def decide(
     seen: Seen,
     run: UndecidedRun,
     found: Found,
-    lateness: Lateness,
+    limits: ArchiveLimits,
     *,
     source: LogSource,
     now_ms: int,
@@ -258,13 +256,14 @@ def decide(
     it decides only what is too old to be archived.
     """
     swaps = run.swaps
+    archived = [*found.unnamed, *found.rows, *run.pending]
+    known = known_of(archived, found.entries)
     clocks = seen.clocks(swaps)
-    swaps.swaps["verdict"] = seen.judge(swaps, run.away, known_of(found, run.pending)).letters
-    archived = [*found.rows, *found.unnamed, *run.pending]
+    swaps.swaps["verdict"] = seen.judge(swaps, run.away, known).letters
     negated = _decide_retractions(source, swaps, archived)
-    settle_times(swaps, lateness.max_future_ms)
+    settle_times(swaps, limits.max_future_ms)
     swaps = with_values(swaps, {at: swap for at, (_, swap) in negated.items()})
-    _leave_out_old(swaps, negated, lateness.oldest(now_ms))
+    _leave_out_old(swaps, negated, limits.oldest(now_ms))
     return Decided(swaps, clocks, {at: place for at, (place, _) in negated.items()})
 
 
@@ -320,6 +319,43 @@ def _decide_retractions(
             letter = ARCHIVE_GONE
         letters[place] = ord(letter)
     return negated
+
+
+def decide_missing(
+    swaps: Swaps,
+    archived: Sequence[ArchivedRow],
+    limits: ArchiveLimits,
+    *,
+    source: LogSource,
+    now_ms: int,
+) -> Decided:
+    """Decide the rows of records that the archive lacks, beside those that it has.
+
+    The letters in `swaps` are those by the order of the log. A swap is left out if it stands
+    already, as a later record, and a retraction if nothing is left to be retracted.
+    """
+    rows: dict[bytes, list[ArchivedRow]] = {}
+    for row in archived:
+        rows.setdefault(row.swap.marker, []).append(row)
+    letters, negated = swaps.swaps["verdict"], Negated()
+    for place in np.flatnonzero(HAS_ROW[letters] & (SIGNS[letters] != 0)).tolist():
+        of_id = rows.setdefault(swaps.markers[place].tobytes(), [])
+        at = (*source, int(swaps.swaps["offset"][place]))
+        up = standing(of_id)
+        if bool(up) == (SIGNS[letters[place]] > 0):
+            letters[place] = _NO_ROW
+        elif up:
+            check = int(swaps.records["block_check"][place])
+            taken = next((row for row in up if check and row.swap.block_check == check), up[-1])
+            of_id.append(ArchivedRow(taken.swap, *at, Verdict.UNDONE, -1, 0))
+            negated[at[2]] = Place(taken.partition, taken.offset), taken.swap
+        else:
+            letters[place] = ord(Verdict.LATE)
+            of_id.append(ArchivedRow(swap_at(swaps, place), *at, Verdict.LATE, 1, 0))
+    settle_times(swaps, limits.max_future_ms)
+    swaps = with_values(swaps, {at: swap for at, (_, swap) in negated.items()})
+    _leave_out_old(swaps, negated, limits.oldest(now_ms))
+    return Decided(swaps, np.zeros(len(swaps), np.int64), {})
 
 
 def settle_times(swaps: Swaps, max_future_ms: int) -> None:

@@ -227,8 +227,6 @@ class PartitionIngest:
         if letters:
             self._tools.outbox.reject(letters)
             self.owner.dead_letters += len(letters)
-            for letter in letters:
-                metrics.INGEST_DEAD_LETTERS.labels(letter.error.reason).inc()
 
     def _send_home(self, records: Records, judged: Judged) -> None:
         """Forward misplaced records to their homes."""

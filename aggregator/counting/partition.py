@@ -276,7 +276,7 @@ class PartitionOwner:
 
     def needs_save(self) -> bool:
         """Whether Redis lacks anything of the state."""
-        return self.saved_offset != self.next_offset
+        return self._before is None or self.saved_offset != self.next_offset
 
     def take_save(self) -> SaveJob:
         """Return what brings the stored state up to date: the changes, or everything.
@@ -314,7 +314,7 @@ class PartitionOwner:
         self.saved_at_ms = at_ms
 
     def save_whole(self) -> None:
-        """Note that Redis does not hold what the last job built on: the next one is whole."""
+        """Note that Redis does not hold what the last save built on: save everything."""
         self._before = None
 
     def go_live(self) -> list[Patch]:

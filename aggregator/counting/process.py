@@ -15,7 +15,7 @@ import structlog
 from aggregator.archiving.in_process import ArchiverThread
 from aggregator.counting.announcer import Announcer
 from aggregator.counting.board_cache import BoardCache
-from aggregator.counting.saver import Saver
+from aggregator.counting.saver import SnapshotSaver
 from aggregator.counting.sink import CountingSink
 from aggregator.decoding.decoder import compile_decoder
 from aggregator.member.kafka import KafkaLog
@@ -63,7 +63,7 @@ def run_aggregator(
         client = RedisClient(config.redis_url)
         closing.callback(client.close)
         snapshots = RedisSnapshots(client, config.kafka_topic, config.kafka_retention_ms)
-        saver = Saver(snapshots)
+        saver = SnapshotSaver(snapshots)
         saver.start()
         closing.callback(saver.stop)
         executor = ThreadPoolExecutor(_WORKERS, "takeover")

@@ -1,4 +1,4 @@
-"""Where the replay of a partition without a saved state begins (DESIGN 4 rule 3). Pure.
+"""Where the replay of a partition without a saved state begins. Pure.
 
 The log is read from twice the longest window before its newest record, by record time. Every record
 before that point is older, so the log clock is exact from there on, and no swap before it can have

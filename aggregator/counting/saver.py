@@ -26,8 +26,8 @@ from aggregator.runtime.errors import Fenced, Retry, SwapsError
 
 log = structlog.get_logger(__name__)
 
-_LOOK_S: Final = 0.05
-_PING_MS: Final = 2_000
+_PAUSE_S: Final = 0.05
+_LOOK_MS: Final = 2_000
 _STOP_S: Final = 3.0
 
 
@@ -51,7 +51,7 @@ class Saved(msgspec.Struct, frozen=True, gc=False):
     error: SwapsError | None = None
 
 
-class Saver:
+class SnapshotSaver:
     """At most one save of each partition under way. `monotonic_ms` is a clock that never jumps."""
 
     def __init__(
@@ -64,7 +64,9 @@ class Saver:
         # Both are guarded by the condition.
         self._jobs: dict[int, SaveJob] = {}
         self._ended: deque[Saved] = deque()
-        self._answered_at = monotonic_ms()
+        self._watched: dict[int, int] = {}
+        self._lost: set[int] = set()
+        self._answered_at = self._looked_at = monotonic_ms()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="saver", daemon=True)
 
@@ -90,6 +92,17 @@ class Saver:
         """Return for how long Redis has not answered; 0 while it does."""
         return self._monotonic_ms() - self._answered_at if self._breaker.fault else 0
 
+    def watch(self, partition: int, epoch: int) -> None:
+        """Look every few seconds whether Redis still has what was saved under this epoch."""
+        with self._changed:
+            self._watched[partition] = epoch
+
+    def take_lost(self) -> set[int]:
+        """Return the partitions of which Redis has lost everything since the last call."""
+        with self._changed:
+            lost, self._lost = self._lost, set()
+        return lost
+
     def submit(self, job: SaveJob) -> None:
         """Save a partition; none of its saves may be under way."""
         with self._changed:
@@ -108,6 +121,8 @@ class Saver:
         """Give up what is under way for a partition that this process no longer owns."""
         with self._changed:
             self._jobs.pop(partition, None)
+            self._watched.pop(partition, None)
+            self._lost.discard(partition)
             self._ended = deque(each for each in self._ended if each.job.partition != partition)
 
     def take_ended(self) -> list[Saved]:
@@ -133,19 +148,31 @@ class Saver:
         try:
             for job in jobs:
                 self._end(job, self._try(job))
-            if self._monotonic_ms() - self._answered_at >= _PING_MS:
-                self._snapshots.ping()
-                self._answered_at = self._monotonic_ms()
+            if self._monotonic_ms() - self._looked_at >= _LOOK_MS:
+                self._look()
         except Retry as error:
             self._breaker.failed(str(error))
         else:
             self._breaker.worked()
 
+    def _look(self) -> None:
+        """Find partitions of which Redis has lost everything. Raises Retry.
+
+        A partition that gets no records is not saved, so it would not notice.
+        """
+        self._snapshots.ping()
+        with self._changed:
+            watched = dict(self._watched)
+        lost = {each for each, epoch in watched.items() if self._snapshots.last_epoch(each) < epoch}
+        self._answered_at = self._looked_at = self._monotonic_ms()
+        with self._changed:
+            self._lost |= lost & self._watched.keys()
+
     def _run(self) -> None:
         while not self._stop.is_set():
             with self._changed:
                 # While Redis is away the jobs stay, so waiting for a job would not wait at all.
-                pause_s = self._breaker.open_for_s or _LOOK_S
+                pause_s = self._breaker.open_for_s or _PAUSE_S
                 self._changed.wait_for(
                     lambda: bool(self._stop.is_set() or (self._jobs and not self._breaker.fault)),
                     pause_s,

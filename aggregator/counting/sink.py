@@ -23,7 +23,7 @@ from aggregator.counting.announcer import Announcer, Beat
 from aggregator.counting.flush_schedule import FlushSchedule
 from aggregator.counting.ingest import PartitionIngest, Tools
 from aggregator.counting.partition import PartitionOwner
-from aggregator.counting.saver import Outcome, Saved, Saver
+from aggregator.counting.saver import Outcome, Saved, SnapshotSaver
 from aggregator.counting.takeover import Takeover
 from aggregator.decoding.decoder import BatchDecoder
 from aggregator.member.log import Log, Records
@@ -54,7 +54,7 @@ class CountingSink:
         config: Config,
         member_log: Log,
         snapshots: Snapshots,
-        saver: Saver,
+        saver: SnapshotSaver,
         outbox: Outbox,
         announcer: Announcer,
         executor: Executor,
@@ -107,6 +107,7 @@ class CountingSink:
         self._owned[partition] = PartitionIngest(self._tools, owner, taken.homes, taken.metadata)
         self._announcer.note_partitions(self._takeover.partitions)
         self._announcer.taken(owner)
+        self._saver.watch(partition, owner.epoch)
         log.info(
             "partition_acquired",
             partition=partition,
@@ -276,6 +277,9 @@ class CountingSink:
             ingest = self._owned.get(saved.job.partition)
             if ingest is not None and ingest.owner.epoch == saved.job.header.epoch:
                 self._note_save(ingest, saved, due_ms)
+        for partition in self._saver.take_lost():
+            if partition in self._owned:
+                self._owned[partition].owner.save_whole()
         if self._log.commit_fault:
             # The next commit covers this one. The loop reports a partition that was lost.
             log.warning("commit_failed", error=self._log.commit_fault)

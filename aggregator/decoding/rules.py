@@ -32,7 +32,11 @@ REASONS: Final = {
     "type": "a field has the wrong JSON type",
     "rule": "a field breaks its rule",
     "future": "the event is too far ahead of its Kafka record",
+    "partitioner": "the record was forwarded to a partition that is not its token's home either: "
+    "two processes disagree about KAFKA_PARTITIONER or the number of partitions",
+    "too_large": "the record is too large to be forwarded to its token's home partition",
 }
+"""Why a record is in the dead-letter topic; the last two come from forwarding, not from here."""
 
 _INT64_MAX: Final = 2**63 - 1
 LONGEST_LABEL: Final = 256

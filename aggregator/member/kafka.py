@@ -33,6 +33,7 @@ from aggregator.runtime.errors import Fatal, Fenced, Retry
 log = structlog.get_logger(__name__)
 
 _TIMEOUT_S: Final = 5.0
+_REACHABLE_S: Final = 0.5
 _FENCED: Final = {
     KafkaError.ILLEGAL_GENERATION,
     KafkaError.UNKNOWN_MEMBER_ID,
@@ -74,6 +75,8 @@ class KafkaLog:
             "fetch.queue.backoff.ms": 10,
             # A pending fetch delays commits and look-ups on the same connection.
             "fetch.wait.max.ms": 100,
+            # After an outage the client waits for this long, and a commit waits with it.
+            "reconnect.backoff.max.ms": 1_000,
             "error_cb": self._on_error,
             "on_commit": self._on_commit,
             "log_level": 0,
@@ -214,7 +217,7 @@ class KafkaLog:
         self._rejoin_at = time.monotonic() + pause_s
 
     # The client lets one thread in at a time, and the poll loop comes back before any other thread
-    # gets its turn. So the questions of other threads go to the reader's client.
+    # gets its turn. So the questions, which may come from other threads, go to the reader's client.
 
     def committed(self, partition: int) -> tuple[int | None, str]:
         """See `Log`."""
@@ -224,7 +227,7 @@ class KafkaLog:
         """See `Log`."""
         if not positions:
             return
-        if self.unreachable and not self.still_reachable():
+        if self.unreachable:
             # The client would hold the commit until the broker is back, and send it as whichever
             # member it is by then.
             raise Retry(f"kafka: committing: {self.unreachable}")
@@ -306,7 +309,7 @@ class KafkaLog:
     def still_reachable(self) -> bool:
         """See `Log`."""
         try:
-            self._reader.partition_count(0.5)
+            self._reader.partition_count(_REACHABLE_S)
         except Retry:
             return False
         self.unreachable = ""

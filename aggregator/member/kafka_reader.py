@@ -204,6 +204,7 @@ class KafkaReader:
                     # Single records are wanted: do not fetch megabytes ahead for each.
                     "fetch.message.max.bytes": 262_144,
                     "queued.max.messages.kbytes": 1_024,
+                    "reconnect.backoff.max.ms": 1_000,
                     "log_level": 0,
                 }
             )

@@ -106,8 +106,8 @@ class Polled(msgspec.Struct):
 class Log(Protocol):
     """A topic, read as a member of a consumer group.
 
-    `subscribe`, `poll`, `begin`, `pause`, `resume` and `close` belong to the thread of the loop.
-    The questions (`committed` to `first_timestamp`) and `commit` may also come from another thread.
+    The questions (`committed`, and `extent` to `first_timestamp`) and `still_reachable` may come
+    from any thread and may take seconds. All else belongs to the thread of the loop.
     """
 
     unreachable: str
@@ -136,8 +136,8 @@ class Log(Protocol):
     def commit(self, positions: Mapping[int, tuple[int, str]], *, wait: bool = True) -> None:
         """Commit {partition: (next_offset, metadata)}.
 
-        With `wait`, raises Fenced where this member is no longer part of the group, Retry where
-        the broker does not answer, and Fatal where the metadata is too long for the broker.
+        With `wait`, raises Fenced where this member is no longer part of the group, Retry while no
+        broker can be reached, and Fatal where the metadata is too long for the broker.
         Without, a later poll stores a failure in `commit_fault`.
         """
 

@@ -268,7 +268,7 @@ class MemberLoop:
     def _poll(self) -> Polled:
         wait_s = max(0.0, min(self._poll_s, self._sink.wait_s()))
         if self._kafka.open_for_s:
-            self._stop.wait(min(wait_s, self._kafka.open_for_s))
+            self._stop.wait(min(self._poll_s, self._kafka.open_for_s))
             return _NOTHING
         try:
             polled = self._log.poll(self._batch_size, wait_s)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -63,9 +63,9 @@ class Known:
         entries = KnownEntries(np.zeros(count + 1, WORD), new_table(count), place_bits(count + 1))
         used = fold_rows(
             entries,
-            np.ascontiguousarray(rows.markers, np.uint64),
-            np.ascontiguousarray(rows.letters, np.uint8),
-            np.ascontiguousarray(rows.block_checks, np.uint16),
+            _plain(rows.markers, np.uint64),
+            _plain(rows.letters, np.uint8),
+            _plain(rows.block_checks, np.uint16),
             process_secret(),
         )
         return cls(entries._replace(words=entries.words[:used].copy()))
@@ -80,3 +80,8 @@ class Known:
 
 
 NOTHING_KNOWN = Known(no_entries())
+
+
+def _plain(array: Array, kind: Any) -> Array:
+    """Return the array in the one form that the loop is compiled for."""
+    return np.require(array, kind, ["C", "W"])

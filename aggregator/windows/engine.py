@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Final
 
@@ -33,6 +33,7 @@ from aggregator.windows.columns import (
 )
 from aggregator.windows.held import HeldSwaps
 from aggregator.windows.minutes import TokenMinutes, candles_of, minute_rows
+from aggregator.windows.numbers import NameNumbers, Numbers
 from aggregator.windows.rows import RowOrigin, WindowEdges, render_rows
 from aggregator.windows.snapshot import EngineSnapshot, EngineState, Name, Saver, TokenPart, read
 
@@ -60,22 +61,6 @@ _TAKEN_OUT: Final = (
     "buy",
     "trader",
 )
-
-
-class _Numbers(dict[str | None, int]):
-    """Maps names to numbers; `new` numbers a name that is not known yet, None is `of_none`."""
-
-    def __init__(self, new: Callable[[str], int], of_none: int | None = None) -> None:
-        super().__init__()
-        self._new = new
-        self._of_none = of_none
-
-    def __missing__(self, name: str | None) -> int:
-        if name is None:
-            assert self._of_none is not None
-            return self._of_none
-        number = self[name] = self._new(name)
-        return number
 
 
 class ColumnarWindows:
@@ -117,10 +102,11 @@ class ColumnarWindows:
         # one are both there.
         self._columns = new_columns(len(windows), 2 * self._longest + 2)
         self._names: list[Name | None] = []
-        self._index = _Numbers(self._new_token)
+        self._index = Numbers(self._new_token)
         self._free_tokens: list[int] = []
         self._symbols: list[str] = []
-        self._symbol_index = _Numbers(self._new_symbol, of_none=NONE)
+        self._symbol_index = Numbers(self._new_symbol, of_none=NONE)
+        self._name_numbers = NameNumbers(self._index, self._symbol_index)
         self._held = HeldSwaps()
         self._applied: list[Swaps] = []
         self._covered = self._coverage()
@@ -227,12 +213,8 @@ class ColumnarWindows:
         else:
             chosen = np.flatnonzero(changes)
             swaps["token"] = swaps["symbol"] = NONE
-        # A batch has far fewer names than swaps: each is looked up once.
-        met, places = np.unique(names[chosen], return_inverse=True)
-        known = [batch.token_names[name] for name in met.tolist()]
-        tokens = np.array([self._index[name.token_id] for name in known], np.int32)
-        symbols = np.array([self._symbol_index[name.symbol] for name in known], np.int32)
-        swaps["token"][chosen], swaps["symbol"][chosen] = tokens[places], symbols[places]
+        numbers = self._name_numbers.of(batch.token_names, names[chosen])
+        swaps["token"][chosen], swaps["symbol"][chosen] = numbers[:, 0], numbers[:, 1]
         self._make_room(len(swaps))
 
     def _new_token(self, token_id: str) -> int:
@@ -355,6 +337,8 @@ class ColumnarWindows:
                 tokens[token]["unsaved"] = unsaved
                 self._columns.windows[token] = fresh_window()
                 self._saver.forget(token)
+        if idle:
+            self._name_numbers.forget()
         return idle
 
     def token_ids(self) -> Iterable[str]:

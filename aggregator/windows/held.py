@@ -16,7 +16,7 @@ class HeldSwaps:
     """Swaps and retractions (dtype SWAP) that wait for their minute, saved ones first.
 
     Kept in chunks: to copy all of them with each batch would cost more the more there are, and a
-    clock that is behind the producers holds many.
+    clock that lags the producers holds many.
     """
 
     def __init__(self, saved: Array = _NOTHING) -> None:

@@ -68,24 +68,24 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class PageRelease:
     """All static files by name, and the digest over all of them."""
 
     digest: str
     files: dict[str, File]
 
 
-def release() -> Release:
+def release() -> PageRelease:
     """Return the files of this process; with DEBUG they are read again at each call."""
     return _read() if settings.DEBUG else _kept()
 
 
 @cache
-def _kept() -> Release:
+def _kept() -> PageRelease:
     return _read()
 
 
-def _read() -> Release:
+def _read() -> PageRelease:
     files: dict[str, File] = {}
     whole = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     for finder in finders.get_finders():
@@ -100,7 +100,7 @@ def _read() -> Release:
             files[name] = File.of(content, _type_of(name))
     for name in sorted(files):
         whole.update(f"{name} {files[name].etag}\n".encode())
-    return Release(whole.hexdigest(), files)
+    return PageRelease(whole.hexdigest(), files)
 
 
 def _type_of(name: str) -> str:

@@ -33,7 +33,7 @@ from infra.embedded.stack import Stack
 from tests.chaos.expected import Expected, is_bad
 from tests.chaos.reader import Reader
 from tests.chaos.verdict import Findings, judge_owners
-from tests.support.archived import Archive, archive, messages, wait_archived
+from tests.support.archived import Archive, archive, messages, token_at, wait_archived
 from tests.support.oracle import Logged
 from tests.support.service import Service, swap
 
@@ -204,7 +204,7 @@ class _Run:
         event = json.loads(
             swap(
                 self._number,
-                token=f"P{partition}T{draw.randrange(3)}",
+                token=token_at(partition, draw.randrange(3)),
                 timestamp=time.time_ns() // 1_000_000 - draw.randrange(5_000) - late,
                 amount_usd=None if draw.random() < 0.05 else f"{draw.randint(1, 10**9) / 1e6:.6f}",
                 trader=f"0x{draw.randrange(9):040x}",
@@ -258,9 +258,9 @@ class _Run:
         now = time.time_ns() // 1_000_000
         # No event here is ahead of its record, so the record's own time does not matter.
         log = [
-            Logged(json.loads(value or b""), *place, now)
-            for place, value in messages(self._service.env["KAFKA_BOOTSTRAP"], self._service.topic)
-            if not is_bad(value)
+            Logged(json.loads(each.value or b""), *each.place, now)
+            for each in messages(self._service.env["KAFKA_BOOTSTRAP"], self._service.topic)
+            if not is_bad(each.value)
         ]
         rows = {(token, row.partition): row for token, row in self._reader.rows().items()}
         judge_owners(Expected(log), rows, findings)

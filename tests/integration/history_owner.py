@@ -13,19 +13,20 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from aggregator.contracts.batch import SwapBatch, batch_of
 from aggregator.contracts.stats import Heartbeat
+from aggregator.contracts.swaps import swaps_of
 from aggregator.contracts.units import MINUTE_MS
 from aggregator.counting.announcer import Announcer
 from aggregator.counting.partition import PartitionOwner
 from aggregator.decoding.rules import decode_swap
-from aggregator.member.kafka import LogExtent
+from aggregator.member.log import LogExtent
 from aggregator.nats.publisher import Publisher
 from aggregator.runtime.clock import monotonic_ms
 from aggregator.runtime.config import load
-from tests.unit.windows.service import MAX_FUTURE, swap_event
+from tests.unit.counting.world import event
 
 PARTITIONS = 2
 
@@ -43,39 +44,30 @@ class Market:
             config=load({}),
             partition=partition,
             epoch=epoch,
+            topic_id="",
             extent=LogExtent(start=0, end=0, since=0),
-            committed_offset=0,
+            reject_from=0,
+            forward_from=0,
             now_ms=now,
-            replay_since_ms=now - 2 * 86_400_000,
-            snapshot=None,
         )
-        events = [swap_event(now, number, token=token) for number, token in enumerate(tokens)]
-        swaps = [decode_swap(json.dumps(each).encode(), now, MAX_FUTURE) for each in events]
-        self._batch = batch_of(swaps, list(range(len(swaps))))
+        events = [event(number, now, token) for number, token in enumerate(tokens)]
+        decoded = [decode_swap(json.dumps(each).encode(), now, MINUTE_MS) for each in events]
+        self._batch = swaps_of(decoded)
+        self._random = np.random.default_rng(partition)
         begin = now - now % MINUTE_MS - minutes * MINUTE_MS
         for minute in range(minutes):
             self.trade(begin + minute * MINUTE_MS)
 
     def trade(self, timestamp: int, first: int = 0, count: int | None = None) -> None:
         """Let this many tokens trade once each."""
-        template, next_offset = self._batch, self.owner.next_offset
-        chosen = np.arange(len(template))[first:][:count]
-        swaps = template.swaps[chosen].copy()
-        swaps["timestamp"] = timestamp
-        swaps["offset"] = np.arange(next_offset, next_offset + len(chosen))
-        batch = SwapBatch(
-            swaps=swaps,
-            offsets=swaps["offset"].tolist(),
-            names=template.names[chosen],
-            token_names=template.token_names,
-            removed=template.removed[chosen],
-            markers=b"",
-            swap=lambda place: template.swap(int(chosen[place])),
-            texts=lambda place: template.texts(int(chosen[place])),
-        )
-        times = np.full(len(chosen), timestamp, np.int64)
-        placed = self.owner.place(batch, times, next_offset + len(chosen))
-        self.owner.apply(placed, "C" * len(chosen))
+        chosen = self._batch.part(first, len(self._batch) if count is None else first + count)
+        swaps, records = chosen.swaps.copy(), chosen.records.copy()
+        swaps["timestamp"] = records["recorded"] = timestamp
+        swaps["offset"] = self.owner.next_offset + np.arange(len(swaps))
+        # Each trade is another one.
+        markers = self._random.integers(0, 2**63, (len(swaps), 2)).astype(np.uint64)
+        batch = msgspec.structs.replace(chosen, swaps=swaps, records=records, markers=markers)
+        self.owner.apply(self.owner.judge(batch, np.zeros(len(swaps), np.bool_)))
 
 
 def compile_engine() -> None:

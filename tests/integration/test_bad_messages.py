@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
+from aggregator.contracts.homes import Homes
 from aggregator.dead_letters.producer import KEPT_BYTES
 from aggregator.member.topics import ensure_topics
 from aggregator.runtime.config import load
@@ -31,6 +33,16 @@ from tests.support.service import Service, swap
 # Some of these move hundreds of megabytes, on a machine that may be busy.
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(600)]
 WITHIN_S = 120
+
+
+def token_at(partition: int) -> str:
+    """Return a token whose home is this one of four partitions."""
+    homes = Homes("murmur2", 4)
+    names = (f"T{number}" for number in count())
+    return next(name for name in names if homes.of(f"ethereum:{name}") == partition)
+
+
+HOMES = [token_at(0), token_at(1)]
 
 
 @pytest.fixture
@@ -175,7 +187,7 @@ def held(bootstrap: str, topic: str) -> list[Message]:
 def test_a_quarter_of_bad_messages_is_no_run(service: Service) -> None:
     """501 bad messages among 1,503 good ones arrive in about one poll."""
     ensure_topics(load(service.env))
-    values = [swap(n, side="hold") if n % 4 == 0 else swap(n) for n in range(2_004)]
+    values = [swap(n, token=HOMES[0], side="hold" if n % 4 == 0 else "buy") for n in range(2_004)]
     service.produce(values, partition=0)
     aggregator = service.aggregator()
     service.web()
@@ -192,7 +204,7 @@ def test_a_run_of_bad_messages_is_said_and_stops_nothing(service: Service) -> No
     service.web()
     service.wait_ready(WITHIN_S)
     service.produce([b"garbage"] * 5_000, partition=0)
-    service.produce([swap(1, token="A")], partition=1)
+    service.produce([swap(1, token=HOMES[1])], partition=1)
     service.wait_trades(1, WITHIN_S)
     said = "of the last 1,000 messages were refused"
     wait_until(lambda: said in service.reasons(), WITHIN_S, "the web node to say it")
@@ -202,11 +214,11 @@ def test_a_run_of_bad_messages_is_said_and_stops_nothing(service: Service) -> No
     assert metric(service, 'swaps_ingest_bad_ratio{partition="0"}') == 1.0
     first.kill()
 
-    service.produce([b"garbage"] * 2_000 + [swap(2)], partition=0)
+    service.produce([b"garbage"] * 2_000 + [swap(2, token=HOMES[0])], partition=0)
     second = service.aggregator("second")
     service.wait_trades(2, WITHIN_S)
     wait_until(lambda: said in service.reasons(), WITHIN_S, "the web node to say it again")
-    service.produce([swap(number) for number in range(10, 1_010)], partition=0)
+    service.produce([swap(n, token=HOMES[0]) for n in range(10, 1_010)], partition=0)
     service.wait_trades(1_002, WITHIN_S)
     wait_until(lambda: readyz(service).get("degraded") == [], WITHIN_S, "the run to be over")
     wait_until(lambda: said not in service.reasons(), WITHIN_S, "the web node to clear it")
@@ -231,13 +243,13 @@ def test_a_batch_that_cannot_be_read_stalls_its_partition_and_says_so(service: S
     aggregator = service.aggregator()
     service.web()
     service.wait_ready(WITHIN_S)
-    service.produce([swap(0)], partition=1)
+    service.produce([swap(0, token=HOMES[1])], partition=1)
     service.wait_trades(1, WITHIN_S)
     # A swap that is in no snapshot yet would be lost with the records that are deleted below.
     wait_until(lambda: saved(service, 1) == 1, WITHIN_S, "a snapshot of the first swap")
     send(service, b"x" * 150_000_000, 1, "zstd")
-    service.produce([swap(1)], partition=1)
-    service.produce([swap(2)], partition=0)
+    service.produce([swap(1, token=HOMES[1])], partition=1)
+    service.produce([swap(2, token=HOMES[0])], partition=0)
     service.wait_trades(2, WITHIN_S)
     said = "partition 1 is stalled: the batch at offset 1 cannot be read"
     wait_until(lambda: said in json.dumps(readyz(service)), WITHIN_S, "the aggregator to say it")
@@ -250,7 +262,7 @@ def test_a_batch_that_cannot_be_read_stalls_its_partition_and_says_so(service: S
     wait_until(
         lambda: (
             {each["token_id"]: each["stale"] for each in service.overview()["tokens"]}
-            == {"ethereum:T0": True, "ethereum:T2": False}
+            == {f"ethereum:{HOMES[1]}": True, f"ethereum:{HOMES[0]}": False}
         ),
         WITHIN_S,
         "the tokens of that partition alone to be stale",

@@ -14,7 +14,7 @@ from clickhouse_driver.context import Context
 from numpy.typing import NDArray
 
 from aggregator.clickhouse.native import Choice, Column, Sparse, Texts, Wide, encoder_of
-from aggregator.contracts.archive_rows import ABSENT
+from aggregator.contracts.swaps import ABSENT
 from aggregator.runtime.errors import Fatal
 
 

@@ -1,86 +1,80 @@
-"""An archiver decides lateness as the windows do, and knows how far it is."""
+"""A partition of an archiver: what it has read, decided and archived, and what it reports."""
 
 from __future__ import annotations
 
-import random
-
-from aggregator.archiving.intents import LogPosition, column
-from aggregator.archiving.partition import ArchivePartition, InFlightInsert
-from aggregator.member.kafka import LogExtent
+from aggregator.archiving.decisions import LogSource
+from aggregator.archiving.intents import LogPosition
+from aggregator.archiving.partition import ArchivePartition, InFlightInsert, Progress
+from aggregator.contracts.homes import Homes
+from aggregator.contracts.records import LogRecord
+from aggregator.member.log import LogExtent, Records
 from aggregator.runtime.config import load
-from aggregator.windows.engine import ColumnarWindows
-from tests.unit.archiving.test_archive_intents import some_rows
+from aggregator.seen.seen import Seen
+from tests.unit.archiving.test_archive_intents import decided
 
 CONFIG = load({"CLICKHOUSE_URL": "clickhouse://127.0.0.1:9000/x"})
 
 
 def owner(position: LogPosition | None = None, end: int = 1_000) -> ArchivePartition:
-    return ArchivePartition(CONFIG, 1, 0, position or LogPosition(), LogExtent(0, end, 0))
+    begun = Progress(100, position or LogPosition(), LogExtent(0, end, 0), Homes("murmur2", 1))
+    held = ArchivePartition(CONFIG, LogSource("topic", 1), begun)
+    seen = Seen(ttl_ms=9, grace_ms=9, max_future_ms=9, next_offset=100)
+    held.settled()
+    held.begin(seen, 0, 0)
+    return held
 
 
-def test_lateness_is_decided_as_in_the_windows() -> None:
-    draw = random.Random(5)
-    times = [max(0, 3_600_000 + n * 500 + draw.randint(-400_000, 400_000)) for n in range(3_000)]
-    recorded = [3_600_000 + n * 500 for n in range(3_000)]
-    windows = ColumnarWindows(
-        partition=1,
-        windows=CONFIG.windows,
-        grace_ms=CONFIG.grace_ms,
-        max_future_ms=CONFIG.max_future_ms,
-        now_ms=0,
-    )
-    expected = windows.observe(times, recorded)
+def records(first: int, count: int) -> Records:
+    offsets = list(range(first, first + count))
+    values: list[bytes | None] = [b"x" * 10] * count
+    return Records(1, offsets, [1_000] * count, values, None, offsets, _record)
+
+
+def _record(offset: int) -> LogRecord:
+    return LogRecord(1, offset, 1_000, None, None)
+
+
+def test_records_that_were_read_are_skipped() -> None:
     held = owner()
-    held.read(some_rows(list(range(3_000)), times, recorded), 3_000)
-    found: list[bool] = []
-    while held.waiting:
-        late, watermarks = held.lateness(held.waiting.first(700))
-        found += late.tolist()
-        held.decide("C" * len(late), watermarks, 0.0)
-    assert True in expected
-    assert found == expected
-    assert column(held.decided.first(3_000), "watermark")[-1] == windows.watermark
-
-
-def test_the_watermark_continues_from_the_commit_metadata() -> None:
-    held = owner(LogPosition(watermark=10_000_000))
-    held.read(some_rows([0], [0], [0]), 1)
-    late, watermarks = held.lateness(held.waiting.first(1))
-    assert (late.tolist(), watermarks.tolist()) == ([True], [10_000_000])
+    held.take(records(100, 5))
+    held.take(records(102, 6))
+    assert (held.read_offset, held.waits, held.size) == (108, 8, 80)
+    first, rest = held.next_run(), held.next_run(below=107)
+    assert first is not None
+    assert rest is not None
+    assert first.offsets + rest.offsets == list(range(100, 107))
+    assert held.waits == 1
 
 
 def test_an_offset_is_archived_only_when_all_before_it_are() -> None:
     held = owner()
-    held.begin()
-    held.read(some_rows(list(range(5)), [0] * 5, [50_000] * 5), 6)
-    _, watermarks = held.lateness(held.waiting.first(5))
-    held.decide("CCDCC", watermarks, 0.0)
+    held.take(records(100, 5))
+    held.next_run()
+    for part in decided("CCDCC"):
+        held.decide(part, 0.0)
+    held.reached(106)
     held.advance_when_idle()
-    assert (held.next_offset, held.size) == (0, 50)
+    assert (held.next_offset, held.size, held.waits) == (100, 50, 5)
     batch = held.cut(now_ms=0)
     held.in_flight = InFlightInsert(batch, 0.0)
-    held.advance_when_idle()
-    assert held.next_offset == 0
-    assert held.status(now_ms=51_000, end=9, fault="").age_ms == 1_000
+    status = held.status(now_ms=1_500, end=None, fault="")
+    assert (status.lag, status.age_ms, status.state) == (900, 500, "archiving")
     held.complete(batch)
-    assert (held.next_offset, held.size, held.uncommitted) == (5, 0, True)
+    assert (held.next_offset, held.size, held.position.clock) == (105, 0, 4)
     held.advance_when_idle()
-    assert held.next_offset == 6
-    status = held.status(now_ms=51_000, end=6, fault="")
-    assert (status.lag, status.age_ms, status.state) == (0, 0, "archiving")
+    assert held.next_offset == 106
+    assert held.uncommitted
+    assert held.status(now_ms=0, end=106, fault="").lag == 0
 
 
-def test_a_fault_stalls_and_is_named() -> None:
+def test_gaps_are_kept_beside_a_batch_that_was_cut_before() -> None:
     held = owner()
-    held.begin()
-    status = held.status(now_ms=0, end=None, fault="clickhouse: gone")
-    assert (status.state, status.fault, status.lag) == ("stalled", "clickhouse: gone", 1_000)
-
-
-def test_gaps_are_kept_and_bounded() -> None:
-    held = owner()
-    for n in range(20):
-        held.skip_to(10 * n + 10)
-    assert held.next_offset == 200
-    assert len(held.gaps) == 8
-    assert held.gaps[-1] == (190, 200)
+    for part in decided("C"):
+        held.decide(part, 0.0)
+    batch = held.cut(now_ms=0)
+    held.add_gap(3, 7)
+    held.complete(batch)
+    assert held.gaps == [(3, 7)]
+    held.skip_to(200)
+    assert (held.gaps, held.next_offset) == ([(3, 7), (101, 200)], 200)
+    assert held.status(now_ms=0, end=300, fault="kafka: away").state == "stalled"

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregator.archiving.intents import SwapQueue, cut, rebuild_blocks, span_of
+from aggregator.archiving.batches import DecidedQueue, Rebuilding, cut, span_of
+from aggregator.archiving.decisions import Decided
+from aggregator.archiving.intents import LogPosition
 from aggregator.clickhouse.native import encoder_of
 from aggregator.clickhouse.writer import _COLUMNS, ArchiveBlock, _columns
 from aggregator.contracts.event import Swap
 from aggregator.contracts.units import DAY_MS
-from aggregator.decoding.rows import RowDecoder
+from aggregator.decoding.decoder import BatchDecoder
 from aggregator.decoding.rules import decode_swap
 from aggregator.runtime.errors import BadMessage
+from tests.support.columns import SomeRecords
 from tests.unit.archiving.test_archive_native import read_back
 
 RECORD_AT = 1_700_000_000_000
@@ -42,7 +46,14 @@ KINDS = {
     "side": "Enum8('buy' = 1, 'sell' = 2)",
     "amount_usd": "Nullable(Int64)",
     "price_usd": "Nullable(Float64)",
-    "verdict": "Enum8('C' = 1, 'L' = 2, 'U' = 3, 'V' = 4)",
+    "verdict": "Enum8('C' = 1, 'L' = 2, 'V' = 4, 'T' = 5, 'N' = 6, 'n' = 7, 'P' = 8, 'G' = 10, "
+    "'U' = 3, 'u' = 9)",
+    "topic_id": "LowCardinality(String)",
+    "leg": "UInt8",
+    "quote_token": "Nullable(String)",
+    "reserve_token": "Nullable(Float64)",
+    "reserve_quote": "Nullable(Float64)",
+    "block_check": "UInt16",
     "partition": "UInt32",
     "offset": "UInt64",
     "ingested_at": "Int64",
@@ -68,27 +79,33 @@ EVENTS = st.fixed_dictionaries(
         "removed": st.booleans(),
         "block_number": st.one_of(st.none(), st.integers(0, 2**63 - 1)),
         "block_hash": st.sampled_from([None, "0xFF"]),
+        "leg": st.sampled_from([0, 1]),
+        "quote_token": st.sampled_from([None, "0xAB" + "c" * 38, "USDC"]),
+        "reserve_token": st.sampled_from([None, "1.5", "1e30"]),
+        "reserve_quote": st.sampled_from([None, "0.25"]),
         **dict.fromkeys(("symbol", "quote", "venue", "pool", "trader"), NAMES),
     },
 )
 RECORDS = st.lists(
-    st.tuples(EVENTS, st.sampled_from("CCCCLUVD"), st.integers(1, 3)), min_size=1, max_size=40
+    st.tuples(EVENTS, st.sampled_from("CCCCLVTNnPGD"), st.integers(1, 3)), min_size=1, max_size=40
 )
 
 
 def plainly(offset: int, swap: Swap, verdict: str) -> tuple[Any, ...]:
     """Return the row of one swap."""
     return (
-        swap.chain, swap.token, swap.timestamp, {"U": -1, "V": 0}.get(verdict, 1), swap.removed,
+        swap.chain, swap.token, swap.timestamp, int(verdict in "CL"), swap.removed,
         swap.tx_hash, swap.log_index, swap.block_number, swap.block_hash, swap.symbol, swap.quote,
         swap.venue, swap.pool, swap.trader, "buy" if swap.is_buy else "sell", swap.usd_micros,
-        swap.price_usd, verdict, PARTITION, offset, INGESTED_AT, swap.amount_attos, swap.marker,
+        swap.price_usd, verdict, "topic-id", swap.leg, swap.quote_token, swap.reserve_token,
+        swap.reserve_quote, swap.block_check, PARTITION, offset, INGESTED_AT, swap.amount_attos,
+        swap.marker,
     )  # fmt: skip
 
 
 def written(block: ArchiveBlock) -> list[tuple[Any, ...]]:
     """Return the rows of a block as they are sent to the server."""
-    columns, count = _columns(block), len(block.swaps)
+    columns, count = _columns(block, "topic-id"), len(block.swaps)
     assert tuple(columns) == _COLUMNS
     found = [
         read_back(kind, encoder_of(kind)(columns[name]), count) for name, kind in KINDS.items()
@@ -106,7 +123,7 @@ def written(block: ArchiveBlock) -> list[tuple[Any, ...]]:
 def test_each_row_equals_its_record(
     records: list[tuple[dict[str, Any], str, int]], poll: int, batch_rows: int
 ) -> None:
-    decoder, held, offset = RowDecoder(MAX_FUTURE), SwapQueue(), 100
+    decoder, held, offset = BatchDecoder(MAX_FUTURE), DecidedQueue(), 100
     values, letters, offsets = [], {}, []
     expected: dict[int, dict[int, tuple[Any, ...]]] = {}
     for event, letter, step in records:
@@ -123,12 +140,14 @@ def test_each_row_equals_its_record(
             rows[offset] = plainly(offset, swap, letter)
     for begin in range(0, len(values), poll):
         some = slice(begin, begin + poll)
-        swaps = decoder.decode(values[some], [RECORD_AT] * len(values[some]), offsets[some])
-        swaps.swaps["verdict"] = [ord(letters[each]) for each in swaps.swaps["offset"].tolist()]
-        held.add(swaps)
+        times = [RECORD_AT] * len(values[some])
+        swaps = decoder.decode(SomeRecords(values[some], times, offsets[some])).swaps
+        swaps.swaps["verdict"] = [ord(letters[each]) for each in swaps.offsets.tolist()]
+        swaps.swaps["verdict"][swaps.records["bad"]] = ord("B")
+        held.add(Decided(swaps, np.zeros(len(swaps), np.int64), {}))
 
     while held:
-        batch = cut(held, PARTITION, [], max_rows=batch_rows, now_ms=INGESTED_AT)
+        batch = cut(held, PARTITION, LogPosition(), max_rows=batch_rows, now_ms=INGESTED_AT)
         for block in batch.blocks:
             span = span_of(block)
             rows = [
@@ -142,7 +161,10 @@ def test_each_row_equals_its_record(
         read = [n for n, each in enumerate(offsets) if first <= each <= last]
         some = slice(read[0], read[-1] + 1)
         times = [RECORD_AT] * len(read)
-        swaps = RowDecoder(MAX_FUTURE).decode(values[some], times, offsets[some])
-        blocks = rebuild_blocks(batch.intent, PARTITION, [swaps])
+        swaps = (
+            BatchDecoder(MAX_FUTURE).decode(SomeRecords(values[some], times, offsets[some])).swaps
+        )
+        rebuilding = Rebuilding(batch.intent, batch.promised, PARTITION, [swaps])
+        blocks = rebuilding.batch({}, MAX_FUTURE).blocks
         assert [written(block) for block in blocks] == [written(block) for block in batch.blocks]
     assert not any(expected.values())

@@ -24,7 +24,7 @@ from tests.unit.counting.oracle import (
 )
 from tests.unit.counting.world import MINUTE, SECOND, Process, World, send
 
-SCHEDULES = 300
+SCHEDULES = 200
 SPANS = {"2m": 2, "10m": 10}
 SETTINGS = {
     "WINDOWS": "2m,10m",

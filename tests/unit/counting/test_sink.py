@@ -136,6 +136,17 @@ def test_a_redis_that_lost_saves_gets_the_whole_state(keep: int) -> None:
     assert world.trades() == 25
 
 
+def test_an_emptied_redis_gets_the_state_of_a_quiet_partition() -> None:
+    world = a_world()
+    world.server.lose(0)
+    world.run(5 * SECOND)
+    world.processes[0].kill()
+    second = world.process()
+    world.run(3 * SECOND)
+    assert second.sink.owners[0].restored
+    assert world.trades() == 5
+
+
 def test_a_lost_answer_of_a_save_changes_nothing() -> None:
     world = a_world()
     world.server.lose_answers = 2

@@ -15,7 +15,7 @@ from aggregator.contracts.swaps import Swaps
 from aggregator.counting.announcer import Announcer
 from aggregator.counting.board_cache import PublishedRows
 from aggregator.counting.partition import PartitionOwner
-from aggregator.counting.saver import Saver
+from aggregator.counting.saver import SnapshotSaver
 from aggregator.counting.sink import CountingSink
 from aggregator.dead_letters.producer import Rejected
 from aggregator.member.loop import MemberLoop
@@ -190,7 +190,7 @@ class Process:
         def monotonic_ms() -> int:
             return world.monotonic
 
-        self.saver = Saver(snapshots, monotonic_ms)
+        self.saver = SnapshotSaver(snapshots, monotonic_ms)
         self.health = Health(lambda: world.monotonic / 1000)
         self.sink = CountingSink(
             config=self.config,

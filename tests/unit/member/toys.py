@@ -168,6 +168,7 @@ class ToyMember:
             prepare=prepare,
             joined=self.counted.append,
             clock=self.clock,
+            poll_s=0.0,
         )
 
     def rounds(self, count: int = 5, *, pause_s: float = 0.0) -> None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregator.contracts.batch import TRADES_A_MINUTE
 from aggregator.contracts.intervals import INTERVALS_MS
+from aggregator.contracts.swaps import TRADES_A_MINUTE
 from aggregator.contracts.trades import TokenHistory, TradeBatch
 from api.trades.stream import KEPT, Gap, Step, TokenStream
 from tests.unit.sockets.trading import START, Seller, rows_of, trade

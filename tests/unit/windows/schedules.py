@@ -51,7 +51,7 @@ WEEKS = Shape((("7m", 7), ("1h", 60), ("7d", 10_080)), DAY, 70, 4 * HOUR, (0, 0,
 class Step:
     """`swaps` are recorded at `now`, then the clock moves to `then` (ms); `forget`: drop idle ones.
 
-    `clock` is what the machine's clock shows in place of `then`: it may be hours ahead or behind.
+    `clock` is what the machine's clock shows in place of `then`: it may be hours ahead or lag.
     """
 
     now: int

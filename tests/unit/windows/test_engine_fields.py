@@ -262,7 +262,7 @@ def test_a_retraction_of_a_held_swap_is_held_whatever_its_own_time(engine: Engin
 def test_a_token_with_a_swap_of_a_future_minute_is_not_forgotten(engine: Engine) -> None:
     windows = engine(partition=0, windows=SMALL, now_ms=T0, history_from=LONG_AGO)
     now = decode_swap(json.dumps(swap_event(T0, 0)).encode(), T0, MAX_FUTURE)
-    # A clock that is far behind holds swaps for long.
+    # A clock that lags far holds swaps for long.
     later = msgspec.structs.replace(now, timestamp=T0 + 40 * MINUTE)
     apply(windows, [now, later], [0, 1], "CC", {})
     windows.advance(T0 + 20 * MINUTE)

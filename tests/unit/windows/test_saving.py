@@ -168,7 +168,7 @@ def test_held_swaps_are_saved_once_and_restored() -> None:
         assert len(snapshot.changed[part]) < 1_000 * 150
         store.save(snapshot)
     assert not names(live.take_snapshot(), b"h:")
-    # A clock that is behind: the first of the minutes begins, and its section goes.
+    # The clock lags: the first of the minutes begins, and its section goes.
     live.advance(T0 + MINUTE)
     snapshot = live.take_snapshot()
     assert snapshot.dropped == [b"h:0"]
