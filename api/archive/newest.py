@@ -133,5 +133,5 @@ def _trade(chain: str, live: LiveTrade) -> ArchivedTrade:
         quote=live.quote,
         tx_hash=live.tx_hash,
         log_index=live.log_index,
-        block_number=None,
+        block_number=live.block_number,
     )

@@ -84,7 +84,7 @@ def position(trade: LiveTrade) -> TradePosition:
 def archived(trade: LiveTrade) -> ArchivedTrade:
     names = set(ArchivedTrade.__struct_fields__) & set(trade.__struct_fields__)
     fields = {name: getattr(trade, name) for name in names}
-    return ArchivedTrade(event_id=f"c:{trade.tx_hash}:0", block_number=7, **fields)
+    return ArchivedTrade(event_id=f"c:{trade.tx_hash}:0", **fields)
 
 
 def hashes(trades: list[ArchivedTrade]) -> list[str]:
