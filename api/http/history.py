@@ -133,8 +133,8 @@ async def trades(request: HttpRequest, token_id: str, params: Query[TradesParams
     """The trades of a token, newest first, without retracted ones.
 
     Pages do not shift while trades arrive: a page begins after the last trade of the page before.
-    The newest trades, which are archived some seconds later, come from memory: `live` is true and
-    their `block_number` is null. `live` is false if this node has no trades of the token in memory,
+    The newest trades, which are archived some seconds later, come from memory, and `live` is true.
+    `live` is false if this node has no trades of the token in memory,
     or fewer than are waiting to be archived; then all trades are archived ones.
     """
     refuse_unknown(request, TradesParams)
