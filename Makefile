@@ -60,7 +60,8 @@ test: setup-dev lint ## everything that CI checks: lint, types, layers, tests
 	$(call stage,tests,$(BIN)/python -m pytest -n $(WORKERS) --durations=15 --durations-min=1 $(ARGS))
 	@echo "== all: $$(($$(date +%s) - $(STARTED))) s"
 
-chaos: setup-dev ## SEEDS=100 random schedules of faults against an oracle; SEED=7 repeats one
+chaos: setup-dev ## the simulator of the rules, then SEEDS=100 random schedules of faults; SEED=7 repeats one
+	@$(BIN)/python -m tests.model all -n 2000
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
 	@$(BIN)/python -m tests.chaos.archive $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 

@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
-from aggregator.runtime.config import SECRETS, Config
+from aggregator.runtime.config import SECRETS, Config, duration_text
 from console.doctor.finding import Finding
 
 # 0.8 matches names with a few wrong, swapped or missing letters, but no other name.
@@ -25,7 +25,19 @@ _LITTLE_SHARE: Final = 0.1
 
 def check(config: Config) -> list[Finding]:
     """Return the findings that need no engine."""
-    return [*of_names(os.environ), _disk(config)]
+    return [*of_names(os.environ), _disk(config), of_memory_of_ids(config)]
+
+
+def of_memory_of_ids(config: Config) -> Finding:
+    """Say how long a repeat may take and still be noticed; the settings were checked together."""
+    kept = max(config.grace_ms, config.longest_window_minutes * 60_000) + config.max_future_ms
+    spare_ms = config.marker_ttl_ms - kept
+    said = (
+        f"MARKER_TTL {duration_text(config.marker_ttl_ms)}, GRACE "
+        f"{duration_text(config.grace_ms)}: a repeat may be stamped {duration_text(spare_ms)} "
+        f"later than its swap, DRIFT is {duration_text(config.drift_ms)}"
+    )
+    return Finding("OK", "memory of ids", said)
 
 
 def of_names(names: Iterable[str]) -> list[Finding]:

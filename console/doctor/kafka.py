@@ -11,9 +11,10 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     OffsetSpec,
 )
 
-from aggregator.member.topics import AHEAD_MS
+from aggregator.member.topics import AHEAD_MS, STAMPED_BY, check_timestamps
 from aggregator.runtime.clock import wall_ms
 from aggregator.runtime.config import Config, duration_text
+from aggregator.runtime.errors import Retry
 from console.doctor.finding import (
     SKEW_WARN_MS,
     TIMEOUT_S,
@@ -93,8 +94,7 @@ def _settings(admin: Any, config: Config, replicas: int, brokers: int) -> list[F
 
 def _retention(config: Config, kept_ms: int) -> Finding:
     what = f"retention of {config.kafka_topic}"
-    needed_ms = 2 * config.longest_window_minutes * 60_000
-    needed_ms += config.grace_ms + config.max_future_ms
+    needed_ms = 2 * config.longest_window_minutes * 60_000 + config.max_future_ms
     if kept_ms < 0:
         return Finding("OK", what, "unlimited")
     said = (
@@ -110,19 +110,28 @@ def _retention(config: Config, kept_ms: int) -> Finding:
 
 
 def _ahead(config: Config, values: dict[str, Any]) -> list[Finding]:
-    """Check how far ahead the broker lets a producer's clock, and with it the windows, run."""
-    what = f"{AHEAD_MS} of {config.kafka_topic}"
-    if (limit_ms := values.get(AHEAD_MS)) is None:  # a broker before 3.6
-        return []
-    if int(limit_ms) <= config.max_future_ms:
-        return [Finding("OK", what, duration_text(int(limit_ms)))]
-    said = f"{duration_text(int(limit_ms))}, MAX_FUTURE is {duration_text(config.max_future_ms)}"
-    return [Finding("WARN", what, said, f"set it to {config.max_future_ms}")]
+    """Check how far ahead the broker lets a producer's clock, and with it the log clock, run."""
+    what = f"timestamps of {config.kafka_topic}"
+    try:
+        why = check_timestamps(config)
+    except Retry as error:
+        return [Finding("WARN", what, str(error), "run manage.py doctor again")]
+    if why is not None:
+        said, _, fix = why.partition(". ")
+        return [Finding("FAIL" if fix else "WARN", what, said, fix or "read docs/exactly-once.md")]
+    if values.get(STAMPED_BY) == "LogAppendTime":
+        return [Finding("OK", what, "stamped by the broker")]
+    limit_ms = int(values.get(AHEAD_MS) or config.max_future_ms)
+    said = f"at most {duration_text(limit_ms)} ahead of the broker"
+    if limit_ms <= config.max_future_ms:
+        return [Finding("OK", what, said)]
+    said += f", MAX_FUTURE is {duration_text(config.max_future_ms)}"
+    return [Finding("WARN", what, said, f"set {AHEAD_MS} to {config.max_future_ms}")]
 
 
 def _clock(admin: Any, config: Config, partitions: list[int]) -> list[Finding]:
     """Check that the newest record of the topic is not in the future."""
-    what = f"timestamps in {config.kafka_topic}"
+    what = f"newest record of {config.kafka_topic}"
     newest_of = OffsetSpec.max_timestamp()  # type: ignore[no-untyped-call]
     wanted = {TopicPartition(config.kafka_topic, each): newest_of for each in partitions}
     try:

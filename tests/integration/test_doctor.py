@@ -81,9 +81,39 @@ def test_a_producer_whose_clock_is_too_far_ahead_is_refused(installed: Installat
         assert producer.flush(20) == 0
     assert errors == [None, "INVALID_TIMESTAMP"]
     _, found = installed.findings(MAX_FUTURE="1m")
-    level, said, fix = found[f"message.timestamp.after.max.ms of {installed.service.topic}"]
-    assert (level, said) == ("WARN", "5m, MAX_FUTURE is 1m")
-    assert fix == "set it to 60000"
+    level, said, fix = found[f"timestamps of {installed.service.topic}"]
+    assert (level, said) == ("WARN", "at most 5m ahead of the broker, MAX_FUTURE is 1m")
+    assert fix == "set message.timestamp.after.max.ms to 60000"
+
+
+@pytest.mark.parametrize(("setting", "level"), [("86400000", "FAIL"), ("600000", "WARN")])
+def test_a_topic_that_does_not_bound_timestamps(
+    installed: Installation, setting: str, level: str
+) -> None:
+    _set(installed.service, "message.timestamp.after.max.ms", setting)
+    try:
+        _, found = installed.findings()
+    finally:
+        _set(installed.service, "message.timestamp.after.max.ms", "300000")
+    assert found[f"timestamps of {installed.service.topic}"][0] == level
+    assert "message.timestamp.after.max.ms" in found[f"timestamps of {installed.service.topic}"][2]
+
+
+def test_the_partitioner_that_fits_the_last_records_is_named(installed: Installation) -> None:
+    topic = f"{installed.service.topic}-crc32"
+    assert installed.service.manage("ensure_topology", KAFKA_TOPIC=topic).returncode == 0
+    # librdkafka's default partitioner.
+    producer = Producer({"bootstrap.servers": installed.service.env["KAFKA_BOOTSTRAP"]})
+    for number in range(1_200):
+        producer.produce(topic, swap(number, token=f"T{number}"), key=f"ethereum:T{number}")
+    assert producer.flush(20) == 0
+    _, found = installed.findings(KAFKA_TOPIC=topic)
+    level, said, fix = found["KAFKA_PARTITIONER"]
+    assert level == "WARN"
+    assert said.startswith("with murmur2, ") and "of the last 1000 records" in said
+    assert fix == "set it to crc32 before the topic is first read: then it is fixed"
+    _, found = installed.findings(KAFKA_TOPIC=topic, KAFKA_PARTITIONER="crc32")
+    assert found["KAFKA_PARTITIONER"][0] == "OK"
 
 
 def test_many_faults_are_all_reported_with_their_fixes(installed: Installation) -> None:
@@ -92,7 +122,7 @@ def test_many_faults_are_all_reported_with_their_fixes(installed: Installation) 
     redis.config_set("maxmemory-policy", "allkeys-lru")
     redis.config_set("appendonly", "no")
     redis.close()
-    _set_retention(installed.service, 3_600_000)
+    _set(installed.service, "retention.ms", "3600000")
     installed.service.produce([swap(2)], partition=1)
     installed.archive.ask("DROP TABLE candles_1m_view SYNC")
     broken = {
@@ -161,11 +191,9 @@ def test_its_help_says_what_the_status_means(installed: Installation) -> None:
     assert "Exit status 1" in " ".join(done.stdout.split())
 
 
-def _set_retention(service: Service, retention_ms: int) -> None:
+def _set(service: Service, setting: str, value: str) -> None:
     admin = AdminClient({"bootstrap.servers": service.env["KAFKA_BOOTSTRAP"]})
-    entry = ConfigEntry(
-        "retention.ms", str(retention_ms), incremental_operation=AlterConfigOpType.SET
-    )
+    entry = ConfigEntry(setting, value, incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ConfigResource.Type.TOPIC, service.topic, incremental_configs=[entry])
     [future] = admin.incremental_alter_configs([resource]).values()
     future.result(20)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from aggregator.contracts.homes import Homes
 from aggregator.contracts.stats import Heartbeat
+from aggregator.counting.commit_metadata import NOTHING_COMMITTED, CommitMetadata
 from aggregator.runtime.config import load
 from aggregator.runtime.version import VERSION
-from console.doctor.environment import of_names, of_room
+from console.doctor.environment import of_memory_of_ids, of_names, of_room
+from console.doctor.homes import Placed, of_homes
 from console.doctor.nats import of_owners
 
 GIB = 2**30
@@ -84,10 +87,49 @@ def test_owners_of_another_version_or_with_other_settings() -> None:
     assert said == {
         "version of owners": ("WARN", f"a:1 runs 0.0.9, this is {VERSION}"),
         "WINDOWS of owners": ("FAIL", "b:1 counts with 5m,1h, here it is 5m,1h,24h"),
-        "GRACE of owners": ("FAIL", "b:1 counts with 90s, here it is 2m"),
+        "GRACE of owners": ("FAIL", "b:1 counts with 90s, here it is 1d"),
     }
 
 
 def test_an_owner_that_does_not_report_its_settings_yet_is_fine() -> None:
     [found] = of_owners(CONFIG, [beat(0, "a:1", settings={})])
     assert found.level == "OK"
+
+
+def placed(partitioner: str, homes: int = 4) -> list[Placed]:
+    tokens = [f"ethereum:T{number}" for number in range(300)]
+    return [Placed(token, Homes(partitioner, homes).of(token)) for token in tokens]
+
+
+def test_records_at_home_are_fine() -> None:
+    [found] = of_homes(CONFIG, NOTHING_COMMITTED, 4, placed("murmur2"))
+    assert found.level == "OK"
+    [none] = of_homes(CONFIG, NOTHING_COMMITTED, 4, [])
+    assert none.level == "OK"
+    # Two partitions were added: the homes stay the four of the beginning.
+    [grown] = of_homes(CONFIG, CommitMetadata(3, 4, "murmur2"), 6, placed("murmur2"))
+    assert grown.level == "OK"
+
+
+def test_another_partitioner_is_named() -> None:
+    [found] = of_homes(CONFIG, NOTHING_COMMITTED, 4, placed("fnv1a"))
+    assert (found.level, found.fix.split(" before")[0]) == ("WARN", "set it to fnv1a")
+    [fixed] = of_homes(CONFIG, CommitMetadata(3, 4, "murmur2"), 4, placed("crc32"))
+    assert fixed.level == "WARN"
+    assert "let them use murmur2" in fixed.fix
+    [none] = of_homes(
+        CONFIG, NOTHING_COMMITTED, 4, [Placed("ethereum:T1", at % 4) for at in range(9)]
+    )
+    assert "the token id as the key" in none.fix
+
+
+def test_a_partitioner_other_than_the_topics_is_refused() -> None:
+    [found] = of_homes(CONFIG, CommitMetadata(3, 4, "crc32"), 4, placed("crc32"))
+    assert (found.level, found.fix) == ("FAIL", "set it to crc32")
+
+
+def test_how_late_a_repeat_is_still_noticed() -> None:
+    said = of_memory_of_ids(load({"MARKER_TTL": "27h"})).said
+    assert said == (
+        "MARKER_TTL 27h, GRACE 1d: a repeat may be stamped 175m later than its swap, DRIFT is 1h"
+    )

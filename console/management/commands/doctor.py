@@ -12,13 +12,14 @@ import msgspec
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 
-from console.doctor import clickhouse, environment, kafka, nats, redis, site
+from console.doctor import clickhouse, environment, homes, kafka, nats, redis, site
 from console.doctor.finding import Check, Finding
 
 _CHECKS: Final[Sequence[Check]] = (
     site.check_settings,
     environment.check,
     kafka.check,
+    homes.check,
     redis.check,
     nats.check,
     clickhouse.check,
@@ -32,7 +33,8 @@ class Command(BaseCommand):
 
     help = (
         "Check an installation with the settings of this environment: settings and misspelt names "
-        "of settings, Kafka (brokers, topics, partitions, retention), Redis (version, eviction "
+        "of settings, Kafka (brokers, topics, partitions, retention, the bound of record "
+        "timestamps, KAFKA_PARTITIONER against the last 1,000 records), Redis (version, eviction "
         "off, append-only file on), NATS, the version and settings of the running aggregators, "
         "ClickHouse (version, tables, schema, storage policy), the room on disks, the keys for "
         "tokens, the admin's database, and the clocks against this machine's. Each finding is a "
