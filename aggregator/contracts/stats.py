@@ -125,12 +125,13 @@ class Heartbeat(msgspec.Struct, frozen=True, gc=False):
     to expect. `state` is "rebuilding" until the replay reaches the end offset as of the assignment
     (`target_offset`; until then nothing is published and `seq` stays 0), then "live"; "stalled"
     while nothing can be counted. Numbers of a partition that is not live are stale; while Redis is
-    away they are fresh, and `degraded` says that nothing is saved. `watermark` is the log clock: the
-    newest record timestamp, by event time with CLOCK=event. `lag` is the end offset minus `next_offset`, null while the broker does not
-    answer. `degraded` lists what is wrong with the owner and is empty where nothing is. `owner` is
-    the process (host and pid) and `version` its release, for operators. `snapshot_age_ms` is the
-    time since the last saved snapshot, null before the first. `settings` holds the settings that
-    must be equal in every process (`Config.counting`), for the doctor.
+    away they are fresh, and `degraded` says that nothing is saved. `watermark` is the log clock:
+    the newest record timestamp, by event time with CLOCK=event. `lag` is the end offset minus
+    `next_offset`, null while the broker does not answer. `degraded` lists what is wrong with the
+    owner and is empty where nothing is. `owner` is the process (host and pid) and `version` its
+    release, for operators. `snapshot_age_ms` is the time since the last saved snapshot, null before
+    the first. `settings` holds the settings that must be equal in every process
+    (`Config.counting`), for the doctor.
     """
 
     partition: int

@@ -173,8 +173,8 @@ _GAUGES = (
     metrics.WINDOW_BUCKETS,
     metrics.WINDOW_MEMORY,
     metrics.SNAPSHOT_SAVED,
-    metrics.SEEN_IDS,
-    metrics.SEEN_MEMORY,
+    metrics.INGEST_IDS,
+    metrics.INGEST_IDS_BYTES,
 )
 
 
@@ -197,5 +197,5 @@ def _gauge(partition: int, owner: PartitionOwner, heartbeat: Heartbeat, now_ms: 
     metrics.WINDOW_TOKENS.labels(partition).set(windows.token_count)
     metrics.WINDOW_BUCKETS.labels(partition).set(windows.bucket_count)
     metrics.WINDOW_MEMORY.labels(partition).set(windows.memory_bytes)
-    metrics.SEEN_IDS.labels(partition).set(owner.seen.ids)
-    metrics.SEEN_MEMORY.labels(partition).set(owner.seen.memory_bytes)
+    metrics.INGEST_IDS.labels(partition).set(owner.seen.ids)
+    metrics.INGEST_IDS_BYTES.labels(partition).set(owner.seen.memory_bytes)

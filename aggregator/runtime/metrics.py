@@ -89,14 +89,14 @@ INGEST_LOOP_LATE = Gauge(
     "Delay of the aggregator's last heartbeat; above 1 the loop is overloaded and numbers are "
     "late.",
 )
-SEEN_IDS = Gauge(
-    "swaps_seen_ids",
+INGEST_IDS = Gauge(
+    "swaps_ingest_ids",
     "Ids of swaps that a partition remembers; far above the swaps of MARKER_TTL means that its log "
     "clock stands still.",
     ["partition"],
 )
-SEEN_MEMORY = Gauge(
-    "swaps_seen_memory_bytes",
+INGEST_IDS_BYTES = Gauge(
+    "swaps_ingest_ids_bytes",
     "Bytes of the remembered ids of a partition; unbounded growth means a leak.",
     ["partition"],
 )

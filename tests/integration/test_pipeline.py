@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from aggregator.contracts.names import snapshot_keys
 from aggregator.runtime.config import load
+from aggregator.runtime.redis_client import redis_client
 from infra.embedded.stack import Stack
 from tests.support.namesake import take_name
 from tests.support.processes import wait_until
@@ -230,6 +232,8 @@ def test_an_emptied_redis_gets_the_whole_state_of_the_living_owner(service: Serv
     epochs = {token["epoch"] for token in before["tokens"]}
     assert {token["epoch"] for token in after["tokens"]} == epochs
     wait_until(lambda: committed(service) == 1_600, 20, "the saves after the loss")
+    # A partition without new records notices the loss some seconds later.
+    wait_until(lambda: saved_partitions(service) == {0, 1, 2, 3}, 30, "a state of each partition")
     first.kill()
     second = service.aggregator("second")
     service.produce([swap(n) for n in range(1_400, 1_600)])
@@ -256,6 +260,16 @@ def test_without_redis_data_a_new_owner_rebuilds_from_the_log(service: Service) 
     assert not any(each["restored"] for each in service.logged(second, "partition_acquired"))
     epochs = {token["epoch"] for token in before["tokens"]}
     assert min(token["epoch"] for token in after["tokens"]) > max(epochs)
+
+
+def saved_partitions(service: Service) -> set[int]:
+    """Return the partitions of which Redis holds a state."""
+    with redis_client(service.env["REDIS_URL"]) as client:
+        return {
+            partition
+            for partition in range(4)
+            if client.hexists(snapshot_keys(service.topic, partition).head, "header")
+        }
 
 
 def committed(service: Service) -> int:

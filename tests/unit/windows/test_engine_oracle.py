@@ -129,7 +129,7 @@ def _partition(event: dict[str, Any]) -> int:
     return TOKENS.index(event["token"]) % 2
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(scenarios)
 def test_every_number_equals_the_recomputation_whenever_it_is_published(
     engine: Engine, steps: list[Read | Again | Publish]

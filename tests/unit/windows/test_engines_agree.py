@@ -23,7 +23,8 @@ from tests.unit.windows.service import T0
 # Steps that leave the history of each shape long enough for everything to leave the windows.
 SHAPES = [(BUSY, 200), (DAYS, 140), (WEEKS, 140)]
 NAMES = ["busy", "days", "weeks"]
-SEEDS = 4
+# Seed 3 runs at event time.
+SEEDS = (0, 1, 3)
 
 
 def timeless(stats: TokenStats) -> TokenStats:
@@ -73,11 +74,11 @@ def saved_and_restored(
 
 
 @pytest.mark.parametrize(("shape", "steps"), SHAPES, ids=NAMES)
-@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_engines_agree_on_every_number_after_every_step(
     seed: int, shape: Shape, steps: int
 ) -> None:
-    # In every other schedule `history_from` is known; one of four runs at event time.
+    # `history_from` is not always known.
     history_from = T0 + 20 * MINUTE if seed % 2 else None
     one = Reader(ReferenceWindows, shape, history_from, by_event=seed % 4 == 3)
     other = Reader(ColumnarWindows, shape, history_from, by_event=seed % 4 == 3)
