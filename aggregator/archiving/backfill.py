@@ -20,8 +20,8 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from aggregator.archiving.batches import blocks_of, span_of
 from aggregator.archiving.decisions import (
+    ArchiveLimits,
     Decided,
-    Lateness,
     LogSource,
     decide_missing,
     ids_at,
@@ -93,7 +93,7 @@ class Backfill:
         topic_id = self._topic_id = _topic_id(config)
         self._dry_run = dry_run
         self._decoder = BatchDecoder(config.max_future_ms)
-        self._lateness = Lateness(config.grace_ms, config.max_future_ms, config.keep_ttl_ms)
+        self._limits = ArchiveLimits(config.grace_ms, config.max_future_ms, config.keep_ttl_ms)
         self._clickhouse = ClickHouseClient(config.clickhouse_url, receive_s=90)
         self._writer = ArchiveWriter(self._clickhouse, topic_id)
         self._questions = ArchiveQuestions(self._clickhouse, topic_id)
@@ -260,7 +260,7 @@ class Backfill:
         return decide_missing(
             lacking,
             rows,
-            self._lateness,
+            self._limits,
             source=LogSource(self._topic_id, partition),
             now_ms=wall_ms(),
         )

@@ -44,7 +44,7 @@ _TAKEN: Final = {
 }
 
 
-class Lateness(NamedTuple):
+class ArchiveLimits(NamedTuple):
     """The settings by which records are late, future, or too old to be archived (ms)."""
 
     grace_ms: int
@@ -55,7 +55,7 @@ class Lateness(NamedTuple):
         """Return the least timestamp that is archived.
 
         ClickHouse drops older rows (ARCHIVE_KEEP), some as they arrive, while their day's totals
-        stay: a repeat could not be told. The margin lets a row stay until it was looked for.
+        stay: a repeat could not be recognised. The margin lets a row stay until it was looked for.
         """
         return now_ms - self.keep_ms + min(HOUR_MS, self.keep_ms // 24)
 
@@ -96,7 +96,7 @@ class UndecidedRun(msgspec.Struct):
     pending: list[ArchivedRow] = []
 
 
-class Wanted(NamedTuple):
+class WantedIds(NamedTuple):
     """The ids of a run that the archive must be asked for.
 
     `late` of late swaps, `retracted` of retractions, `forwarded` of other forwarded records, whose
@@ -128,7 +128,7 @@ class Found(NamedTuple):
 NOTHING: Final = Found(join(()), [], [])
 
 
-def wanted(seen: Seen, run: UndecidedRun, lateness: Lateness, *, forwarded: bool) -> Wanted:
+def wanted(seen: Seen, run: UndecidedRun, limits: ArchiveLimits, *, forwarded: bool) -> WantedIds:
     """Return which ids of a run must be looked up, and of all time.
 
     A swap that is on time and unknown is new: a repeat of what was forgotten is late
@@ -137,7 +137,7 @@ def wanted(seen: Seen, run: UndecidedRun, lateness: Lateness, *, forwarded: bool
     swaps = run.swaps
     at_home = ~swaps.records["bad"] & ~run.away
     removed = swaps.records["removed"]
-    on_time_from = np.maximum(seen.clocks(swaps) - lateness.grace_ms, seen.floor)
+    on_time_from = np.maximum(seen.clocks(swaps) - limits.grace_ms, seen.floor)
     asked = swaps.swaps["timestamp"] < on_time_from
     if forwarded:
         asked |= swaps.records["origin_partition"] != ABSENT
@@ -145,7 +145,7 @@ def wanted(seen: Seen, run: UndecidedRun, lateness: Lateness, *, forwarded: bool
     if len(added):
         added = added[~seen.has(swaps, added)]
     late = swaps.swaps["timestamp"][added] < on_time_from[added]
-    return Wanted(
+    return WantedIds(
         ids_at(swaps, added[late]),
         ids_at(swaps, np.flatnonzero(at_home & removed)),
         ids_at(swaps, added[~late]),
@@ -216,7 +216,7 @@ def in_order(rows: Iterable[ArchivedRow]) -> list[ArchivedRow]:
     rows = list(rows)
     unnamed = [row for row in rows if not row.topic_id]
     if len({row.partition for row in unnamed}) > 1:
-        # On several partitions only the time of the insert tells which came first.
+        # On several partitions only the time of the insert says which came first.
         unnamed.sort(key=lambda row: (row.ingested_at, row.partition, row.offset))
     else:
         unnamed.sort(key=lambda row: row.offset)
@@ -245,7 +245,7 @@ def decide(
     seen: Seen,
     run: UndecidedRun,
     found: Found,
-    lateness: Lateness,
+    limits: ArchiveLimits,
     *,
     source: LogSource,
     now_ms: int,
@@ -261,9 +261,9 @@ def decide(
     clocks = seen.clocks(swaps)
     swaps.swaps["verdict"] = seen.judge(swaps, run.away, known).letters
     negated = _decide_retractions(source, swaps, archived)
-    settle_times(swaps, lateness.max_future_ms)
+    settle_times(swaps, limits.max_future_ms)
     swaps = with_values(swaps, {at: swap for at, (_, swap) in negated.items()})
-    _leave_out_old(swaps, negated, lateness.oldest(now_ms))
+    _leave_out_old(swaps, negated, limits.oldest(now_ms))
     return Decided(swaps, clocks, {at: place for at, (place, _) in negated.items()})
 
 
@@ -324,7 +324,7 @@ def _decide_retractions(
 def decide_missing(
     swaps: Swaps,
     archived: Sequence[ArchivedRow],
-    lateness: Lateness,
+    limits: ArchiveLimits,
     *,
     source: LogSource,
     now_ms: int,
@@ -352,9 +352,9 @@ def decide_missing(
         else:
             letters[place] = ord(Verdict.LATE)
             of_id.append(ArchivedRow(swap_at(swaps, place), *at, Verdict.LATE, 1, 0))
-    settle_times(swaps, lateness.max_future_ms)
+    settle_times(swaps, limits.max_future_ms)
     swaps = with_values(swaps, {at: swap for at, (_, swap) in negated.items()})
-    _leave_out_old(swaps, negated, lateness.oldest(now_ms))
+    _leave_out_old(swaps, negated, limits.oldest(now_ms))
     return Decided(swaps, np.zeros(len(swaps), np.int64), {})
 
 

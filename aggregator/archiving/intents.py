@@ -112,7 +112,7 @@ class LogPosition(msgspec.Struct, frozen=True, array_like=True):
     """
 
     format: str = _FORMAT
-    # The next owner decides lateness, and what is forgotten, from here.
+    # The next owner decides limits, and what is forgotten, from here.
     clock: int | None = None
     origins: dict[int, int] = {}
     # Kept here so that /api/status still shows them after a takeover.

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from aggregator.archiving.batches import span_of
-from aggregator.archiving.decisions import Found, Wanted
+from aggregator.archiving.decisions import Found, WantedIds
 from aggregator.archiving.intents import Intent, Place, Switch
 from aggregator.archiving.partition import ArchivePartition, InFlightInsert
 from aggregator.clickhouse.connection import ClickHouseClient, Refused, Unavailable
@@ -225,7 +225,7 @@ class ArchiveJobs:
         entries = join(parts)
         return Filled(Known.of(entries) if len(entries) else None, epoch.number)
 
-    def look_up(self, wanted: Wanted, *, unnamed: bool) -> Found:
+    def look_up(self, wanted: WantedIds, *, unnamed: bool) -> Found:
         """Return what the archive has of these ids, of all time.
 
         With `unnamed`, also the rows from before the topic had a name.

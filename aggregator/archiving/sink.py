@@ -19,10 +19,10 @@ import structlog
 from aggregator.archiving.batches import Rebuilding
 from aggregator.archiving.decisions import (
     NOTHING,
+    ArchiveLimits,
     Found,
-    Lateness,
     UndecidedRun,
-    Wanted,
+    WantedIds,
     decide,
     rows_among,
     wanted,
@@ -89,7 +89,7 @@ class ArchivingSink:
         self._writers = Writers(config, self._topic, self._breakers)
         self._takeover = ArchiveTakeover(config, swap_log, self._topic)
         self._decoder = BatchDecoder(config.max_future_ms)
-        self._lateness = Lateness(config.grace_ms, config.max_future_ms, config.keep_ttl_ms)
+        self._limits = ArchiveLimits(config.grace_ms, config.max_future_ms, config.keep_ttl_ms)
         self._owners: dict[int, ArchivePartition] = {}
         self._next_tick = 0.0
 
@@ -283,15 +283,15 @@ class ArchivingSink:
             elif not self._ask(owner, owner.run, question):
                 return
 
-    def _question(self, owner: ArchivePartition, run: UndecidedRun) -> Wanted:
+    def _question(self, owner: ArchivePartition, run: UndecidedRun) -> WantedIds:
         assert owner.seen is not None
         switch, seen = owner.position.switch, owner.seen
         recent = switch is not None and (
             seen.clock is None or seen.clock <= switch.clock + self._config.marker_ttl_ms
         )
-        return wanted(seen, run, self._lateness, forwarded=recent)
+        return wanted(seen, run, self._limits, forwarded=recent)
 
-    def _ask(self, owner: ArchivePartition, run: UndecidedRun, question: Wanted) -> bool:
+    def _ask(self, owner: ArchivePartition, run: UndecidedRun, question: WantedIds) -> bool:
         """Look ids up; return whether the question is on its way."""
         unnamed = self._holds_unnamed(owner.position)
         run.asked = self._writers.start(
@@ -311,7 +311,7 @@ class ArchivingSink:
         kept_ms = self._config.keep_ttl_ms + self._config.marker_ttl_ms
         return position.switch is not None and self._now_ms() < position.switch.clock + kept_ms
 
-    def _pending(self, owner: ArchivePartition, question: Wanted) -> list[ArchivedRow]:
+    def _pending(self, owner: ArchivePartition, question: WantedIds) -> list[ArchivedRow]:
         in_flight = owner.in_flight.batch.decided if owner.in_flight else []
         return rows_among(
             [*in_flight, *owner.decided],
@@ -325,7 +325,7 @@ class ArchivingSink:
             owner.seen,
             run,
             found,
-            self._lateness,
+            self._limits,
             source=owner.source,
             now_ms=self._now_ms(),
         )

@@ -10,6 +10,9 @@ from typing import Final
 
 import msgspec
 
+TradeOrder = tuple[int, int, int, int]
+"""(timestamp in ms, block number or -1, log index, offset), which sorts in the order of trading."""
+
 
 class Trade(msgspec.Struct, frozen=True, gc=False):
     """One counted swap, or (`removed`) the retraction of one.
@@ -33,6 +36,13 @@ class Trade(msgspec.Struct, frozen=True, gc=False):
     tx_hash: str
     log_index: int
     removed: bool
+    block_number: int | None = None
+
+    @property
+    def order(self) -> TradeOrder:
+        """Where the trade stands among the trades of its token."""
+        block = -1 if self.block_number is None else self.block_number
+        return self.timestamp, block, self.log_index, self.offset
 
 
 class TradeBatch(msgspec.Struct, frozen=True):
@@ -52,8 +62,8 @@ class CandleRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One UTC minute: [minute_ms, open, high, low, close, volume_usd, volume_token, trades, ...].
 
     Prices are null where the minute has no priced trade; unpriced trades count in `trades` only.
-    The last two fields are the (timestamp in ms, offset) of the opening and the closing trade. A
-    reader that adds another trade compares with them to decide whether it opens or closes.
+    The last two fields are the order of the opening and of the closing trade. A reader that adds
+    another trade compares with them to decide whether it opens or closes.
     """
 
     minute_ms: int
@@ -64,8 +74,8 @@ class CandleRow(msgspec.Struct, frozen=True, gc=False, array_like=True):
     volume_usd: str
     volume_token: str
     trades: int
-    opened_at: tuple[int, int] | None = None
-    closed_at: tuple[int, int] | None = None
+    opened_at: TradeOrder | None = None
+    closed_at: TradeOrder | None = None
 
 
 HISTORY_MINUTES: Final = 2_880

@@ -22,7 +22,7 @@ KEPT: Final = 50_000
 """Most trades kept for a partition; the tokens that traded longest ago are dropped first."""
 
 _NUMBERS: Final = (
-    *("n", "timestamp", "offset", "log_index", "buy", "usd"),
+    *("n", "timestamp", "offset", "log_index", "block_number", "buy", "usd"),
     *("amount_low", "amount_mid", "amount_high", "price"),
 )
 _TEXTS: Final = [TEXTS.index(name) for name in ("tx_hash", "trader", "venue", "pool", "quote")]
@@ -84,7 +84,7 @@ def _trades(applied: Swaps) -> Iterator[tuple[int, Trade]]:
     for name, is_removed, places_of_texts, *numbers in zip(
         names, removed, spans, *columns, strict=True
     ):
-        n, timestamp, offset, log_index, buy, usd, low, mid, high, price = numbers
+        n, timestamp, offset, log_index, block, buy, usd, low, mid, high, price = numbers
         tx_hash, trader, venue, pool, quote = [
             None if begin == ABSENT else str(text[begin:end], "utf-8")
             for begin, end in places_of_texts
@@ -110,5 +110,6 @@ def _trades(applied: Swaps) -> Iterator[tuple[int, Trade]]:
                 tx_hash or "",
                 log_index,
                 is_removed,
+                None if block == ABSENT else block,
             ),
         )

@@ -26,10 +26,8 @@ _SHOWN: Final = [
     "volume0",
     "volume1",
     *[f"amount{limb}" for limb in range(LIMBS)],
-    "open_ms",
-    "open_offset",
-    "close_ms",
-    "close_offset",
+    *("open_ms", "open_block", "open_log", "open_offset"),
+    *("close_ms", "close_block", "close_log", "close_offset"),
 ]
 
 
@@ -72,7 +70,7 @@ def _candles_of_rows(rows: Array) -> list[CandleRow]:
     candles = []
     for row in rows[_SHOWN].tolist():
         minute, trades, points, *prices, volume0, volume1 = row[:9]
-        open_ms, open_offset, close_ms, close_offset = row[-4:]
+        (open_ms, *opened_by), (close_ms, *closed_by) = row[-8:-4], row[-4:]
         minute_ms = minute * MINUTE_MS
         amount = 0
         # The highest digit first.
@@ -89,8 +87,8 @@ def _candles_of_rows(rows: Array) -> list[CandleRow]:
                 volume_usd=usd_text(volume0 + _LIMB_BASE * volume1),
                 volume_token=token_text(amount),
                 trades=trades,
-                opened_at=(minute_ms + open_ms, open_offset) if points else None,
-                closed_at=(minute_ms + close_ms, close_offset) if points else None,
+                opened_at=(minute_ms + open_ms, *opened_by) if points else None,
+                closed_at=(minute_ms + close_ms, *closed_by) if points else None,
             )
         )
     return candles

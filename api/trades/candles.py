@@ -1,6 +1,6 @@
 """Candles of one token: minutes from the owner, with the newest trades folded in.
 
-Pure. Open and close are ordered by (timestamp, offset), as in the windows; sums are exact integers.
+Pure. Open and close are in the order of trading, `Trade.order`; sums are exact integers.
 An hour or a day is made from its minutes, aligned to UTC. A trade that cannot be folded exactly (a
 retraction) is reported by `wrong`, and the minutes are loaded from the owner again.
 """
@@ -14,7 +14,7 @@ import msgspec
 
 from aggregator.contracts.event import ATTOS_PER_TOKEN
 from aggregator.contracts.stats import token_text, usd_micros, usd_text, vwap_text
-from aggregator.contracts.trades import HISTORY_MINUTES, CandleRow, Trade
+from aggregator.contracts.trades import HISTORY_MINUTES, CandleRow, Trade, TradeOrder
 from aggregator.contracts.units import MINUTE_MS
 
 HISTORY_MS: Final = HISTORY_MINUTES * MINUTE_MS
@@ -23,8 +23,6 @@ ROW_BYTES: Final = 400
 # An update repeats what changed in this time, so that a client misses nothing if an update is
 # replaced by a newer one before it is sent.
 REPEATED_MS: Final = 30_000
-
-TradeOrder = tuple[int, int]
 
 
 class LiveCandle(msgspec.Struct, frozen=True, gc=False):
@@ -105,7 +103,7 @@ class LiveCandles:
         if trade.price_usd is not None:
             price = trade.price_usd
             row = msgspec.structs.replace(
-                self._with_ends(row, price, (trade.timestamp, trade.offset)),
+                self._with_ends(row, price, trade.order),
                 high=price if row.high is None else max(row.high, price, key=float),
                 low=price if row.low is None else min(row.low, price, key=float),
             )

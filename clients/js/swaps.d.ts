@@ -67,6 +67,7 @@ export interface Trade {
   tx_hash: string;
   log_index: number;
   removed: boolean;
+  block_number: number | null;
 }
 
 export interface Candle {

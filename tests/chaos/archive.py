@@ -33,7 +33,7 @@ from infra.embedded.stack import Stack
 from tests.chaos.expected import Expected, event_of
 from tests.chaos.reader import Reader
 from tests.chaos.verdict import Findings, judge_owners
-from tests.support.archived import Archive, archive, messages, wait_archived
+from tests.support.archived import Archive, archive, messages, token_at, wait_archived
 from tests.support.oracle import Logged, Rules
 from tests.support.service import Service, swap
 
@@ -204,7 +204,7 @@ class _Run:
         event = json.loads(
             swap(
                 self._number,
-                token=f"P{partition}T{draw.randrange(3)}",
+                token=token_at(partition, draw.randrange(3)),
                 timestamp=time.time_ns() // 1_000_000 - draw.randrange(5_000) - late,
                 amount_usd=None if draw.random() < 0.05 else f"{draw.randint(1, 10**9) / 1e6:.6f}",
                 trader=f"0x{draw.randrange(9):040x}",

@@ -7,7 +7,6 @@ resync request to an owner, to see the owner's state directly.
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Coroutine
 from typing import Any, Self, TypeVar
 
@@ -20,6 +19,7 @@ from aggregator.contracts.stats import ResyncChunk, ResyncRequest, TokenStats
 from aggregator.runtime.clock import monotonic_ms
 from api.board.board import Board, PartitionStatus
 from api.board.feed import Feed
+from tests.support.loop_thread import LoopThread
 
 T = TypeVar("T")
 
@@ -40,20 +40,19 @@ class Reader:
         self._feed = Feed(self._board, nats_url, monotonic_ms)
         self._rows: dict[tuple[str, int], TokenStats] = {}
         self._positions: dict[int, PartitionStatus] = {}
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="reader", daemon=True)
+        self._thread = LoopThread("reader")
         self._watch: asyncio.Task[None] | None = None
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._thread.__enter__()
         self._call(self._begin())
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._call(self._end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        try:
+            self._call(self._end())
+        finally:
+            self._thread.__exit__()
 
     def status(self) -> dict[int, PartitionStatus]:
         """Return the board's partitions by number."""
@@ -83,12 +82,12 @@ class Reader:
             return None
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+        return self._thread.call(work, 30)
 
     async def _begin(self) -> None:
         self._board.listen(self._changed)
         self._feed.start()
-        self._watch = self._loop.create_task(self._watch_positions())
+        self._watch = asyncio.create_task(self._watch_positions())
 
     async def _end(self) -> None:
         if self._watch is not None:

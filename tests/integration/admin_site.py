@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from typing import Any, Self
 
 import httpx
 from websockets.sync.client import ClientConnection, connect
 
 from tests.integration.test_web import live_owner
+from tests.support.loop_thread import LoopThread
 from tests.support.web_nodes import Node
 from tests.unit.api.samples import Owner
 
@@ -24,29 +23,17 @@ _TOKEN = re.compile(r'name="csrfmiddlewaretoken" value="([^"]+)"')
 @contextmanager
 def owner_in_a_thread(nats_url: str, owner: Owner) -> Iterator[Any]:
     """Run the owner in a thread, with heartbeats; `call(patch)` publishes."""
-    loop = asyncio.new_event_loop()
-    stop, started = asyncio.Event(), threading.Event()
-    held: list[Any] = []
+    closing = AsyncExitStack()
+    with LoopThread("owner") as thread:
+        live = thread.call(closing.enter_async_context(live_owner(nats_url, owner)))
 
-    async def run() -> None:
-        async with live_owner(nats_url, owner) as live:
-            held.append(live)
-            started.set()
-            await stop.wait()
+        def publish(*patches: Any) -> None:
+            thread.call(live.publish(*patches), 5)
 
-    thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
-    thread.start()
-    assert started.wait(10)
-
-    def publish(*patches: Any) -> None:
-        asyncio.run_coroutine_threadsafe(held[0].publish(*patches), loop).result(5)
-
-    try:
-        yield publish
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
-        loop.close()
+        try:
+            yield publish
+        finally:
+            thread.call(closing.aclose())
 
 
 class Browser:

@@ -12,7 +12,6 @@ import pytest
 from aggregator.archiving.intents import unpack
 from aggregator.clickhouse.connection import ClickHouseClient
 from aggregator.clickhouse.writer import ArchiveWriter
-from aggregator.contracts.event import marker_of
 from aggregator.contracts.units import DAY_MS
 from aggregator.member.memory import MemoryTopic
 from aggregator.runtime.clock import wall_ms
@@ -298,7 +297,7 @@ def test_any_order_of_adds_and_removals(kept: Archive, seed: int) -> None:
     """Random streams with takeovers between, against rules that share no code."""
     draw, topic = random.Random(seed), MemoryTopic(1)
     clock = wall_ms() - 40 * HOUR_MS
-    for step in range(4):
+    for _step in range(4):
         for _ in range(200):
             clock += draw.choice([0, 0, 10, 1_000])
             number, lag = draw.randrange(40), draw.choice([0, 0, 1_000, 25 * HOUR_MS])
@@ -313,4 +312,3 @@ def test_any_order_of_adds_and_removals(kept: Archive, seed: int) -> None:
             topic.append(0, value, timestamp=clock + draw.randrange(5))
         archive_all(topic, kept, ARCHIVE_BATCH=draw.choice(["1", "7", "5000"]))
         clock += draw.choice([0, TTL_MS // 3])
-    assert marker_of("c", "h", 0, "t") != marker_of("c", "h", 0, "u")

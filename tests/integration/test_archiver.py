@@ -130,19 +130,18 @@ def test_the_archive_is_what_the_log_says(service: Service, kept: Archive) -> No
 
 
 def test_a_lost_answer_to_an_insert(service: Service, kept: Archive, stack: Stack) -> None:
-    proxy = LosesAnswers(stack.clickhouse.port)
-    url = f"clickhouse://default:@127.0.0.1:{proxy.port}/{kept.name}"
-    proxy.armed.set()
-    service.produce(mixed(300, 1), partition=1)
-    with Archiver(service.env, CLICKHOUSE_URL=url) as archiver:
-        wait_until(lambda: proxy.lost == 1, 20, "a lost answer")
-        wait_archived(service, kept)
+    with LosesAnswers(stack.clickhouse.port) as proxy:
+        url = f"clickhouse://default:@127.0.0.1:{proxy.port}/{kept.name}"
         proxy.armed.set()
-        service.produce(mixed(300, 2), partition=1)
-        wait_until(lambda: proxy.lost == 2, 20, "another lost answer")
-        wait_archived(service, kept)
-        archiver.stop()
-    proxy.close()
+        service.produce(mixed(300, 1), partition=1)
+        with Archiver(service.env, CLICKHOUSE_URL=url) as archiver:
+            wait_until(lambda: proxy.lost == 1, 60, "a lost answer")  # It starts first.
+            wait_archived(service, kept)
+            proxy.armed.set()
+            service.produce(mixed(300, 2), partition=1)
+            wait_until(lambda: proxy.lost == 2, 60, "another lost answer")
+            wait_archived(service, kept)
+            archiver.stop()
 
 
 @pytest.mark.parametrize("point", ["after_intent", "after_insert"])

@@ -157,9 +157,7 @@ class CountingWorker:
             blocks = {number: state.block(number) for number in range(first, state.open_block)}
             if "state" not in world.rules:
                 # Without the rule: Seen first, in a call of its own, then the windows.
-                redis.call(
-                    self._connection, lambda redis: redis.set(("seen", partition), header)
-                )
+                redis.call(self._connection, lambda redis: redis.set(("seen", partition), header))
                 yield
             if self._whole:
                 for number in header["blocks"]:

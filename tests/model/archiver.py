@@ -1,17 +1,18 @@
-"""An owner of one partition that archives: settle the intent, fill Seen, decide, promise, insert."""
+"""An owner of one partition that archives: settle the intent, fill Seen, decide, insert."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.model import saves
 from tests.model.engines import FencedOff, NoAnswer
 from tests.model.fold import PartitionState, judge
 from tests.model.rules import (
+    ABANDONED,
     AHEAD,
     GRACE,
-    LEASE,
     MINUTE,
     NEVER,
     TTL,
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 GROUP = "archiver"
 SIGNS = {"C": 1, "L": 1, "U": -1, "u": -1}
 POISON = "-"
-# For so long an archiver waits for a backfill that raised the epoch: its insert has landed or ended.
-ABANDONED = 2 * LEASE
 
 
 class ModelIntent(NamedTuple):
@@ -40,10 +39,10 @@ class ModelIntent(NamedTuple):
 
 
 class ArchivePosition(NamedTuple):
-    """The commit metadata: clock and origins as of the end of the intent, and the epoch filled at."""
+    """The commit metadata: clock and origins after the intent, and the epoch of Seen's filling."""
 
     clock: int = NEVER
-    origins: dict[int, int] = {}
+    origins: Mapping[int, int] = MappingProxyType({})
     intent: ModelIntent | None = None
     epoch: int = 0
 
@@ -305,6 +304,4 @@ class ArchivingWorker:
 
     def _commit(self, state: PartitionState, intent: ModelIntent | None = None) -> None:
         position = ArchivePosition(state.clock, dict(state.origins), intent, self._epoch)
-        self._world.kafka.commit(
-            GROUP, self._partition, self._member, self._next_offset, position
-        )
+        self._world.kafka.commit(GROUP, self._partition, self._member, self._next_offset, position)

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tests.model.archiver import GROUP, entry_of, row_of, take_out
-from tests.model.engines import NoAnswer
 from tests.model.fold import PartitionState, judge
-from tests.model.rules import ArchiveRow, identity
+from tests.model.rules import BACKFILL_LEASE, ArchiveRow, Record, identity
 
 if TYPE_CHECKING:
     from tests.model.world import ModelWorld
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 _ALL_LATE = 10**6
 
 
-def backfill(world: ModelWorld, partition: int, run: int) -> Iterator[None]:
+def backfill(world: ModelWorld, partition: int) -> Iterator[None]:
     """Raise the epoch, wait for the archiver, insert what is missing, raise the epoch again."""
     epochs = world.clickhouse.epochs
     end, _ = world.kafka.committed[GROUP, partition]
@@ -31,11 +30,10 @@ def backfill(world: ModelWorld, partition: int, run: int) -> Iterator[None]:
             yield
         rows = missing_rows(world, partition, end)
         yield
-        try:
-            world.clickhouse.insert(f"{partition}:backfill:{run}", rows, world.now - raised_at)
-        except NoAnswer:
-            # Too late: the archiver may have gone on.
+        if world.now - raised_at > BACKFILL_LEASE:
+            # The archiver may have gone on.
             continue
+        world.clickhouse.insert(f"{partition}:backfill", rows)
         yield
         epochs[partition] = (odd + 1, world.now)
         return
@@ -43,9 +41,24 @@ def backfill(world: ModelWorld, partition: int, run: int) -> Iterator[None]:
 
 def _archiver_waits(world: ModelWorld, partition: int, epoch: int) -> bool:
     _, position = world.kafka.committed[GROUP, partition]
-    if position is None or position.intent:
+    if position and position.intent:
         return False
-    return "settled" not in world.rules or position.epoch >= epoch
+    if not {"settled", "refill"} <= world.rules:
+        return True
+    return position is not None and position.epoch >= epoch
+
+
+def _is_decided(
+    record: Record, offset: int, known: list[ArchiveRow], archived: list[ArchiveRow]
+) -> bool:
+    """Return whether a record without a row is left as it is.
+
+    A later row of its id was decided with it, or without it. And a forward may be a repeated one,
+    of which the log no longer holds the first.
+    """
+    if any(row.offset > offset for row in known):
+        return True
+    return bool(record.origin) and any(row in archived for row in known)
 
 
 def missing_rows(world: ModelWorld, partition: int, end: int) -> list[ArchiveRow]:
@@ -63,8 +76,7 @@ def missing_rows(world: ModelWorld, partition: int, end: int) -> list[ArchiveRow
         if entry := entry_of(rules, key, known):
             state.entries[key] = entry._replace(at=offset)
         letter, _ = judge(state, offset, record, world.home(record.token) != partition)
-        # A later row of its id was decided without this record: the id is left as it is.
-        if offset in there or any(row.offset > offset for row in known):
+        if offset in there or _is_decided(record, offset, known, archived):
             continue
         letter, negated = take_out(rules, record, letter, known)
         if letter in "CLUVTGNnPu":

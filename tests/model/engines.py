@@ -1,4 +1,4 @@
-"""Redis, Kafka and ClickHouse as far as the rules depend on them, with the ways in which they fail."""
+"""Redis, Kafka and ClickHouse as far as the rules depend on them, and how they fail."""
 
 from __future__ import annotations
 
@@ -46,9 +46,7 @@ class ModelRedis:
         on_primary = connection.setdefault(id(self), self._life) == self._life
         if self._clock() < self.down_until:
             raise NoAnswer
-        if not on_primary and (
-            connection[id(self)] not in self.old_primaries or self._chance(0.2)
-        ):
+        if not on_primary and (connection[id(self)] not in self.old_primaries or self._chance(0.2)):
             connection[id(self)] = self._life
             raise NoAnswer
         self._current = []

@@ -146,9 +146,7 @@ def _move_clock(state: PartitionState, record: Record) -> bool:
         return record.event_time < max(state.clock - GRACE, state.floor)
     # Without the rule: the events' times decide, with a short grace.
     late = record.event_time < state.watermark - 20
-    state.watermark = max(
-        state.watermark, min(record.event_time, record.timestamp + MAX_FUTURE)
-    )
+    state.watermark = max(state.watermark, min(record.event_time, record.timestamp + MAX_FUTURE))
     state.clock = max(state.clock, record.timestamp)
     return late
 
@@ -158,9 +156,7 @@ def _other_block(rules: frozenset[str], record: Record, entry: SeenEntry) -> boo
     return bool(known and entry.block != record.block)
 
 
-def _judge_add(
-    rules: frozenset[str], record: Record, entry: SeenEntry | None, late: bool
-) -> str:
+def _judge_add(rules: frozenset[str], record: Record, entry: SeenEntry | None, late: bool) -> str:
     counts = "L" if late else "C"
     if entry is None:
         return counts

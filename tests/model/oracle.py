@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from tests.model import aggregator, archiver
@@ -61,13 +62,9 @@ def right(sequence: list[Step]) -> tuple[Place | None, Place | None]:
 
 def slow(sequence: list[Step], clock: dict[Place, int]) -> bool:
     """Return whether an id changed more than TTL after it had changed: it was forgotten."""
-    runs = [
-        at for at in range(len(sequence)) if not at or sequence[at][:2] != sequence[at - 1][:2]
-    ]
+    runs = [at for at in range(len(sequence)) if not at or sequence[at][:2] != sequence[at - 1][:2]]
     clocks = [clock[step.place] for step in sequence]
-    steps = [
-        clocks[after] - clocks[before] for before, after in zip(runs, runs[1:], strict=False)
-    ]
+    steps = [clocks[after] - clocks[before] for before, after in pairwise(runs)]
     tails = [
         clocks[at] - clocks[max(run for run in runs if run <= at)]
         for at, step in enumerate(sequence)

@@ -1,4 +1,4 @@
-"""The rules of docs/exactly-once.md that can be switched off, the faults, and the sizes of the model.
+"""The rules of docs/exactly-once.md that can be switched off, the faults, and the sizes.
 
 Times are ticks. A minute is short, so that windows, GRACE and MARKER_TTL pass within a schedule.
 """
@@ -22,6 +22,10 @@ AHEAD = 5
 SLOW = 8
 # An insert of the archive begins at most this long after its intent.
 LEASE = 30
+# An insert of a backfill begins at most this long after it raised the epoch; an archiver waits
+# for it twice as long.
+BACKFILL_LEASE = 200
+ABANDONED = 2 * BACKFILL_LEASE
 NEVER = -(10**6)
 
 RULES = {

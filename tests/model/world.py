@@ -64,7 +64,7 @@ class ModelWorld:
         self._live: dict[Worker, Iterator[None]] = {}
         self._zombies: list[Iterator[None]] = []
         self._backfills: list[Iterator[None]] = []
-        self._backfills_begun = 0
+        self._backfilled: set[int] = set()
         self._messages: deque[tuple[int, Any]] = deque()
         self._event_times: dict[tuple[int, str], int] = {}
         self._script = self._make_script(swaps or self.random.randint(3, 14))
@@ -108,7 +108,7 @@ class ModelWorld:
 
     # A schedule.
 
-    def run(self) -> None | str:
+    def run(self) -> str | None:
         """Play the schedule, then drain without faults; return "stuck" where that does not end."""
         strikes = self.random.choice([0, 1, 1, 2, 3, 6, 12])
         while self._script or strikes:
@@ -334,7 +334,13 @@ class ModelWorld:
             self._assign(*who)
 
     def _delete_and_backfill(self, partition: int) -> None:
-        """Delete all rows of some ids by hand, and have an operator backfill the partition."""
+        """Delete all rows of some ids by hand, and have an operator backfill the partition.
+
+        Once a partition: two backfills of one partition must not run together.
+        """
+        if partition in self._backfilled:
+            return
+        self._backfilled.add(partition)
         committed, _ = self.kafka.committed[archiver.GROUP, partition]
         log, start = self.kafka.log[partition], self.kafka.start[partition]
         # A batch on its way may negate a row: these ids keep theirs.
@@ -351,5 +357,4 @@ class ModelWorld:
                 self.clickhouse.delete(partition, set(offsets))
         if self.random.random() < 0.5:
             self._assign(archiver.GROUP, partition)
-        self._backfills_begun += 1
-        self._backfills.append(backfill(self, partition, self._backfills_begun))
+        self._backfills.append(backfill(self, partition))

@@ -18,7 +18,7 @@ from decimal import Decimal
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 from uuid import uuid4
 
 from clickhouse_driver import Client
@@ -447,11 +447,20 @@ class LosesAnswers:
         self._target = port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._pumps: list[tuple[socket.socket, threading.Thread]] = []
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
 
-    def close(self) -> None:
-        """Accept no more connections."""
-        self._listener.close()
+    def __enter__(self) -> Self:
+        self._accepting.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Closing alone would not wake the thread that accepts.
+        _hang_up(self._listener)
+        self._accepting.join()
+        for client, thread in self._pumps:
+            _hang_up(client)
+            thread.join()
 
     def _accept(self) -> None:
         while True:
@@ -459,8 +468,14 @@ class LosesAnswers:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            server = socket.create_connection(("127.0.0.1", self._target))
-            threading.Thread(target=self._pump, args=(client, server), daemon=True).start()
+            try:
+                server = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:
+                client.close()
+                continue
+            thread = threading.Thread(target=self._pump, args=(client, server), daemon=True)
+            thread.start()
+            self._pumps.append((client, thread))
 
     def _pump(self, client: socket.socket, server: socket.socket) -> None:
         """Forward one connection both ways; after an INSERT, forward only one more answer."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Self, TypeVar
@@ -23,6 +22,7 @@ from aggregator.contracts.names import ALL_HEARTBEATS_SUBJECT
 from aggregator.contracts.stats import Heartbeat
 from tests.support import ws_wire
 from tests.support.balancer import Balancer
+from tests.support.loop_thread import LoopThread
 from tests.support.promises import Client
 
 T = TypeVar("T")
@@ -179,26 +179,25 @@ class Crowd:
         """The first heartbeat of each partition in its present state and epoch, with its time."""
         self.failed: list[str] = []
         self._nats_url = nats_url
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="crowd", daemon=True)
+        self._thread = LoopThread("crowd")
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._thread.__enter__()
         self.call(self.balancer.start())
         self.begin(self._listen())
         self.begin(self._watch_silence())
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.call(self._end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        try:
+            self.call(self._end())
+        finally:
+            self._thread.__exit__()
 
     def call(self, work: Coroutine[Any, Any, T], within_s: float = 60) -> T:
         """Run a coroutine on the loop and wait for it."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(within_s)
+        return self._thread.call(work, within_s)
 
     def look(self, at: Callable[[], T]) -> T:
         """Evaluate between two steps of the loop, while nothing else changes."""
@@ -217,7 +216,7 @@ class Crowd:
         self.call(begin())
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        task = self._loop.create_task(work)
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._on_done)
 
@@ -269,14 +268,12 @@ class Crowd:
     async def _watch_silence(self) -> None:
         while True:
             await asyncio.sleep(0.25)
-            now = self._loop.time()
+            now = asyncio.get_running_loop().time()
             for member in self.members:
                 member.check_silence(now)
 
     async def _end(self) -> None:
-        tasks = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self.balancer.stop()
-        await asyncio.sleep(0.05)  # transports close in the loop's next rounds
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.balancer.stop()

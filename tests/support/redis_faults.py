@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +11,7 @@ import redis
 from infra.embedded.redis import Redis
 from infra.embedded.stack import Stack
 from tests.support.balancer import Balancer
+from tests.support.loop_thread import LoopThread
 from tests.support.processes import wait_until
 
 
@@ -63,15 +62,13 @@ class Pair:
 @contextmanager
 def redis_pair(directory: Path) -> Iterator[Pair]:
     """Two masters; the name is the first one's."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="redis-name")
-    thread.start()
     with (
+        LoopThread("redis-name") as names,
         Stack(directory / "first", only=(Redis,)) as first,
         Stack(directory / "second", only=(Redis,)) as second,
     ):
         balancer = Balancer([first.redis.port])
-        asyncio.run_coroutine_threadsafe(balancer.start(), loop).result(10)
+        names.call(balancer.start())
         pair = Pair(first.redis, second.redis, balancer)
         for client in pair.clients.values():
             # A master waits so long for more replicas before it sends its data.
@@ -81,18 +78,4 @@ def redis_pair(directory: Path) -> Iterator[Pair]:
         finally:
             for client in pair.clients.values():
                 client.close()
-            asyncio.run_coroutine_threadsafe(_end(balancer), loop).result(10)
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join(10)
-            loop.close()
-
-
-async def _end(balancer: Balancer) -> None:
-    """Stop the balancer, and wait until its connections are closed."""
-    balancer.stop()
-    connecting = asyncio.all_tasks() - {asyncio.current_task()}
-    await asyncio.gather(*connecting, return_exceptions=True)
-    balancer.stop()
-    # An aborted transport is closed in the next turn of the loop.
-    for _ in range(2):
-        await asyncio.sleep(0)
+            names.call(balancer.stop())

@@ -3,77 +3,62 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
+from collections.abc import Iterable
+
+from tests.support.tcp_proxy import ProxySide, TcpProxy
 
 _LOOK_S = 0.01
 
 
-class SlowWire:
-    """Listen on any port; each byte to the client arrives `delay_s` after it was sent.
+class SlowWire(TcpProxy):
+    """Each byte to the client arrives `delay_s` after it was sent. The other direction is fast.
 
-    `delay_s` may change at any moment, also for bytes in flight. The other direction is fast.
+    `delay_s` may change at any moment, also for bytes in flight.
     """
 
     def __init__(self, host: str, port: int) -> None:
+        super().__init__()
         self.delay_s = 0.0
-        self.port = 0
         self._target = (host, port)
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: list[asyncio.StreamWriter] = []
+
+    def targets(self) -> Iterable[tuple[str, int]]:
+        """Return the one target."""
+        return [self._target]
+
+    def answering_side(self) -> ProxySide:
+        """Return a side that forwards late."""
+        return _LateSide(self)
 
     async def __aenter__(self) -> SlowWire:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        await self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        while self._tasks:
-            for task in list(self._tasks):
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-        # A closed transport gives its socket back in a later turn of the loop, which may not come.
-        for writer in self._writers:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+        await self.stop()
 
-    async def _serve(self, near: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
-        serving = asyncio.current_task()
-        assert serving is not None
-        self._tasks.add(serving)
-        serving.add_done_callback(self._tasks.discard)
-        self._writers.append(answer)
-        far, ask = await asyncio.open_connection(*self._target)
-        self._writers.append(ask)
-        for work in (self._fast(near, ask), self._slow(far, answer)):
-            task = asyncio.create_task(work)
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
 
-    async def _fast(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError), contextlib.closing(sink):
-            while data := await source.read(65_536):
-                sink.write(data)
-                await sink.drain()
+class _LateSide(ProxySide):
+    """Keeps what it receives for a while; what it keeps at its end is lost."""
 
-    async def _slow(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        loop, waiting = asyncio.get_running_loop(), deque[tuple[float, bytes]]()
-        reading = asyncio.create_task(source.read(65_536))
-        try:
-            with contextlib.suppress(OSError), contextlib.closing(sink):
-                while True:
-                    await asyncio.wait([reading], timeout=_LOOK_S)
-                    if reading.done():
-                        if not (data := reading.result()):
-                            return
-                        waiting.append((loop.time(), data))
-                        reading = asyncio.create_task(source.read(65_536))
-                    while waiting and waiting[0][0] <= loop.time() - self.delay_s:
-                        sink.write(waiting.popleft()[1])
-                    await sink.drain()
-        finally:
-            reading.cancel()
+    def __init__(self, wire: SlowWire) -> None:
+        super().__init__(wire)
+        self._wire = wire
+        self._kept: deque[tuple[float, bytes]] = deque()
+
+    def data_received(self, data: bytes) -> None:
+        self._kept.append((asyncio.get_running_loop().time(), data))
+        if len(self._kept) == 1:
+            self._deliver()
+
+    def _deliver(self) -> None:
+        """Forward what is old enough, and look again while something is kept."""
+        loop = asyncio.get_running_loop()
+        while self._kept and self._kept[0][0] <= loop.time() - self._wire.delay_s:
+            self.forward(self._kept.popleft()[1])
+        if self._kept:
+            loop.call_later(_LOOK_S, self._deliver)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._kept.clear()
+        super().connection_lost(exc)

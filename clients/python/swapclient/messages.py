@@ -103,6 +103,7 @@ class Trade(msgspec.Struct, frozen=True, gc=False):
     tx_hash: str
     log_index: int
     removed: bool
+    block_number: int | None = None
 
 
 class Candle(msgspec.Struct, frozen=True, gc=False):

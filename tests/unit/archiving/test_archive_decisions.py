@@ -1,4 +1,4 @@
-"""The rows of random streams equal those of rules that share no code, however takeovers cut them."""
+"""The rows of random streams, with takeovers, equal those of rules that share no code."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from aggregator.archiving.decisions import (
+    ArchiveLimits,
     Decided,
     Found,
-    Lateness,
     LogSource,
     UndecidedRun,
     decide,
@@ -35,7 +35,7 @@ from tests.support.columns import SomeRecords
 from tests.support.service import swap
 
 SOURCE = LogSource("topic", 0)
-LATENESS = Lateness(GRACE_MS, MAX_FUTURE_MS, 3_650 * DAY_MS)
+LIMITS = ArchiveLimits(GRACE_MS, MAX_FUTURE_MS, 3_650 * DAY_MS)
 NOW = 1_795_392_000_000
 
 
@@ -71,12 +71,12 @@ class Archive:
         )
         swaps = self._decoder.decode(records).swaps
         run = UndecidedRun(swaps, np.zeros(len(swaps), np.bool_))
-        markers = {each.marker for each in wanted(self._seen, run, LATENESS, forwarded=False).all}
+        markers = {each.marker for each in wanted(self._seen, run, LIMITS, forwarded=False).all}
         rows = [row for row in self.rows if row.swap.marker in markers]
         split = len(rows) - min(in_flight, len(rows))
         run.pending = rows[split:]
         found = Found(join(()), rows[:split], [])
-        decided = decide(self._seen, run, found, LATENESS, source=SOURCE, now_ms=NOW)
+        decided = decide(self._seen, run, found, LIMITS, source=SOURCE, now_ms=NOW)
         self.rows += _rows_of(decided)
         self._clock, self._next_offset = self._seen.clock, self._seen.next_offset
 

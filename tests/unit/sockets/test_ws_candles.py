@@ -6,6 +6,7 @@ import tracemalloc
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from aggregator.contracts.intervals import INTERVALS_MS
 from aggregator.contracts.trades import CandleRow
@@ -103,7 +104,7 @@ def test_a_retraction_must_be_asked_for() -> None:
 
 def test_a_trade_inside_a_loaded_minute_is_neither_its_open_nor_its_close() -> None:
     """As after a takeover: the new owner sends the minutes but not their trades."""
-    ends = ((START + 500, 4), (START + 900, 5))
+    ends = ((START + 500, -1, 0, 4), (START + 900, -1, 0, 5))
     row = CandleRow(START, "5", "9", "4", "6", "10.000000", "2", 5, *ends)
     candles = LiveCandles()
     candles.load([row], START - HISTORY_MS)
@@ -118,6 +119,16 @@ def test_a_trade_inside_a_loaded_minute_is_neither_its_open_nor_its_close() -> N
     assert ends_behind(8, 950, "7") == ("5", "7")
     assert ends_behind(9, 100, "1") == ("1", "7")
     assert not candles.wrong
+
+
+def test_among_equal_times_the_block_and_the_log_index_decide() -> None:
+    candles = LiveCandles()
+    candles.load([], START - HISTORY_MS)
+    for number, block, log_index, price in ((1, 8, 0, "1"), (2, 7, 9, "2"), (3, 8, 1, "3")):
+        each = replace(trade(number, START, price), block_number=block, log_index=log_index)
+        candles.fold(each, 0)
+    (candle,) = candles.newest(60_000, 1)
+    assert (candle.open_usd, candle.close_usd) == ("2", "3")
 
 
 def test_a_minute_without_the_positions_of_open_and_close_must_be_asked_for() -> None:
@@ -152,7 +163,7 @@ def test_two_days_of_minutes_take_little_more_than_a_megabyte() -> None:
         CandleRow(
             *(MIDNIGHT + n * MINUTE_MS, f"1.{n:09d}", f"2.{n:09d}", f"0.{n:09d}", f"1.5{n:08d}"),
             *(f"{n}.123456", f"{n}.123456789012345678", 7),
-            *((MIDNIGHT + n * MINUTE_MS, n), (MIDNIGHT + n * MINUTE_MS, n + 1)),
+            *((MIDNIGHT + n * MINUTE_MS, -1, 0, n), (MIDNIGHT + n * MINUTE_MS, -1, 0, n + 1)),
         )
         for n in range(2_880)
     ]

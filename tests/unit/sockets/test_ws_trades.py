@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import msgspec
 
 from aggregator.contracts.names import history_subject, trades_subject
 from aggregator.contracts.trades import HistoryRequest
-from api.trades.questions import ANSWER_WITHIN_MS, FIRST_TIMEOUT_PAUSE_MS
+from api.trades.questions import (
+    ANSWER_WITHIN_MS,
+    FIRST_PAUSE_MS,
+    FIRST_TIMEOUT_PAUSE_MS,
+    LONGEST_PAUSE_MS,
+)
 from tests.unit.sockets.support import A, Client, Node, encoded, node
 from tests.unit.sockets.trading import Seller
 
@@ -77,15 +83,21 @@ async def test_an_owner_that_is_away_is_asked_again_with_longer_pauses() -> None
     hub, seller = market()
     client = await hub.client().enter()
     await client.subscribe("trades", A)
-    questions = 0
+    asked_at = []
     for _ in range(1_000):
         hub.run(10)
-        questions += len(asked_and_refused(hub))
-    assert 5 <= questions <= 12
+        asked_at += [hub.now for _ in asked_and_refused(hub)]
+    pauses = [later - earlier for earlier, later in pairwise(asked_at)]
+    assert len(pauses) > 5
+    for number, pause_ms in enumerate(pauses):
+        length_ms = min(FIRST_PAUSE_MS * 2**number, LONGEST_PAUSE_MS)
+        # The jitter, and a question waits for the next round.
+        assert length_ms // 2 <= pause_ms <= length_ms * 3 // 2 + 10
     seller.sell(1)
-    for _ in range(300):
+    for _ in range(LONGEST_PAUSE_MS * 3 // 2 // 10):
         hub.run(10)
         answer(hub, seller)
+    hub.run(100)
     assert numbers(client) == [1]
 
 

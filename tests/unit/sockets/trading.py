@@ -113,10 +113,10 @@ def rows_of(trades: list[Trade]) -> list[CandleRow]:
 def _row(minute: int, trades: list[Trade]) -> CandleRow:
     priced = sorted(
         (each for each in trades if each.price_usd is not None),
-        key=lambda each: (each.timestamp, each.offset),
+        key=lambda each: each.order,
     )
     prices = [each.price_usd for each in priced if each.price_usd is not None]
-    places = [(each.timestamp, each.offset) for each in priced]
+    places = [each.order for each in priced]
     valued = [each for each in trades if each.amount_usd is not None]
     micros = sum(int(Decimal(each.amount_usd or 0) * 1_000_000) for each in valued)
     attos = sum(int(Decimal(each.amount) * ATTOS_PER_TOKEN) for each in valued)

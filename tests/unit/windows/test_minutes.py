@@ -62,8 +62,8 @@ def test_every_candle_equals_the_one_minute_window_of_its_minute() -> None:
                 and each.event["amount_usd"] is not None
             ]
             first, last = min(places), max(places)
-            assert candle.opened_at == (first[0], first[3])
-            assert candle.closed_at == (last[0], last[3])
+            assert candle.opened_at == first
+            assert candle.closed_at == last
             compared += truth.trades
     assert compared == 300
 
