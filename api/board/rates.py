@@ -24,6 +24,7 @@ class CountRate(msgspec.Struct, frozen=True):
     duplicates: float
     late: float
     dead_letters: float
+    misplaced: float
 
 
 class _Recorded(msgspec.Struct):

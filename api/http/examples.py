@@ -115,7 +115,7 @@ STATUS: Final[Any] = msgspec.to_builtins(
         as_of=_AS_OF,
         nats=None,
         partitions=[_PARTITION],
-        rates=[CountRate(2, 60_000, 201.5, 0.7, 0.05, 0.0)],
+        rates=[CountRate(2, 60_000, 201.5, 0.7, 0.05, 0.0, 0.0)],
         archive=[
             ArchiveStatus(2, "archiving", 901_950, 168, 840, [], None),
         ],

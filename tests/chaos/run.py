@@ -209,6 +209,13 @@ class _Play:
         """
         cluster = self._cluster
         armed = next((m for m in reversed(cluster.members) if m.fault), None)
+
+        def joined() -> bool:
+            return cluster.group_members() == len(cluster.running)
+
+        if armed is not None:
+            # On a busy machine a process takes its time to start.
+            self._wait_a_while(lambda: self._met(armed) or joined(), 30)
         for _ in range(4):
             if armed is None or self._wait_a_while(lambda: self._met(armed), 3):
                 break

@@ -503,6 +503,7 @@ async def test_status_has_owners_snapshots_rates_and_versions(site: Site) -> Non
         1_500,
     )
     a_second = {"records": 100.0, "duplicates": 0.0, "late": 0.5, "dead_letters": 0.0}
+    a_second["misplaced"] = 0.0
     assert answer["rates"] == [{"partition": 0, "over_ms": 10_000, **a_second}]
     assert answer["versions"]["web"] == VERSION
     assert answer["versions"]["aggregators"] == ["0.1.0"]
