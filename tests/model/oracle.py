@@ -62,6 +62,7 @@ def right(sequence: list[Step]) -> tuple[Place | None, Place | None]:
 
 def slow(sequence: list[Step], clock: dict[Place, int]) -> bool:
     """Return whether an id changed more than TTL after it had changed: it was forgotten."""
+    sequence = _without_ignored(sequence)
     runs = [at for at in range(len(sequence)) if not at or sequence[at][:2] != sequence[at - 1][:2]]
     clocks = [clock[step.place] for step in sequence]
     steps = [clocks[after] - clocks[before] for before, after in pairwise(runs)]
@@ -71,6 +72,19 @@ def slow(sequence: list[Step], clock: dict[Place, int]) -> bool:
         if step.kind == "R"
     ]
     return max(steps + tails, default=0) > TTL
+
+
+def _without_ignored(sequence: list[Step]) -> list[Step]:
+    """Leave out removals of another block than that of the add before: they renew no id."""
+    found: list[Step] = []
+    block: str | None = None
+    for step in sequence:
+        if step.kind == "E":
+            block = step.block
+        elif block and step.block and block != step.block:
+            continue
+        found.append(step)
+    return found
 
 
 def net(effects: Iterable[Effect]) -> dict[tuple[int, int], int]:
