@@ -27,6 +27,7 @@ def trade(n: int, life: int) -> Message:
         "tx_hash": f"{life}-{n}",
         "log_index": 0,
         "removed": False,
+        "block_number": None,
     }
 
 

@@ -15,7 +15,7 @@ def test_defaults_are_usable() -> None:
     assert config.windows == (("5m", 5), ("1h", 60), ("24h", 1440))
     assert config.longest_window_minutes == 1440
     assert (config.grace_ms, config.max_future_ms, config.marker_ttl_ms) == (
-        120_000,
+        86_400_000,
         300_000,
         93_600_000,
     )
