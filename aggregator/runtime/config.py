@@ -488,6 +488,8 @@ class Config:
             "GRACE": duration_text(self.grace_ms),
             "MAX_FUTURE": duration_text(self.max_future_ms),
             "CLOCK": self.clock,
+            "MARKER_TTL": duration_text(self.marker_ttl_ms),
+            "KAFKA_PARTITIONER": self.kafka_partitioner,
         }
 
 
