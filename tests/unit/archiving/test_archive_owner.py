@@ -20,7 +20,7 @@ def owner(position: LogPosition | None = None, end: int = 1_000) -> ArchiveParti
     held = ArchivePartition(CONFIG, LogSource("topic", 1), begun)
     seen = Seen(ttl_ms=9, grace_ms=9, max_future_ms=9, next_offset=100)
     held.settled()
-    held.begin(seen, 0, 0)
+    held.begin(seen, 0)
     return held
 
 
