@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -309,3 +310,39 @@ def test_a_backfill_archives_what_is_missing_and_nothing_twice(
     again = service.manage(*everything)
     assert again.stdout.strip().endswith(", 0 archived"), again.stdout
     assert kept.held() == held
+
+
+def test_a_backfill_and_dying_archivers_archive_no_swap_twice(
+    service: Service, kept: Archive
+) -> None:
+    """Both meet the same swaps: the backfill as missing ones, the archivers as repeats."""
+    values = [swap(number, token=token_at(1)) for number in range(300)]
+    service.produce(values, partition=1)
+    with Archiver(service.env, **CLASSIC) as archiver:
+        wait_archived(service, kept)
+        archiver.stop()
+    command = ["backfill", "--from", "2020-01-01", "--to", str(now_ms() + 60_000)]
+    settings = {"ARCHIVE_BATCH": "10", **CLASSIC}
+    for step, fault in enumerate(("after_intent", "after_insert", "after_intent")):
+        kept.ask(
+            f"ALTER TABLE raw_swaps DELETE WHERE cityHash64(tx_hash) % 3 = {step} "
+            "SETTINGS mutations_sync = 2"
+        )
+        dying = service.archiver(f"dying-{step}", SWAPS_FAULT=f"{fault}:{step + 2}", **settings)
+        wait_until(partial(_logged, service, dying, "archiving"), 30, "an archiver")
+        with ThreadPoolExecutor(1) as pool:
+            filling = pool.submit(service.manage, *command)
+            deadline = time.monotonic() + 30
+            draw = random.Random(step)
+            while dying.running and time.monotonic() < deadline:
+                service.produce(draw.sample(values, 10), partition=1)
+                time.sleep(0.05)
+            assert dying.wait(1) == -9
+            with Archiver(service.env, **settings) as archiver:
+                filled = filling.result(timeout=120)
+                wait_until(lambda: archiver.all(lambda each: each.lag == 0), 30, "lag 0")
+                archiver.stop()
+        assert filled.returncode == 0, filled.stderr
+        sums = kept.ask("SELECT tx_hash, toInt64(sum(sign)) FROM raw_swaps GROUP BY tx_hash")
+        assert {count for _, count in sums} == {1}
+        assert len(sums) == len(values)
