@@ -177,14 +177,10 @@ class Backfill:
 
     def _step(self, part: _Range) -> None:
         """Work on one chunk of one partition."""
-        progress, position = part.progress, part.position
-        first = progress.next_offset
-        end = min(progress.end, first + _CHUNK)
-        there = self._questions.offsets_between(
-            progress.partition, first, end, unnamed=position.switch is not None
-        )
+        progress = part.progress
+        end = min(progress.end, progress.next_offset + _CHUNK)
         records = self._chunk(progress, end)
-        missing = np.array([offset not in there for offset in records.offsets], np.bool_)
+        missing = self._missing(part, records)
         progress.seen += len(missing)
         progress.there += len(missing) - int(missing.sum())
         if missing.any():
@@ -202,14 +198,28 @@ class Backfill:
             found.origins.append(origin)
         return found
 
+    def _missing(self, part: _Range, records: _Columns) -> Array:
+        """Return which of the records (bool) have no row."""
+        if not records.offsets:
+            return np.zeros(0, np.bool_)
+        there = self._questions.offsets_between(
+            part.progress.partition,
+            records.offsets[0],
+            records.offsets[-1] + 1,
+            unnamed=part.position.switch is not None,
+        )
+        return np.array([offset not in there for offset in records.offsets], np.bool_)
+
     def _archive(self, part: _Range, records: _Columns, missing: Array) -> None:
-        if self._dry_run:
-            self._count(part.progress, self._decide(part, records, missing))
+        decided = self._decide(part, records, missing)
+        if self._dry_run or not _has_row(decided).any():
+            # Repeats have no row. The archiver need not wait for that to be found out.
+            self._count(part.progress, decided)
             return
         backoff = Backoff()
         for left in reversed(range(_TRIES)):
             try:
-                decided = self._insert(part, records, missing)
+                decided = self._insert(part, records)
             except Retry:
                 if not left:
                     raise
@@ -218,11 +228,11 @@ class Backfill:
                 self._count(part.progress, decided)
                 return
 
-    def _insert(self, part: _Range, records: _Columns, missing: Array) -> Decided:
+    def _insert(self, part: _Range, records: _Columns) -> Decided:
         """Decide and insert while the archiver waits; decides again if it is tried again."""
         partition = part.progress.partition
         until = self._hold_archiver(partition)
-        decided = self._decide(part, records, missing)
+        decided = self._decide(part, records, self._missing(part, records))
         self._writer.connect()
         for block in blocks_of([decided.swaps], partition, wall_ms()):
             if boot_s() > until:
@@ -315,7 +325,7 @@ class Backfill:
     @staticmethod
     def _count(progress: BackfillProgress, decided: Decided) -> None:
         letters = decided.swaps.swaps["verdict"]
-        archived = int(HAS_ROW[letters].sum())
+        archived = int(_has_row(decided).sum())
         bad = int((letters == ord(Verdict.BAD)).sum())
         progress.archived += archived
         progress.undecodable += bad
@@ -343,6 +353,11 @@ class Backfill:
             if time.monotonic() - silent_since > _TIMEOUT_S:
                 # Transactions leave offsets without a record, so this chunk has no further records.
                 return
+
+
+def _has_row(decided: Decided) -> Array:
+    rows: Array = HAS_ROW[decided.swaps.swaps["verdict"]]
+    return rows
 
 
 def _topic_id(config: Config) -> str:

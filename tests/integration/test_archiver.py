@@ -15,6 +15,8 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from aggregator.archiving.intents import pack, unpack
+from aggregator.clickhouse.connection import ClickHouseClient
+from aggregator.clickhouse.writer import ArchiveWriter
 from aggregator.contracts.units import DAY_MS
 from infra.embedded.clickhouse import ClickHouse
 from infra.embedded.engine import Process
@@ -298,6 +300,13 @@ def test_a_backfill_archives_what_is_missing_and_nothing_twice(
     tried = service.manage(*everything, "--dry-run")
     assert tried.returncode == 0, tried.stderr
     assert kept.held() == before
+    clickhouse = ClickHouseClient(kept.url)
+    writer = ArchiveWriter(clickhouse, position.topic_id)
+    writer.raise_epoch(1, 5)
+    refused = service.manage(*everything)
+    assert refused.returncode == 1
+    assert "another backfill is at work" in refused.stderr
+    writer.raise_epoch(1, 6)
     filled = service.manage(*everything)
     assert filled.returncode == 0, filled.stderr
     assert "partition 1: 100 %" in filled.stderr
@@ -307,6 +316,8 @@ def test_a_backfill_archives_what_is_missing_and_nothing_twice(
     assert _all_late(held) == _all_late(wanted)
     assert (held.candles, held.days) == (wanted.candles, wanted.days)
     assert len(held.rows) >= len(before.rows) + 150
+    assert writer.epoch(1).number == 8
+    clickhouse.close()
     again = service.manage(*everything)
     assert again.stdout.strip().endswith(", 0 archived"), again.stdout
     assert kept.held() == held
