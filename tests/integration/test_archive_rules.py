@@ -300,7 +300,7 @@ def test_an_intent_of_the_version_before_is_refused(topic: MemoryTopic, kept: Ar
 
 @pytest.mark.parametrize("seed", range(4))
 def test_any_order_of_adds_and_removals(kept: Archive, seed: int) -> None:
-    """Random streams with takeovers between, against rules that share no code."""
+    """Random streams with takeovers between and archivers that die, against other code's rules."""
     draw, topic = random.Random(seed), MemoryTopic(1)
     clock = wall_ms() - 40 * HOUR_MS
     for _step in range(4):
@@ -316,5 +316,11 @@ def test_any_order_of_adds_and_removals(kept: Archive, seed: int) -> None:
                 amount_usd=str(draw.randrange(1, 9)),
             )
             topic.append(0, value, timestamp=clock + draw.randrange(5))
-        archive_all(topic, kept, ARCHIVE_BATCH=draw.choice(["1", "7", "5000"]))
+        settings = {"ARCHIVE_BATCH": draw.choice(["3", "11", "5000"])}
+        if draw.random() < 0.7:
+            rows = kept.count() + draw.randrange(60)
+            with MemoryArchiver(topic, kept, **settings) as archiver:
+                wait_until(lambda: kept.count() > rows, 60, "some rows")  # noqa: B023
+                archiver.kill()
+        archive_all(topic, kept, **settings)
         clock += draw.choice([0, TTL_MS // 3])
