@@ -22,6 +22,7 @@ from aggregator.contracts.event import ATTOS_PER_TOKEN, Swap
 from aggregator.contracts.swaps import ABSENT, RECORD, SWAP, TEXTS, UNPRICED, Swaps, swaps_of
 from aggregator.contracts.units import HOUR_MS
 from aggregator.contracts.verdict import ARCHIVE_GONE, ARCHIVE_REPLACED, Verdict
+from aggregator.decoding.rows import picked
 from aggregator.runtime import metrics
 from aggregator.seen.known import Known
 from aggregator.seen.seen import Seen
@@ -321,41 +322,87 @@ def _decide_retractions(
     return negated
 
 
+def missing_ids(run: UndecidedRun, missing: Array) -> list[Id]:
+    """Return the ids of the records of a run that the archive lacks (`missing`, bool)."""
+    return ids_at(run.swaps, np.flatnonzero(missing & ~run.swaps.records["bad"] & ~run.away))
+
+
 def decide_missing(
-    swaps: Swaps,
+    seen: Seen,
+    run: UndecidedRun,
+    missing: Array,
     archived: Sequence[ArchivedRow],
     limits: ArchiveLimits,
     *,
     source: LogSource,
+    begin: int,
     now_ms: int,
 ) -> Decided:
-    """Decide the rows of records that the archive lacks, beside those that it has.
+    """Decide the rows of the records of a run that the archive lacks, beside those that it has.
 
-    The letters in `swaps` are those by the order of the log. A swap is left out if it stands
-    already, as a later record, and a retraction if nothing is left to be retracted.
+    `archived` are all rows of `missing_ids`; the others of `run` may be of records in it. All
+    records of these ids are folded into `seen`, in the order of the log, from the rows before the
+    run on. Returns the missing records.
+
+    A swap is left out if it stands already, and a retraction if nothing is left to be retracted.
+    Where a later record of the id has a row, that row was decided with this record or without it:
+    this one is left out unless the signs of the rows say that one is missing. A forwarded record is
+    left out where the id has a row from before the offset `begin`: it may repeat a forward from
+    there.
     """
+    markers = run.swaps.markers[:, 0]
+    at_home = missing & ~run.swaps.records["bad"] & ~run.away
+    asked = missing | np.isin(markers, markers[at_home])
+    before = [row for row in archived if not _is_after(row, source, int(run.swaps.offsets[0]) - 1)]
+    folded = picked([(run.swaps, np.flatnonzero(asked))])
+    folded.swaps["verdict"] = seen.judge(folded, run.away[asked], known_of(before)).letters
+    swaps = picked([(folded, np.flatnonzero(missing[asked]))])
     rows: dict[bytes, list[ArchivedRow]] = {}
     for row in archived:
         rows.setdefault(row.swap.marker, []).append(row)
     letters, negated = swaps.swaps["verdict"], Negated()
-    for place in np.flatnonzero(HAS_ROW[letters] & (SIGNS[letters] != 0)).tolist():
+    forwarded = swaps.records["origin_partition"] != ABSENT
+    for place in np.flatnonzero(HAS_ROW[letters]).tolist():
         of_id = rows.setdefault(swaps.markers[place].tobytes(), [])
-        at = (*source, int(swaps.swaps["offset"][place]))
-        up = standing(of_id)
-        if bool(up) == (SIGNS[letters[place]] > 0):
+        at, sign = (*source, int(swaps.swaps["offset"][place])), int(SIGNS[letters[place]])
+        later = [row for row in of_id if _is_after(row, source, at[2])]
+        if later:
+            lacks = sign == _sign_lacking(of_id) != 0
+        elif forwarded[place]:
+            lacks = all(_is_after(row, source, begin - 1) for row in of_id)
+        else:
+            lacks = True
+        up = standing(row for row in of_id if not _is_after(row, source, at[2]))
+        if not lacks or (sign and bool(up) == (sign > 0)):
             letters[place] = _NO_ROW
-        elif up:
+        elif sign < 0:
             check = int(swaps.records["block_check"][place])
             taken = next((row for row in up if check and row.swap.block_check == check), up[-1])
             of_id.append(ArchivedRow(taken.swap, *at, Verdict.UNDONE, -1, 0))
             negated[at[2]] = Place(taken.partition, taken.offset), taken.swap
-        else:
+        elif sign > 0:
             letters[place] = ord(Verdict.LATE)
             of_id.append(ArchivedRow(swap_at(swaps, place), *at, Verdict.LATE, 1, 0))
     settle_times(swaps, limits.max_future_ms)
     swaps = with_values(swaps, {at: swap for at, (_, swap) in negated.items()})
     _leave_out_old(swaps, negated, limits.oldest(now_ms))
     return Decided(swaps, np.zeros(len(swaps), np.int64), {})
+
+
+def _is_after(row: ArchivedRow, source: LogSource, offset: int) -> bool:
+    return (row.topic_id, row.partition) == source and row.offset > offset
+
+
+def _sign_lacking(rows: Iterable[ArchivedRow]) -> int:
+    """Return the sign without which the rows of an id do not add up to 0 or 1; 0 if none lacks."""
+    total = 0
+    for row in in_order(rows):
+        total += row.sign
+        if total < 0:
+            return 1
+        if total > 1:
+            return -1
+    return 0
 
 
 def settle_times(swaps: Swaps, max_future_ms: int) -> None:

@@ -108,7 +108,8 @@ class LogPosition(msgspec.Struct, frozen=True, array_like=True):
     `clock` (the log clock, ms) and `origins` (the highest origin offset seen of each partition that
     forwarded records here) hold at the end of the intent's batch if there is an intent, else at the
     committed offset. `gaps` holds the newest ranges [first, end) that the log no longer held when
-    they were to be archived.
+    they were to be archived. `epoch` is that of the archive (`ArchiveWriter.epoch`) as of the
+    archiver's last filling, or of the one that it waits for: then there is no intent.
     """
 
     format: str = _FORMAT
@@ -124,6 +125,8 @@ class LogPosition(msgspec.Struct, frozen=True, array_like=True):
     partitioner: str = ""
     switch: Switch | None = None
     intent: Intent | None = None
+    # A backfill waits until it reads its own epoch here, with no intent.
+    epoch: int = 0
 
     @property
     def from_before(self) -> bool:

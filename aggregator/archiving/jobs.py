@@ -20,7 +20,7 @@ from aggregator.archiving.partition import ArchivePartition, InFlightInsert
 from aggregator.clickhouse.connection import ClickHouseClient, Refused, Unavailable
 from aggregator.clickhouse.questions import ArchivedRow, ArchiveQuestions, Entries, join
 from aggregator.clickhouse.schema import ensure_schema
-from aggregator.clickhouse.writer import ArchiveBlock, ArchiveWriter
+from aggregator.clickhouse.writer import ArchiveBlock, ArchiveWriter, Epoch
 from aggregator.contracts.event import Swap
 from aggregator.contracts.units import DAY_MS, HOUR_MS
 from aggregator.runtime import faults, metrics, tracing
@@ -48,18 +48,20 @@ def boot_s() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-class BackfillRunning(Unavailable):
-    """A backfill inserts rows of the partition: wait, then learn them."""
-
-
-class EpochChanged(Exception):
-    """Rows came in beside the archiver: what was decided without them must be decided again."""
-
-
 class Filled(NamedTuple):
-    """What the archive has of a partition, and its epoch as of the question."""
+    """What the archive has of a partition, and its epoch as of the question.
+
+    Nothing is asked while a backfill is writing: `known` is None then.
+    """
 
     known: Known | None
+    epoch: Epoch
+
+
+class Inserted(NamedTuple):
+    """How long an insert took, and the number of the archive's epoch as it began."""
+
+    seconds: float
     epoch: int
 
 
@@ -110,23 +112,22 @@ class ArchiveJobs:
         """Return the partition's last row that names no topic."""
         return self._connect()[1].last_unnamed(partition)
 
-    def insert(self, owner: ArchivePartition, in_flight: InFlightInsert) -> float:
-        """Insert the blocks of a batch, except those that are there. Returns the seconds taken.
+    def epoch(self, partition: int) -> int:
+        """Return the number of the archive's epoch."""
+        return self._connect()[0].epoch(partition).number
 
-        Raises EpochChanged, with no block inserted.
-        """
+    def insert(self, owner: ArchivePartition, in_flight: InFlightInsert) -> Inserted:
+        """Insert the blocks of a batch, except those that are there."""
         with tracing.span("archive batch", partition=owner.partition, rows=in_flight.batch.rows):
             return self._insert(owner, in_flight)
 
-    def _insert(self, owner: ArchivePartition, in_flight: InFlightInsert) -> float:
+    def _insert(self, owner: ArchivePartition, in_flight: InFlightInsert) -> Inserted:
         began = time.monotonic()
         writer, _ = self._connect()
         faults.point("after_intent")
-        if not in_flight.may_exist:
-            # After the intent: a backfill that raises the epoch later waits for the intent.
-            epoch = writer.epoch(owner.partition)
-            if epoch.writing or epoch.number != owner.epoch:
-                raise EpochChanged
+        # A backfill that has raised it adds no row before the group has it without an intent. So
+        # this batch may still be inserted.
+        epoch = writer.epoch(owner.partition).number
         for block in in_flight.batch.blocks:
             if not owner.active or boot_s() - in_flight.promised_at > LEASE_S:
                 raise Unavailable("too much time has passed since the group took the intent")
@@ -137,7 +138,7 @@ class ArchiveJobs:
         faults.point("after_insert")
         took_s = time.monotonic() - began
         self._measure_disks(writer)
-        return took_s
+        return Inserted(took_s, epoch)
 
     def _measure_disks(self, writer: ArchiveWriter) -> None:
         """Measure the bytes on each disk once a minute; log a failure."""
@@ -207,13 +208,13 @@ class ArchiveJobs:
     ) -> Filled:
         """Return what the archive has of the partition within MARKER_TTL of the log clock (ms).
 
-        `wanted` says whether the partition is still ours. Raises BackfillRunning.
+        `wanted` says whether the partition is still ours.
         """
         writer, questions = self._connect()
         # First the epoch: rows that come in later then raise it above this one.
         epoch = writer.epoch(partition)
         if epoch.writing:
-            raise BackfillRunning(f"a backfill of partition {partition} is under way")
+            return Filled(None, epoch)
         since = clock - self._config.marker_ttl_ms - AHEAD_MS - CLOCKS_APART_MS
         parts: list[Entries] = []
         if switch is not None and clock <= switch.clock + self._config.marker_ttl_ms:
@@ -223,7 +224,7 @@ class ArchiveJobs:
                 raise Unavailable("the partition is no longer ours")
             parts.append(part)
         entries = join(parts)
-        return Filled(Known.of(entries) if len(entries) else None, epoch.number)
+        return Filled(Known.of(entries) if len(entries) else None, epoch)
 
     def look_up(self, wanted: WantedIds, *, unnamed: bool) -> Found:
         """Return what the archive has of these ids, of all time.

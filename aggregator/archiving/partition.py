@@ -58,8 +58,9 @@ class ArchivePartition:
     it is settled; `redo_is_lost` is true if the log no longer holds all of it. `read_offset` is the
     first offset that is not read yet, `end` the end offset of the log at the assignment.
     `uncommitted` is true while the group does not know `next_offset`. `size` is the bytes of the
-    records in memory, as received. `seen` is None before the archive was asked; `epoch` is that of
-    the archive as of then.
+    records in memory, as received. `seen` is None before the archive was asked, which happens at
+    the monotonic time `fill_at_s` at the earliest. `outdated` is true once a backfill has raised
+    the archive's epoch: what is in flight is completed, then the partition is acquired again.
     """
 
     def __init__(self, config: Config, source: LogSource, begun: Progress) -> None:
@@ -85,7 +86,8 @@ class ArchivePartition:
         self.archived_to_ms: int | None = None
         self.size = 0
         self.seen: Seen | None = None
-        self.epoch = 0
+        self.outdated = False
+        self.fill_at_s = 0.0
         self._config = config
         self._waits = 0
 
@@ -133,9 +135,15 @@ class ArchivePartition:
         """Go on to the archive's own rows: no intent of the previous owner is left."""
         self.stage = FILLING
 
-    def begin(self, seen: Seen, epoch: int, known: int) -> None:
+    def note_epoch(self, number: int) -> None:
+        """Note the epoch of the archive for the group's metadata; no intent may be open."""
+        if number != self.position.epoch:
+            self.position = msgspec.structs.replace(self.position, epoch=number)
+            self.uncommitted = True
+
+    def begin(self, seen: Seen, known: int) -> None:
         """Start to archive from `next_offset`; of `known` ids the archive has rows."""
-        self.seen, self.epoch = seen, epoch
+        self.seen = seen
         self.stage = ARCHIVING
         log.info("archiving", partition=self.partition, next_offset=self.next_offset, known=known)
 

@@ -28,7 +28,7 @@ from aggregator.archiving.decisions import (
     wanted,
 )
 from aggregator.archiving.intents import Intent, LogPosition, Place, pack
-from aggregator.archiving.jobs import ArchiveJobs, Filled, TopicId, boot_s
+from aggregator.archiving.jobs import ArchiveJobs, Filled, Inserted, TopicId, boot_s
 from aggregator.archiving.partition import (
     ARCHIVING,
     FILLING,
@@ -58,6 +58,8 @@ Publish = Callable[[ArchiveStatus], None]
 _POLL_S: Final = 0.05
 _TICK_S: Final = 1.0
 _DRAIN_S: Final = 5.0
+# How often the archive is asked whether a backfill has ended.
+_BACKFILL_S: Final = 0.2
 # Bytes of records as received; decoded they take about as much again.
 _MAX_BYTES: Final = 32 * 1024 * 1024
 # While ClickHouse is down, more records in memory would not bring it back sooner.
@@ -144,7 +146,7 @@ class ArchivingSink:
             owner = self._owners.get(partition)
             if drain and owner is not None:
                 self._writers.wait(partition, 0 if self._breakers.clickhouse.fault else _DRAIN_S)
-                self._reap([partition])
+                self._writers.reap([partition])
                 self._commit([owner])
         finally:
             self._drop(partition)
@@ -168,25 +170,22 @@ class ArchivingSink:
 
     def turn(self) -> None:
         """See `Sink`."""
-        again = self._reap()
+        self._writers.reap()
         for owner in list(self._owners.values()):
             self._advance(owner)
         self._dispatch()
         self._tick()
-        if again:
-            raise Release(again, "rows came in beside the archiver, which learns them")
+        self._release_outdated()
 
-    def _reap(self, partitions: list[int] | None = None) -> list[int]:
-        again = [each for each in self._writers.reap(partitions) if each in self._owners]
-        for partition in again:
-            self._withdraw(self._owners[partition])
-        return again
-
-    def _withdraw(self, owner: ArchivePartition) -> None:
-        """Take back the intent of a batch of which nothing was sent."""
-        owner.in_flight = None
-        owner.uncommitted = True
-        self._commit([owner])
+    def _release_outdated(self) -> None:
+        """Have partitions taken over again whose archive a backfill adds to. Raises Release."""
+        outdated = [
+            owner for owner in self._owners.values() if owner.outdated and owner.in_flight is None
+        ]
+        if outdated:
+            # The next owner, most likely this process, then finds no intent.
+            self._commit(outdated)
+            raise Release([owner.partition for owner in outdated], "a backfill adds rows to it")
 
     def _advance(self, owner: ArchivePartition) -> None:
         if owner.stage == SETTLING:
@@ -239,7 +238,9 @@ class ArchivingSink:
         owner.forget_intent(intent)
 
     def _fill(self, owner: ArchivePartition) -> None:
-        """Ask the archive what it has of the last MARKER_TTL."""
+        """Ask the archive what it has of the last MARKER_TTL; not while a backfill adds to it."""
+        if time.monotonic() < owner.fill_at_s:
+            return
         clock, switch = owner.position.clock, owner.position.switch
         if clock is None:
             # Nothing before `next_offset` was read, so nothing of it is archived.
@@ -252,6 +253,12 @@ class ArchivingSink:
         )
 
     def _filled(self, owner: ArchivePartition, clock: int, filled: Filled) -> None:
+        owner.note_epoch(filled.epoch.number)
+        if filled.epoch.writing:
+            if not owner.fill_at_s:
+                log.info("waiting_for_backfill", partition=owner.partition)
+            owner.fill_at_s = time.monotonic() + _BACKFILL_S
+            return
         config, position = self._config, owner.position
         seen = Seen(
             ttl_ms=config.marker_ttl_ms,
@@ -264,7 +271,7 @@ class ArchivingSink:
         )
         if filled.known is not None:
             seen.remember(filled.known, clock + config.marker_ttl_ms)
-        owner.begin(seen, filled.epoch, 0 if filled.known is None else len(filled.known))
+        owner.begin(seen, 0 if filled.known is None else len(filled.known))
 
     # Decide.
 
@@ -360,6 +367,7 @@ class ArchivingSink:
                 INSERTS,
                 partial(ArchiveJobs.insert, owner=owner, in_flight=in_flight),
                 partial(self._inserted, owner, in_flight),
+                partial(self._not_inserted, owner, in_flight),
             )
 
     def _promise(self, ready: list[tuple[ArchivePartition, InFlightInsert]]) -> None:
@@ -390,7 +398,7 @@ class ArchivingSink:
                     taken.add(thread)
 
     def _cut_batch(self, owner: ArchivePartition, pressed: bool) -> None:
-        while owner.in_flight is None and owner.decided:
+        while owner.in_flight is None and owner.decided and not owner.outdated:
             full = pressed or len(owner.decided) >= self._config.archive_batch_rows
             waited_ms = (time.monotonic() - owner.filling_since) * 1000
             if not full and waited_ms < self._config.archive_linger_ms:
@@ -401,9 +409,17 @@ class ArchivingSink:
             else:
                 owner.complete(batch)
 
-    def _inserted(self, owner: ArchivePartition, in_flight: InFlightInsert, seconds: float) -> None:
+    @staticmethod
+    def _not_inserted(owner: ArchivePartition, in_flight: InFlightInsert) -> None:
+        # Nothing is known of the outcome: the server may have taken the batch.
+        in_flight.may_exist = True
+        metrics.ARCHIVE_RETRIES.labels(owner.partition).inc()
+
+    @staticmethod
+    def _inserted(owner: ArchivePartition, in_flight: InFlightInsert, done: Inserted) -> None:
         owner.complete(in_flight.batch)
-        metrics.ARCHIVE_INSERT_SECONDS.observe(seconds)
+        _compare_epoch(owner, done.epoch)
+        metrics.ARCHIVE_INSERT_SECONDS.observe(done.seconds)
         metrics.ARCHIVE_BATCHES.labels(owner.partition).inc()
         metrics.ARCHIVE_ROWS.labels(owner.partition).inc(in_flight.batch.rows)
         metrics.ARCHIVE_BATCH_ROWS.observe(in_flight.batch.rows)
@@ -416,6 +432,7 @@ class ArchivingSink:
         self._next_tick = time.monotonic() + _TICK_S
         for owner in self._owners.values():
             owner.advance_when_idle()
+            self._watch_epoch(owner)
         if not self._breakers.kafka.open_for_s:
             try:
                 self._commit(list(self._owners.values()))
@@ -424,6 +441,16 @@ class ArchivingSink:
             else:
                 self._breakers.kafka.worked()
         self._report()
+
+    def _watch_epoch(self, owner: ArchivePartition) -> None:
+        """Compare the archive's epoch; an insert does so too."""
+        if owner.stage == ARCHIVING and owner.in_flight is None:
+            self._writers.start(
+                owner,
+                INSERTS,
+                lambda jobs: jobs.epoch(owner.partition),
+                lambda number: _compare_epoch(owner, number),
+            )
 
     def _commit(self, owners: list[ArchivePartition]) -> None:
         """Commit what is archived, unless a later intent has committed it."""
@@ -456,6 +483,11 @@ class ArchivingSink:
             ]
             + [f"partition {each}: {why}" for each, why in self._log.unreadable.items()]
         )
+
+
+def _compare_epoch(owner: ArchivePartition, number: int) -> None:
+    if owner.stage == ARCHIVING and number != owner.position.epoch:
+        owner.outdated = True
 
 
 def _can_decide(owner: ArchivePartition) -> bool:

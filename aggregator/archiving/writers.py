@@ -12,10 +12,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from typing import Any, Final
 
-from aggregator.archiving.jobs import ArchiveJobs, BackfillRunning, EpochChanged, TopicId
+from aggregator.archiving.jobs import ArchiveJobs, TopicId
 from aggregator.archiving.partition import ArchivePartition
 from aggregator.clickhouse.connection import Unavailable
-from aggregator.runtime import metrics
 from aggregator.runtime.backoff import CircuitBreaker
 from aggregator.runtime.config import Config
 
@@ -57,12 +56,10 @@ class _Running:
 
     def __init__(
         self,
-        owner: ArchivePartition,
         future: Future[Any],
         done: Callable[[Any], None],
         failed: Callable[[], None],
     ) -> None:
-        self.owner = owner
         self.future = future
         self.done = done
         self.failed = failed
@@ -96,7 +93,7 @@ class Writers:
             return False
         writer = self._writers[lane][self.thread_of(owner.partition)]
         future = writer.thread.submit(job, writer.jobs)
-        self._running[lane, owner.partition] = _Running(owner, future, done, failed)
+        self._running[lane, owner.partition] = _Running(future, done, failed)
         return True
 
     def thread_of(self, partition: int) -> int:
@@ -118,38 +115,21 @@ class Writers:
         for lane in (INSERTS, QUESTIONS):
             self._running.pop((lane, partition), None)
 
-    def reap(self, partitions: Iterable[int] | None = None) -> list[int]:
-        """Collect the results of finished jobs, by default of all partitions. Raises Fatal.
-
-        Returns the partitions that must decide again, because rows came in beside their archiver.
-        """
-        again = []
+    def reap(self, partitions: Iterable[int] | None = None) -> None:
+        """Collect the results of finished jobs, by default of all partitions. Raises Fatal."""
         wanted = None if partitions is None else set(partitions)
         for key, running in list(self._running.items()):
-            partition = key[1]
-            if not running.future.done() or (wanted is not None and partition not in wanted):
+            if not running.future.done() or (wanted is not None and key[1] not in wanted):
                 continue
             del self._running[key]
             try:
                 result = running.future.result()
-            except EpochChanged:
-                running.failed()
-                again.append(partition)
-            except BackfillRunning as error:
-                running.failed()
-                self._breakers.clickhouse.waits(str(error))
             except Unavailable as error:
                 self._breakers.clickhouse.failed(str(error))
                 running.failed()
-                if key[0] == INSERTS:
-                    # Nothing is known of the outcome: the server may have taken the batch.
-                    if running.owner.in_flight is not None:
-                        running.owner.in_flight.may_exist = True
-                    metrics.ARCHIVE_RETRIES.labels(partition).inc()
             else:
                 self._breakers.clickhouse.worked()
                 running.done(result)
-        return again
 
     def close(self) -> None:
         """Close the connections, which ends a job that waits for an answer."""

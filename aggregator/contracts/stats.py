@@ -155,12 +155,12 @@ class Heartbeat(msgspec.Struct, frozen=True, gc=False):
 class ArchiveStatus(msgspec.Struct, frozen=True, gc=False):
     """A partition archiver's message on `swaps.archive.<partition>`, published every second.
 
-    `state` is "settling" while the insert that a previous owner began is completed, "checking_in"
-    until Redis is known to hold the markers of everything archived, then "archiving"; "stalled"
-    while an engine is unreachable, which `fault` names. Every offset below `next_offset` is
-    archived. `lag` is the end offset minus `next_offset`. `age_ms` is how long the oldest
-    unarchived record has been in the log, null where it has not been read yet. `gaps` holds the
-    newest ranges [first offset, end offset] that Kafka deleted before they were archived.
+    `state` is "settling" while the insert that a previous owner began is completed, "filling" while
+    the archive is asked for the swaps of the last MARKER_TTL, or a backfill adds rows to it, then
+    "archiving"; "stalled" while an engine is unreachable, which `fault` names. Every offset below
+    `next_offset` is archived. `lag` is the end offset minus `next_offset`. `age_ms` is how long the
+    oldest unarchived record has been in the log, null where it has not been read yet. `gaps` holds
+    the newest ranges [first offset, end offset] that Kafka deleted before they were archived.
     """
 
     partition: int

@@ -5,15 +5,12 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from typing import Final
 
 import structlog
 
 from aggregator.runtime import metrics
 
 log = structlog.get_logger(__name__)
-
-_WAIT_S: Final = 0.2
 
 
 class Backoff:
@@ -94,13 +91,6 @@ class CircuitBreaker:
         metrics.DEPENDENCY_RETRIES.labels(self._engine).inc()
         log.warning("retrying", engine=self._engine, error=why, pause_s=round(pause_s, 2))
         self.fault = why
-
-    def waits(self, why: str) -> None:
-        """Note that the engine works but waits for another process; call it again soon."""
-        if why != self.fault:
-            log.warning("waiting", engine=self._engine, error=why)
-        self.fault = why
-        self._backoff.hold(_WAIT_S)
 
     def worked(self) -> None:
         """Note that a call succeeded."""

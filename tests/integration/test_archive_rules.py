@@ -184,28 +184,34 @@ def test_a_topic_that_was_made_again_is_refused(topic: MemoryTopic, kept: Archiv
 
 
 def test_rows_that_come_in_beside_an_archiver_are_learnt(topic: MemoryTopic, kept: Archive) -> None:
-    """The epoch of a partition: odd while a backfill inserts, higher afterwards."""
+    """The epoch of a partition: odd while a backfill inserts, higher afterwards.
+
+    An archiver that is idle sees it as well, and says in the group's metadata that it waits.
+    """
     topic.append(0, event(1))
     with MemoryArchiver(topic, kept) as archiver:
         wait(topic, kept)
         clickhouse = ClickHouseClient(kept.url)
         writer = ArchiveWriter(clickhouse, topic.topic_id)
         assert writer.epoch(0).number == 0
+        group = topic.group("archivers")
         writer.raise_epoch(0, 1)
         assert writer.epoch(0).writing
+        wait_until(lambda: unpack(group.committed[0][1]).epoch == 1, 20, "an archiver that waits")
+        assert unpack(group.committed[0][1]).intent is None
         topic.append(0, event(2))
         topic.append(0, event(3))
-        group = topic.group("archivers")
-        # The archiver takes its intent back, and decides again after the backfill.
-        wait_until(lambda: not archiver.sink.ready(0), 20, "an archiver that waits")
-        assert unpack(group.committed[0][1]).intent is None
+        wait_until(lambda: archiver.statuses[0].state == "filling", 20, "its state")
+        writer.raise_epoch(0, 3)
+        wait_until(lambda: unpack(group.committed[0][1]).epoch == 3, 20, "the newer epoch")
         assert kept.count() == 1
         row = archive_rows.Row(number=2, timestamp=wall_ms(), token=TOKEN, topic_id=topic.topic_id)
         archive_rows.insert(load({"CLICKHOUSE_URL": kept.url}), [row], first_offset=0)
-        writer.raise_epoch(0, 2)
+        writer.raise_epoch(0, 4)
         wait_until(lambda: kept.count() == 3, 20, "the swap that is new")
         archiver.stop()
         clickhouse.close()
+    assert unpack(group.committed[0][1]).epoch == 4
     rows = kept.ask("SELECT tx_hash, sum(sign) FROM raw_swaps GROUP BY tx_hash")
     assert sorted(sums for _, sums in rows) == [1, 1, 1]
 
@@ -294,7 +300,7 @@ def test_an_intent_of_the_version_before_is_refused(topic: MemoryTopic, kept: Ar
 
 @pytest.mark.parametrize("seed", range(4))
 def test_any_order_of_adds_and_removals(kept: Archive, seed: int) -> None:
-    """Random streams with takeovers between, against rules that share no code."""
+    """Random streams with takeovers between and archivers that die, against other code's rules."""
     draw, topic = random.Random(seed), MemoryTopic(1)
     clock = wall_ms() - 40 * HOUR_MS
     for _step in range(4):
@@ -310,5 +316,11 @@ def test_any_order_of_adds_and_removals(kept: Archive, seed: int) -> None:
                 amount_usd=str(draw.randrange(1, 9)),
             )
             topic.append(0, value, timestamp=clock + draw.randrange(5))
-        archive_all(topic, kept, ARCHIVE_BATCH=draw.choice(["1", "7", "5000"]))
+        settings = {"ARCHIVE_BATCH": draw.choice(["3", "11", "5000"])}
+        if draw.random() < 0.7:
+            rows = kept.count() + draw.randrange(60)
+            with MemoryArchiver(topic, kept, **settings) as archiver:
+                wait_until(lambda: kept.count() > rows, 60, "some rows")  # noqa: B023
+                archiver.kill()
+        archive_all(topic, kept, **settings)
         clock += draw.choice([0, TTL_MS // 3])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,8 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from aggregator.archiving.intents import pack, unpack
+from aggregator.clickhouse.connection import ClickHouseClient
+from aggregator.clickhouse.writer import ArchiveWriter
 from aggregator.contracts.units import DAY_MS
 from infra.embedded.clickhouse import ClickHouse
 from infra.embedded.engine import Process
@@ -297,6 +300,13 @@ def test_a_backfill_archives_what_is_missing_and_nothing_twice(
     tried = service.manage(*everything, "--dry-run")
     assert tried.returncode == 0, tried.stderr
     assert kept.held() == before
+    clickhouse = ClickHouseClient(kept.url)
+    writer = ArchiveWriter(clickhouse, position.topic_id)
+    writer.raise_epoch(1, 5)
+    refused = service.manage(*everything)
+    assert refused.returncode == 1
+    assert "another backfill is at work" in refused.stderr
+    writer.raise_epoch(1, 6)
     filled = service.manage(*everything)
     assert filled.returncode == 0, filled.stderr
     assert "partition 1: 100 %" in filled.stderr
@@ -306,6 +316,44 @@ def test_a_backfill_archives_what_is_missing_and_nothing_twice(
     assert _all_late(held) == _all_late(wanted)
     assert (held.candles, held.days) == (wanted.candles, wanted.days)
     assert len(held.rows) >= len(before.rows) + 150
+    assert writer.epoch(1).number == 8
+    clickhouse.close()
     again = service.manage(*everything)
     assert again.stdout.strip().endswith(", 0 archived"), again.stdout
     assert kept.held() == held
+
+
+def test_a_backfill_and_dying_archivers_archive_no_swap_twice(
+    service: Service, kept: Archive
+) -> None:
+    """Both meet the same swaps: the backfill as missing ones, the archivers as repeats."""
+    values = [swap(number, token=token_at(1)) for number in range(300)]
+    service.produce(values, partition=1)
+    with Archiver(service.env, **CLASSIC) as archiver:
+        wait_archived(service, kept)
+        archiver.stop()
+    command = ["backfill", "--from", "2020-01-01", "--to", str(now_ms() + 60_000)]
+    settings = {"ARCHIVE_BATCH": "10", **CLASSIC}
+    for step, fault in enumerate(("after_intent", "after_insert", "after_intent")):
+        kept.ask(
+            f"ALTER TABLE raw_swaps DELETE WHERE cityHash64(tx_hash) % 3 = {step} "
+            "SETTINGS mutations_sync = 2"
+        )
+        dying = service.archiver(f"dying-{step}", SWAPS_FAULT=f"{fault}:{step + 2}", **settings)
+        wait_until(partial(_logged, service, dying, "archiving"), 30, "an archiver")
+        with ThreadPoolExecutor(1) as pool:
+            filling = pool.submit(service.manage, *command)
+            deadline = time.monotonic() + 30
+            draw = random.Random(step)
+            while dying.running and time.monotonic() < deadline:
+                service.produce(draw.sample(values, 10), partition=1)
+                time.sleep(0.05)
+            assert dying.wait(1) == -9
+            with Archiver(service.env, **settings) as archiver:
+                filled = filling.result(timeout=120)
+                wait_until(lambda: archiver.all(lambda each: each.lag == 0), 30, "lag 0")
+                archiver.stop()
+        assert filled.returncode == 0, filled.stderr
+        sums = kept.ask("SELECT tx_hash, toInt64(sum(sign)) FROM raw_swaps GROUP BY tx_hash")
+        assert {count for _, count in sums} == {1}
+        assert len(sums) == len(values)

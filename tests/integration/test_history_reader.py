@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,6 +98,34 @@ def test_what_does_not_count_does_not_show(
     assert numbers(page) == [5, 1, 3]
     assert page[2].amount_usd is None
     assert page[2].price_usd is None
+
+
+@pytest.mark.parametrize("limit", [1, 2, 50])
+def test_a_swap_that_is_included_again_shows_once_as_its_newest_row(
+    made: tuple[ClickHouseClient, Config, HistoryReader], limit: int
+) -> None:
+    """What shows depends on the sum of the signs, and not on whether there was a retraction."""
+    _, config, reader = made
+
+    def row(number: int, at: int = 0, **fields: Any) -> Row:
+        return Row(number=number, timestamp=DAY + at, topic_id="T", **fields)
+
+    stands, gone, moved = row(1), row(2), row(3)
+    rows = [
+        *(stands, stands.undone(), row(1, trader="0xnew")),
+        *(gone, gone.undone(), gone, gone.undone()),
+        # Included again with another time.
+        *(moved, moved.undone(), row(3, at=7)),
+        row(4, at=9),
+    ]
+    insert(config, rows)
+    insert(config, rows)  # twice, and not merged
+    found = [trade for page in pages(reader, limit) for trade in page]
+    assert [(int(each.tx_hash, 16), each.timestamp - DAY) for each in found] == [
+        *((4, 9), (3, 7), (1, 0))
+    ]
+    if limit > 2:
+        assert found[-1].trader == "0xnew"
 
 
 @pytest.mark.parametrize("limit", [1, 2, 50])

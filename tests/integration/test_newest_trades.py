@@ -52,7 +52,7 @@ def test_the_newest_trades_are_there_before_they_are_archived(
     service.web()
     # Checks in, so that swaps are claimed, and then waits for its batch to fill.
     with Archiver(service.env, ARCHIVE_LINGER="1h") as idle:
-        wait_until(lambda: idle.all(lambda s: s.state == "archiving"), 90, "the check-in")
+        wait_until(lambda: idle.all(lambda s: s.state == "archiving"), 90, "an archiver")
         service.wait_ready(120)
         tens = [swap(n, token="T0", block_number=5) for n in range(30)]
         service.produce([*tens, swap(7, token="T0", block_number=5, removed=True), tens[3]])

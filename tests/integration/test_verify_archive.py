@@ -133,6 +133,30 @@ def test_a_row_that_is_gone_from_raw_swaps_is_found(made: tuple[ClickHouseClient
     assert tables == {"daily_token_agg", "candles_1m"}
 
 
+def test_swaps_that_do_not_count_once_are_found(made: tuple[ClickHouseClient, Config]) -> None:
+    """One stands twice, of one only the retraction is there; one that came again is right."""
+    _, config = made
+    twice, alone, again = (
+        Row(number=n, timestamp=DAY + 5 * MINUTE_MS, token="0x1", topic_id="T")
+        for n in (500, 501, 502)
+    )
+    rows = [twice, twice, alone.undone(), again, again.undone(), again]
+    insert(config, rows, first_offset=500)
+    done = verify(config, "--day", "2026-11-23", "--json")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert json.loads(done.stdout)["differences"] == [
+        {
+            "table": "raw_swaps",
+            "chain": "ethereum",
+            "token": "0x1",
+            "at": "2026-11-23 00:00:00",
+            "field": "swaps_not_counted_once",
+            "expected": "0",
+            "found": "2",
+        }
+    ]
+
+
 def test_the_same_row_twice_in_raw_swaps_is_one(made: tuple[ClickHouseClient, Config]) -> None:
     clickhouse, config = made
     # bypasses the views, as an insert whose views failed would leave it

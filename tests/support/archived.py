@@ -397,6 +397,10 @@ class _PacedLog(MemoryLog):
         return polled
 
 
+class _Killed(BaseException):
+    """Ends an archiver's loop as a fault of its own would."""
+
+
 class MemoryArchiver:
     """An archiver of a topic in memory, on a thread; `stop` drains it, `kill` does not."""
 
@@ -405,6 +409,7 @@ class MemoryArchiver:
         self.config: Config = load(given)
         self.statuses: dict[int, ArchiveStatus] = {}
         self.fault: BaseException | None = None
+        self._killed = False
         self.log = _PacedLog(topic, "archivers")
         self.sink = ArchivingSink(self.config, self.log, self._note, Health())
         self._stop = threading.Event()
@@ -422,6 +427,8 @@ class MemoryArchiver:
 
     def _note(self, status: ArchiveStatus) -> None:
         self.statuses[status.partition] = status
+        if self._killed:
+            raise _Killed
 
     def stop(self) -> None:
         """Stop it, and check that it had no fault."""
@@ -429,6 +436,12 @@ class MemoryArchiver:
         self._thread.join(30)
         assert not self._thread.is_alive()
         assert self.fault is None, self.fault
+
+    def kill(self) -> None:
+        """End it within a second, without draining."""
+        self._killed = True
+        self._thread.join(30)
+        assert isinstance(self.fault, _Killed), self.fault
 
     def __enter__(self) -> MemoryArchiver:
         return self

@@ -34,11 +34,11 @@ def test_one_fault_of_several_partitions_is_one_sentence() -> None:
     archives = Archives()
     for partition in range(3):
         archives.record(status(partition, state="stalled", fault="clickhouse: gone"), 0)
-    archives.record(status(3, state="checking_in"), 0)
+    archives.record(status(3, state="filling"), 0)
     archives.record(status(4, gaps=[[1, 4]]), 0)
     assert archives.faults(100) == [
         "archive: clickhouse: gone (partitions 0, 1, 2)",
-        "archive: checking_in (partitions 3)",
+        "archive: filling (partitions 3)",
         "archive: gap: Kafka no longer held the offsets 1 to 3 (partitions 4)",
     ]
 

@@ -26,7 +26,7 @@ from aggregator.contracts.units import DAY_MS
 from aggregator.runtime.errors import Fatal
 
 PART = 7
-START = LogPosition(clock=5, topic_id="a" * 36, homes=4, partitioner="murmur2")
+START = LogPosition(clock=5, topic_id="a" * 36, homes=4, partitioner="murmur2", epoch=7)
 
 
 def a_swap(number: int, timestamp: int = 0, *, removed: bool = False) -> Swap:

@@ -20,7 +20,7 @@ def owner(position: LogPosition | None = None, end: int = 1_000) -> ArchiveParti
     held = ArchivePartition(CONFIG, LogSource("topic", 1), begun)
     seen = Seen(ttl_ms=9, grace_ms=9, max_future_ms=9, next_offset=100)
     held.settled()
-    held.begin(seen, 0, 0)
+    held.begin(seen, 0)
     return held
 
 
@@ -65,6 +65,17 @@ def test_an_offset_is_archived_only_when_all_before_it_are() -> None:
     assert held.next_offset == 106
     assert held.uncommitted
     assert held.status(now_ms=0, end=106, fault="").lag == 0
+
+
+def test_a_new_epoch_is_for_the_group_to_know() -> None:
+    held = owner()
+    held.note_epoch(0)
+    assert not held.uncommitted
+    held.note_epoch(3)
+    assert held.uncommitted
+    for part in decided("C"):
+        held.decide(part, 0.0)
+    assert held.cut(now_ms=0).promised.epoch == 3
 
 
 def test_gaps_are_kept_beside_a_batch_that_was_cut_before() -> None:
