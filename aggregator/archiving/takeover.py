@@ -212,13 +212,15 @@ class ArchiveTakeover:
         """
         found = {}
         for other in range(self.partitions):
+            if other == partition:
+                continue
             offset, metadata = self._log.committed(other)
             position = unpack(metadata)
             if position.switch is not None:
                 offset = position.switch.offset
             elif not position.from_before:
                 continue
-            if other != partition and offset:
+            if offset:
                 found[other] = offset - 1
         return found
 

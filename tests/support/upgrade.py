@@ -1,4 +1,4 @@
-"""What version 0.1 left behind, put into the engines of a test (tests/data/upgrade-0.1).
+"""What version 0.1 left, put into the engines of a test (tests/data/upgrade-0.1).
 
 All times are shifted by one constant, so that the newest row came in just now. Only the values in
 Redis keep theirs: this version does not read them.

@@ -1,4 +1,4 @@
-"""Records what version 0.1 leaves behind in Kafka, Redis and ClickHouse.
+"""Records what version 0.1 leaves in Kafka, Redis and ClickHouse.
 
 Run once, in a checkout of 0.1 (commit e855a12), whose own test tools it uses:
 `python record.py DIRECTORY`. README.md describes the files. The `venue` of a swap names its case,
@@ -252,34 +252,33 @@ def _rows(kept: Any) -> Iterator[Any]:
 
 
 def main(directory: Path) -> None:
-    with tempfile.TemporaryDirectory() as temporary, Stack(Path(temporary) / "kafka") as stack:
-        with (
-            archive(stack.clickhouse.url) as kept,
-            Service(
-                Path(temporary), stack, CLICKHOUSE_URL=kept.url, ARCHIVE_LINGER="100ms"
-            ) as service,
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        Stack(Path(temporary) / "kafka") as stack,
+        archive(stack.clickhouse.url) as kept,
+        Service(Path(temporary), stack, CLICKHOUSE_URL=kept.url, ARCHIVE_LINGER="100ms") as service,
+    ):
+        ensure_topics(load(service.env))
+        traffic = _Traffic(int(time.time() * 1000))
+        traffic.run()
+        _produce(service, traffic.sent)
+        with Archiver(service.env) as archiver:
+            aggregator = service.aggregator(CLICKHOUSE_URL="")
+            service.web()
+            service.wait_ready(120)
+            wait_until(lambda: archiver.all(lambda each: each.lag == 0), 120, "lag 0")
+            time.sleep(6)  # the last snapshots and commits
+            archiver.stop()
+        aggregator.terminate()
+        assert aggregator.wait(20) == 0
+        for name, lines in (
+            ("records", _records(service)),
+            ("commits", _commits(service)),
+            ("redis", _keys(service)),
+            ("raw_swaps", _rows(kept)),
         ):
-            ensure_topics(load(service.env))
-            traffic = _Traffic(int(time.time() * 1000))
-            traffic.run()
-            _produce(service, traffic.sent)
-            with Archiver(service.env) as archiver:
-                aggregator = service.aggregator(CLICKHOUSE_URL="")
-                service.web()
-                service.wait_ready(120)
-                wait_until(lambda: archiver.all(lambda each: each.lag == 0), 120, "lag 0")
-                time.sleep(6)  # the last snapshots and commits
-                archiver.stop()
-            aggregator.terminate()
-            assert aggregator.wait(20) == 0
-            for name, lines in (
-                ("records", _records(service)),
-                ("commits", _commits(service)),
-                ("redis", _keys(service)),
-                ("raw_swaps", _rows(kept)),
-            ):
-                text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
-                (directory / f"{name}.jsonl").write_text(text)
+            text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+            (directory / f"{name}.jsonl").write_text(text)
 
 
 if __name__ == "__main__":
