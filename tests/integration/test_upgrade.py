@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,17 @@ from typing import Any
 import msgspec
 import pytest
 
+from aggregator.clickhouse.connection import ClickHouseClient
+from aggregator.clickhouse.schema import ensure_schema
 from aggregator.contracts.stats import TokenStats
+from aggregator.member.memory import MemoryTopic
+from aggregator.runtime.clock import wall_ms
+from aggregator.runtime.config import load
 from infra.embedded.stack import Stack
 from tests.chaos.expected import Expected, logged_of
 from tests.chaos.verdict import Findings, judge_owners
-from tests.support.archived import Archive, archiving, messages
+from tests.support import archive_rows
+from tests.support.archived import Archive, MemoryArchiver, archiving, messages, token_at
 from tests.support.oracle import Logged, Rules, decide, event_identity
 from tests.support.processes import wait_until
 from tests.support.service import Service, swap
@@ -149,6 +156,10 @@ def _new_rows(kept: Archive) -> Counter[tuple[str, str, str]]:
     return Counter(rows)
 
 
+def _dead_letters(service: Service) -> int:
+    return len(messages(service.env["KAFKA_BOOTSTRAP"], f"{service.topic}.dlq", partitions=1))
+
+
 def _standing(log: list[Logged], lost: set[tuple[str, str]]) -> dict[Any, dict[str, Any]]:
     """Return the swaps that the oracle leaves standing, by identity, without the lost legs."""
     up: dict[Any, dict[str, Any]] = {}
@@ -195,6 +206,7 @@ def test_an_upgrade_loses_nothing_and_counts_nothing_twice(
     assert len(service.logged(first, "schema_applied")) >= 2
     assert _window_faults(service) == []
     assert _new_rows(kept) == Counter()
+    assert _dead_letters(service) == 0  # 0.1 has rejected the bad record
 
     after.everything()
     _produce(service, after.sent)
@@ -259,3 +271,38 @@ def _old_rows_only(kept: Archive) -> bool:
         "AND table = 'raw_swaps' AND name = 'topic_id'"
     )
     return named == [(0,)] or not _new_rows(kept)
+
+
+def test_a_partition_of_which_the_old_version_has_read_nothing(kept: Archive) -> None:
+    """Its tokens were archived on another partition, before its log had a clock."""
+    topic, at = MemoryTopic(2), wall_ms() - 60_000
+    token = token_at(0, homes=2)
+    config = load({"CLICKHOUSE_URL": kept.url})
+    clickhouse = ClickHouseClient(kept.url)
+    ensure_schema(clickhouse, config)
+    clickhouse.close()
+    add = archive_rows.Row(number=1, timestamp=at, token=token, partition=1)
+    void = replace(add, number=2, verdict="V", sign=0)
+    rows = [add, replace(void, removed=True), void, replace(void, number=3, removed=True)]
+    archive_rows.insert(config, rows)
+    values = [
+        swap(row.number, token=token, timestamp=at, removed=row.removed, amount_usd="10.5")
+        for row in rows
+    ]
+    for value in values:
+        topic.append(1, value, timestamp=at)
+    for partition, metadata in enumerate(("[null,0,[],null]", f"[{at},4,[],null]")):
+        topic.group("archivers").committed[partition] = (4 * partition, metadata)
+    # A repeat comes before the forwards of what 0.1 has read, and a swap whose removal it has read.
+    topic.append(0, values[0])
+    topic.append(0, swap(3, token=token, timestamp=at))
+    for offset, value in enumerate(values):
+        topic.append(0, value, headers=[("origin", f"1:{offset}:{at}".encode())])
+    topic.append(0, swap(4, token=token))
+    with MemoryArchiver(topic, kept) as archiver:
+        wait_until(lambda: kept.count() == 6, 60, "a void swap and a new one")
+        archiver.stop()
+    new = _new_rows(kept)
+    assert sorted(letter for _, _, letter in new.elements()) == ["C", "V"]
+    sums = kept.ask("SELECT log_index, tx_hash, toInt8(sum(sign)) FROM raw_swaps GROUP BY 1, 2")
+    assert sorted(net for *_, net in sums) == [0, 0, 1, 1]
