@@ -93,9 +93,10 @@ def pack_places(places: Sequence[tuple[int, int]]) -> str:
 
 
 class Switch(msgspec.Struct, frozen=True, array_like=True):
-    """Where an archive of the version before continues, and the log clock there (ms).
+    """Where an archive of the version before continues, and when (ms).
 
-    Rows that name no topic are then the topic's own.
+    `clock` is the log clock there, or the machine's time if that is later. Rows that name no topic
+    are then the topic's own.
     """
 
     offset: int

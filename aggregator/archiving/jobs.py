@@ -22,6 +22,7 @@ from aggregator.clickhouse.questions import ArchivedRow, ArchiveQuestions, Entri
 from aggregator.clickhouse.schema import ensure_schema
 from aggregator.clickhouse.writer import ArchiveBlock, ArchiveWriter, Epoch
 from aggregator.contracts.event import Swap
+from aggregator.contracts.homes import Homes
 from aggregator.contracts.units import DAY_MS, HOUR_MS
 from aggregator.runtime import faults, metrics, tracing
 from aggregator.runtime.clock import wall_ms
@@ -204,7 +205,12 @@ class ArchiveJobs:
         }
 
     def fill(
-        self, partition: int, clock: int, switch: Switch | None, wanted: Callable[[], bool]
+        self,
+        partition: int,
+        clock: int,
+        switch: Switch | None,
+        homes: Homes,
+        wanted: Callable[[], bool],
     ) -> Filled:
         """Return what the archive has of the partition within MARKER_TTL of the log clock (ms).
 
@@ -218,7 +224,9 @@ class ArchiveJobs:
         since = clock - self._config.marker_ttl_ms - AHEAD_MS - CLOCKS_APART_MS
         parts: list[Entries] = []
         if switch is not None and clock <= switch.clock + self._config.marker_ttl_ms:
-            parts.append(questions.unnamed_since(partition, since))
+            parts.append(
+                questions.unnamed_since(since, lambda token_id: homes.of(token_id) == partition)
+            )
         for part in questions.since(partition, since):
             if not wanted():
                 raise Unavailable("the partition is no longer ours")

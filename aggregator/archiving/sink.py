@@ -243,12 +243,15 @@ class ArchivingSink:
             return
         clock, switch = owner.position.clock, owner.position.switch
         if clock is None:
-            # Nothing before `next_offset` was read, so nothing of it is archived.
-            clock = 0
+            # Nothing before `next_offset` was read, so nothing of it is archived; the version
+            # before may have archived tokens of this partition on others.
+            clock = 0 if switch is None else switch.clock
         self._writers.start(
             owner,
             QUESTIONS,
-            lambda jobs: jobs.fill(owner.partition, clock, switch, lambda: owner.active),
+            lambda jobs: jobs.fill(
+                owner.partition, clock, switch, owner.homes, lambda: owner.active
+            ),
             lambda filled: self._filled(owner, clock, filled),
         )
 
@@ -270,7 +273,9 @@ class ArchivingSink:
             by_event_time=config.clock == "event",
         )
         if filled.known is not None:
-            seen.remember(filled.known, clock + config.marker_ttl_ms)
+            # The partitions on which the version before archived may have been ahead of this one.
+            until = clock if position.switch is None else max(clock, position.switch.clock)
+            seen.remember(filled.known, until + config.marker_ttl_ms)
         owner.begin(seen, 0 if filled.known is None else len(filled.known))
 
     # Decide.

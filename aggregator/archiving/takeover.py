@@ -22,6 +22,7 @@ from aggregator.decoding.decoder import BatchDecoder
 from aggregator.member.end_offset_check import EndOffsetCheck
 from aggregator.member.log import Log, LogExtent
 from aggregator.runtime import metrics
+from aggregator.runtime.clock import wall_ms
 from aggregator.runtime.config import Config
 from aggregator.runtime.errors import Fatal
 
@@ -127,7 +128,10 @@ class ArchiveTakeover:
             )
         if position.from_before:
             position = msgspec.structs.replace(
-                position, format=LogPosition().format, switch=_switch(committed, position)
+                position,
+                format=LogPosition().format,
+                origins=self._archived_elsewhere(partition),
+                switch=Switch(committed, max(position.clock or 0, wall_ms())),
             )
         self._end_offset_check.check(partition, committed, extent.end)
         homes = Homes(position.partitioner, position.homes)
@@ -200,6 +204,26 @@ class ArchiveTakeover:
         )
         return 0
 
+    def _archived_elsewhere(self, partition: int) -> dict[int, int]:
+        """Return the last offset of each other partition that the version before archived.
+
+        It archived misplaced records where they were, so their forwards are nothing new. Raises
+        Fatal if it left an intent on any partition: what that covers would be archived by both.
+        """
+        found = {}
+        for other in range(self.partitions):
+            if other == partition:
+                continue
+            offset, metadata = self._log.committed(other)
+            position = unpack(metadata)
+            if position.switch is not None:
+                offset = position.switch.offset
+            elif not position.from_before:
+                continue
+            if offset:
+                found[other] = offset - 1
+        return found
+
     def _clock_before(self, partition: int, offset: int) -> int | None:
         """Return the newest timestamp of some records before an offset: about the log clock."""
         if offset <= 0:
@@ -227,10 +251,6 @@ class _One(NamedTuple):
     def of(cls, value: bytes | None, offset: int) -> _One:
         # Any record timestamp will do: what was archived was not in the future.
         return cls([value], [2**62 // 10**6], [offset], None)
-
-
-def _switch(offset: int, position: LogPosition) -> Switch:
-    return Switch(offset, position.clock or 0)
 
 
 def report_gap(partition: int, first: int, end: int) -> None:

@@ -7,7 +7,7 @@ is made of, and get the present one here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Context, Decimal
 from typing import Any, Final, NamedTuple
 
@@ -44,11 +44,13 @@ _PACK: Final = (
     "reinterpretAsFixedString(toUInt8(verdict)), reinterpretAsFixedString(block_check)))))"
 )
 _EXACT: Final = Context(prec=100)
+# The version before wrote V for both sides of a retraction that preceded its swap.
+_LETTER: Final = "if(topic_id = '' AND verdict = 'V' AND removed, 'T', toString(verdict))"
 _FULL: Final = (
     "chain, token, tx_hash, log_index, toUnixTimestamp64Milli(timestamp), toString(side), "
     "toString(amount), toString(amount_usd), price_usd, symbol, quote, quote_token, venue, pool, "
     "trader, block_number, block_hash, leg, reserve_token, reserve_quote, topic_id, `partition`, "
-    "`offset`, toString(verdict), toInt8(sign), toUnixTimestamp64Milli(ingested_at)"
+    f"`offset`, {_LETTER}, toInt8(sign), toUnixTimestamp64Milli(ingested_at)"
 )
 
 
@@ -183,25 +185,43 @@ class ArchiveQuestions:
             rows = np.frombuffer(bytes.fromhex(packed), _PACKED)
             yield _entries(rows[np.argsort(rows["offset"], kind="stable")])
 
-    def unnamed_since(self, partition: int, ingested_at: int) -> Entries:
-        """Return the same of the rows that name no topic, with the present markers."""
-        rows = self._clickhouse.execute(
-            "SELECT chain, token, tx_hash, log_index, block_hash, offset, toString(verdict) "  # noqa: S608
-            f"FROM {RAW_SWAPS} WHERE topic_id = '' AND partition = %(partition)s AND chain != '' "
-            "AND ingested_at >= fromUnixTimestamp64Milli(%(since)s, 'UTC') ORDER BY offset",
-            {"partition": partition, "since": ingested_at},
+    def unnamed_since(self, ingested_at: int, is_ours: Callable[[str], bool]) -> Entries:
+        """Return the same of the rows that name no topic, with the present markers.
+
+        `is_ours` says of a token id whether its rows are wanted: the version before archived a swap
+        where its record was, so they are those of any partition. Their offsets say nothing and are
+        replaced by numbers below 0, in the order in which the rows of an id came in.
+        """
+        where = (
+            "topic_id = '' AND chain != '' "
+            "AND ingested_at >= fromUnixTimestamp64Milli(%(since)s, 'UTC')"
+        )
+        params = {"since": ingested_at}
+        names = self._clickhouse.execute(
+            f"SELECT DISTINCT chain, token FROM {RAW_SWAPS} WHERE {where}",  # noqa: S608
+            params,
             settings={"max_execution_time": _LONG_S},
         )
+        ours = [name for name in names if is_ours(token_id_of(*name))]
+        rows: list[tuple[Any, ...]] = []
+        for begin in range(0, len(ours), MOST_IDS):
+            rows += self._clickhouse.execute(
+                f"SELECT chain, token, tx_hash, log_index, block_hash, {_LETTER} "  # noqa: S608
+                f"FROM {RAW_SWAPS} WHERE {where} AND {_NAMED} "
+                "ORDER BY ingested_at, partition, offset",
+                params | _names(ours[begin : begin + MOST_IDS]),
+                settings=_LIMITS | {"max_execution_time": _LONG_S},
+            )
         packed = np.zeros(len(rows), _PACKED)
         markers = [
             marker_of(chain, tx_hash, log_index, token)
             for chain, token, tx_hash, log_index, *_ in rows
         ]
         packed["marker"] = np.frombuffer(b"".join(markers), np.uint64).reshape(-1, 2)
-        packed["offset"] = [row[5] for row in rows]
-        packed["letter"] = [_LETTER_CODES.index(row[6]) for row in rows]
+        packed["letter"] = [_LETTER_CODES.index(row[5]) for row in rows]
         packed["check"] = [0 if row[4] is None else block_check(row[4]) for row in rows]
-        return _entries(packed)
+        ordinals = np.arange(-len(rows), 0)
+        return msgspec.structs.replace(_entries(packed), offsets=ordinals)
 
     def entries_of(self, ids: Sequence[Id]) -> Entries:
         """Return the topic's rows of these ids, of all time, in the order of offsets."""
@@ -226,7 +246,9 @@ class ArchiveQuestions:
         return [
             row
             for page in _pages(ids)
-            for row in self._rows(_OF_EVENTS, _names(page) | {"hashes": _hex(page, "tx_hash")})
+            for row in self._rows(
+                _OF_EVENTS, _names(_names_of(page)) | {"hashes": _hex(page, "tx_hash")}
+            )
             if row.swap.marker in wanted
         ]
 
@@ -255,7 +277,7 @@ class ArchiveQuestions:
 
     def _of_ids(self, ids: Sequence[Id]) -> dict[str, str]:
         markers = ",".join(each.marker.hex() for each in ids)
-        return _names(ids) | {"topic": self._topic_id, "ids": markers}
+        return _names(_names_of(ids)) | {"topic": self._topic_id, "ids": markers}
 
     def _rows(self, where: str, params: dict[str, Any]) -> list[ArchivedRow]:
         rows = self._clickhouse.execute(
@@ -273,10 +295,13 @@ def _pages(ids: Sequence[Id]) -> Iterator[Sequence[Id]]:
         yield ids[begin : begin + MOST_IDS]
 
 
-def _names(ids: Sequence[Id]) -> dict[str, str]:
-    names = {(each.chain, each.token) for each in ids}
+def _names(names: Iterable[tuple[str, str]]) -> dict[str, str]:
     pairs = [f"{chain.encode().hex()}:{token.encode().hex()}" for chain, token in names]
     return {"names": ",".join(pairs)}
+
+
+def _names_of(ids: Iterable[Id]) -> set[tuple[str, str]]:
+    return {(each.chain, each.token) for each in ids}
 
 
 def _hex(ids: Sequence[Id], field: str) -> str:

@@ -55,7 +55,7 @@ class Watched:
         self.processes["web"] = self.service.web()
         now = time.time_ns() // 1_000_000
         values = [swap(number) for number in range(200)] + [swap(number) for number in range(20)]
-        values += [swap(1_000, timestamp=now - 20 * MINUTE_MS), b"no JSON"]
+        values += [swap(1_000, timestamp=now - 25 * 60 * MINUTE_MS), b"no JSON"]
         self.service.wait_ready(100)
         self.service.produce(values, partition=0)
         self.service.wait_trades(200, 60)

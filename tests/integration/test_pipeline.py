@@ -131,7 +131,9 @@ def test_numbers_survive_kill_9_of_the_aggregator(service: Service) -> None:
     assert second.wait(10) == 0
     assert time.monotonic() - began < 5
     (stopped,) = service.logged(second, "stopped")
-    assert (stopped["counted"], stopped["duplicate"]) == (5_000, 500)
+    # Of the swaps of the first process, those that it had saved are not counted again.
+    assert 2_000 <= stopped["counted"] <= 5_000
+    assert stopped["duplicate"] == 500
 
 
 def test_a_restart_is_warm(service: Service) -> None:

@@ -180,7 +180,7 @@ async def test_an_answer_larger_than_nats_takes_is_shortened_and_arrives(
     publisher.take(0, 1)
     text, minutes = "1234567.123456789", 7 * 1_440
     rows = [
-        CandleRow(n * 60_000, text, text, text, text, text, text, 7, (n, n), (n, n))
+        CandleRow(n * 60_000, text, text, text, text, text, text, 7, (n, -1, 0, n), (n, -1, 0, n))
         for n in range(minutes)
     ]
     assert len(msgspec.json.encode(rows)) > 1_048_576

@@ -215,12 +215,13 @@ def _held(service: Service) -> tuple[Any, ...]:
     overview = service.overview()
     trades = service.get(f"/api/tokens/{TOKEN_ID}/trades").json()["trades"]
     with redis.Redis.from_url(service.engines.redis.url) as store:
-        markers = sum(1 for _ in store.scan_iter("dedupe:*", count=1_000))
+        saved = sum(1 for _ in store.scan_iter("snap:*", count=1_000))
     with Client.from_url(service.env["CLICKHOUSE_URL"]) as archive:
         (rows,) = archive.execute("SELECT count() FROM raw_swaps")[0]
         tables = archive.execute("SHOW TABLES")
-    assert (rows, markers) == (70, 70)
-    return overview["totals"], trades, rows, markers, tables
+    assert rows == 70
+    assert saved > 0
+    return overview["totals"], trades, rows, saved, tables
 
 
 async def _abuse_the_socket(service: Service) -> None:
