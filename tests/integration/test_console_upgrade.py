@@ -73,7 +73,10 @@ def test_tables_and_rights_of_0_1_0_are_used_as_they_are(database: Path) -> None
 
     manage(database, "migrate", "--verbosity=0")
 
-    assert rows(database, TABLES) >= tables
+    made = dict(rows(database, TABLES))
+    # A token id may be longer now.
+    assert {name for name, sql in tables if made.get(name) != sql} <= {"api_registeredtoken"}
+    assert made.keys() >= dict(tables).keys()
     assert rows(database, RIGHTS) >= rights
     assert "No changes detected" in manage(database, "makemigrations", "--check", "--dry-run")
 
