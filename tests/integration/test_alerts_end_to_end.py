@@ -23,7 +23,7 @@ from aggregator.runtime.config import load
 from infra.embedded.engine import Process
 from infra.embedded.ports import free_port
 from infra.embedded.stack import Stack
-from tests.support.archived import archive
+from tests.support.archived import archive, token_at
 from tests.support.otlp import Collector, attributes
 from tests.support.plain import PLAIN
 from tests.support.processes import wait_until
@@ -54,8 +54,9 @@ class Watched:
             self.processes[name] = start(name, *options, METRICS_PORT=str(port))
         self.processes["web"] = self.service.web()
         now = time.time_ns() // 1_000_000
-        values = [swap(number) for number in range(200)] + [swap(number) for number in range(20)]
-        values += [swap(1_000, timestamp=now - 25 * 60 * MINUTE_MS), b"no JSON"]
+        swaps = [swap(number, token=token_at(0, number % 7)) for number in range(200)]
+        too_old = swap(1_000, token=token_at(0, 0), timestamp=now - 25 * 60 * MINUTE_MS)
+        values = [*swaps, *swaps[:20], too_old, b"no JSON"]
         self.service.wait_ready(100)
         self.service.produce(values, partition=0)
         self.service.wait_trades(200, 60)
@@ -238,7 +239,7 @@ def test_go_reads_the_profiles(watched: Watched, tmp_path: Path) -> None:
     pprof = build_pprof(tmp_path)
     bearer = {"Authorization": f"Bearer {watched.service.token}"}
     for process, name, kind, found in [
-        ("aggregator", "profile", "wall", "Aggregator._round"),
+        ("aggregator", "profile", "wall", "MemberLoop.round"),
         ("web", "profile", "wall", "<module>"),
         ("web", "heap", "inuse_space", "bytes"),
     ]:
