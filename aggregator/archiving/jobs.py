@@ -84,8 +84,12 @@ class ArchiveJobs:
         self.prepared = False
         self._measure_at = 0.0
 
+    def abort(self) -> None:
+        """End a job that waits for an answer on its thread, with Unavailable."""
+        self._clickhouse.abort()
+
     def close(self) -> None:
-        """Close the connection; a job that waits for an answer ends with Unavailable."""
+        """Close the connection; no job may be running."""
         self._clickhouse.close()
 
     def prepare(self) -> None:

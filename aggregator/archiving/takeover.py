@@ -98,8 +98,9 @@ class ArchiveTakeover:
 
     def close(self) -> None:
         """End the thread and its connection."""
-        self._jobs.close()
+        self._jobs.abort()
         self._thread.shutdown(wait=True, cancel_futures=True)
+        self._jobs.close()
 
     def _committed(self, partition: int) -> _Committed:
         offset, metadata = self._log.committed(partition)

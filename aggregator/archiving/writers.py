@@ -132,9 +132,10 @@ class Writers:
                 running.done(result)
 
     def close(self) -> None:
-        """Close the connections, which ends a job that waits for an answer."""
+        """End the jobs and their threads, and close the connections."""
         writers = [writer for lane in self._writers.values() for writer in lane]
         for writer in writers:
-            writer.jobs.close()
+            writer.jobs.abort()
         for writer in writers:
             writer.thread.shutdown(wait=True, cancel_futures=True)
+            writer.jobs.close()

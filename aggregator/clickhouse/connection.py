@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -206,6 +207,16 @@ class ClickHouseClient:
             client.connection.send_data(ColumnOrientedBlock())
             client.receive_profile_events()
             client.receive_end_of_insert_query()
+
+    def abort(self) -> None:
+        """End a call that is under way on another thread; it raises Unavailable there.
+
+        `close` is not for this: the driver's state would be reset by both threads.
+        """
+        used: socket.socket | None = self._client.connection.socket
+        if used is not None:
+            with suppress(OSError):
+                used.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close the connection."""
