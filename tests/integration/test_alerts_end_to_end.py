@@ -275,7 +275,7 @@ def test_spans_arrive_with_the_trace_of_the_caller(watched: Watched) -> None:
         "http.response.status_code": 200,
     }
     for service, name, key, total in [
-        ("swaps-aggregator", "batch apply", "events", 221),
+        ("swaps-aggregator", "batch apply", "events", 222),
         ("swaps-archiver", "archive batch", "rows", 201),
     ]:
         wait_until(
