@@ -101,5 +101,5 @@ def test_a_part_cut_short_is_waited_for_and_fixed(service: Service, kept: Archiv
     clickhouse.close()
     assert not any(differences(kept, day) for day in days)
     with Archiver(service.env) as archiver:
-        wait_archived(service, kept)
+        wait_archived(service, kept, restored=True)
         archiver.stop()
