@@ -29,7 +29,7 @@ class Process:
     `wait_ready` polls a check until it returns true; an OSError counts as not ready.
     """
 
-    def __init__(self, name: str, log: Path, guard: Guard, ready_within_s: float = 60) -> None:
+    def __init__(self, name: str, log: Path, guard: Guard, ready_within_s: float = 150) -> None:
         self.name = name
         self.log = log
         self._guard = guard
