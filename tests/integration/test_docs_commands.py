@@ -55,7 +55,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, stack: Stack) -> Iterator[Sit
                 found.start()
                 yield found
             finally:
-                shutil.rmtree(found.bucket, ignore_errors=True)
+                shutil.rmtree(found.backups, ignore_errors=True)
 
 
 Run = Callable[[Site, str], None]
@@ -229,7 +229,7 @@ def makes_a_superuser(site: Site, text: str) -> None:
 def restores(site: Site, text: str) -> None:
     """Restore the backup next to the archive in use and compare."""
     [backup] = [each.text for each in commands() if "BACKUP DATABASE" in each.text]
-    if not any(site.bucket.iterdir()):
+    if not any(site.backups.glob("*")):
         site.run(backup)
     [place] = re.findall(r'S3\(.*\)(?=")', site.filled(backup))
     today = site.run("date +%F").stdout.strip()
@@ -244,7 +244,7 @@ def restores(site: Site, text: str) -> None:
 
 def rehearses(site: Site, text: str) -> None:
     """Run its commands in order; the restored database must contain the archive's rows."""
-    if not any(site.bucket.iterdir()):
+    if not any(site.backups.glob("*")):
         site.run(next(each.text for each in commands() if "BACKUP DATABASE" in each.text))
     restore, count, drop = [each.text for each in commands() if "rehearsal" in each.text]
     assert text in {restore, count, drop}

@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from infra.embedded.engine import Process
 from infra.embedded.ports import free_port
+from infra.embedded.s3 import COLD_BUCKET
 from infra.embedded.stack import Stack
 from tests.support.archived import Archive
 from tests.support.docs_commands import ROOT
@@ -47,7 +48,8 @@ class Site:
         self.service = service
         self.archive = kept
         self.stack = stack
-        self.bucket = stack.s3.data / f"backups-{uuid4().hex[:8]}"
+        # In a bucket that exists: the server may not see a new folder for minutes.
+        self.backups = stack.s3.data / COLD_BUCKET / f"backups-{uuid4().hex[:8]}"
         self.ports = {"aggregator": free_port(), "archiver": free_port(), "web": service.web_port}
         self.running: dict[str, Process] = {}
         self.done: dict[str, Done] = {}
@@ -68,7 +70,7 @@ class Site:
             "seconds=60": "seconds=1",
             "DATABASE default": f"DATABASE {kept.name}",
             "rehearsal": f"{kept.name}_rehearsal",
-            "https://backups.example.com/swaps": f"{stack.s3.url}/{self.bucket.name}",
+            "https://backups.example.com/swaps": f"{stack.s3.url}/{COLD_BUCKET}/{self.backups.name}",
             "'KEY', 'SECRET'": f"'{stack.s3.access_key}', '{stack.s3.secret_key}'",
         }
 
@@ -94,7 +96,6 @@ class Site:
 
     def start(self) -> None:
         """Start the processes of the README's table and produce some swaps."""
-        self.bucket.mkdir()
         _lay_out(self.directory)
         for text in BEFORE:
             self.done[text] = self.run(text)
