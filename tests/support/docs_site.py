@@ -70,7 +70,9 @@ class Site:
             "seconds=60": "seconds=1",
             "DATABASE default": f"DATABASE {kept.name}",
             "rehearsal": f"{kept.name}_rehearsal",
-            "https://backups.example.com/swaps": f"{stack.s3.url}/{COLD_BUCKET}/{self.backups.name}",
+            "https://backups.example.com/swaps": (
+                f"{stack.s3.url}/{COLD_BUCKET}/{self.backups.name}"
+            ),
             "'KEY', 'SECRET'": f"'{stack.s3.access_key}', '{stack.s3.secret_key}'",
         }
 
