@@ -83,9 +83,9 @@ class TokenStats(msgspec.Struct, frozen=True, gc=False):
 
     (epoch, seq) orders the states of a partition: a higher epoch is a newer owner, and seq numbers
     that owner's patches without a gap. The numbers count the offsets below `next_offset`. `as_of`
-    is the instant at which the windows end, `watermark` the newest event time of the partition. A
-    row without `windows` is a tombstone: the owner has released the token. The web node sets
-    `stale` when the partition's owner is silent.
+    is the instant at which the windows end, `watermark` the log clock of the partition: the newest
+    timestamp of its Kafka records. A row without `windows` is a tombstone: the owner has released
+    the token. The web node sets `stale` when the partition's owner is silent.
     """
 
     token_id: str

@@ -10,10 +10,10 @@ class TokenRow(TokenStats, frozen=True, gc=False):
 
     (epoch, seq) orders the states of a partition: a higher epoch is a newer owner, seq numbers that
     owner's patches without holes. The numbers count the log up to, but not including,
-    `next_offset`. `as_of` is the instant at which the windows end, `watermark` the newest event
-    time of the partition. `stale` says that the partition's numbers may be old. `name`, `decimals`
-    and `flags` ("verified", "spam") come from the token registry, and so does `symbol` if the
-    operators set one.
+    `next_offset`. `as_of` is the instant at which the windows end, `watermark` the log clock of
+    the partition: the newest timestamp of its Kafka records. `stale` says that the partition's
+    numbers may be old. `name`, `decimals` and `flags` ("verified", "spam") come from the token
+    registry, and so does `symbol` if the operators set one.
     """
 
     name: str | None = None

@@ -25,10 +25,10 @@ from tests.chaos.expected import Expected, logged_of
 from tests.chaos.verdict import Findings, judge_owners
 from tests.support import archive_rows
 from tests.support.archived import Archive, MemoryArchiver, archiving, messages, token_at
-from tests.support.oracle import Logged, Rules, decide, event_identity
+from tests.support.oracle import Logged, Rules, decide, event_identity, home_of
 from tests.support.processes import wait_until
 from tests.support.service import Service, swap
-from tests.support.upgrade import PARTITIONS, OldVersion, crc32_partition
+from tests.support.upgrade import PARTITIONS, OldVersion
 
 # Several engines and processes start here, which takes a busy machine some time.
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
@@ -119,7 +119,8 @@ class _Upgraded:
 def _produce(service: Service, sent: Sent) -> None:
     for event, away in sent:
         key = f"{event['chain']}:{event['token']}"
-        service.produce([json.dumps(event).encode()], key, crc32_partition(key) if away else -1)
+        partition = home_of(key, PARTITIONS, "crc32") if away else -1
+        service.produce([json.dumps(event).encode()], key, partition)
 
 
 def _log(service: Service) -> list[Logged]:

@@ -35,6 +35,7 @@ from aggregator.runtime.config import Config, load
 from aggregator.runtime.health import Health
 from infra.embedded.stack import Stack
 from tests.spec.seen import EntrySpec, LogRecordSpec, SeenSpec, known_of
+from tests.support.oracle import home_of
 from tests.support.service import Service
 
 Place = tuple[int, int]
@@ -66,21 +67,6 @@ class Expected:
     rows: list[Row]
     candles: Sums
     days: Sums
-
-
-def home_of(token_id: str, homes: int) -> int:
-    """Return the partition that a Java client chooses for this key (murmur2)."""
-    data, mixed = token_id.encode(), 0x9747B28C ^ len(token_id.encode())
-    whole = len(data) & ~3
-    for at in range(0, whole, 4):
-        word = int.from_bytes(data[at : at + 4], "little") * 0x5BD1E995 & 0xFFFFFFFF
-        word = (word ^ word >> 24) * 0x5BD1E995 & 0xFFFFFFFF
-        mixed = (mixed * 0x5BD1E995 & 0xFFFFFFFF) ^ word
-    if whole < len(data):
-        mixed ^= int.from_bytes(data[whole:], "little")
-        mixed = mixed * 0x5BD1E995 & 0xFFFFFFFF
-    mixed = (mixed ^ mixed >> 13) * 0x5BD1E995 & 0xFFFFFFFF
-    return ((mixed ^ mixed >> 15) & 0x7FFFFFFF) % homes
 
 
 @cache

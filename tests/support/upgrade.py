@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-import zlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -133,11 +132,6 @@ class OldVersion:
         for name in _DECIMALS:
             typed[name] = None if row[name] is None else Decimal(row[name])
         return typed
-
-
-def crc32_partition(key: str) -> int:
-    """Return where librdkafka's default partitioner puts a key."""
-    return zlib.crc32(key.encode()) % PARTITIONS
 
 
 def _lines(name: str) -> list[Any]:

@@ -7,6 +7,7 @@ oracle makes of the logs.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -14,14 +15,8 @@ import pytest
 from aggregator.contracts.homes import Homes
 from aggregator.contracts.stats import TokenStats
 from aggregator.counting.commit_metadata import read_metadata
-from tests.unit.counting.oracle import (
-    BLOCK,
-    PartitionFold,
-    Rules,
-    Shown,
-    lost_forwards,
-    windows_of,
-)
+from tests.support.oracle import BLOCK, Rules, decide
+from tests.unit.counting.oracle import Shown, logged_of, lost_forwards, windows_of
 from tests.unit.counting.world import MINUTE, SECOND, Process, World, send
 
 SCHEDULES = 200
@@ -34,7 +29,7 @@ SETTINGS = {
     "KAFKA_PARTITIONER": "crc32",
     "BATCH_SIZE": "7",
 }
-RULES = Rules(grace=10 * MINUTE, max_future=MINUTE, ttl=12 * MINUTE)
+RULES = Rules(partitioner="crc32", grace_ms=10 * MINUTE, max_future_ms=MINUTE, ttl_ms=12 * MINUTE)
 TOKENS = "ABCDE"
 
 
@@ -189,15 +184,13 @@ class Schedule:
         committed = world.topic.group("aggregators").committed.values()
         # Partitions that the topic got before it was first read are homes as well.
         (count,) = {read_metadata(metadata).homes for _, metadata in committed}
-        folds = [PartitionFold(p, Homes("crc32", count).of, RULES) for p in range(len(logs))]
-        for log, fold in zip(logs, folds, strict=True):
-            for record in log:
-                fold.read(record)
-        assert lost_forwards(logs, folds) == []
-        expected = windows_of(folds, SPANS, world.now)
+        log = [logged_of(record) for log in logs for record in log]
+        decided = decide(log, replace(RULES, homes=count))
+        assert lost_forwards(decided) == []
+        expected = windows_of(decided, SPANS, world.now)
         assert shown(world.readers.rows.values()) == expected
         assert counted(world) == expected
-        bad = sum(fold.letters.count("B") for fold in folds)
+        bad = sum(each.letter == "B" for each in decided)
         letters = {(each.record.partition, each.record.offset) for each in world.letters}
         assert len(letters) == bad
 
