@@ -40,7 +40,7 @@ from aggregator.contracts.arrays import Array
 from aggregator.contracts.homes import Homes
 from aggregator.contracts.records import Origin, origin_of
 from aggregator.contracts.verdict import Verdict
-from aggregator.decoding.decoder import BatchDecoder
+from aggregator.decoding.decoder import BatchDecoder, ReadRecords
 from aggregator.member.kafka_reader import KafkaReader, record_of
 from aggregator.runtime.backoff import Backoff
 from aggregator.runtime.clock import wall_ms
@@ -90,15 +90,6 @@ class _Range(NamedTuple):
     progress: BackfillProgress
     position: LogPosition
     origins: dict[int, int]
-
-
-class _Columns(NamedTuple):
-    """Records as the decoder reads them."""
-
-    values: list[bytes | None]
-    timestamps: list[int]
-    offsets: list[int]
-    origins: list[Origin | None]
 
 
 class Backfill:
@@ -185,20 +176,20 @@ class Backfill:
         progress.there += len(missing) - int(missing.sum())
         if missing.any():
             self._archive(part, records, missing)
-        for origin in filter(None, records.origins):
+        for origin in filter(None, records.origins or ()):
             part.origins[origin[0]] = max(origin[1], part.origins.get(origin[0], -1))
         progress.next_offset = end
 
-    def _chunk(self, progress: BackfillProgress, end: int) -> _Columns:
-        found = _Columns([], [], [], [])
-        for offset, timestamp, value, origin in self._read(progress.partition, end, progress):
-            found.values.append(value)
-            found.timestamps.append(timestamp)
-            found.offsets.append(offset)
-            found.origins.append(origin)
-        return found
+    def _chunk(self, progress: BackfillProgress, end: int) -> ReadRecords:
+        found = list(self._read(progress.partition, end, progress))
+        return ReadRecords(
+            values=[value for _, _, value, _ in found],
+            timestamps=[timestamp for _, timestamp, _, _ in found],
+            offsets=[offset for offset, _, _, _ in found],
+            origins=[origin for _, _, _, origin in found],
+        )
 
-    def _missing(self, part: _Range, records: _Columns) -> Array:
+    def _missing(self, part: _Range, records: ReadRecords) -> Array:
         """Return which of the records (bool) have no row."""
         if not records.offsets:
             return np.zeros(0, np.bool_)
@@ -210,7 +201,7 @@ class Backfill:
         )
         return np.array([offset not in there for offset in records.offsets], np.bool_)
 
-    def _archive(self, part: _Range, records: _Columns, missing: Array) -> None:
+    def _archive(self, part: _Range, records: ReadRecords, missing: Array) -> None:
         decided = self._decide(part, records, missing)
         if self._dry_run or not _has_row(decided).any():
             # Repeats have no row. The archiver need not wait for that to be found out.
@@ -228,7 +219,7 @@ class Backfill:
                 self._count(part.progress, decided)
                 return
 
-    def _insert(self, part: _Range, records: _Columns) -> Decided:
+    def _insert(self, part: _Range, records: ReadRecords) -> Decided:
         """Decide and insert while the archiver waits; decides again if it is tried again."""
         partition = part.progress.partition
         until = self._hold_archiver(partition)
@@ -292,7 +283,7 @@ class Backfill:
         mine = [each for each in found.valid if each.group_id == self._config.archiver_group]
         return all(each.state in _WITHOUT_MEMBERS for each in mine)
 
-    def _decide(self, part: _Range, records: _Columns, missing: Array) -> Decided:
+    def _decide(self, part: _Range, records: ReadRecords, missing: Array) -> Decided:
         """Decide the missing records of a chunk."""
         progress, position = part.progress, part.position
         partition = progress.partition

@@ -1,14 +1,14 @@
 """How an archiver takes a partition over: where it continues, and what was promised before.
 
 The position and the intent are in the group's commit metadata; only where there is none the archive
-is asked. The group is asked, and confirms the ownership, on the loop's thread; the rest runs on
-another.
+is asked. The questions are put on a thread of their own; the group confirms the ownership on the
+loop's thread.
 """
 
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 import structlog
@@ -17,9 +17,9 @@ from aggregator.archiving.decisions import LogSource
 from aggregator.archiving.intents import LogPosition, Switch, pack, unpack
 from aggregator.archiving.jobs import ArchiveJobs, TopicId
 from aggregator.archiving.partition import ArchivePartition, Progress
-from aggregator.contracts.homes import Homes
-from aggregator.decoding.decoder import BatchDecoder
+from aggregator.decoding.decoder import BatchDecoder, ReadRecords
 from aggregator.member.end_offset_check import EndOffsetCheck
+from aggregator.member.homes import TopicHomes
 from aggregator.member.log import Log, LogExtent
 from aggregator.runtime import metrics
 from aggregator.runtime.clock import wall_ms
@@ -33,15 +33,7 @@ _REMEDY: Final = (
 )
 # Records whose newest timestamp stands for the log clock where no metadata has it.
 _CLOCK_RECORDS: Final = 100
-
-
-class _Committed(NamedTuple):
-    """What the group has of a partition; `written` says whether there is metadata."""
-
-    offset: int | None
-    written: bool
-    position: LogPosition
-    extent: LogExtent
+_LATE_MS: Final = 2**62 // 10**6
 
 
 class ArchiveTakeover:
@@ -59,7 +51,9 @@ class ArchiveTakeover:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="archive-takeover")
         self._asked: dict[int, Future[Progress]] = {}
         self._end_offset_check = EndOffsetCheck(config.kafka_topic, "archived", _REMEDY)
-        self._homes = 0
+        self._homes = TopicHomes(
+            config, swap_log, _position_of_other, taken="archived", remedy=_REMEDY
+        )
 
     def acquire(self, partition: int) -> ArchivePartition | None:
         """Return the partition, once it is known where it continues; None until then.
@@ -68,8 +62,7 @@ class ArchiveTakeover:
         """
         asked = self._asked.get(partition)
         if asked is None:
-            committed = self._committed(partition)
-            self._asked[partition] = self._thread.submit(self._find, partition, committed)
+            self._asked[partition] = self._thread.submit(self._find, partition)
             return None
         if not asked.done():
             return None
@@ -82,6 +75,7 @@ class ArchiveTakeover:
         # Commit what was read: the group refuses a member that no longer owns the partition.
         self._log.commit({partition: (owner.next_offset, pack(owner.position))})
         owner.uncommitted = False
+        self._homes.committed(found.homes)
         if owner.redo is None:
             owner.settled()
         log.info(
@@ -102,17 +96,9 @@ class ArchiveTakeover:
         self._thread.shutdown(wait=True, cancel_futures=True)
         self._jobs.close()
 
-    def _committed(self, partition: int) -> _Committed:
-        offset, metadata = self._log.committed(partition)
-        position = unpack(metadata)
-        homes = self._count_homes(partition, position)
-        position = msgspec.structs.replace(
-            position, homes=homes, partitioner=self._config.kafka_partitioner
-        )
-        return _Committed(offset, bool(metadata), position, self._log.extent(partition, None))
-
-    def _find(self, partition: int, found: _Committed) -> Progress:
-        committed, position, extent = found.offset, found.position, found.extent
+    def _find(self, partition: int) -> Progress:
+        committed, metadata = self._log.committed(partition)
+        position, extent = unpack(metadata), self._log.extent(partition, None)
         topic_id = self._log.topic_id() or self._config.kafka_topic
         if self._topic.text not in {"", topic_id} or position.topic_id not in {"", topic_id}:
             raise Fatal(
@@ -120,8 +106,11 @@ class ArchiveTakeover:
                 f"is archived is of {position.topic_id or self._topic.text}. {_REMEDY}"
             )
         self._topic.text = topic_id
-        position = msgspec.structs.replace(position, topic_id=topic_id)
-        if committed is None or not found.written:
+        homes = self._homes.of(partition, position, topic_id)
+        position = msgspec.structs.replace(
+            position, topic_id=topic_id, homes=homes.homes, partitioner=homes.partitioner
+        )
+        if committed is None or not metadata:
             committed, position = self._ask_archive(partition, committed, position, extent)
         if position.clock is None:
             position = msgspec.structs.replace(
@@ -135,32 +124,7 @@ class ArchiveTakeover:
                 switch=Switch(committed, max(position.clock or 0, wall_ms())),
             )
         self._end_offset_check.check(partition, committed, extent.end)
-        homes = Homes(position.partitioner, position.homes)
         return Progress(committed, position, extent, homes)
-
-    def _count_homes(self, partition: int, position: LogPosition) -> int:
-        """Return how many partitions tokens are at home on: as many as the topic had at first."""
-        if position.partitioner not in {"", self._config.kafka_partitioner}:
-            raise Fatal(
-                f"partition {partition} of {self._config.kafka_topic} was archived with "
-                f"KAFKA_PARTITIONER={position.partitioner}: set it to that value. {_REMEDY}"
-            )
-        if not self._homes:
-            self._homes = position.homes or self._homes_of_others(partition)
-        if position.homes not in {0, self._homes}:
-            raise Fatal(
-                f"partition {partition} of {self._config.kafka_topic} was archived with "
-                f"{position.homes} homes for its tokens, others with {self._homes}. {_REMEDY}"
-            )
-        return self._homes
-
-    def _homes_of_others(self, partition: int) -> int:
-        for other in range(self.partitions):
-            if other != partition:
-                found = _homes_in(self._log.committed(other)[1])
-                if found:
-                    return found
-        return self.partitions
 
     def _ask_archive(
         self, partition: int, committed: int | None, position: LogPosition, extent: LogExtent
@@ -196,7 +160,8 @@ class ArchiveTakeover:
         record = self._log.read_at(partition, [last.offset]).get(last.offset)
         if record is not None:
             swaps, _ = BatchDecoder(self._config.max_future_ms).decode(
-                _One.of(record.value, last.offset)
+                # Any late record timestamp will do: what was archived was not in the future.
+                ReadRecords([record.value], [_LATE_MS], [last.offset])
             )
             if swaps.markers[0].tobytes() == last.swap.marker and not swaps.records["bad"][0]:
                 return last.offset + 1
@@ -234,24 +199,13 @@ class ArchiveTakeover:
         return max((record.timestamp for record in records), default=None)
 
 
-def _homes_in(metadata: str) -> int:
+def _position_of_other(metadata: str) -> LogPosition:
+    """Return the position of a partition that another owner takes; an empty one if it is wrong."""
     try:
-        return unpack(metadata).homes
+        return unpack(metadata)
     except Fatal:
         # Its own owner will say what is wrong with it.
-        return 0
-
-
-class _One(NamedTuple):
-    values: list[bytes | None]
-    timestamps: list[int]
-    offsets: list[int]
-    origins: list[tuple[int, int] | None] | None
-
-    @classmethod
-    def of(cls, value: bytes | None, offset: int) -> _One:
-        # Any record timestamp will do: what was archived was not in the future.
-        return cls([value], [2**62 // 10**6], [offset], None)
+        return LogPosition()
 
 
 def report_gap(partition: int, first: int, end: int) -> None:

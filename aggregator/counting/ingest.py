@@ -18,7 +18,7 @@ import structlog
 
 from aggregator.contracts.arrays import Array
 from aggregator.contracts.homes import Homes
-from aggregator.contracts.records import LogRecord, Origin
+from aggregator.contracts.records import LogRecord
 from aggregator.contracts.swaps import ABSENT, Swaps
 from aggregator.contracts.units import HOUR_MS, SECOND_MS
 from aggregator.contracts.verdict import Verdict
@@ -26,7 +26,7 @@ from aggregator.counting.commit_metadata import CommitMetadata
 from aggregator.counting.misplaced import MisplacedShare
 from aggregator.counting.partition import Judged, PartitionOwner
 from aggregator.dead_letters.producer import BadRun, Rejected
-from aggregator.decoding.decoder import BatchDecoder
+from aggregator.decoding.decoder import BatchDecoder, ReadRecords
 from aggregator.member.log import Log, Records
 from aggregator.member.outbox import Outbox
 from aggregator.runtime import faults, metrics, tracing
@@ -45,19 +45,6 @@ does not, or where this machine's clock is wrong, stopping decides nothing.
 _MOST_WAITING: Final = 20_000
 _UNACKNOWLEDGED_MS: Final = 5 * SECOND_MS
 _MISPLACED: Final = ord(Verdict.MISPLACED.value)
-
-
-class _ReadBack(msgspec.Struct, frozen=True):
-    """Records of a partition as columns, for the decoder.
-
-    They were decided before, so they count as forwarded ones: those are not judged for lying in
-    the future again.
-    """
-
-    values: list[bytes | None]
-    timestamps: list[int]
-    offsets: list[int]
-    origins: list[Origin | None]
 
 
 class Tools(msgspec.Struct, frozen=True):
@@ -286,10 +273,12 @@ class PartitionIngest:
             return
         offsets = sorted(found)
         records = [found[offset] for offset in offsets]
-        columns = _ReadBack(
+        columns = ReadRecords(
             [each.value for each in records],
             [each.timestamp for each in records],
             offsets,
+            # They were decided before. Forwarded records are not judged again for lying in the
+            # future, so they are decoded as such.
             [(0, 0)] * len(records),
         )
         swaps = self._tools.decoder.decode(columns).swaps

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -22,16 +22,21 @@ from aggregator.counting.commit_metadata import (
     CommitMetadata,
     read_metadata,
 )
-from aggregator.counting.homes_of_topic import TopicHomes
 from aggregator.counting.partition import PartitionOwner
 from aggregator.counting.rebuild import Rebuild, plan_rebuild, rebuild_since
 from aggregator.member.end_offset_check import EndOffsetCheck
+from aggregator.member.homes import TopicHomes
 from aggregator.member.log import Log, LogExtent
 from aggregator.redis.snapshots import Snapshot, Snapshots
 from aggregator.runtime.config import Config
 from aggregator.runtime.errors import Fatal
 
 log = structlog.get_logger(__name__)
+
+_OTHER_HOMES: Final = (
+    "The counts of a topic hold for one value of both, so count under other values with a new "
+    "topic, or with a new KAFKA_GROUP and an empty Redis"
+)
 
 
 class Taken(NamedTuple):
@@ -82,7 +87,9 @@ class Takeover:
         self._snapshots = snapshots
         self._now_ms = now_ms
         self._executor = executor
-        self._homes = TopicHomes(config.kafka_topic, config.kafka_partitioner, member_log)
+        self._homes = TopicHomes(
+            config, member_log, read_metadata, taken="counted", remedy=_OTHER_HOMES
+        )
         self._remedy = (
             f"To count the new topic, delete the keys snap:{{{config.kafka_topic}:*}}:* and "
             f"dedupe:{{{config.kafka_topic}:*}}:* in Redis, then restart this process and the web "

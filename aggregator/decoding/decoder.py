@@ -42,6 +42,15 @@ class RecordColumns(Protocol):
     def origins(self) -> Sequence[tuple[int, int] | None] | None: ...
 
 
+class ReadRecords(NamedTuple):
+    """`RecordColumns` of records that were read in another way than by a poll."""
+
+    values: Sequence[bytes | None]
+    timestamps: Sequence[int]
+    offsets: Sequence[int]
+    origins: Sequence[tuple[int, int] | None] | None = None
+
+
 class Decoded(NamedTuple):
     """Records as columns, one entry per record, and why the bad ones among them are no swaps.
 
@@ -181,13 +190,6 @@ class Events:
         return lower_address(self.data[begin:end].tobytes().decode())
 
 
-class _Sample(NamedTuple):
-    values: Sequence[bytes | None]
-    timestamps: Sequence[int]
-    offsets: Sequence[int]
-    origins: None = None
-
-
 def compile_decoder() -> None:
     """Compile the passes, or load them from numba's cache; takes seconds on the first start."""
     event = (
@@ -196,5 +198,5 @@ def compile_decoder() -> None:
     )
     decoder = BatchDecoder(0)
     for _ in range(2):  # The compiled passes decode the event once its name is known.
-        swaps, _rejected = decoder.decode(_Sample([event], [1_700_000_000_000], [0]))
+        swaps, _rejected = decoder.decode(ReadRecords([event], [1_700_000_000_000], [0]))
     picked([(swaps, np.zeros(1, np.int64))])

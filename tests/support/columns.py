@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from aggregator.contracts.event import Swap
 from aggregator.contracts.swaps import ABSENT, TEXTS, UNPRICED, Swaps
-
-
-class SomeRecords(NamedTuple):
-    """Records of one partition, as the decoder reads them."""
-
-    values: Sequence[bytes | None]
-    timestamps: Sequence[int]
-    offsets: Sequence[int]
-    origins: Sequence[tuple[int, int] | None] | None = None
+from aggregator.decoding.decoder import ReadRecords
 
 
 def records(
@@ -25,10 +17,10 @@ def records(
     timestamp: int,
     first: int = 0,
     origins: Sequence[tuple[int, int] | None] | None = None,
-) -> SomeRecords:
+) -> ReadRecords:
     """Return records of one time with contiguous offsets."""
     offsets = range(first, first + len(values))
-    return SomeRecords(values, [timestamp] * len(values), offsets, origins)
+    return ReadRecords(values, [timestamp] * len(values), offsets, origins)
 
 
 def swap_at(swaps: Swaps, place: int) -> Swap | None:

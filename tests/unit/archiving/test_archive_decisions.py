@@ -23,7 +23,7 @@ from aggregator.archiving.decisions import (
 )
 from aggregator.clickhouse.questions import ArchivedRow, join
 from aggregator.contracts.units import DAY_MS
-from aggregator.decoding.decoder import BatchDecoder
+from aggregator.decoding.decoder import BatchDecoder, ReadRecords
 from aggregator.seen.seen import Seen
 from tests.support.archived import (
     GRACE_MS,
@@ -34,7 +34,6 @@ from tests.support.archived import (
     expected,
     token_at,
 )
-from tests.support.columns import SomeRecords
 from tests.support.service import swap
 
 SOURCE = LogSource("topic", 0)
@@ -67,7 +66,7 @@ class Archive:
 
     def decide(self, messages: list[Message], *, in_flight: int) -> None:
         """Archive these records; the newest `in_flight` rows are not in ClickHouse yet."""
-        records = SomeRecords(
+        records = ReadRecords(
             [each.value for each in messages],
             [each.timestamp for each in messages],
             [each.place[1] for each in messages],
@@ -145,7 +144,7 @@ class Backfiller:
 
     def fill(self, messages: list[Message]) -> str:
         """Add the rows that lack; return the letter of each record, "." where it has no row."""
-        records = SomeRecords(
+        records = ReadRecords(
             [each.value for each in messages],
             [each.timestamp for each in messages],
             [each.place[1] for each in messages],
@@ -226,7 +225,7 @@ def test_what_a_backfill_adds(name: str, kinds: str, held: str, filled: str) -> 
 
 
 def _a_row(message: Message, letter: str) -> ArchivedRow:
-    swaps = BatchDecoder(MAX_FUTURE_MS).decode(SomeRecords([message.value], [NOW], [0])).swaps
+    swaps = BatchDecoder(MAX_FUTURE_MS).decode(ReadRecords([message.value], [NOW], [0])).swaps
     sign = {"C": 1, "L": 1, "U": -1}.get(letter, 0)
     return ArchivedRow(swap_at(swaps, 0), *SOURCE, message.place[1], letter, sign, 0)
 

@@ -16,10 +16,9 @@ from aggregator.clickhouse.native import encoder_of
 from aggregator.clickhouse.writer import _COLUMNS, ArchiveBlock, _columns
 from aggregator.contracts.event import Swap
 from aggregator.contracts.units import DAY_MS
-from aggregator.decoding.decoder import BatchDecoder
+from aggregator.decoding.decoder import BatchDecoder, ReadRecords
 from aggregator.decoding.rules import decode_swap
 from aggregator.runtime.errors import BadMessage
-from tests.support.columns import SomeRecords
 from tests.unit.archiving.test_archive_native import read_back
 
 RECORD_AT = 1_700_000_000_000
@@ -141,7 +140,7 @@ def test_each_row_equals_its_record(
     for begin in range(0, len(values), poll):
         some = slice(begin, begin + poll)
         times = [RECORD_AT] * len(values[some])
-        swaps = decoder.decode(SomeRecords(values[some], times, offsets[some])).swaps
+        swaps = decoder.decode(ReadRecords(values[some], times, offsets[some])).swaps
         swaps.swaps["verdict"] = [ord(letters[each]) for each in swaps.offsets.tolist()]
         swaps.swaps["verdict"][swaps.records["bad"]] = ord("B")
         held.add(Decided(swaps, np.zeros(len(swaps), np.int64), {}))
@@ -162,7 +161,7 @@ def test_each_row_equals_its_record(
         some = slice(read[0], read[-1] + 1)
         times = [RECORD_AT] * len(read)
         swaps = (
-            BatchDecoder(MAX_FUTURE).decode(SomeRecords(values[some], times, offsets[some])).swaps
+            BatchDecoder(MAX_FUTURE).decode(ReadRecords(values[some], times, offsets[some])).swaps
         )
         rebuilding = Rebuilding(batch.intent, batch.promised, PARTITION, [swaps])
         blocks = rebuilding.batch({}, MAX_FUTURE).blocks
