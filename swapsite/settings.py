@@ -39,6 +39,7 @@ INSTALLED_APPS = [
     "aggregator",
     "api",
     "api.page",
+    "sources",
     "console.site.OperatorsAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",

@@ -1,0 +1,83 @@
+"""Values that the parts of an EVM source hand to each other. Frozen; addresses and hashes are
+lower-case `0x` texts, amounts are integers of the token's smallest unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import msgspec
+
+NATIVE = "0x0000000000000000000000000000000000000000"
+"""The address that stands for a chain's native coin (Uniswap v4)."""
+
+
+class BlockRef(NamedTuple):
+    """A block's place in its chain."""
+
+    number: int
+    hash: str
+    parent: str
+
+
+class Block(msgspec.Struct, frozen=True):
+    """A block as far as a source reads it. `timestamp` is in seconds since the epoch.
+
+    `senders` maps the hash of a transaction to its sender (`from`); empty where the transactions
+    were not asked for. `may_have` says whether the header's bloom filter may hold one of the
+    source's topics.
+    """
+
+    number: int
+    hash: str
+    parent: str
+    timestamp: int
+    may_have: bool = True
+    senders: Mapping[str, str] = {}
+
+    @property
+    def ref(self) -> BlockRef:
+        """The block's place in its chain."""
+        return BlockRef(self.number, self.hash, self.parent)
+
+
+class Log(msgspec.Struct, frozen=True, rename="camel"):
+    """A log in the shape of `eth_getLogs` (ethereum.github.io/execution-apis), numbers as hex."""
+
+    address: str
+    topics: tuple[str, ...]
+    data: str
+    block_number: str
+    block_hash: str
+    transaction_hash: str
+    log_index: str
+    removed: bool = False
+
+
+class Token(NamedTuple):
+    """A token's metadata. `decimals` is None where the contract does not tell them: unpriced."""
+
+    address: str
+    symbol: str | None
+    decimals: int | None
+
+
+class PoolSwap(NamedTuple):
+    """One decoded swap of a pool that its factory has named.
+
+    `amount0` and `amount1` are what the pool received (positive) or gave (negative). They have
+    opposite signs. `pool` is the pool's address, or its id where one contract holds many pools.
+    """
+
+    venue: str
+    pool: str
+    token0: Token
+    token1: Token
+    amount0: int
+    amount1: int
+    tx_hash: str
+    log_index: int
+    recipient: str | None
+    reserve0: int | None = None
+    reserve1: int | None = None

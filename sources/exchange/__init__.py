@@ -1,0 +1,1 @@
+"""Public trades of exchanges, with gaps in the trade ids detected and filled."""
