@@ -27,7 +27,7 @@ from api.http.bearer import Bearer, charge
 from api.http.openapi import answers, taking
 from api.ingest.body import events_of, is_packed, unpacked
 from api.ingest.service import unavailable
-from api.ingest.verdicts import RefusedLine, Verdicts
+from api.ingest.verdicts import LineVerdicts, RefusedLine
 from api.problem import Problem
 from api.services import Services, services
 
@@ -139,12 +139,12 @@ async def _unpacked(packed: bytes, most_bytes: int) -> bytes:
     return await asyncio.to_thread(unpacked, packed, most_bytes)
 
 
-def _count_refused(verdicts: Verdicts) -> None:
+def _count_refused(verdicts: LineVerdicts) -> None:
     for reason, count in verdicts.reasons.items():
         metrics.INGEST_LINES.labels(reason).inc(count)
 
 
-def _none_good(verdicts: Verdicts) -> Problem:
+def _none_good(verdicts: LineVerdicts) -> Problem:
     """Return the problem for a body without a good line: 403 if only the chains are at fault."""
     listed: dict[str, Any] = {
         "accepted": 0,

@@ -32,7 +32,7 @@ _array: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _object: Final = msgspec.json.Decoder(msgspec.Raw)
 
 
-class Events(NamedTuple):
+class SentEvents(NamedTuple):
     """The events of a body: `values` are their bytes, `lines` their places, counted from 1.
 
     A place is a line of NDJSON, or an element of an array.
@@ -85,7 +85,7 @@ def unpacked(packed: bytes, most_bytes: int) -> bytes:
     return b"".join(parts)
 
 
-def events_of(body: bytes, content_type: str) -> Events:
+def events_of(body: bytes, content_type: str) -> SentEvents:
     """Split a body into its events; blank lines are skipped.
 
     Raises Problem 415 for another Content-Type, 413 for more than MOST_LINES events and 400 for a
@@ -112,7 +112,7 @@ def _is_ndjson(content_type: str) -> bool:
     return media in _NDJSON_NAMES
 
 
-def _lines(body: bytes) -> Events:
+def _lines(body: bytes) -> SentEvents:
     # Count before splitting: a body of line breaks would become a list of millions of texts.
     if body.count(b"\n") > MOST_LINES:
         _too_many()
@@ -121,10 +121,10 @@ def _lines(body: bytes) -> Events:
     ]
     if len(found) > MOST_LINES:
         _too_many()
-    return Events([value for _, value in found], [line for line, _ in found])
+    return SentEvents([value for _, value in found], [line for line, _ in found])
 
 
-def _elements(body: bytes) -> Events:
+def _elements(body: bytes) -> SentEvents:
     if body.count(b",") > _MOST_COMMAS:
         _too_many()
     is_array = body.lstrip()[:1] == b"["
@@ -135,7 +135,7 @@ def _elements(body: bytes) -> Events:
         _invalid(f"{error}{hint}")
     if len(values) > MOST_LINES:
         _too_many()
-    return Events([bytes(value) for value in values], list(range(1, len(values) + 1)))
+    return SentEvents([bytes(value) for value in values], list(range(1, len(values) + 1)))
 
 
 def _too_many() -> NoReturn:

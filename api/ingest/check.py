@@ -12,8 +12,8 @@ from typing import Final
 
 from aggregator.decoding.decoder import BatchDecoder, ReadRecords, compile_decoder
 from aggregator.runtime.errors import BadMessage
-from api.ingest.body import Events
-from api.ingest.verdicts import Verdicts
+from api.ingest.body import SentEvents
+from api.ingest.verdicts import LineVerdicts
 
 LINE_BYTES: Final = 65_536
 _SLICE_LINES: Final = 100
@@ -32,14 +32,14 @@ class EventCheck:
         self._decoder = BatchDecoder(max_future_ms)
 
     async def check(
-        self, events: Events, now_ms: int, chains: frozenset[str] | None = None
-    ) -> Verdicts:
+        self, events: SentEvents, now_ms: int, chains: frozenset[str] | None = None
+    ) -> LineVerdicts:
         """Return the verdicts on all events; other tasks run in between.
 
         `now_ms` is the wall clock. A record is stamped when it is sent, so MAX_FUTURE holds in the
         aggregator if it holds here. `chains` are those that the caller may write; None: all.
         """
-        verdicts = Verdicts()
+        verdicts = LineVerdicts()
         for begin, end in _slices(events.values):
             values, lines = events.values[begin:end], events.lines[begin:end]
             self._check(values, lines, now_ms, chains, verdicts)
@@ -52,7 +52,7 @@ class EventCheck:
         lines: list[int],
         now_ms: int,
         chains: frozenset[str] | None,
-        verdicts: Verdicts,
+        verdicts: LineVerdicts,
     ) -> None:
         small = [value if len(value) <= LINE_BYTES else b"" for value in values]
         records = ReadRecords(small, [now_ms] * len(values), range(len(values)))

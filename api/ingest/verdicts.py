@@ -27,7 +27,7 @@ class RefusedLine(msgspec.Struct, frozen=True):
     message: str
 
 
-class Verdicts:
+class LineVerdicts:
     """The verdicts on the events of one body.
 
     `records` are the good ones as (key, value). `reasons` counts the others by reason; `errors` has

@@ -9,7 +9,7 @@ from aggregator.contracts.records import Header
 from aggregator.producing.publisher import Publication, SwapPublisher
 from aggregator.runtime.config import Config
 from api.ingest.check import EventCheck
-from api.ingest.verdicts import Verdicts
+from api.ingest.verdicts import LineVerdicts
 
 SUBJECT_HEADER: Final = "subject"
 ANSWER_WITHIN_S: Final = 5.0
@@ -43,10 +43,10 @@ class SwapWriter:
         self.check = check.check
         self.publisher = publisher
 
-    async def write(self, verdicts: Verdicts, subject: str) -> Publication:
+    async def write(self, verdicts: LineVerdicts, subject: str) -> Publication:
         """Write the good events; return what the broker had answered after 5 s.
 
-        Events without an acknowledgement may still arrive, and sending them again is harmless.
+        SentEvents without an acknowledgement may still arrive, and sending them again is harmless.
         """
         headers = [(SUBJECT_HEADER, subject.encode())]
         return await self.publisher.publish(

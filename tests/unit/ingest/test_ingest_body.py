@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.ingest.body import MOST_LINES, Events, events_of, is_packed, unpacked
+from api.ingest.body import MOST_LINES, SentEvents, events_of, is_packed, unpacked
 from api.problem import Problem
 
 LIMIT = 2_621_440
@@ -32,7 +32,7 @@ JSON = "application/json"
 def test_an_event_keeps_its_bytes_and_its_place(
     body: bytes, media: str, values: list[bytes], lines: list[int]
 ) -> None:
-    assert events_of(body, media) == Events(values, lines)
+    assert events_of(body, media) == SentEvents(values, lines)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import pytest
 from aggregator.decoding.rules import decode_swap
 from aggregator.runtime.errors import BadMessage
 from api.http import ingest_examples as examples
-from api.ingest.body import Events
+from api.ingest.body import SentEvents
 from api.ingest.check import LINE_BYTES, EventCheck
-from api.ingest.verdicts import MOST_ERRORS, RefusedLine, Verdicts
+from api.ingest.verdicts import MOST_ERRORS, LineVerdicts, RefusedLine
 
 NOW = 1_763_913_600_000
 MAX_FUTURE_MS = 300_000
@@ -39,8 +39,8 @@ def event(**fields: Any) -> bytes:
 
 async def verdicts(
     check: EventCheck, *values: bytes, chains: frozenset[str] | None = None
-) -> Verdicts:
-    return await check.check(Events(list(values), list(range(1, len(values) + 1))), NOW, chains)
+) -> LineVerdicts:
+    return await check.check(SentEvents(list(values), list(range(1, len(values) + 1))), NOW, chains)
 
 
 ODD = [
