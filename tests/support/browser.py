@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-# The headless shell first: the full browser also draws its own windows, unseen, for two thirds of its CPU.
+# The headless shell first: two thirds of the full browser's CPU draw windows that nobody sees.
 _NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 _ADVICE = (
     "no Chromium: apt-get install chromium-headless-shell, or set CHROMIUM to a browser's path"
