@@ -18,18 +18,15 @@ from typing import Final, NamedTuple
 
 from aggregator.member.topics import ensure_topics
 from aggregator.runtime.config import load
-from infra.chain import packages
-from infra.chain.anvil import Anvil
 from infra.chain.contracts import Transaction
 from infra.chain.reorganisation import reorganise
-from infra.chain.rpc import Rpc
 from infra.chain.source_toml import CHAIN, source_toml
 from infra.chain.swaps import KINDS, Trading
-from infra.chain.world import Deployed, deploy
 from infra.embedded.engine import Process
 from infra.embedded.stack import Stack
 from tests.storm.final_chain import Leg, legs_on, swap_logs
 from tests.storm.views import Listener, archived, by_rest
+from tests.support.anvil import RunningChain, running_chain
 from tests.support.archived import Archive, archive
 from tests.support.service import Service
 
@@ -110,14 +107,15 @@ def kills_of(plan: Plan) -> list[Kill]:
 def play(plan: Plan, directory: Path, kafka: Stack, say: Callable[[str], None]) -> Outcome:
     """Play a storm and compare; `kafka` has Kafka and ClickHouse. Faults are in the outcome."""
     begun = time.monotonic()
-    packages.ensure(packages.needed(), packages.npm_directory(), say)
     with (
         archive(kafka.clickhouse.url) as kept,
         Service(directory, kafka, CLICKHOUSE_URL=kept.url, **_SETTINGS) as service,
-        _chain(directory) as (rpc, deployed),
+        running_chain(directory / "chain") as chain,
     ):
         ensure_topics(load(service.env))
-        storm = _Storm(plan, service, kept, rpc, deployed, say)
+        config = source_toml(chain.world, [chain.node.ws_url])
+        (directory / "sources.toml").write_text(config)
+        storm = _Storm(plan, service, kept, chain, say)
         with storm.processes():
             storm.rage()
             storm.compare()
@@ -134,37 +132,24 @@ _SETTINGS: Final = {
 }
 
 
-@contextmanager
-def _chain(directory: Path) -> Iterator[tuple[Rpc, Deployed]]:
-    with (
-        Stack(directory / "chain", only=(Anvil,), min_free_bytes=0) as running,
-        Rpc(running.engines[0].port) as rpc,
-    ):
-        deployed = deploy(rpc, packages.npm_directory())
-        url = running.engines[0].env()["ANVIL_WS_URL"]
-        (directory / "sources.toml").write_text(source_toml(deployed.world, [url]))
-        yield rpc, deployed
-
-
 class _Storm:
     def __init__(
         self,
         plan: Plan,
         service: Service,
         kept: Archive,
-        rpc: Rpc,
-        deployed: Deployed,
+        chain: RunningChain,
         say: Callable[[str], None],
     ) -> None:
         self.outcome = Outcome(plan)
         self._plan = plan
         self._service = service
         self._archive = kept
-        self._rpc = rpc
-        self._deployed = deployed
+        self._rpc = chain.rpc
+        self._deployed = chain.deployed
         self._say = say
         self._rng = random.Random(plan.seed)
-        self._trading = Trading(deployed)
+        self._trading = Trading(chain.deployed)
         self._kinds = list(KINDS)
         self._running: dict[str, Process] = {}
         self._started: Counter[str] = Counter()
