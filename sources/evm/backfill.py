@@ -42,7 +42,9 @@ class Backfill:
     for where its logs have its time. `length` learns what the node accepts.
     """
 
-    def __init__(self, node: Node, wanted: LogFilter, *, senders: bool, length: RangeLength) -> None:
+    def __init__(
+        self, node: Node, wanted: LogFilter, *, senders: bool, length: RangeLength
+    ) -> None:
         self._node = node
         self._wanted = wanted
         self._senders = senders
@@ -76,7 +78,7 @@ class Backfill:
         return Slice(end, [BlockLogs(block, of) for block, of in zip(blocks, found, strict=True)])
 
     async def _logs(self, first: int, last: int) -> list[Log]:
-        """Return the logs of a range in their order, asking for as many blocks as the node takes."""
+        """Return the logs of a range in their order, in as many calls as the node demands."""
         logs: list[Log] = []
         while first <= last:
             blocks = min(self._length.blocks, last - first + 1)
@@ -110,4 +112,3 @@ class Backfill:
                 f"{self._node.name}: has logs of the finalised block {log.block_hash}, but no block"
             )
         return block
-

@@ -20,14 +20,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, takewhile
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, Self, TypeVar
 
 import msgspec
 
 from aggregator.runtime.errors import Fatal
 from sources.events import Outgoing, retraction
 from sources.evm.follower import Follower
-from sources.evm.types import BlockRef
+from sources.evm.types import BlockRef, ChainIdentity
 
 CHAIN: Final = "chain"
 BEGIN: Final = "begin"
@@ -36,13 +36,6 @@ _BLOCK: Final = "block:"
 _PART_BYTES: Final = 400_000
 
 Event = tuple[str, msgspec.Raw]
-
-
-class ChainEntry(msgspec.Struct, frozen=True):
-    """The chain of a source; `genesis` is None where no node has block 0."""
-
-    chain_id: int
-    genesis: str | None
 
 
 class BeginEntry(msgspec.Struct, frozen=True):
@@ -83,14 +76,14 @@ class PartEntry(msgspec.Struct, frozen=True):
     events: list[Event]
 
 
-E = TypeVar("E", ChainEntry, BeginEntry, FollowEntry, BlockEntry, PartEntry)
+E = TypeVar("E", ChainIdentity, BeginEntry, FollowEntry, BlockEntry, PartEntry)
 
 
 class History:
     """The blocks that a source keeps, their events, and the journal's entries about them.
 
-    `add`, `retract` and `move` return entries to write: the caller reports to `follower` what it
-    has carried out.
+    `add` and `retract` return an intent: the caller writes it, reports that with `carried_out`, and
+    sends the events. `unfinished` are the events of an intent that may not be sent yet.
     """
 
     def __init__(
@@ -103,13 +96,20 @@ class History:
         unfinished: Sequence[Outgoing] = (),
     ) -> None:
         self.follower = follower
-        self.unfinished = unfinished
+        self.unfinished: Sequence[Outgoing] = unfinished
         self._events = dict(events)
         self._seq = seq
         self._keep = keep
+        self._intended: BlockRef | None = None
+
+    @classmethod
+    def empty(cls, first: int, seq: int, *, keep: int) -> Self:
+        """Return the history of a source that has sent nothing before the block `first`."""
+        return cls(Follower(first, None, keep=keep), {}, seq, keep=keep)
 
     def add(self, block: BlockRef, events: Sequence[Outgoing]) -> dict[str, bytes | None]:
         """Return the intent to add a block with its events."""
+        self._intended = block
         self._events[block.hash] = tuple(events)
         if len(self._events) > 2 * self._keep:
             kept = {each.hash for each in self.follower.kept} | {block.hash}
@@ -118,8 +118,17 @@ class History:
 
     def retract(self, block: BlockRef) -> tuple[dict[str, bytes | None], list[Outgoing]]:
         """Return the intent to retract a kept block, and the retractions, newest first."""
+        self._intended = None
         events = self._events[block.hash]
         return self._intent(block, "retracted", events), _taken_back(events)
+
+    def carried_out(self, events: Sequence[Outgoing]) -> None:
+        """Note that the newest intent is durable; its events are unfinished until they are sent."""
+        if self._intended is None:
+            self.follower.retracted()
+        else:
+            self.follower.added(self._intended)
+        self.unfinished = events
 
     def move(self, first: int, root: str | None) -> dict[str, bytes | None]:
         """Return the entry that says that all blocks before `first` are sent; keep none of them."""
@@ -169,6 +178,13 @@ def entry(entries: Mapping[str, bytes], key: str, kind: type[E]) -> E | None:
         ) from error
 
 
+def newest_seq(entries: Mapping[str, bytes]) -> int:
+    """Return the number of the newest intent, 0 where there was none."""
+    begun = entry(entries, FOLLOW, FollowEntry)
+    blocks = [entry(entries, key, BlockEntry) for key in entries if _is_block(key)]
+    return max((found.seq for found in (begun, *blocks) if found is not None), default=0)
+
+
 def restore(entries: Mapping[str, bytes], *, keep: int) -> History | None:
     """Return what the journal holds, None where the source has not begun.
 
@@ -181,8 +197,9 @@ def restore(entries: Mapping[str, bytes], *, keep: int) -> History | None:
     slots = {
         key: found
         for key in entries
-        if key.startswith(_BLOCK) and "." not in key
-        if (found := entry(entries, key, BlockEntry)) is not None and found.seq > begun.seq
+        if _is_block(key)
+        and (found := entry(entries, key, BlockEntry)) is not None
+        and found.seq > begun.seq
     }
     if not slots:
         return History(Follower(begun.first, begun.root, keep=keep), {}, begun.seq, keep=keep)
@@ -200,6 +217,10 @@ def restore(entries: Mapping[str, bytes], *, keep: int) -> History | None:
     if newest.state == "retracted":
         unfinished = _taken_back(unfinished)
     return History(follower, sent, newest.seq, keep=keep, unfinished=unfinished)
+
+
+def _is_block(key: str) -> bool:
+    return key.startswith(_BLOCK) and "." not in key
 
 
 def _path(newest: BlockEntry, blocks: Mapping[int, BlockEntry]) -> Iterator[BlockEntry]:

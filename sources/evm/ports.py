@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from aggregator.runtime.errors import Retry
-from sources.evm.types import Block, Log
 from sources.events import Outgoing
+from sources.evm.types import Block, ChainIdentity, Log
 
 
 class Unreachable(Retry):
@@ -77,6 +77,14 @@ class Node(Protocol):
 
 class NodeChoice(Protocol):
     """The endpoints of a source: which one to ask, and when there may be news."""
+
+    async def identify(self, expected: ChainIdentity | None) -> ChainIdentity:
+        """Return the chain of the nodes, once one of them answers.
+
+        From then on no node of another chain is chosen. Raises Fatal where a node is of another
+        chain than `expected` or than the other nodes.
+        """
+        ...
 
     async def choose(self) -> Node:
         """Return the node to ask in the next step; wait, with backoff, until one answers.
