@@ -212,7 +212,7 @@ def expected(chain: ForkingChain, first: int = 0) -> dict[tuple[str, int], str]:
     }
 
 
-def source(  # noqa: PLR0913
+def source(
     chain: ForkingChain,
     broker: MemoryBroker,
     *,
