@@ -11,7 +11,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from aggregator.contracts.units import MINUTE_MS
-from aggregator.feed.producer import Feeder, SwapProducer
+from aggregator.feed.producer import Feeder, feed_producer
 from aggregator.feed.progress import FeedProgress
 from aggregator.feed.stream import Record, with_repeats
 from aggregator.feed.synthetic import Shape, spread, swaps
@@ -96,7 +96,7 @@ def fill(
 ) -> Workload:
     """Create the topic and fill it with the stream."""
     ensure_topics(config)
-    publisher = SwapProducer(config)
+    publisher = feed_producer(config)
     progress = FeedProgress(
         write=sys.stderr.write,
         terminal=sys.stderr.isatty(),
@@ -105,7 +105,7 @@ def fill(
         queue=publisher.queued,
     )
     records = stream(events, tokens, seed, span_ms)
-    Feeder(publisher, progress).run(records if tally is None else tally.noting(records))
+    Feeder(config, publisher, progress).run(records if tally is None else tally.noting(records))
     progress.finish(publisher.failed)
     if publisher.failed or progress.events != events:
         raise WrongResult(f"the topic is not filled: {publisher.first_failure}")

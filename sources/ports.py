@@ -46,5 +46,5 @@ class Journal(Protocol):
         ...
 
     async def close(self) -> None:
-        """Give the ownership up at once."""
+        """Give the ownership up immediately."""
         ...

@@ -19,6 +19,7 @@ ALL_HEARTBEATS_SUBJECT: Final = "swaps.heartbeat.*"
 ALL_RESYNCS_SUBJECT: Final = "swaps.resync.*"
 ALL_HISTORIES_SUBJECT: Final = "swaps.history.*"
 ALL_ARCHIVES_SUBJECT: Final = "swaps.archive.*"
+ALL_SOURCES_SUBJECT: Final = "swaps.source.*"
 
 # Redis keys.
 RATE_PREFIX: Final = "rl:"
@@ -76,6 +77,11 @@ def resync_subject(partition: int) -> str:
 def archive_subject(partition: int) -> str:
     """Return the NATS subject of a partition's `ArchiveStatus`, published once a second."""
     return f"swaps.archive.{partition}"
+
+
+def source_subject(name: str) -> str:
+    """Return the NATS subject of a source's `SourceStatus`, published once a second."""
+    return f"swaps.source.{_subject_token(name)}"
 
 
 class SnapshotKeys(NamedTuple):

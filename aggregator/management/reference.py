@@ -24,6 +24,7 @@ _AREAS: Final = {
     "snapshot": "Snapshots (aggregator)",
     "pubsub": "Publishing on NATS (aggregator)",
     "archive": "The archive (archiver, or the aggregator that runs one)",
+    "source": "Sources (run_source)",
     "dependency": "Engines (every process)",
     "clock": "The host's clock (aggregator, web)",
     "board": "The board (web)",
@@ -52,12 +53,13 @@ def declared() -> dict[str, MetricWrapperBase]:
 def metrics_page() -> str:
     """Return the text of docs/metrics.md."""
     text = (
-        "# Metrics\n\n" + _MADE + "Aggregator and archiver show them at "
+        "# Metrics\n\n" + _MADE + "Aggregator, archiver and sources show them at "
         "`http://METRICS_HOST:METRICS_PORT/metrics`, a web node at `/metrics` for the networks of "
         "`METRICS_ALLOW` or a token with the scope `ops:read`. A histogram has `_bucket`, `_sum` "
-        "and `_count`. Labels are bounded: partitions, engines, disks, and names that the source "
-        "lists. In addition a web node shows django-prometheus's `django_http_*` for the pages of "
-        "the admin, and every process shows the client library's `process_*` and `python_*`.\n"
+        "and `_count`. Labels are bounded: partitions, engines, disks, sources and their trusted "
+        "tokens, and names that the code lists. In addition a web node shows django-prometheus's "
+        "`django_http_*` for the pages of the admin, and every process shows the client library's "
+        "`process_*` and `python_*`.\n"
     )
     for area, of_area in groupby(declared().items(), lambda item: item[0].split("_")[1]):
         text += (

@@ -1,1 +1,4 @@
-"""The one producer of swaps: the feed, the sources and the HTTP endpoint send through it."""
+"""The one way into the swap topic: an idempotent producer for feeds, sources and HTTP.
+
+`producer.py` is for a loop that polls, `publisher.py` for asyncio. Neither knows what records mean.
+"""

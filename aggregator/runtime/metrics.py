@@ -1,9 +1,9 @@
 """Every metric of the service, each with one sentence that says what a bad value means.
 
-Names are `swaps_<area>_<thing>_<unit|total>`. Labels are bounded: partitions, engines, and codes,
-routes and names that the source lists. `manage.py reference` generates docs/metrics.md from this
-file. Where an alert needs an age, the metric is an instant: `time() - x` keeps growing while a
-process hangs.
+Names are `swaps_<area>_<thing>_<unit|total>`. Labels are bounded: partitions, engines, codes,
+routes and names that the code lists, and a source's name and trusted tokens. `manage.py reference`
+generates docs/metrics.md from this file. Where an alert needs an age, the metric is an instant:
+`time() - x` keeps growing while a process hangs.
 """
 
 from __future__ import annotations
@@ -243,6 +243,114 @@ ARCHIVE_UNREADABLE = Counter(
 ARCHIVE_RESTARTS = Counter(
     "swaps_archive_restarts_total",
     "Restarts of the archiver after a fault; a rise means that the fault persists.",
+)
+SOURCE_OWNER = Gauge(
+    "swaps_source_owner",
+    "1 in the process that owns a source, 0 in one that stands by; without a 1 nothing of the "
+    "source arrives.",
+    ["source"],
+)
+SOURCE_STOPPED = Gauge(
+    "swaps_source_stopped",
+    "1 while a source has stopped for a fault that only a person can mend; its log names it.",
+    ["source"],
+)
+SOURCE_HEAD = Gauge(
+    "swaps_source_head",
+    "Newest block number that the chain's node reports; constant means a node that stands still.",
+    ["source"],
+)
+SOURCE_SENT_BLOCK = Gauge(
+    "swaps_source_sent_block",
+    "Newest block whose swaps are in Kafka; far below swaps_source_head the source lags.",
+    ["source"],
+)
+SOURCE_SENT = Gauge(
+    "swaps_source_sent_seconds",
+    "Time up to which everything of a source is in Kafka, seconds since 1970 (its lag is time() "
+    "minus it); above 60 the numbers are old.",
+    ["source"],
+)
+SOURCE_EVENTS = Counter(
+    "swaps_source_events_total",
+    "Events in Kafka by kind (swap, retraction, repeat); flat while the chain or exchange trades "
+    "means a fault, many retractions an unstable chain, many repeats frequent restarts.",
+    ["source", "kind"],
+)
+SOURCE_DROPPED = Counter(
+    "swaps_source_dropped_total",
+    "Logs and messages without an event, by reason (not_a_swap, unknown_factory, no_metadata, "
+    "undecodable); a rise of undecodable means that a venue changed its format.",
+    ["source", "reason"],
+)
+SOURCE_UNPRICED = Counter(
+    "swaps_source_unpriced_total",
+    "Events without USD by reason; a large share means too few trusted tokens or no reference "
+    "price.",
+    ["source", "reason"],
+)
+SOURCE_REFERENCE_PRICE = Gauge(
+    "swaps_source_reference_price",
+    "Reference price of a trusted token in USD; no value while there is none.",
+    ["source", "token"],
+)
+SOURCE_REFERENCE = Gauge(
+    "swaps_source_reference_seconds",
+    "Time of the swap that last confirmed a reference price, seconds since 1970; after 10 minutes "
+    "the price is dropped.",
+    ["source", "token"],
+)
+SOURCE_REFERENCES_MISSING = Gauge(
+    "swaps_source_references_missing",
+    "Trusted tokens without a reference price; above 0 their swaps have no USD.",
+    ["source"],
+)
+SOURCE_REFERENCE_HELD = Counter(
+    "swaps_source_reference_held_total",
+    "Moves of a reference price by over 10 % that too few pools confirmed; a rise means an attack, "
+    "or a fast market with too few reference pools.",
+    ["source", "token"],
+)
+SOURCE_REORGS = Counter(
+    "swaps_source_reorgs_total",
+    "Reorganisations that took back blocks whose swaps were sent; a jump means an unstable chain "
+    "or node.",
+    ["source"],
+)
+SOURCE_REORG_DEPTH = Gauge(
+    "swaps_source_reorg_depth",
+    "Blocks taken back by the last reorganisation; near the source's keep_blocks the next one may "
+    "stop it.",
+    ["source"],
+)
+SOURCE_CALLS = Counter(
+    "swaps_source_calls_total",
+    "Calls of nodes and exchanges by method and outcome (ok, refused, limited, failed, timeout); a "
+    "share of anything but ok means a bad or an exhausted provider.",
+    ["source", "method", "outcome"],
+)
+SOURCE_RANGE = Gauge(
+    "swaps_source_range_blocks",
+    "Blocks that a call for logs covers while the source catches up; 1 means that the provider "
+    "refuses ranges.",
+    ["source"],
+)
+SOURCE_RECONNECTS = Counter(
+    "swaps_source_reconnects_total",
+    "New connections after a cut or a silence; a steady rise means a bad network or provider.",
+    ["source"],
+)
+SOURCE_GAPS = Counter(
+    "swaps_source_gaps_total",
+    "Runs of trades that the connection missed, by outcome (filled, unfilled); unfilled ones are "
+    "lost.",
+    ["source", "outcome"],
+)
+SOURCE_JOURNAL_OPEN = Gauge(
+    "swaps_source_journal_open",
+    "Blocks whose events are announced in the journal and not yet in Kafka; constantly above 0 "
+    "means that Kafka does not answer.",
+    ["source"],
 )
 DEPENDENCY_UP = Gauge(
     "swaps_dependency_up",

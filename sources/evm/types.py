@@ -26,7 +26,7 @@ class Block(msgspec.Struct, frozen=True):
 
     `senders` maps the hash of a transaction to its sender (`from`); empty where the transactions
     were not asked for. `may_have` says whether the header's bloom filter may hold one of the
-    source's topics.
+    source's topics. `parent` is empty for a finalised block that was read by its logs alone.
     """
 
     number: int
@@ -43,7 +43,10 @@ class Block(msgspec.Struct, frozen=True):
 
 
 class Log(msgspec.Struct, frozen=True, rename="camel"):
-    """A log in the shape of `eth_getLogs` (ethereum.github.io/execution-apis), numbers as hex."""
+    """A log in the shape of `eth_getLogs` (ethereum.github.io/execution-apis), numbers as hex.
+
+    `block_timestamp` is None where an older node leaves it out.
+    """
 
     address: str
     topics: tuple[str, ...]
@@ -53,6 +56,7 @@ class Log(msgspec.Struct, frozen=True, rename="camel"):
     transaction_hash: str
     log_index: str
     removed: bool = False
+    block_timestamp: str | None = None
 
 
 class Token(NamedTuple):

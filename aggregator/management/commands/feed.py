@@ -22,10 +22,11 @@ from django.core.management.base import DjangoHelpFormatter as HelpFormatter
 from aggregator.contracts.units import DAY_MS
 from aggregator.feed import days, synthetic, tape
 from aggregator.feed.options import EXAMPLES, add_options, faults_of
-from aggregator.feed.producer import Feeder, SwapProducer
+from aggregator.feed.producer import Feeder, feed_producer
 from aggregator.feed.progress import FeedProgress
 from aggregator.feed.stream import Pacer, Record, at_rate, at_speed, with_repeats
 from aggregator.member.topics import ensure_topics
+from aggregator.producing.producer import SwapProducer
 from aggregator.runtime.clock import wall_ms
 from aggregator.runtime.config import Config
 from aggregator.runtime.errors import Fatal, SwapsError
@@ -62,7 +63,7 @@ class Command(BaseCommand):
         if options["seed"] is None:
             options["seed"] = secrets.randbits(32)
         recording = None if options["synthetic"] else tape.Tape(options["files"])
-        publisher = SwapProducer(settings.SWAPS)
+        publisher = feed_producer(settings.SWAPS)
         _require_topic(publisher, settings.SWAPS, create=options["create_topic"])
         progress = FeedProgress(
             write=lambda text: self.stderr.write(text, style_func=str, ending=""),
@@ -71,7 +72,7 @@ class Command(BaseCommand):
             share=lambda: _share(options, recording, progress.events - progress.repeats),
             queue=publisher.queued,
         )
-        feeder = Feeder(publisher, progress)
+        feeder = Feeder(settings.SWAPS, publisher, progress)
         source = _synthetic(options) if recording is None else _recorded(options, recording)
 
         def caught_up() -> None:

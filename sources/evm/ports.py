@@ -1,0 +1,75 @@
+"""What the loop of an EVM source needs: a node that answers, and a reader of blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from sources.evm.types import Block, Log
+from sources.events import Outgoing
+
+
+class LogFilter(NamedTuple):
+    """Which logs a source asks for: any of the topics in the first place, from any address.
+
+    `addresses` narrows the emitters where it is not empty.
+    """
+
+    topics: tuple[str, ...]
+    addresses: tuple[str, ...] = ()
+
+
+class Node(Protocol):
+    """One RPC endpoint of a chain. Every call raises Retry where the node does not answer it.
+
+    Of Retry, `sources.evm.rpc` names the kinds: RateLimited, Unreachable, Refused. All answers of
+    one step come from one node, so that a block's hash and its logs belong together.
+    """
+
+    @property
+    def name(self) -> str:
+        """The endpoint without its secrets, for logs and messages."""
+        ...
+
+    async def head(self) -> Block:
+        """Return the newest block, without senders."""
+        ...
+
+    async def finalized(self) -> Block | None:
+        """Return the newest finalised block; None where the node does not know the tag."""
+        ...
+
+    async def block(self, number: int) -> Block | None:
+        """Return the canonical block of a number, without senders; None if there is none yet."""
+        ...
+
+    async def block_with_senders(self, block_hash: str) -> Block | None:
+        """Return the block of a hash with the sender of each transaction; None if unknown."""
+        ...
+
+    async def logs_of(self, block_hash: str, wanted: LogFilter) -> list[Log]:
+        """Return the logs of a block in their order. An unknown block is a Refused."""
+        ...
+
+    async def logs_in(self, first: int, last: int, wanted: LogFilter) -> list[Log]:
+        """Return the logs of the blocks `first` to `last`, both included, in their order.
+
+        A node that has not got all these blocks may answer short: ask for finalised blocks only.
+        """
+        ...
+
+
+class BlockReader(Protocol):
+    """Makes events of a block's logs: decodes, proves pools, prices. Blocks come in order."""
+
+    async def read(self, block: Block, logs: Sequence[Log]) -> list[Outgoing]:
+        """Return the events of a block in the order of its logs.
+
+        Raises Retry where a call that it needs was not answered: the block is then read again, so
+        a call that fails leaves no trace of the block in the reader.
+        """
+        ...
+
+    async def observe(self, block: Block, logs: Sequence[Log]) -> None:
+        """Take the reference prices of a block whose events were sent by an earlier process."""
+        ...
