@@ -36,9 +36,7 @@ _REJECTED_S: Final = 60.0
 log = structlog.get_logger(__name__)
 
 
-async def run(
-    source: ExchangeSource, sink: Sink, journal: Journal, metrics: SourceMetrics
-) -> None:
+async def run(source: ExchangeSource, sink: Sink, journal: Journal, metrics: SourceMetrics) -> None:
     """Bring the trades of an exchange into the sink until cancelled.
 
     Raises ConfigError for a symbol that the venue does not have, Fatal and Fenced as the ports do.
@@ -93,6 +91,7 @@ class Session:
         self._writer = EventWriter(self._venue, source.assume_par)
         self._books: Books
         self._filler: Filler
+        # The connections that do not work, by number, and why; "" is one that begins.
         self._down: dict[int, str] = {}
         self._rejected_s = -_REJECTED_S
         self._rejected = ""
@@ -126,6 +125,7 @@ class Session:
             group.create_task(self._outlet.run())
             for number, begin in enumerate(range(0, len(markets), size)):
                 part = [market.symbol for market in markets[begin : begin + size]]
+                self._down[number] = ""
                 group.create_task(self._keep(number, part))
             while True:
                 self._report()
@@ -136,9 +136,7 @@ class Session:
         backoff = Backoff(*self._timing.again)
         while True:
             try:
-                return self._venue.read_instruments(
-                    await self._rest.get(self._venue.instruments())
-                )
+                return self._venue.read_instruments(await self._rest.get(self._venue.instruments()))
             except (Retry, BadMessage) as error:
                 self._metrics.call("instruments", "failed")
                 self._metrics.state("waiting", f"the list of markets: {error}")
@@ -148,7 +146,6 @@ class Session:
     async def _keep(self, number: int, symbols: Sequence[str]) -> None:
         """Keep some symbols connected for ever."""
         backoff = Backoff(*self._timing.again)
-        self._down[number] = "connecting"
         while True:
             await self._outlet.room()
             opened_s = self._clock()
@@ -300,7 +297,8 @@ class Session:
             self._metrics.reference(quote, price, None)
         behind = [book.market.symbol for book in self._books if not book.whole]
         if self._down:
-            self._metrics.state("waiting", next(iter(self._down.values())))
+            fault = next(filter(None, self._down.values()), "")
+            self._metrics.state("waiting" if fault else "starting", fault)
         elif self._clock() - self._rejected_s < _REJECTED_S:
             self._metrics.state("waiting", f"messages are rejected: {self._rejected}")
         elif behind:
