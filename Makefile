@@ -25,7 +25,7 @@ STARTED := $(shell date +%s)
 # $(call stage,NAME,COMMANDS): print the name, run the commands, print the seconds
 stage = @begun=$$(date +%s); echo "== $(1)"; $(2) && echo "== $(1): $$(($$(date +%s) - begun)) s"
 
-.PHONY: help setup setup-dev demo up down kill lint test chaos gameday audit lock clean \
+.PHONY: help setup setup-dev demo demo-chain up down kill lint test chaos gameday audit lock clean \
 	bench-ingest bench-decode bench-restore bench-scale bench-latency bench-fanout bench-e2e bench-history bench-rest bench-pages bench-archive
 
 help: ## list the targets
@@ -40,10 +40,14 @@ setup-dev: .venv/.installed-dev ## the same with the tools for tests; as root al
 demo: setup ## run engines, service and real trades in the foreground until Ctrl-C
 	@DEMO_STARTED=$(STARTED) exec $(BIN)/python -m infra.embedded run --dir var/demo --fresh --feed $(ARGS)
 
+demo-chain: setup ## a chain on this machine with real Uniswap contracts, traders and a source; needs npm once
+	@DEMO_STARTED=$(STARTED) exec $(BIN)/python -m infra.chain run $(ARGS)
+
 up: setup ## the same in the background, with trades if FEED=1; addresses in var/stack.env
 	@DEMO_STARTED=$(STARTED) $(BIN)/python -m infra.embedded up --service $(if $(filter 1,$(FEED)),--feed) $(ARGS)
 
-down: setup ## stop what `make up` or `make demo` started
+down: setup ## stop what `make up`, `make demo` or `make demo-chain` started
+	@if [ -e var/chain/stack.lock ]; then $(BIN)/python -m infra.embedded down --dir var/chain; fi
 	@if [ -e var/demo/stack.lock ]; then $(BIN)/python -m infra.embedded down --dir var/demo; fi
 	@$(BIN)/python -m infra.embedded down $(ARGS)
 
@@ -111,7 +115,7 @@ lock: setup-dev ## compile requirements*.in to the locked requirements*.txt
 	$(LOCK) -o requirements-dev.txt requirements-dev.in
 
 clean: ## remove var/ (all data of the embedded stack) and the caches of the tools
-	@if [ -e var/stack.lock ] || [ -e var/demo/stack.lock ]; then $(MAKE) --no-print-directory down; fi
+	@if [ -e var/stack.lock ] || [ -e var/demo/stack.lock ] || [ -e var/chain/stack.lock ]; then $(MAKE) --no-print-directory down; fi
 	rm -rf var .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 

@@ -16,7 +16,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -240,6 +240,29 @@ class Service:
         # The origin is kept in a file, so that a stack that restarts on its data continues with the
         # same trades.
         return _manage("feed", "--continue", "--origin", origin.read_text(), *options, _DAY)
+
+    def add(
+        self,
+        name: str,
+        command: list[str],
+        proof: Callable[[Process], str | None],
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start another process in the service's environment, and keep it running as the others.
+
+        `environment` is added to the service's. For `proof` see `Job`. Call it after `start`.
+        """
+        own = self._environment(name) | dict(environment or {})
+        child = Process(name, self._stack.directory / "log" / f"{name}.log", self._stack.guard)
+        child.launch(command, own, REPOSITORY)
+        self._children[name] = child
+        assert self._supervisor is not None
+        job = Job(name, partial(list, command), own, REPOSITORY, proof)
+        self._supervisor.add(job, child)
+
+    def manage(self, *arguments: str) -> str:
+        """Run a management command in the service's environment and return its output."""
+        return _done(list(arguments), self._environment("web"))
 
     def counted(self) -> dict[str, Any]:
         """Wait until the aggregator has counted everything that was sent; return the overview.

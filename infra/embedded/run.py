@@ -9,13 +9,14 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from infra.embedded import demo, ports
+from infra.embedded.engine import Engine
 from infra.embedded.errors import EmbeddedError, PortInUse
 from infra.embedded.stack import ENGINES, STACK_LOG, Stack, holder
 
@@ -23,12 +24,16 @@ _CHECK_EVERY_S = 0.1
 _OF_SERVICE = {"web", "metrics"}
 
 
+Play = Callable[[Stack, demo.Service, Callable[[str], None]], Sequence[str]]
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What to run.
 
     `ports` maps a name to a port: None is the default or the next free one, 0 is any free one.
-    `fresh` removes the data of an earlier run first.
+    `fresh` removes the data of an earlier run first. `engines` are started besides ENGINES. `play`
+    is called once the service is ready, and returns lines that are printed after its addresses.
     """
 
     directory: Path
@@ -36,6 +41,8 @@ class Options:
     service: bool = False
     feed: bool = False
     fresh: bool = False
+    engines: tuple[type[Engine], ...] = ()
+    play: Play | None = None
 
 
 class Steps:
@@ -51,9 +58,9 @@ class Steps:
         print(f"{time.monotonic() - self._zero:6.1f} s  {text}", flush=True)
 
 
-def default_ports() -> dict[str, int]:
-    """Return the default port of each part."""
-    engines = {engine.name: engine.default_port for engine in ENGINES}
+def default_ports(others: tuple[type[Engine], ...] = ()) -> dict[str, int]:
+    """Return the default port of each part; `others` are engines besides ENGINES."""
+    engines = {engine.name: engine.default_port for engine in (*ENGINES, *others)}
     return {**engines, "web": demo.WEB_PORT, "metrics": demo.METRICS_PORT}
 
 
@@ -78,7 +85,8 @@ def _serve(options: Options, say: Steps) -> None:
     if options.fresh and holder(options.directory) is None:
         _clear(options.directory)
     chosen = _choose(options, say)
-    stack = Stack(options.directory, ports=chosen, report=say)
+    only = (*ENGINES, *options.engines)
+    stack = Stack(options.directory, only=only, ports=chosen, report=say)
     service = demo.Service(stack, chosen["web"], chosen["metrics"]) if options.service else None
     try:
         with ThreadPoolExecutor(3, "prepare") as pool:
@@ -98,7 +106,7 @@ def _serve(options: Options, say: Steps) -> None:
         if service is None:
             stack.publish()
         else:
-            _start_service(stack, service, options.feed, say)
+            _start_service(stack, service, options, say)
         print(
             f"\nAddresses: {stack.directory / 'stack.env'}\n"
             "To stop:   Ctrl-C, or `make down` from anywhere",
@@ -130,10 +138,11 @@ def _clear(directory: Path) -> None:
             path.unlink()
 
 
-def _start_service(stack: Stack, service: demo.Service, feed: bool, say: Steps) -> None:
+def _start_service(stack: Stack, service: demo.Service, options: Options, say: Steps) -> None:
     say("demo issuer's keys and a token made, window engine compiled")
     service.start(say)
-    if feed:
+    played = options.play(stack, service, say) if options.play else ()
+    if options.feed:
         service.feed_history(say)
         answer = service.counted()
         totals, tokens = answer["totals"], answer["tokens"]
@@ -154,6 +163,8 @@ def _start_service(stack: Stack, service: demo.Service, feed: bool, say: Steps) 
         f"          {service.admin_password_file}\n"
         f"Metrics   {service.metrics_url}, of the archiver {service.archiver_metrics_url}\n"
         f"Logs      {stack.directory / 'log'}\n\n{service.curl()}",
+        *(f"\n{line}" for line in played),
+        sep="",
         flush=True,
     )
 
@@ -161,7 +172,7 @@ def _start_service(stack: Stack, service: demo.Service, feed: bool, say: Steps) 
 def _choose(options: Options, say: Steps) -> dict[str, int]:
     """Choose a port for each part: the requested one, else the default, else the next free one."""
     chosen = {}
-    for name, default in default_ports().items():
+    for name, default in default_ports(options.engines).items():
         asked = options.ports.get(name)
         if asked is not None:
             chosen[name] = asked or ports.free_port()

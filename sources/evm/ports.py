@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from sources.evm.types import Block, Log
 from sources.events import Outgoing
+from sources.evm.types import Block, Log
 
 
 class LogFilter(NamedTuple):

@@ -10,8 +10,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
+from aggregator.runtime.clock import wall_ms
 from tests.e2e.dashboard import FRESH, WITHIN_MS, Dashboard, agrees, shown
 from tests.support.processes import wait_until
+from tests.support.service import swap
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(180)]
 
@@ -131,6 +133,31 @@ def test_a_token_by_keyboard_alone(dashboard: Dashboard) -> None:
         expect(page.locator("#trades tr")).to_have_count(5)
         page.go_back()
         expect(page.get_by_role("searchbox")).to_have_value("atom")
+
+
+def test_what_the_chain_took_back_is_struck_through_and_may_come_again(
+    dashboard: Dashboard,
+) -> None:
+    number = dashboard.produced
+    fields = {"token": "BACK", "side": "sell", "amount_usd": "1234.5", "timestamp": wall_ms()}
+    dashboard.swaps(fields)
+    dashboard.settled()
+    with dashboard.visit() as visit:
+        page = visit.open("/tokens/ethereum:BACK")
+        expect(page.locator("#trades tr")).to_have_count(1)
+        dashboard.service.produce([swap(number, **fields, removed=True)])
+        struck = page.locator("#trades tr[data-undone=yes]")
+        expect(struck).to_have_count(1, timeout=WITHIN_MS)
+        expect(struck).to_contain_text("taken back by the chain")
+        expect(page.locator("#trades-undone")).to_have_text(
+            "1 taken back by the chain, worth $1,234.50"
+        )
+        expect(page.locator("#quality")).to_contain_text("1 retracted")
+
+        dashboard.service.produce([swap(number, **fields)])
+        expect(page.locator("#trades tr:not([data-undone])")).to_have_count(1, timeout=WITHIN_MS)
+        expect(struck).to_have_count(1)
+        dashboard.settled()
 
 
 def test_the_aggregator_is_killed_and_comes_back(dashboard: Dashboard) -> None:

@@ -11,8 +11,8 @@ import pytest
 from tests.support.browser import chromium
 from tests.unit.packaging.files import ROOT
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-ADVICE = "apt-get install chromium, or set CHROMIUM to a browser's path"
+NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+ADVICE = "apt-get install chromium-headless-shell, or set CHROMIUM to a browser's path"
 
 
 class Machine:
@@ -72,13 +72,17 @@ def test_without_root_it_says_what_to_install(machine: Machine) -> None:
     assert line.endswith(ADVICE)
 
 
-def test_as_root_it_installs_debians(machine: Machine) -> None:
+@pytest.mark.parametrize(
+    ("refuses", "installed"), [("nothing", "chromium-headless-shell"), ("headless", "chromium")]
+)
+def test_as_root_it_installs_debians(machine: Machine, refuses: str, installed: str) -> None:
     machine.has("id", "echo 0")
-    machine.has("apt-get", f'echo "$@" >> {machine.programs}/asked')
-    assert machine.asks() == "installing chromium\n"
-    update, install = (machine.programs / "asked").read_text().splitlines()
+    script = f'echo "$@" >> {machine.programs}/asked\ncase "$*" in *{refuses}*) exit 100;; esac'
+    machine.has("apt-get", script)
+    assert machine.asks() == "installing chromium-headless-shell\n"
+    update, *_, install = (machine.programs / "asked").read_text().splitlines()
     assert update.split()[0] == "update"
-    assert (install.split()[0], install.split()[-1]) == ("install", "chromium")
+    assert (install.split()[0], install.split()[-1]) == ("install", installed)
 
 
 def test_after_a_failed_installation_it_says_what_to_install(machine: Machine) -> None:

@@ -15,12 +15,15 @@ const note = document.getElementById("trades-note");
 const state = document.getElementById("trades-state");
 const more = document.getElementById("trades-older");
 const zoned = document.getElementById("trades-zone");
+const undone = document.getElementById("trades-undone");
 const DIRECTIONS = { buy: "up", sell: "down" };
 const CAUSES = {
   service: "the service no longer has them",
   connection: "the connection was lost",
   slow_reader: "this page was too slow",
 };
+
+const UNDONE = "taken back by the chain";
 
 const keyOf = (trade) => `${trade.tx_hash} ${trade.log_index}`;
 
@@ -43,6 +46,7 @@ export class Trades {
     this.#path = `/api${addressOf(tokenId)}/trades`;
     body.replaceChildren();
     note.textContent = "";
+    put(undone, "");
     put(zoned, zone(live.now));
     more.onclick = () => this.#older();
     this.#explain();
@@ -68,8 +72,8 @@ export class Trades {
     for (const trade of trades) {
       if (trade.removed) {
         // A retraction gets no line, which would read like a trade; the retracted trade is struck out.
-        const undone = (each) => (keyOf(each) === keyOf(trade) ? { ...each, undone: true } : each);
-        this.#kept = this.#kept.map(undone);
+        const strike = (each) => (keyOf(each) === keyOf(trade) ? { ...each, undone: true } : each);
+        this.#kept = this.#kept.map(strike);
       } else this.#kept.unshift(trade);
     }
     this.#limit();
@@ -126,6 +130,7 @@ export class Trades {
     paint(this, () => {
       this.#draw(lit);
       this.#explain();
+      put(undone, undoneText(this.#kept.filter((each) => each.undone)));
     });
     if (this.#kept.length) this.onTrades(this.#kept[0]);
   }
@@ -157,13 +162,14 @@ export class Trades {
     const drawn = new Map();
     let place = body.firstElementChild;
     for (const trade of this.#kept) {
-      const key = `${keyOf(trade)}${trade.undone ? " undone" : ""}`;
+      // A trade that was taken back may come again with the same identity, in another block.
+      const key = trade.undone ? `${keyOf(trade)} undone ${trade.n}` : keyOf(trade);
       const known = this.#drawn.get(key);
       const row = known ?? rowOf(trade, this.live.now);
       drawn.set(key, row);
       if (row === place) place = place.nextElementSibling;
       else body.insertBefore(row, place);
-      if (known === undefined && lit) flash(row, DIRECTIONS[trade.side]);
+      if (known === undefined && lit) flash(row, trade.undone ? "down" : DIRECTIONS[trade.side]);
     }
     for (const [key, row] of this.#drawn) if (!drawn.has(key)) row.remove();
     this.#drawn = drawn;
@@ -174,6 +180,13 @@ const faultText = (error) =>
   error.status === 403
     ? "Your token lacks history:read, so there are live trades only."
     : "Older trades are not available now.";
+
+/** Says how many trades were taken back, and what those with a price were worth. */
+function undoneText(trades) {
+  if (!trades.length) return "";
+  const worth = trades.reduce((sum, each) => sum + Number(each.amount_usd ?? 0), 0);
+  return `${count(trades.length)} ${UNDONE}, worth ${usd(String(worth))}`;
+}
 
 function rowOf(trade, now) {
   const side = DIRECTIONS[trade.side];
@@ -187,13 +200,15 @@ function rowOf(trade, now) {
     cell(price(trade.price_usd), trade.price_usd),
     cell(amount(trade.amount), trade.amount),
     cell(usd(trade.amount_usd), trade.amount_usd),
-    h("td", { title: trader }, h("bdi", {}, trader ? short(trader, 3) : UNKNOWN)),
+    trade.undone
+      ? h("td", { class: "undone", title: trader }, UNDONE)
+      : h("td", { title: trader }, h("bdi", {}, trader ? short(trader, 3) : UNKNOWN)),
   );
 }
 
 const titleOf = (trade) =>
   [
-    trade.undone ? "taken back by the chain" : null,
+    trade.undone ? UNDONE : null,
     moment(trade.timestamp),
     trade.venue ? visible(trade.venue) : null,
     visible(trade.tx_hash),
