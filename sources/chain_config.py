@@ -31,7 +31,7 @@ FromBlock = int | Literal["latest"]
 
 
 @dataclass(frozen=True)
-class EvmSource:
+class ChainConfig:
     """A source of one EVM chain; addresses, hashes and pool ids are lower-case.
 
     `chain_id` and `genesis` are None where the chain has no preset and the file names none.
@@ -88,7 +88,7 @@ def preset(chain: str) -> Preset:
     return found
 
 
-def evm_source(name: str, table: Table, environ: Mapping[str, str] | None) -> EvmSource:
+def evm_source(name: str, table: Table, environ: Mapping[str, str] | None) -> ChainConfig:
     """Return the source that a table describes and report its faults to the table.
 
     Without `environ` the variable of `rpc_env` stays unread.
@@ -98,7 +98,7 @@ def evm_source(name: str, table: Table, environ: Mapping[str, str] | None) -> Ev
         table.fault("chain", "is missing: name the chain as its events should, such as ethereum")
     default = chain if chain in presets() else "none"
     known = _preset(table, preset(table.get("preset", default, choice("none", *presets()))))
-    source = EvmSource(
+    source = ChainConfig(
         name=name,
         chain=chain,
         rpc=_rpc(table, environ),
@@ -185,7 +185,7 @@ def _factory(table: Table) -> PoolFactory:
     return found
 
 
-def _check(table: Table, source: EvmSource) -> None:
+def _check(table: Table, source: ChainConfig) -> None:
     """Report settings that are missing or contradict each other."""
     trusted = source.trusted
     for place, missing, what in (

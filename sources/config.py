@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from aggregator.runtime.errors import ConfigError
-from sources.chain_config import EvmSource, evm_source, url_of
+from sources.chain_config import ChainConfig, evm_source, url_of
 from sources.exchange.config import ExchangeSource, ExchangeUrls
 from sources.exchange.venues import VENUES
 from sources.tables import Table, choice, from_environment, hint, pattern, shown
 
 NAME: Final = r"[a-z0-9][a-z0-9-]{0,31}"
 
-AnySource = EvmSource | ExchangeSource
+AnySource = ChainConfig | ExchangeSource
 
 
 def load(path: Path, name: str | None, environ: Mapping[str, str]) -> AnySource:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from eth_hash.auto import keccak
+from sources.exchange.config import ExchangeSource
 
 from aggregator.runtime.errors import ConfigError
-from sources.chain_config import PRESETS, EvmSource, preset, presets
+from sources.chain_config import PRESETS, ChainConfig, preset, presets
 from sources.config import choose, load
 from sources.evm.types import NATIVE
-from sources.exchange.config import ExchangeSource
 
 ETH = """
 [source.eth]
@@ -46,7 +46,7 @@ reference_pools = [
 SECRET = "wss://rpc.example/v2/SECRET"
 
 
-def read(text: str, name: str | None = None, **environ: str) -> EvmSource | ExchangeSource:
+def read(text: str, name: str | None = None, **environ: str) -> ChainConfig | ExchangeSource:
     return choose(tomllib.loads(text), name, environ)
 
 
@@ -58,7 +58,7 @@ def faults(text: str, name: str | None = None, **environ: str) -> list[str]:
 
 def test_a_chain_with_a_preset_needs_only_a_node() -> None:
     source = read(ETH, ETH_RPC=f"{SECRET}, https://other.example")
-    assert isinstance(source, EvmSource)
+    assert isinstance(source, ChainConfig)
     assert source.rpc == (SECRET, "https://other.example")
     assert (source.name, source.chain_id, source.keep_blocks) == ("eth", 1, 256)
     assert source.wrapped_native == "0xc02aaa39b223fe8d0a0e5c4f27ead9083c756cc2"
@@ -70,7 +70,7 @@ def test_a_chain_with_a_preset_needs_only_a_node() -> None:
 
 def test_a_chain_of_its_own() -> None:
     source = read(OWN)
-    assert isinstance(source, EvmSource)
+    assert isinstance(source, ChainConfig)
     assert (source.chain_id, source.genesis, source.confirmations) == (31337, None, 2)
     assert source.pools == {"0x00000000000000000000000000000000000000aa"}
     assert [factory.venue for factory in source.factories] == ["uniswap-v2"]
@@ -87,7 +87,7 @@ def test_a_file_adds_factories_and_replaces_trusted_lists() -> None:
     stable = ["0x00000000000000000000000000000000000000C2"]
     """
     source, plain = read(ETH + more, ETH_RPC=SECRET), preset("ethereum")
-    assert isinstance(source, EvmSource)
+    assert isinstance(source, ChainConfig)
     assert source.factories[:-1] == plain.factories
     assert source.factories[-1].pools == ("0x00000000000000000000000000000000000000aa",)
     assert source.trusted.stables == {"0x00000000000000000000000000000000000000c2"}
