@@ -37,6 +37,7 @@ from api.board.listing import RegistryState
 from api.board.overview import OverviewReader
 from api.board.overview_answers import OverviewAnswers
 from api.board.saved import SavedRowsReader
+from api.ingest.service import Ingest
 from api.registry.follow import RegistryFollower
 from api.sockets.build import build_hub
 from api.sockets.hub import Hub
@@ -67,6 +68,7 @@ class Services:
     registry: RegistryFollower
     streams: Streams
     hub: Hub
+    ingest: Ingest
     origins: Origins
     cors_origins: Origins
     now_ms: Callable[[], int]
@@ -104,10 +106,12 @@ class Services:
         self.control.start()
         self.key_keeper.start()
         self.registry.start()
+        self.ingest.start()
 
     async def stop(self) -> None:
         """Stop what `start` started."""
         self.history.close()
+        await self.ingest.stop()
         await self.hub.stop()
         await self.registry.stop()
         await self.key_keeper.stop()
@@ -162,6 +166,7 @@ def build(
         ),
         streams=streams,
         hub=hub,
+        ingest=Ingest(config),
         origins=Origins(config.ws_allowed_origins),
         cors_origins=Origins(config.cors_allowed_origins),
         now_ms=now_ms,

@@ -364,6 +364,19 @@ class Config:
     body_limit: int = setting(
         "BODY_LIMIT", "2621440", _whole(1_024, 2**30), "bytes of the largest request body"
     )
+    ingest: str = setting(
+        "INGEST",
+        "auto",
+        _choice("auto", "on", "off"),
+        "whether a web node takes swaps over HTTP: on loads the decoder and connects to Kafka at "
+        "the start, auto with the first request, off refuses them",
+    )
+    ingest_bytes: int = setting(
+        "INGEST_BYTES",
+        "33554432",
+        _whole(1_024, 2**34),
+        "bytes of swaps that may wait for Kafka in one web node; more are answered with 503",
+    )
     request_within_ms: int = setting(
         "REQUEST_WITHIN",
         "15s",
@@ -546,6 +559,8 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
         faults.append("JWT_JWKS_URL: give it or JWT_PUBLIC_KEY_FILE, not both")
     if values.get("database_url") and values.get("database_file"):
         faults.append("DATABASE_URL: give it or DATABASE_FILE, not both")
+    if values.get("ingest_bytes", 2**34) < values.get("body_limit", 0):
+        faults.append("INGEST_BYTES: must be at least BODY_LIMIT")
     if values.get("kafka_topic") is not None and values["kafka_topic"] == values.get(
         "kafka_dlq_topic"
     ):

@@ -100,6 +100,27 @@ INGEST_IDS_BYTES = Gauge(
     "Bytes of the remembered ids of a partition; unbounded growth means a leak.",
     ["partition"],
 )
+INGEST_REQUESTS = Counter(
+    "swaps_ingest_requests_total",
+    "Requests that sent swaps over HTTP, by outcome; a share of `unavailable` or `busy` means that "
+    "Kafka does not acknowledge in time, `rejected` a sender of bad events.",
+    ["outcome"],
+)
+INGEST_LINES = Counter(
+    "swaps_ingest_lines_total",
+    "Events in those requests, by verdict: `accepted`, or the reason of a refusal; a rise of "
+    "refusals means a sender of bad events.",
+    ["verdict"],
+)
+INGEST_SECONDS = Histogram(
+    "swaps_ingest_request_seconds",
+    "Time to check a body and have Kafka acknowledge it; far above 0.05 Kafka is slow.",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+INGEST_WAITING = Gauge(
+    "swaps_ingest_waiting_bytes",
+    "Bytes of bodies that are being answered; at INGEST_BYTES further ones are refused.",
+)
 WINDOW_APPLY_SECONDS = Histogram(
     "swaps_window_apply_seconds",
     "Time to apply one batch to the windows; above 0.05 the window engine is the bottleneck.",

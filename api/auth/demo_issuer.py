@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import tempfile
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
@@ -63,9 +64,13 @@ def issue(
     scope: str,
     issued_at: int,
     ttl_ms: int,
+    chains: Sequence[str] | None = None,
 ) -> str:
-    """Return a signed token. `issued_at` is in seconds since the epoch, `ttl_ms` in ms."""
-    claims = {
+    """Return a signed token. `issued_at` is in seconds since the epoch, `ttl_ms` in ms.
+
+    `chains` are those whose swaps the token may send; None: all.
+    """
+    claims: dict[str, Any] = {
         "sub": subject,
         "iss": issuer,
         "aud": audience,
@@ -74,6 +79,8 @@ def issue(
         "jti": uuid.uuid4().hex,
         "scope": scope,
     }
+    if chains is not None:
+        claims["chains"] = list(chains)
     return jwt.encode(claims, key, algorithm="RS256")
 
 

@@ -2,7 +2,8 @@
 
 The algorithm is pinned, so a token cannot choose how it is verified (RFC 8725, 3.1), and only
 `alg`, `kid` and `typ` of its header are used. Claims follow RFC 7519; `scope` is the
-space-separated list of RFC 8693. Time is an argument. Knows no HTTP, files or networks.
+space-separated list of RFC 8693; `chains` is this service's own. Time is an argument. Knows no
+HTTP, files or networks.
 """
 
 from __future__ import annotations
@@ -55,12 +56,16 @@ class KeyUnknown(TokenRefused):
 
 
 class Claims(msgspec.Struct, frozen=True):
-    """The claims of a verified token. `expires_at` is in seconds since the epoch."""
+    """The claims of a verified token. `expires_at` is in seconds since the epoch.
+
+    `chains` are the only chains whose swaps the caller may send; None does not restrict it.
+    """
 
     subject: str
     scopes: frozenset[str]
     expires_at: float
     token_id: str | None
+    chains: frozenset[str] | None = None
 
 
 class TokenRevoked(Protocol):
@@ -173,7 +178,7 @@ class Verifier:
         for claim, value in (("sub", subject), ("jti", token_id or "")):
             if len(value) > LONGEST_NAME or not value.isprintable():
                 raise _bad_claim(claim, f"must be at most {LONGEST_NAME} printable characters")
-        return Claims(subject, _scopes(payload), expires_at, token_id)
+        return Claims(subject, _scopes(payload), expires_at, token_id, _chains(payload))
 
     def _is_for_us(self, payload: Mapping[str, Any]) -> bool:
         audience = payload.get("aud")
@@ -258,3 +263,14 @@ def _scopes(payload: Mapping[str, Any]) -> frozenset[str]:
     if not isinstance(scope, str):
         raise _bad_claim("scope", "must be a text, scopes with spaces between")
     return frozenset(scope.split())
+
+
+def _chains(payload: Mapping[str, Any]) -> frozenset[str] | None:
+    if "chains" not in payload:
+        return None
+    chains = payload["chains"]
+    if isinstance(chains, str):
+        chains = chains.split()
+    if not isinstance(chains, list) or not all(isinstance(each, str) for each in chains):
+        raise _bad_claim("chains", "must be a list of chains, or a text with spaces between")
+    return frozenset(chains)

@@ -29,6 +29,8 @@ COST_BATCH: Final = 10
 COST_CONNECT: Final = 5
 COST_MESSAGE: Final = 1
 COST_REFUSED: Final = 1
+# Sending swaps costs 1 and as much again for so many of them.
+LINES_A_UNIT: Final = 100
 # Charged to the address only: a page, static file, probe or unknown path, answered from memory.
 COST_PAGE: Final = 1
 # An admin page needs a session, the database and a template: about ten times as much.

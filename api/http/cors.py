@@ -15,8 +15,8 @@ from django.utils.cache import patch_vary_headers
 from api.auth.origins import Origins
 
 _PREFLIGHT: Final = {
-    "Access-Control-Allow-Methods": "GET, HEAD",
-    "Access-Control-Allow-Headers": "Authorization, If-None-Match",
+    "Access-Control-Allow-Methods": "GET, HEAD, POST",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, If-None-Match",
     "Access-Control-Max-Age": "600",
 }
 _READABLE: Final = (

@@ -17,19 +17,54 @@ import msgspec
 from ninja import NinjaAPI
 
 from api.auth.scopes import STATS_READ
+from api.http import ingest_examples
 from api.problem import CONTENT_TYPE
 
-_METHODS: Final = ("get",)
+_METHODS: Final = ("get", "post")
 _CODE: Final = re.compile(r"[a-z]+(?:_[a-z]+)+")
 
 # By code: the status, an example of the detail, and the additional members of the document.
 PROBLEMS: Final[dict[str, tuple[int, str, dict[str, Any]]]] = {
     "host_not_allowed": (400, "This host name is not served here.", {}),
+    "body_invalid": (400, "The body cannot be read: the gzip data is damaged.", {}),
     "token_missing": (401, "Send a token in the header Authorization: Bearer <token>.", {}),
     "token_expired": (401, "The token has expired.", {"claim": "exp"}),
     "token_revoked": (401, "The token was revoked.", {}),
     "scope_missing": (403, f"The token lacks the scope {STATS_READ}.", {"scope": STATS_READ}),
+    "chain_forbidden": (
+        403,
+        "No line is allowed: the token may write base.",
+        {
+            "accepted": 0,
+            "rejected": 1,
+            "errors": [
+                {
+                    "line": 1,
+                    "reason": "chain",
+                    "field": "chain",
+                    "message": "the token may write base",
+                }
+            ],
+        },
+    ),
     "token_not_found": (404, "No such token.", {}),
+    "ingest_off": (404, "This node takes no swaps: INGEST is off.", {}),
+    "request_too_large": (413, "At most 5,000 swaps in one request: send several.", {}),
+    "media_type_unsupported": (
+        415,
+        "Content-Type: send application/x-ndjson (an event a line) or application/json, in UTF-8.",
+        {},
+    ),
+    "encoding_unsupported": (
+        415,
+        "Content-Encoding: send the body as it is, or with gzip.",
+        {},
+    ),
+    "swaps_rejected": (
+        422,
+        "No line is a swap; line 7: amount: -1: must be above 0 and below 1e30",
+        {"accepted": 0, "rejected": 1, "errors": ingest_examples.ERRORS},
+    ),
     "token_invalid": (
         422,
         "token_id: write the chain in lower case: ethereum",
@@ -57,6 +92,17 @@ PROBLEMS: Final[dict[str, tuple[int, str, dict[str, Any]]]] = {
     "rate_limited": (429, "Too many requests: wait 2 s.", {"retry_after_s": 2}),
     "board_not_ready": (503, "This node does not know every token yet; see /readyz.", {}),
     "auth_unavailable": (503, "This node cannot check tokens now: it has no key.", {}),
+    "ingest_unavailable": (
+        503,
+        "Kafka did not acknowledge every swap in time (no answer): send the whole body again, "
+        "repeats are harmless.",
+        {"accepted": 212},
+    ),
+    "ingest_busy": (
+        503,
+        "Too many swaps wait for Kafka on this node: send the whole body again.",
+        {"accepted": 0},
+    ),
     "history_unavailable": (503, "The archive does not answer.", {}),
     "history_busy": (503, "Too many concurrent queries of the archive.", {}),
     "history_too_slow": (503, "The archive did not answer in time.", {}),
@@ -106,6 +152,11 @@ def answers(struct: type[msgspec.Struct], example: Any, **problems: str) -> dict
     return {"responses": responses}
 
 
+def taking(described: dict[str, Any], bodies: dict[str, Any]) -> dict[str, Any]:
+    """Add the bodies by media type to the description of an operation."""
+    return described | {"requestBody": {"required": True, "content": bodies}}
+
+
 def tagged(described: dict[str, Any]) -> dict[str, Any]:
     """Add the ETag and the 304 to the description of an operation."""
     responses = described["responses"]
@@ -124,8 +175,9 @@ def description_of(api: NinjaAPI, structs: Iterable[type[msgspec.Struct]]) -> di
     schemas = schema["components"]["schemas"]
     schemas.update(components)
     schemas["Problem"] = _PROBLEM_SCHEMA
+    schemas["SwapEvent"] = ingest_examples.EVENT_SCHEMA
     for path in schema["paths"].values():
-        for method in _METHODS:
+        for method in path.keys() & set(_METHODS):
             path[method]["responses"] = _completed(path[method]["responses"])
     return schema
 

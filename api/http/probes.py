@@ -91,6 +91,8 @@ def readiness_of(parts: Services) -> ServiceReadiness:
         degraded.append(f"the archive does not answer: {parts.history.fault}")
     if parts.feed.clock.fault is not None:
         degraded.append(parts.feed.clock.fault)
+    if parts.ingest.fault is not None:
+        degraded.append(parts.ingest.fault)
     if parts.feed.unreadable:
         degraded.append(f"{parts.feed.unreadable} messages from NATS could not be read")
     return ServiceReadiness(not reasons, reasons, degraded, partitions)

@@ -26,7 +26,7 @@ from api.board.overview_params import (
     refuse_unknown,
 )
 from api.board.row import TokenRow
-from api.http import examples, history
+from api.http import examples, history, ingest
 from api.http.batch import MOST_TOKENS, BatchParams, TokenBatch, ids_of
 from api.http.bearer import Bearer
 from api.http.docs import anybody, docs
@@ -154,6 +154,7 @@ async def status(request: HttpRequest) -> HttpResponse:
 
 
 history.add_routes(api)
+ingest.add_routes(api)
 
 api.get("/docs", auth=anybody, include_in_schema=False)(docs)
 
@@ -167,7 +168,8 @@ async def openapi(request: HttpRequest) -> HttpResponse:
 
 @cache
 def _description() -> dict[str, Any]:
-    return description_of(api, [Overview, TokenRow, TokenBatch, Status, *history.SHAPES])
+    shapes = (*history.SHAPES, *ingest.SHAPES)
+    return description_of(api, [Overview, TokenRow, TokenBatch, Status, *shapes])
 
 
 @api.api_operation(_METHODS, "/{path:rest}", include_in_schema=False)

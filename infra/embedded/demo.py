@@ -48,7 +48,7 @@ _PAGE_RENEWED_S: Final = 300
 # All visitors of a demo's dashboard share one subject.
 _PAGE_CONNECTIONS: Final = "200"
 # Every scope that a visitor of the demo may need; tokens of a real deployment have fewer.
-_SCOPE: Final = "stats:read history:read ws:connect ops:read"
+_SCOPE: Final = "stats:read history:read ws:connect ops:read swaps:write"
 _STOP_WITHIN_S: Final = 6
 _FEED_WITHIN_S: Final = 120
 _READY_WITHIN_S = 120

@@ -42,6 +42,9 @@ class Command(BaseCommand):
             help="scopes separated by spaces; default: all, which are "
             + "; ".join(f"{scope} ({opens})" for scope, opens in SCOPES.items()),
         )
+        parser.add_argument(
+            "--chains", help="chains whose swaps the token may send, with spaces; default: all"
+        )
         parser.add_argument("--aud", default=settings.SWAPS.jwt_audience, help="audience")
         parser.add_argument("--iss", default=settings.SWAPS.jwt_issuer, help="issuer")
         parser.add_argument(
@@ -67,5 +70,6 @@ class Command(BaseCommand):
                 scope=options["scope"],
                 issued_at=int(time.time()),
                 ttl_ms=options["ttl"],
+                chains=None if options["chains"] is None else options["chains"].split(),
             )
         )

@@ -308,9 +308,12 @@ async def test_openapi_describes_the_answers(site: Site) -> None:
         "/api/tokens/{token_id}/candles",
         "/api/tokens/{token_id}/daily",
         "/api/status",
+        "/api/ingest/swaps",
     }
     operations = {
-        each["get"]["operationId"]: each["get"]["tags"] for each in schema["paths"].values()
+        each["operationId"]: each["tags"]
+        for methods in schema["paths"].values()
+        for each in methods.values()
     }
     assert operations == {
         "overview": ["live"],
@@ -320,6 +323,7 @@ async def test_openapi_describes_the_answers(site: Site) -> None:
         "token_candles": ["history"],
         "token_days": ["history"],
         "status": ["operations"],
+        "ingest_swaps": ["ingest"],
     }
     overview = schema["paths"]["/api/overview"]["get"]
     (cursor,) = (each for each in overview["parameters"] if each["name"] == "cursor")
