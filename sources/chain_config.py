@@ -19,7 +19,7 @@ from sources.evm.swaps import Trader
 from sources.evm.types import NATIVE
 from sources.evm.venues import Kind, PoolFactory
 from sources.pricing.trusted import Trusted
-from sources.tables import Table, choice, from_environment, pattern, shown, whole
+from sources.tables import Table, choice, from_environment, hint, pattern, shown, whole
 
 PRESETS: Final = Path(__file__).parent / "presets"
 _CHAIN: Final = pattern(r"[a-z0-9][a-z0-9-]{0,31}", "a chain such as ethereum")
@@ -188,15 +188,24 @@ def _factory(table: Table) -> PoolFactory:
 def _check(table: Table, source: ChainConfig) -> None:
     """Report settings that are missing or contradict each other."""
     trusted = source.trusted
-    for place, missing, what in (
-        ("factory", not source.factories, "name the factories whose pools count"),
-        ("trusted.native", not source.wrapped_native, "name the wrapped native coin"),
-        ("trusted.stable", not trusted.stables, "name a stable coin: without one nothing has USD"),
-        ("trusted.reference_pools", len(trusted.reference_pools) < 2, "name two pools or more"),
-    ):
-        if missing:
-            known = ", ".join(presets())
-            table.fault(place, f"{what}, or choose a `preset`: {known}")
+    missing = [
+        key
+        for key, enough in (
+            ("factory", source.factories),
+            ("trusted.native", source.wrapped_native),
+            ("trusted.stable", trusted.stables),
+            ("trusted.reference_pools", len(trusted.reference_pools) > 1),
+        )
+        if not enough
+    ]
+    if source.chain and missing:
+        known = presets()
+        near = "" if source.chain in known else hint(source.chain, known)
+        table.fault(
+            "chain",
+            f"{shown(source.chain)} needs {', '.join(missing)} (two reference pools or more); "
+            f"chains with a preset need none: {', '.join(known)}{near}",
+        )
     if source.to_block is None:
         return
     if isinstance(source.from_block, str):

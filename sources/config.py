@@ -22,11 +22,16 @@ NAME: Final = r"[a-z0-9][a-z0-9-]{0,31}"
 AnySource = ChainConfig | ExchangeSource
 
 
-def load(path: Path, name: str | None, environ: Mapping[str, str]) -> AnySource:
+def load(
+    path: Path,
+    name: str | None,
+    environ: Mapping[str, str],
+    overrides: Mapping[str, Any] | None = None,
+) -> AnySource:
     """Return the source `name` of a TOML file; without a name, the only one.
 
-    Only this source's environment variables are read, but faults of all sources are reported.
-    Raises ConfigError.
+    `overrides` replace keys of that source. Raises ConfigError with the faults of all sources, but
+    reads only the environment variables of this one.
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -35,20 +40,26 @@ def load(path: Path, name: str | None, environ: Mapping[str, str]) -> AnySource:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([f"{path}: is not TOML: {error}"]) from error
     try:
-        return choose(document, name, environ)
+        return choose(document, name, environ, overrides)
     except ConfigError as error:
         raise ConfigError([f"{path}: {fault}" for fault in error.faults]) from None
 
 
-def choose(document: Mapping[str, Any], name: str | None, environ: Mapping[str, str]) -> AnySource:
-    """Return one source of a parsed document, see `load`. Raises ConfigError with all faults."""
-    faults: list[str] = []
+def choose(
+    document: Mapping[str, Any],
+    name: str | None,
+    environ: Mapping[str, str],
+    overrides: Mapping[str, Any] | None = None,
+) -> AnySource:
+    """Return one source of a parsed document, see `load`."""
     named = document.get("source", {})
     if not isinstance(named, dict) or not named:
         raise ConfigError(["no source: write a table such as [source.eth]"])
-    for key in document:
-        if key != "source":
-            faults.append(f"{key}: unknown key: the tables of sources are [source.NAME]")
+    faults = [
+        f"{key}: unknown key: the tables of sources are [source.NAME]"
+        for key in document
+        if key != "source"
+    ]
     if name is None and len(named) > 1:
         faults.append(f"several sources: choose one with --name: {', '.join(named)}")
     elif name is not None and name not in named:
@@ -56,9 +67,11 @@ def choose(document: Mapping[str, Any], name: str | None, environ: Mapping[str, 
     chosen = name or (next(iter(named)) if len(named) == 1 else None)
     found: AnySource | None = None
     for each, values in named.items():
-        read = _source(each, values, environ if each == chosen else None, faults)
-        if each == chosen:
-            found = read
+        if each != chosen:
+            _source(each, values, None, faults)
+        else:
+            given = {**values, **(overrides or {})} if isinstance(values, dict) else values
+            found = _source(each, given, environ, faults)
     if faults or found is None:
         raise ConfigError(faults)
     return found

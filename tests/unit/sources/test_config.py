@@ -43,6 +43,7 @@ reference_pools = [
     "0x00000000000000000000000000000000000000D2",
 ]
 """
+KNOWN = "chains with a preset need none: arbitrum, base, bsc, ethereum, polygon"
 SECRET = "wss://rpc.example/v2/SECRET"
 
 
@@ -159,8 +160,8 @@ def test_one_file_holds_several_sources() -> None:
                 "source.own.trusted.reference_pools[1]: "
                 "'0x00000000000000000000000000000000000000XX' is not a pool: an address, or 0x and "
                 "64 hex digits where one contract holds many pools",
-                "source.own.trusted.reference_pools: name two pools or more, or choose a `preset`: "
-                "arbitrum, base, bsc, ethereum, polygon",
+                "source.own.chain: 'testnet' needs trusted.reference_pools (two reference pools or "
+                f"more); {KNOWN}",
             ],
             id="addresses",
         ),
@@ -191,19 +192,12 @@ def test_one_file_holds_several_sources() -> None:
             id="backfill without a beginning",
         ),
         pytest.param(
-            '[source.x]\nkind = "evm"\nchain = "Ethereum"\nrpc = "ws://a"\nfactory = 3\n',
+            '[source.x]\nkind = "evm"\nchain = "etherium"\nrpc = "ws://a"\nfactory = 3\n',
             [
-                "source.x.chain: 'Ethereum' is not a chain such as ethereum",
                 "source.x.factory: is not an array of tables: write [[source.x.factory]]",
-                *(
-                    f"source.x.{what}, or choose a `preset`: arbitrum, base, bsc, ethereum, polygon"
-                    for what in (
-                        "factory: name the factories whose pools count",
-                        "trusted.native: name the wrapped native coin",
-                        "trusted.stable: name a stable coin: without one nothing has USD",
-                        "trusted.reference_pools: name two pools or more",
-                    )
-                ),
+                "source.x.chain: 'etherium' needs factory, trusted.native, trusted.stable, "
+                "trusted.reference_pools (two reference pools or more); "
+                f"{KNOWN}; did you mean ethereum?",
             ],
             id="a chain without a preset",
         ),
