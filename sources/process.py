@@ -1,0 +1,142 @@
+"""Runs a source from its parts until it is asked to stop; the only place that knows all of them.
+
+A process runs one source. While another process owns the source's journal, it stands by; when it
+loses the ownership, it drops everything and stands by again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import structlog
+
+from aggregator.contracts.sources import SourceStatus
+from aggregator.runtime.errors import Fatal, Fenced, SwapsError
+from aggregator.runtime.health import Health
+from sources.chain_config import ChainConfig
+from sources.config import AnySource
+from sources.evm.assembly import follow_chain
+from sources.exchange.session import run as follow_exchange
+from sources.metrics import SourceMetrics
+from sources.ports import Journal, Sink
+
+_REPORT_S: Final = 1.0
+
+Show = Callable[[SourceStatus], None]
+
+log = structlog.get_logger(__name__)
+
+
+class ClosingSink(Sink, Protocol):
+    """A sink that ends with its source."""
+
+    async def close(self) -> None:
+        """Wait for what is not acknowledged, for a bounded time, and end."""
+        ...
+
+
+OpenPorts = Callable[[], tuple[Journal, ClosingSink]]
+"""Opens a journal and a sink; called again after the ownership was lost."""
+
+
+def run_source(
+    source: AnySource, open_ports: OpenPorts, stop: threading.Event, health: Health, show: Show
+) -> None:
+    """Run a source until `stop` is set or a backfill has ended; `show` gets its status each second.
+
+    Raises Fatal where the source cannot go on without a person.
+    """
+    asyncio.run(_run(source, open_ports, stop, health, show))
+
+
+async def _run(
+    source: AnySource, open_ports: OpenPorts, stop: threading.Event, health: Health, show: Show
+) -> None:
+    metrics = metrics_of(source)
+
+    def report() -> None:
+        status = metrics.status()
+        health.beat(*readiness_of(status))
+        show(status)
+
+    async def reporting() -> None:
+        while True:
+            report()
+            await asyncio.sleep(_REPORT_S)
+
+    tasks = [
+        asyncio.create_task(_own_and_run(source, open_ports, metrics)),
+        asyncio.create_task(asyncio.to_thread(stop.wait)),
+        asyncio.create_task(reporting()),
+    ]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    except Fatal as error:
+        metrics.state("stopped", str(error))
+        raise
+    finally:
+        stop.set()  # ends the thread that waits for it
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        report()
+
+
+async def _own_and_run(source: AnySource, open_ports: OpenPorts, metrics: SourceMetrics) -> None:
+    """Run the source, again after each loss of its ownership, until a backfill has ended."""
+    while True:
+        journal, sink = open_ports()
+        try:
+            if isinstance(source, ChainConfig):
+                await follow_chain(source, sink, journal, metrics)
+            else:
+                await follow_exchange(source, sink, journal, metrics)
+        except (SwapsError, ExceptionGroup) as error:
+            cause = first_of(error)
+            if not isinstance(cause, Fenced):
+                raise cause from error
+            log.warning("source_fenced", source=source.name, error=str(cause))
+        else:
+            return
+        finally:
+            # What is under way must have an end before another process may take over.
+            await sink.close()
+            await journal.close()
+
+
+def first_of(error: Exception) -> Exception:
+    """Return an error, or the first one of a group, of whatever depth."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def metrics_of(source: AnySource) -> SourceMetrics:
+    """Return the metrics of a source that has not begun."""
+    if isinstance(source, ChainConfig):
+        return SourceMetrics(source.name, "evm", source.chain)
+    return SourceMetrics(source.name, "exchange", source.venue)
+
+
+def readiness_of(status: SourceStatus) -> tuple[list[str], list[str]]:
+    """Return what stops the work of a process, and what it has to report beside its work.
+
+    A process that stands by is ready: that is its work.
+    """
+    match status.state:
+        case "starting":
+            return ["starting"], []
+        case "waiting" | "stopped":
+            return [status.note or status.state], []
+        case "standby":
+            return [], [f"source {status.source} has another owner; this process stands by"]
+        case "catching_up":
+            return [], ["catching up"]
+        case "live":
+            unpriced = ", ".join(status.unpriced_tokens)
+            return [], [f"no reference price of {unpriced}"] if unpriced else []
