@@ -19,7 +19,7 @@ examples:
         prints the swaps of the newest blocks, one JSON object a line; needs no Kafka
   run_source evm --chain base --rpc-env BASE_RPC
         follows Base; the variable holds addresses of nodes, with commas between
-  run_source evm --chain ethereum --rpc wss://HOST/KEY --name eth-may --from-block 22385000 --to-block 22600000
+  run_source evm --chain bsc --rpc-env BSC_RPC --name may --from-block 49000000 --to-block 49100000
         reads a range of blocks and ends; its name is its place in the journal
   run_source exchange --venue binance --symbols BTCUSDT,ETHUSDT
         the public trades of two markets
@@ -30,9 +30,8 @@ Settings of Kafka, metrics and logs come from the environment. A second process 
 stands by. SIGTERM or Ctrl-C stops cleanly and gives the source up immediately.
 """
 
-_OF_EVM: Final = (
-    "chain", "preset", "rpc", "rpc_env", "pools", "trader", "confirmations", "from_block", "to_block"
-)  # fmt: skip
+_OF_A_NODE: Final = ("chain", "preset", "rpc", "rpc_env", "trader", "confirmations")
+_OF_EVM: Final = (*_OF_A_NODE, "pools", "from_block", "to_block")
 _OF_EXCHANGE: Final = ("venue", "symbols", "assume_par", "api_key_env")
 _OVER_A_FILE: Final = ("from_block", "to_block", "pools")
 
@@ -42,7 +41,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "kind", nargs="?", choices=["evm", "exchange"], help="what to read, without --config"
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file with sources")
+    parser.add_argument(
+        "--config", dest="file", type=Path, metavar="FILE", help="a TOML file with sources"
+    )
     parser.add_argument(
         "--name",
         help="the source of the file; without a file, the name in the journal and in metrics "
@@ -58,15 +59,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     evm.add_argument("--rpc-env", metavar="VARIABLE", help="the variable with the nodes' URLs")
     evm.add_argument("--pools", type=_listed, metavar="POOL,…", help="only these pools")
-    evm.add_argument(
-        "--trader", help="who is the trader: tx_from (default), recipient or none"
-    )
+    evm.add_argument("--trader", help="who is the trader: tx_from (default), recipient or none")
     evm.add_argument("--confirmations", type=int, metavar="N", help="blocks to wait; default 0")
     evm.add_argument(
         "--from-block",
         type=_number_or_text,
         metavar="N",
-        help="where to begin without a journal: a block, -1000 before the head, or latest (default)",
+        help="where to begin without a journal: a block, latest (default), -1000 before it",
     )
     evm.add_argument("--to-block", type=int, metavar="N", help="end after this block")
     exchange = parser.add_argument_group("exchange")
@@ -83,7 +82,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def source_of(options: Mapping[str, Any], environ: Mapping[str, str]) -> AnySource:
     """Return the source that the options describe. Raises ConfigError with every fault."""
     given = {key for key in (*_OF_EVM, *_OF_EXCHANGE) if options[key] is not None}
-    if options["config"] is not None:
+    if options["file"] is not None:
         wrong = sorted(given - set(_OVER_A_FILE))
         if options["kind"] is not None or wrong:
             over = ", ".join(map(_option, _OVER_A_FILE))
@@ -91,7 +90,7 @@ def source_of(options: Mapping[str, Any], environ: Mapping[str, str]) -> AnySour
                 [f"--config: the file describes the source; only {over} go with it, and --name"]
             )
         overrides = {key: options[key] for key in given}
-        return load(options["config"], options["name"], environ, overrides)
+        return load(options["file"], options["name"], environ, overrides)
     kind = options["kind"]
     if kind is None:
         raise ConfigError(["give evm, exchange, or --config FILE"])

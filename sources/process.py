@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
@@ -16,9 +17,9 @@ import structlog
 from aggregator.contracts.sources import SourceStatus
 from aggregator.runtime.errors import Fatal, Fenced, SwapsError
 from aggregator.runtime.health import Health
+from sources.chain import follow_chain
 from sources.chain_config import ChainConfig
 from sources.config import AnySource
-from sources.evm.assembly import follow_chain
 from sources.exchange.session import run as follow_exchange
 from sources.metrics import SourceMetrics
 from sources.ports import Journal, Sink
@@ -41,6 +42,9 @@ class ClosingSink(Sink, Protocol):
 OpenPorts = Callable[[], tuple[Journal, ClosingSink]]
 """Opens a journal and a sink; called again after the ownership was lost."""
 
+Follow = Callable[[Sink, Journal, SourceMetrics], Awaitable[None]]
+"""Owns the journal and sends until it is cancelled, or until a backfill has ended."""
+
 
 def run_source(
     source: AnySource, open_ports: OpenPorts, stop: threading.Event, health: Health, show: Show
@@ -49,13 +53,26 @@ def run_source(
 
     Raises Fatal where the source cannot go on without a person.
     """
-    asyncio.run(_run(source, open_ports, stop, health, show))
+    follow: Follow
+    if isinstance(source, ChainConfig):
+        metrics = SourceMetrics(source.name, "evm", source.chain)
+        follow = partial(follow_chain, source)
+    else:
+        metrics = SourceMetrics(source.name, "exchange", source.venue)
+        follow = partial(follow_exchange, source)
+    asyncio.run(run(follow, metrics, open_ports=open_ports, stop=stop, health=health, show=show))
 
 
-async def _run(
-    source: AnySource, open_ports: OpenPorts, stop: threading.Event, health: Health, show: Show
+async def run(
+    follow: Follow,
+    metrics: SourceMetrics,
+    *,
+    open_ports: OpenPorts,
+    stop: threading.Event,
+    health: Health,
+    show: Show,
 ) -> None:
-    metrics = metrics_of(source)
+    """Do what `run_source` says with any way to follow a source."""
 
     def report() -> None:
         status = metrics.status()
@@ -68,7 +85,7 @@ async def _run(
             await asyncio.sleep(_REPORT_S)
 
     tasks = [
-        asyncio.create_task(_own_and_run(source, open_ports, metrics)),
+        asyncio.create_task(_own_and_run(follow, metrics, open_ports)),
         asyncio.create_task(asyncio.to_thread(stop.wait)),
         asyncio.create_task(reporting()),
     ]
@@ -87,20 +104,17 @@ async def _run(
         report()
 
 
-async def _own_and_run(source: AnySource, open_ports: OpenPorts, metrics: SourceMetrics) -> None:
+async def _own_and_run(follow: Follow, metrics: SourceMetrics, open_ports: OpenPorts) -> None:
     """Run the source, again after each loss of its ownership, until a backfill has ended."""
     while True:
         journal, sink = open_ports()
         try:
-            if isinstance(source, ChainConfig):
-                await follow_chain(source, sink, journal, metrics)
-            else:
-                await follow_exchange(source, sink, journal, metrics)
+            await follow(sink, journal, metrics)
         except (SwapsError, ExceptionGroup) as error:
             cause = first_of(error)
             if not isinstance(cause, Fenced):
                 raise cause from error
-            log.warning("source_fenced", source=source.name, error=str(cause))
+            log.warning("source_fenced", error=str(cause))
         else:
             return
         finally:
@@ -114,13 +128,6 @@ def first_of(error: Exception) -> Exception:
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-def metrics_of(source: AnySource) -> SourceMetrics:
-    """Return the metrics of a source that has not begun."""
-    if isinstance(source, ChainConfig):
-        return SourceMetrics(source.name, "evm", source.chain)
-    return SourceMetrics(source.name, "exchange", source.venue)
 
 
 def readiness_of(status: SourceStatus) -> tuple[list[str], list[str]]:

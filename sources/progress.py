@@ -15,7 +15,7 @@ class Progress:
         self._first: tuple[int, int] | None = None
 
     def line(self, status: SourceStatus) -> str:
-        """Return the line for a status, such as "block 1,200 of 5,000  31%  400 events  12 s left"."""
+        """Return the line, such as "block 1,200 of 5,000  400 events  300 blocks/s  13 s left"."""
         sent, end = status.sent_block, self._to_block if self._to_block is not None else status.head
         if sent is None or end is None:
             return f"{status.state}  {status.note}".rstrip()

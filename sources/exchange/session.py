@@ -36,9 +36,7 @@ _REJECTED_S: Final = 60.0
 log = structlog.get_logger(__name__)
 
 
-async def run(
-    source: ExchangeSource, sink: Sink, journal: Journal, metrics: SourceMetrics
-) -> None:
+async def run(source: ExchangeSource, sink: Sink, journal: Journal, metrics: SourceMetrics) -> None:
     """Bring the trades of an exchange into the sink until cancelled.
 
     Raises ConfigError for a symbol that the venue does not have, Fatal and Fenced as the ports do.
@@ -136,9 +134,7 @@ class Session:
         backoff = Backoff(*self._timing.again)
         while True:
             try:
-                return self._venue.read_instruments(
-                    await self._rest.get(self._venue.instruments())
-                )
+                return self._venue.read_instruments(await self._rest.get(self._venue.instruments()))
             except (Retry, BadMessage) as error:
                 self._metrics.call("instruments", "failed")
                 self._metrics.state("waiting", f"the list of markets: {error}")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from eth_hash.auto import keccak
-from sources.exchange.config import ExchangeSource
 
 from aggregator.runtime.errors import ConfigError
 from sources.chain_config import PRESETS, ChainConfig, preset, presets
 from sources.config import choose, load
 from sources.evm.types import NATIVE
+from sources.exchange.config import ExchangeSource
 
 ETH = """
 [source.eth]
