@@ -113,14 +113,16 @@ class NodeChoice(Protocol):
 class BlockReader(Protocol):
     """Makes events of a block's logs: decodes, proves pools, prices. Blocks come in order."""
 
-    async def read(self, block: Block, logs: Sequence[Log]) -> list[Outgoing]:
-        """Return the events of a block in the order of its logs.
+    async def read(
+        self, block: Block, logs: Sequence[Log], *, final: bool = False
+    ) -> list[Outgoing]:
+        """Return the events of a block in the order of its logs; `final` where it is finalised.
 
         Raises Retry where a call that it needs was not answered: the block is then read again, so
         a call that fails leaves no trace of the block in the reader.
         """
         ...
 
-    async def observe(self, block: Block, logs: Sequence[Log]) -> None:
+    async def observe(self, block: Block, logs: Sequence[Log], *, final: bool = False) -> None:
         """Take the reference prices of a block whose events were sent by an earlier process."""
         ...

@@ -297,7 +297,7 @@ class EvmSource:
     async def _read_all(self, part: Slice) -> list[Outgoing]:
         events: list[Outgoing] = []
         for block, logs in part.found:
-            events += await self._reader.read(block, logs)
+            events += await self._reader.read(block, logs, final=True)
         return events
 
     async def _send_final(self, part: Slice, events: Sequence[Outgoing]) -> None:

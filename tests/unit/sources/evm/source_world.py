@@ -128,7 +128,9 @@ class PlainReader:
         self.fail: Callable[[], None] = lambda: None
         self.observed: list[int] = []
 
-    async def read(self, block: Block, logs: Sequence[Log]) -> list[Outgoing]:
+    async def read(
+        self, block: Block, logs: Sequence[Log], *, final: bool = False
+    ) -> list[Outgoing]:
         self.fail()
         return [
             encode(
@@ -147,7 +149,7 @@ class PlainReader:
             for log in logs
         ]
 
-    async def observe(self, block: Block, logs: Sequence[Log]) -> None:
+    async def observe(self, block: Block, logs: Sequence[Log], *, final: bool = False) -> None:
         self.observed.append(block.number)
 
 
