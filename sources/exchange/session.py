@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import structlog
@@ -47,12 +48,10 @@ async def run(source: ExchangeSource, sink: Sink, journal: Journal, metrics: Sou
         source.urls.rest or venue.rest_url,
         venue.limits.request_s,
         headers,
+        count=partial(metrics.call, "rest"),
         clock=time.monotonic,
     )
-    try:
-        await Session(source, sink, journal, metrics, rest).run()
-    finally:
-        rest.close()
+    await Session(source, sink, journal, metrics, rest).run()
 
 
 class Session:
@@ -138,7 +137,6 @@ class Session:
             try:
                 return self._venue.read_instruments(await self._rest.get(self._venue.instruments()))
             except (Retry, BadMessage) as error:
-                self._metrics.call("instruments", "failed")
                 self._metrics.state("waiting", f"the list of markets: {error}")
                 log.warning("markets_unknown", venue=self._venue.name, error=str(error))
                 await asyncio.sleep(backoff.pause_s())
@@ -224,9 +222,7 @@ class Session:
                 if book is None:
                     self._reject(BadMessage("frame", "symbol", f"{trade.symbol!r}: not asked for"))
                     continue
-                self._books.take(book, trade)
-                if self._venue.numbered:
-                    book.behind = False
+                self._books.hear(book, trade)
                 if book.seen.gaps and not book.mending:
                     self._filler.wake(book)
             if self._outlet.full:
