@@ -259,6 +259,22 @@ async def test_a_venue_that_says_it_closes_gets_a_new_connection_first() -> None
     assert source.sent() == ids("okx", made)
 
 
+async def test_a_successor_that_fails_leaves_the_connection_as_it_is() -> None:
+    hasty = msgspec.structs.replace(FAST, silent=0.8, ping=0.3)
+    async with LoopbackExchange("okx") as exchange, reading(exchange, timing=hasty) as source:
+        exchange.muted = True
+        await exchange.say(json.dumps({"event": "notice", "code": "64008", "msg": "upgrade"}))
+        made: list[Made] = []
+        while exchange.opened < 3:
+            made += await exchange.trade(1)
+            await asyncio.sleep(0.02)
+        exchange.muted = False
+        await exchange.subscribed(opened=4)
+        await until(lambda: len(source.broker.records) == len(made))
+    assert source.sent() == ids("okx", made)
+    assert not any("history-trades" in request for request in exchange.requests)
+
+
 async def test_a_changed_format_is_counted_and_shown_and_never_guessed() -> None:
     async with LoopbackExchange("kraken") as exchange, reading(exchange) as source:
         made = await exchange.trade(1)
