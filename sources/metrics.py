@@ -16,7 +16,7 @@ from aggregator.runtime import metrics
 from aggregator.runtime.clock import wall_ms
 
 EventKind = Literal["swap", "retraction", "repeat"]
-Dropped = Literal["not_a_swap", "unknown_factory", "no_metadata", "undecodable"]
+Dropped = Literal["not_a_swap", "unknown_factory", "no_metadata", "undecodable", "too_large"]
 Outcome = Literal["ok", "refused", "limited", "failed", "timeout"]
 
 _LONGEST_NOTE: Final = 300
@@ -159,5 +159,5 @@ class SourceMetrics:
             events=self._events,
             retractions=self._retractions,
             gaps_unfilled=self._gaps_unfilled,
-            unpriced_tokens=tuple(sorted(self._missing)),
+            unpriced_tokens=sorted(self._missing),
         )

@@ -301,7 +301,7 @@ SOURCE_EVENTS = Counter(
 SOURCE_DROPPED = Counter(
     "swaps_source_dropped_total",
     "Logs and messages without an event, by reason (not_a_swap, unknown_factory, no_metadata, "
-    "undecodable); a rise of undecodable means that a venue changed its format.",
+    "undecodable, too_large); a rise of undecodable means that a venue changed its format.",
     ["source", "reason"],
 )
 SOURCE_UNPRICED = Counter(

@@ -21,6 +21,7 @@ from typing import Final, Literal
 import msgspec
 import structlog
 
+from aggregator.runtime import faults
 from aggregator.runtime.errors import Fatal, Retry
 from sources.events import Outgoing
 from sources.evm.backfill import Backfill, Slice
@@ -30,6 +31,7 @@ from sources.evm.lookahead import Lookahead
 from sources.evm.ports import BlockReader, LogFilter, Node, NodeChoice
 from sources.evm.ranges import RangeLength
 from sources.evm.types import Block, BlockRef, ChainIdentity
+from sources.evm.warmup import warm_up
 from sources.metrics import SourceMetrics
 from sources.ports import Journal, Sink
 
@@ -82,6 +84,7 @@ class EvmSource:
         self._metrics = metrics
         self._lengths: dict[str, RangeLength] = {}
         self._depth = 0
+        self._warm = False
 
     async def run(self, entries: Mapping[str, bytes]) -> None:
         """Send until `to_block` is sent; without it until the task is cancelled.
@@ -185,6 +188,9 @@ class EvmSource:
     async def _step(self, node: Node) -> bool:
         """Follow the chain of a node until nothing is certain; return whether there is more now."""
         await self._finish()
+        if not self._warm:
+            await warm_up(node, self._reader, self._history.follower.next_number)
+            self._warm = True
         head = await node.head()
         self._metrics.head(head.number)
         top: Block | None = head
@@ -236,25 +242,32 @@ class EvmSource:
     async def _add(self, ahead: Lookahead, ref: BlockRef) -> None:
         block, logs = await ahead.read(ref)
         events = await self._reader.read(block, logs)
+        faults.point("source_has_block")
         await self._carry_out(self._history.add(ref, events), events)
         self._metrics.events("swap", len(events))
         self._metrics.sent(block.timestamp, block.number)
 
     async def _retract(self, ref: BlockRef) -> None:
         intent, retractions = self._history.retract(ref)
-        await self._carry_out(intent, retractions)
+        await self._carry_out(intent, retractions, retracting=True)
         self._metrics.events("retraction", len(retractions))
 
     async def _carry_out(
-        self, intent: Mapping[str, bytes | None], events: Sequence[Outgoing]
+        self,
+        intent: Mapping[str, bytes | None],
+        events: Sequence[Outgoing],
+        *,
+        retracting: bool = False,
     ) -> None:
         """Write an intent, then send its events."""
         await self._journal.write(intent)
+        faults.point("source_wrote_retraction" if retracting else "source_wrote_intent")
         # From here on the intent stands: whatever fails now, these events are sent first.
         self._history.carried_out(events)
         self._metrics.journal_open(1)
         if events:
             await self._sink.send(events)
+        faults.point("source_sent_retractions" if retracting else "source_sent_events")
         self._history.unfinished = ()
         self._metrics.journal_open(0)
 
@@ -279,7 +292,7 @@ class EvmSource:
             async with aclosing(backfill.slices(first, last)) as slices:
                 async for part in slices:
                     self._metrics.range_blocks(length.blocks)
-                    events = await self._read_all(part)
+                    events = await self._reader.read_final(part.found)
                     if sending is not None:
                         await sending
                     sending = asyncio.create_task(self._send_final(part, events))
@@ -293,12 +306,6 @@ class EvmSource:
             raise
         if sending is not None:
             await sending
-
-    async def _read_all(self, part: Slice) -> list[Outgoing]:
-        events: list[Outgoing] = []
-        for block, logs in part.found:
-            events += await self._reader.read(block, logs, final=True)
-        return events
 
     async def _send_final(self, part: Slice, events: Sequence[Outgoing]) -> None:
         if events:
