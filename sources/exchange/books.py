@@ -11,7 +11,8 @@ from sources.exchange.events import EventWriter
 from sources.exchange.ids import NamedTrades, NumberedTrades
 from sources.exchange.trades import Instrument, Trade
 
-_KEY: Final = "symbol:"
+SYMBOL: Final = "symbol:"
+"""Begins the journal's key of a symbol."""
 
 
 class Book:
@@ -71,7 +72,7 @@ class Books:
         self._books: dict[str, Book] = {}
         kind = NumberedTrades if numbered else NamedTrades
         for market in markets:
-            key = _KEY + market.symbol
+            key = SYMBOL + market.symbol
             try:
                 self._books[market.symbol] = Book(market, kind(held.get(key)))
             except ValueError as error:
@@ -83,6 +84,13 @@ class Books:
     def get(self, symbol: str) -> Book | None:
         """Return the book of a symbol, None where it was not asked for."""
         return self._books.get(symbol)
+
+    def hear(self, book: Book, trade: Trade) -> None:
+        """Take a trade of the stream: a number that is not lower tells what was missed before."""
+        if book.behind and isinstance(trade.id, int):
+            newest = book.seen.newest
+            book.behind = isinstance(newest, int) and trade.id < newest
+        self.take(book, trade)
 
     def take(self, book: Book, trade: Trade) -> bool:
         """Queue a trade if it is new; return whether it is."""
@@ -97,7 +105,7 @@ class Books:
         changed = [book for book in self._books.values() if book.changed and not book.unsure]
         for book in changed:
             book.changed = False
-        return {_KEY + book.market.symbol: book.seen.state() for book in changed}
+        return {SYMBOL + book.market.symbol: book.seen.state() for book in changed}
 
     def whole_until(self, now_ms: int) -> int:
         """Return the time up to which nothing is missing, ms since the epoch; at most `now_ms`."""
