@@ -36,7 +36,8 @@ STARTED := $(shell date +%s)
 stage = @begun=$$(date +%s); echo "== $(1)"; $(2) && echo "== $(1): $$(($$(date +%s) - begun)) s"
 
 .PHONY: help setup setup-dev demo demo-chain up down kill lint test chaos gameday audit lock clean \
-	bench-ingest bench-decode bench-restore bench-scale bench-latency bench-fanout bench-e2e bench-history bench-rest bench-pages bench-archive
+	bench-ingest bench-decode bench-restore bench-scale bench-latency bench-fanout bench-e2e bench-history bench-rest bench-pages bench-archive \
+	bench-sources
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -106,6 +107,9 @@ bench-fanout: setup ## fan-out to N=2000 WebSocket clients; PEER=uvicorn, group_
 
 bench-e2e: setup ## latency from produce() to the message at a WebSocket client, 500 clients
 	@$(BIN)/python -m bench.e2e $(ARGS)
+
+bench-sources: setup ## what a source can carry: logs to events, and its other parts
+	@$(BIN)/python -m bench.sources $(ARGS)
 
 bench-rest: setup ## requests/s and p99 of one web node with 20,000 tokens on its board
 	@$(BIN)/python -m bench.rest $(ARGS)

@@ -159,5 +159,5 @@ class SourceMetrics:
             events=self._events,
             retractions=self._retractions,
             gaps_unfilled=self._gaps_unfilled,
-            unpriced_tokens=tuple(sorted(self._missing)),
+            unpriced_tokens=sorted(self._missing),
         )

@@ -17,6 +17,8 @@ V = TypeVar("V")
 MOST_KNOWN: Final = 200_000
 MOST_ABSENT: Final = 50_000
 ABSENT_S: Final = 600.0
+MOST_ASKED: Final = 50
+"""Questions that may be under way together, so that a cold start does not flood a node."""
 
 
 class AskedOnce(Generic[K, V]):
@@ -42,6 +44,7 @@ class AskedOnce(Generic[K, V]):
         self._known: OrderedDict[K, V] = OrderedDict()
         self._absent: OrderedDict[K, float] = OrderedDict()
         self._asked: dict[K, asyncio.Task[V | None]] = {}
+        self._room = asyncio.Semaphore(MOST_ASKED)
 
     def known(self, key: K) -> V | None:
         """Return the answer that is kept for a key, or None."""
@@ -91,7 +94,8 @@ class AskedOnce(Generic[K, V]):
         return task
 
     async def _ask_for(self, key: K, block: str) -> V | None:
-        return await self._ask(key, block)
+        async with self._room:
+            return await self._ask(key, block)
 
     def _ended(self, key: K, task: asyncio.Task[V | None]) -> None:
         del self._asked[key]

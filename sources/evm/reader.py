@@ -88,11 +88,18 @@ class Selection(NamedTuple):
         return not self.pools or pool in self.pools
 
 
+class _Found(NamedTuple):
+    """Swaps with their blocks in log order, and how many logs gave none and why."""
+
+    swaps: list[tuple[Block, PoolSwap]]
+    dropped: Counter[Dropped]
+
+
 class SwapReader:
     """The reader of one chain's blocks, in the order of the chain.
 
-    `wrapped_native` is the token that the native coin counts as: a swap of ETH is one of WETH, as
-    on venues that trade only WETH, so both have one price and one row.
+    `wrapped_native` is the token that the native coin counts as (docs/decisions/039): a swap of ETH
+    is one of WETH, as on venues that trade only WETH.
     """
 
     def __init__(
@@ -131,11 +138,26 @@ class SwapReader:
         about a pool of a final block do not change. Raises Retry where a call was not answered or
         the logs are not those of the block.
         """
-        swaps, dropped = await self._swaps(block, logs, final)
-        for reason, count in dropped.items():
+        return self._events(await self._swaps([(block, logs)], LATEST if final else block.hash))
+
+    async def read_final(self, blocks: Sequence[tuple[Block, Sequence[Log]]]) -> list[Outgoing]:
+        """Return the events of final blocks, given in order, as `read` does of each.
+
+        All of them together cost three rounds of calls, and if one fails all are read again.
+        """
+        return self._events(await self._swaps(blocks, LATEST))
+
+    async def observe(self, block: Block, logs: Sequence[Log], *, final: bool = False) -> None:
+        """Take the reference prices of a block whose events were sent by an earlier process."""
+        found = await self._swaps([(block, logs)], LATEST if final else block.hash)
+        for _, swap in found.swaps:
+            self._pricer.observe(swap, block.timestamp)
+
+    def _events(self, found: _Found) -> list[Outgoing]:
+        for reason, count in found.dropped.items():
             self._tally.dropped(reason, count)
         sent: list[Outgoing] = []
-        for swap in swaps:
+        for block, swap in found.swaps:
             value = self._pricer.price(swap, block.timestamp)
             if not self._selection.sends(swap.pool):
                 continue
@@ -146,22 +168,16 @@ class SwapReader:
             sent += map(encode, events)
         return sent
 
-    async def observe(self, block: Block, logs: Sequence[Log], *, final: bool = False) -> None:
-        """Take the reference prices of a block whose events were sent by an earlier process."""
-        swaps, _ = await self._swaps(block, logs, final)
-        for swap in swaps:
-            self._pricer.observe(swap, block.timestamp)
-
-    async def _swaps(
-        self, block: Block, logs: Sequence[Log], final: bool
-    ) -> tuple[list[PoolSwap], Counter[Dropped]]:
-        """Return the swaps of proven pools in log order, and how many logs gave none and why."""
-        dropped: Counter[Dropped] = Counter()
-        found = self._decoded(block, logs, dropped)
-        at = LATEST if final else block.hash
-        pools = await self._pools.proven(found, at)
-        placed: list[tuple[SwapLog, str, str, str]] = []
-        for swap in found:
+    async def _swaps(self, blocks: Sequence[tuple[Block, Sequence[Log]]], at: str) -> _Found:
+        """Return the swaps of proven pools in log order; make all calls, at the state of `at`."""
+        result = _Found([], Counter())
+        dropped = result.dropped
+        found = [
+            (block, swap) for block, logs in blocks for swap in self._decoded(block, logs, dropped)
+        ]
+        pools = await self._pools.proven((swap for _, swap in found), at)
+        placed: list[tuple[Block, SwapLog, str, str, str]] = []
+        for block, swap in found:
             pool = pools[emitter_of(swap)]
             coins = None if pool is None else self._coins(swap, pool)
             if pool is None or coins is None:
@@ -169,10 +185,9 @@ class SwapReader:
             elif coins[0] == coins[1]:
                 dropped["not_a_swap"] += 1  # The native coin for its wrapping.
             else:
-                placed.append((swap, pool.venue, *coins))
-        tokens = await self._metadata.of((coin for each in placed for coin in each[2:]), at)
-        swaps: list[PoolSwap] = []
-        for swap, venue, coin0, coin1 in placed:
+                placed.append((block, swap, pool.venue, *coins))
+        tokens = await self._metadata.of((coin for each in placed for coin in each[3:]), at)
+        for block, swap, venue, coin0, coin1 in placed:
             one = PoolSwap(
                 venue,
                 swap.pool,
@@ -189,8 +204,8 @@ class SwapReader:
             elif not fits(one):
                 dropped["too_large"] += 1
             else:
-                swaps.append(one)
-        return swaps, dropped
+                result.swaps.append((block, one))
+        return result
 
     def _decoded(
         self, block: Block, logs: Iterable[Log], dropped: Counter[Dropped]

@@ -21,6 +21,7 @@ from typing import Final, Literal
 import msgspec
 import structlog
 
+from aggregator.runtime import faults
 from aggregator.runtime.errors import Fatal, Retry
 from sources.events import Outgoing
 from sources.evm.backfill import Backfill, Slice
@@ -236,25 +237,32 @@ class EvmSource:
     async def _add(self, ahead: Lookahead, ref: BlockRef) -> None:
         block, logs = await ahead.read(ref)
         events = await self._reader.read(block, logs)
+        faults.point("source_has_block")
         await self._carry_out(self._history.add(ref, events), events)
         self._metrics.events("swap", len(events))
         self._metrics.sent(block.timestamp, block.number)
 
     async def _retract(self, ref: BlockRef) -> None:
         intent, retractions = self._history.retract(ref)
-        await self._carry_out(intent, retractions)
+        await self._carry_out(intent, retractions, retracting=True)
         self._metrics.events("retraction", len(retractions))
 
     async def _carry_out(
-        self, intent: Mapping[str, bytes | None], events: Sequence[Outgoing]
+        self,
+        intent: Mapping[str, bytes | None],
+        events: Sequence[Outgoing],
+        *,
+        retracting: bool = False,
     ) -> None:
         """Write an intent, then send its events."""
         await self._journal.write(intent)
+        faults.point("source_wrote_retraction" if retracting else "source_wrote_intent")
         # From here on the intent stands: whatever fails now, these events are sent first.
         self._history.carried_out(events)
         self._metrics.journal_open(1)
         if events:
             await self._sink.send(events)
+        faults.point("source_sent_retractions" if retracting else "source_sent_events")
         self._history.unfinished = ()
         self._metrics.journal_open(0)
 

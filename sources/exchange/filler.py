@@ -61,7 +61,8 @@ class Filler:
         backoff = Backoff(*self._timing.again)
         tries = 0
         try:
-            await asyncio.sleep(self._timing.grace)
+            if self._venue.numbered:
+                await asyncio.sleep(self._timing.grace)
             while not book.whole:
                 try:
                     done = await self._step(book, last=tries + 1 >= TRIES)

@@ -91,6 +91,7 @@ class Session:
         self._writer = EventWriter(self._venue, source.assume_par)
         self._books: Books
         self._filler: Filler
+        # The connections that do not work, by number, and why; "" is one that begins.
         self._down: dict[int, str] = {}
         self._rejected_s = -_REJECTED_S
         self._rejected = ""
@@ -124,6 +125,7 @@ class Session:
             group.create_task(self._outlet.run())
             for number, begin in enumerate(range(0, len(markets), size)):
                 part = [market.symbol for market in markets[begin : begin + size]]
+                self._down[number] = ""
                 group.create_task(self._keep(number, part))
             while True:
                 self._report()
@@ -144,7 +146,6 @@ class Session:
     async def _keep(self, number: int, symbols: Sequence[str]) -> None:
         """Keep some symbols connected for ever."""
         backoff = Backoff(*self._timing.again)
-        self._down[number] = "connecting"
         while True:
             await self._outlet.room()
             opened_s = self._clock()
@@ -296,7 +297,8 @@ class Session:
             self._metrics.reference(quote, price, None)
         behind = [book.market.symbol for book in self._books if not book.whole]
         if self._down:
-            self._metrics.state("waiting", next(iter(self._down.values())))
+            fault = next(filter(None, self._down.values()), "")
+            self._metrics.state("waiting" if fault else "starting", fault)
         elif self._clock() - self._rejected_s < _REJECTED_S:
             self._metrics.state("waiting", f"messages are rejected: {self._rejected}")
         elif behind:

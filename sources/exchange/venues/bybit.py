@@ -59,7 +59,7 @@ class _Past(msgspec.Struct, gc=False, rename="camel"):
 
 
 class _Pasts(msgspec.Struct):
-    list: list[_Past]
+    rows: list[_Past] = msgspec.field(name="list")
 
 
 class _Market(msgspec.Struct, rename="camel"):
@@ -70,7 +70,7 @@ class _Market(msgspec.Struct, rename="camel"):
 
 
 class _Markets(msgspec.Struct):
-    list: list[_Market]
+    rows: list[_Market] = msgspec.field(name="list")
 
 
 class _Answer(msgspec.Struct, rename="camel"):
@@ -120,7 +120,7 @@ class Bybit:
     def read_instruments(self, body: bytes) -> Sequence[Instrument]:
         return [
             Instrument(each.symbol, each.base_coin, each.quote_coin, each.symbol)
-            for each in _read_markets(_result(body)).list
+            for each in _read_markets(_result(body)).rows
             if each.status == "Trading"
         ]
 
@@ -131,7 +131,7 @@ class Bybit:
         return None
 
     def read_page(self, market: Instrument, body: bytes) -> Page:
-        rows = _read_pasts(_result(body)).list
+        rows = _read_pasts(_result(body)).rows
         if any(row.symbol != market.rest for row in rows):
             raise BadMessage("frame", "symbol", f"not {market.rest}")
         # The venue answers the newest first; trades of one ms keep its order.

@@ -53,7 +53,7 @@ def test_the_status_says_what_the_metrics_say() -> None:
         events=6,
         retractions=2,
         gaps_unfilled=1,
-        unpriced_tokens=("weth",),
+        unpriced_tokens=["weth"],
     )
     assert msgspec.json.decode(msgspec.json.encode(status), type=SourceStatus) == status
 

@@ -337,3 +337,28 @@ async def test_the_trader_is_the_sender_of_the_transaction_or_as_chosen() -> Non
     for choice, who in (("tx_from", SENDER), ("recipient", ROUTER), ("none", None)):
         events = await Bench(trader=choice).read(v2_log())
         assert [event.get("trader") for event in events] == [who, who]
+
+
+async def test_final_blocks_together_give_what_each_gives_alone() -> None:
+    blocks = [
+        (
+            msgspec.structs.replace(BLOCK, hash=of),
+            [v2_log(3, block_hash=of), v2_log(1, block_hash=of)],
+        )
+        for of in ("0x" + "01" * 32, "0x" + "02" * 32)
+    ]
+    together, alone = Bench(), Bench()
+    events = await together.reader.read_final(blocks)
+    assert events == [one for block in blocks for one in await alone.reader.read(*block)]
+    assert len(events) == 8
+    assert together.pricer.priced == alone.pricer.priced == [(POOL, 1), (POOL, 3)] * 2
+    assert together.chain.rounds == 3
+    assert {at for _, _, at in together.chain.calls} == {LATEST}
+
+
+async def test_final_blocks_of_which_a_call_fails_leave_no_trace() -> None:
+    bench = Bench()
+    bench.chain.failing = 1
+    with pytest.raises(Retry):
+        await bench.reader.read_final([(BLOCK, [v2_log()]), (BLOCK, [v2_log(1)])])
+    assert bench.pricer.priced == []
