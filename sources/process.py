@@ -138,7 +138,7 @@ def readiness_of(status: SourceStatus) -> tuple[list[str], list[str]]:
     match status.state:
         case "starting":
             return ["starting"], []
-        case "waiting" | "stopped":
+        case "waiting" | "stopped" | "silent":
             return [status.note or status.state], []
         case "standby":
             return [], [f"source {status.source} has another owner; this process stands by"]
