@@ -25,6 +25,8 @@ from infra.embedded.kafka import Kafka
 from infra.embedded.ports import free_port
 
 SYMBOLS: Final = 20
+TRADES: Final = 80_000
+"""Trades of one round."""
 _LATE_S: Final = 60
 
 
@@ -82,8 +84,13 @@ def _arrive(source: Logged, topic: Topic, trades: int) -> tuple[float, float]:
     return first, time.time()
 
 
-def measure(trades: int) -> dict[str, Any]:
-    """Return what was measured."""
+def measure(rounds: int) -> dict[str, Any]:
+    """Return what was measured with TRADES trades a round."""
+    return measure_trades(rounds * TRADES)
+
+
+def measure_trades(trades: int) -> dict[str, Any]:
+    """Return what was measured with so many trades."""
     with BenchService("exchange", engines=(Kafka,)) as service:
         ensure_topics(service.config)
         venue = service.helper("bench.exchange_server", str(trades), str(SYMBOLS))
@@ -108,7 +115,7 @@ def measure(trades: int) -> dict[str, Any]:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    return measure(options.n)
+    return measure_trades(options.n)
 
 
 def main() -> None:
@@ -116,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="bench.source_exchange", description=(__doc__ or "").strip()
     )
-    parser.add_argument("-n", type=int, default=400_000, help="trades to send")
+    parser.add_argument("-n", type=int, default=5 * TRADES, help="trades to send")
     command.main(parser, run)
 
 

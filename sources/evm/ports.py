@@ -111,16 +111,25 @@ class NodeChoice(Protocol):
 
 
 class BlockReader(Protocol):
-    """Makes events of a block's logs: decodes, proves pools, prices. Blocks come in order."""
+    """Makes events of a block's logs: decodes, proves pools, prices. Blocks come in order.
 
-    async def read(self, block: Block, logs: Sequence[Log]) -> list[Outgoing]:
-        """Return the events of a block in the order of its logs.
+    Every method raises Retry where a call that it needs was not answered: its blocks are then given
+    again, so a call that fails leaves no trace of them in the reader.
+    """
 
-        Raises Retry where a call that it needs was not answered: the block is then read again, so
-        a call that fails leaves no trace of the block in the reader.
-        """
+    @property
+    def references(self) -> LogFilter | None:
+        """The logs that `observe` needs; None where no pool prices others."""
         ...
 
-    async def observe(self, block: Block, logs: Sequence[Log]) -> None:
-        """Take the reference prices of a block whose events were sent by an earlier process."""
+    async def read(self, block: Block, logs: Sequence[Log]) -> list[Outgoing]:
+        """Return the events of a block in the order of its logs."""
+        ...
+
+    async def read_final(self, blocks: Sequence[tuple[Block, Sequence[Log]]]) -> list[Outgoing]:
+        """Return the events of final blocks, whose state the node may have forgotten."""
+        ...
+
+    async def observe(self, blocks: Sequence[tuple[Block, Sequence[Log]]]) -> None:
+        """Take the reference prices of blocks whose events are not wanted."""
         ...

@@ -33,6 +33,7 @@ Dropped = Literal["not_a_swap", "unknown_factory", "no_metadata", "undecodable",
 - `too_large`: an amount is beyond what an event may have, which only worthless tokens reach.
 """
 
+_ADDRESS_LENGTH: Final = 42
 CURVE_NATIVE: Final = "0xeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee"
 """The address that stands for a chain's native coin in Curve's pools."""
 
@@ -73,7 +74,7 @@ class Tally(Protocol):
 class Selection(NamedTuple):
     """The pools whose swaps become events; all where `pools` is empty.
 
-    `references` are read in any case, because they price the swaps of the others.
+    `references`, the pools that price tokens, are read in any case.
     """
 
     pools: frozenset[str] = frozenset()
@@ -118,6 +119,7 @@ class SwapReader:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.wanted = LogFilter(topics_of(factories))
+        self._factories = factories
         self._chain = chain
         self._native = wrapped_native
         self._order = order
@@ -128,29 +130,37 @@ class SwapReader:
         self._pools = Pools(factories, calls, finder, clock)
         self._metadata = Metadata(calls, clock)
 
-    async def read(
-        self, block: Block, logs: Sequence[Log], *, final: bool = False
-    ) -> list[Outgoing]:
+    @property
+    def references(self) -> LogFilter | None:
+        """The logs of the reference pools; of every pool in a contract that holds one of them."""
+        pools = self._selection.references
+        holders = {f.address for f in self._factories if f.kind in {"v4", "balancer-v2"}}
+        ids = any(len(pool) > _ADDRESS_LENGTH for pool in pools)
+        addresses = {pool for pool in pools if len(pool) == _ADDRESS_LENGTH}
+        addresses |= holders if ids else set()
+        return LogFilter(self.wanted.topics, tuple(sorted(addresses))) if addresses else None
+
+    async def read(self, block: Block, logs: Sequence[Log]) -> list[Outgoing]:
         """Return the events of a block in the order of its logs, leg 0 before leg 1.
 
         `logs` are the block's logs with the topics of `wanted`. Calls are made at the state of the
-        block, or at the newest one where the block is `final`: nodes forget old states, and facts
-        about a pool of a final block do not change. Raises Retry where a call was not answered or
-        the logs are not those of the block.
+        block. Raises Retry where a call was not answered or the logs are not those of the block.
         """
-        return self._events(await self._swaps([(block, logs)], LATEST if final else block.hash))
+        return self._events(await self._swaps([(block, logs)], block.hash))
 
     async def read_final(self, blocks: Sequence[tuple[Block, Sequence[Log]]]) -> list[Outgoing]:
         """Return the events of final blocks, given in order, as `read` does of each.
 
-        All of them together cost three rounds of calls, and if one fails all are read again.
+        All of them together cost three rounds of calls, and if one fails all are read again. Calls
+        are made at the newest state: nodes forget old ones, and facts about the pools of a final
+        block do not change.
         """
         return self._events(await self._swaps(blocks, LATEST))
 
-    async def observe(self, block: Block, logs: Sequence[Log], *, final: bool = False) -> None:
-        """Take the reference prices of a block whose events were sent by an earlier process."""
-        found = await self._swaps([(block, logs)], LATEST if final else block.hash)
-        for _, swap in found.swaps:
+    async def observe(self, blocks: Sequence[tuple[Block, Sequence[Log]]]) -> None:
+        """Take the reference prices of blocks, given in order, whose events are not wanted."""
+        found = await self._swaps(blocks, LATEST)
+        for block, swap in found.swaps:
             self._pricer.observe(swap, block.timestamp)
 
     def _events(self, found: _Found) -> list[Outgoing]:

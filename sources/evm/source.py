@@ -31,6 +31,7 @@ from sources.evm.lookahead import Lookahead
 from sources.evm.ports import BlockReader, LogFilter, Node, NodeChoice
 from sources.evm.ranges import RangeLength
 from sources.evm.types import Block, BlockRef, ChainIdentity
+from sources.evm.warmup import warm_up
 from sources.metrics import SourceMetrics
 from sources.ports import Journal, Sink
 
@@ -83,6 +84,7 @@ class EvmSource:
         self._metrics = metrics
         self._lengths: dict[str, RangeLength] = {}
         self._depth = 0
+        self._warm = False
 
     async def run(self, entries: Mapping[str, bytes]) -> None:
         """Send until `to_block` is sent; without it until the task is cancelled.
@@ -186,6 +188,9 @@ class EvmSource:
     async def _step(self, node: Node) -> bool:
         """Follow the chain of a node until nothing is certain; return whether there is more now."""
         await self._finish()
+        if not self._warm:
+            await warm_up(node, self._reader, self._history.follower.next_number)
+            self._warm = True
         head = await node.head()
         self._metrics.head(head.number)
         top: Block | None = head
@@ -287,7 +292,7 @@ class EvmSource:
             async with aclosing(backfill.slices(first, last)) as slices:
                 async for part in slices:
                     self._metrics.range_blocks(length.blocks)
-                    events = await self._read_all(part)
+                    events = await self._reader.read_final(part.found)
                     if sending is not None:
                         await sending
                     sending = asyncio.create_task(self._send_final(part, events))
@@ -301,12 +306,6 @@ class EvmSource:
             raise
         if sending is not None:
             await sending
-
-    async def _read_all(self, part: Slice) -> list[Outgoing]:
-        events: list[Outgoing] = []
-        for block, logs in part.found:
-            events += await self._reader.read(block, logs)
-        return events
 
     async def _send_final(self, part: Slice, events: Sequence[Outgoing]) -> None:
         if events:

@@ -124,6 +124,8 @@ class OneNode:
 class PlainReader:
     """A `BlockReader` that makes one event of each log."""
 
+    references: LogFilter | None = None
+
     def __init__(self) -> None:
         self.fail: Callable[[], None] = lambda: None
         self.observed: list[int] = []
@@ -147,8 +149,11 @@ class PlainReader:
             for log in logs
         ]
 
-    async def observe(self, block: Block, logs: Sequence[Log]) -> None:
-        self.observed.append(block.number)
+    async def read_final(self, blocks: Sequence[tuple[Block, Sequence[Log]]]) -> list[Outgoing]:
+        return [one for block, logs in blocks for one in await self.read(block, logs)]
+
+    async def observe(self, blocks: Sequence[tuple[Block, Sequence[Log]]]) -> None:
+        self.observed += [block.number for block, _ in blocks]
 
 
 class DyingJournal(MemoryJournal):
@@ -220,13 +225,14 @@ def source(
     dies: Callable[[str], bool] = lambda where: False,
     settings: FollowSettings | None = None,
     node: MemoryNode | None = None,
+    reader: PlainReader | None = None,
 ) -> tuple[EvmSource, DyingJournal]:
     """A process of the source: one that was killed is followed by another on the same broker."""
     journal = DyingJournal(broker, dies)
     made = EvmSource(
         settings or FollowSettings("test", WANTED, from_block=0, keep=64),
         nodes=OneNode(node or MemoryNode(chain), when_idle),
-        reader=PlainReader(),
+        reader=reader or PlainReader(),
         journal=journal,
         sink=DyingSink(broker, dies),
         metrics=SourceMetrics("test", "evm", "anvil"),

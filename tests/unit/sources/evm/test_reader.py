@@ -95,8 +95,8 @@ class Bench:
             **more,
         )
 
-    async def read(self, *logs: Log, block: Block = BLOCK, **more: Any) -> list[dict[str, Any]]:
-        return [json.loads(one.value) for one in await self.reader.read(block, logs, **more)]
+    async def read(self, *logs: Log, block: Block = BLOCK) -> list[dict[str, Any]]:
+        return [json.loads(one.value) for one in await self.reader.read(block, logs)]
 
 
 def v2_log(
@@ -125,7 +125,7 @@ async def read_12505500(recorded: RecordedBlock) -> tuple[list[Outgoing], Counte
     logs = recorded.with_topics(reader.wanted.topics)
     # Swaps price later blocks, and no earlier block is recorded: let this one price itself.
     earlier = msgspec.structs.replace(recorded.block, timestamp=recorded.block.timestamp - 13)
-    await reader.observe(earlier, logs)
+    await reader.observe([(earlier, logs)])
     return await reader.read(recorded.block, logs), tally, pricer
 
 
@@ -310,7 +310,7 @@ async def test_calls_are_made_at_the_block_or_for_final_blocks_at_the_newest() -
     await bench.read(v2_log())
     assert {at for _, _, at in bench.chain.calls} == {BLOCK.hash}
     bench = Bench()
-    await bench.read(v2_log(), final=True)
+    await bench.reader.read_final([(BLOCK, [v2_log()])])
     assert {at for _, _, at in bench.chain.calls} == {LATEST}
 
 
@@ -326,9 +326,27 @@ async def test_a_selection_sends_its_pools_and_prices_by_the_reference_pools() -
     assert not bench.tally.drops
 
 
+@pytest.mark.parametrize(
+    ("references", "addresses"),
+    [
+        pytest.param({POOL}, {POOL}, id="a pool of its own"),
+        pytest.param({"0x" + "d" * 64}, {V4.address}, id="a pool in the PoolManager"),
+        pytest.param({POOL, "0x" + "d" * 64}, {POOL, V4.address}, id="both"),
+        pytest.param(set(), None, id="none"),
+    ],
+)
+def test_the_logs_of_reference_pools_can_be_asked_for_alone(
+    references: set[str], addresses: set[str] | None
+) -> None:
+    reader = Bench(V2, V4, selection=Selection(references=frozenset(references))).reader
+    found = reader.references
+    assert (found and set(found.addresses)) == addresses
+    assert found is None or found.topics == reader.wanted.topics
+
+
 async def test_observing_prices_and_sends_nothing() -> None:
     bench = Bench()
-    await bench.reader.observe(BLOCK, [v2_log(3), v2_log(1)])
+    await bench.reader.observe([(BLOCK, [v2_log(3), v2_log(1)])])
     assert bench.pricer.observed == [(POOL, 1), (POOL, 3)]
     assert bench.pricer.priced == []
 
