@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
+from functools import partial
 from typing import Final
 
 from sources.chain_config import ChainConfig
+from sources.evm.nodes import RpcNodes
 from sources.evm.ports import LogFilter
 from sources.evm.reader import Selection, SwapReader
-from sources.evm.rpc import Nodes
+from sources.evm.rpc import RpcNode, transport
 from sources.evm.source import EvmSource, FollowSettings
 from sources.evm.types import ChainIdentity
 from sources.evm.venues import topics_of
@@ -31,31 +34,56 @@ async def follow_chain(
     """
     metrics.state("standby")
     entries = await journal.own()
+    nodes = nodes_of(config, metrics)
+    try:
+        await _follow(config, nodes, entries, sink=sink, journal=journal, metrics=metrics)
+    finally:
+        await nodes.close()
+
+
+async def _follow(
+    config: ChainConfig,
+    nodes: RpcNodes,
+    entries: Mapping[str, bytes],
+    *,
+    sink: Sink,
+    journal: Journal,
+    metrics: SourceMetrics,
+) -> None:
     pricer = Pricer(config.trusted)
-    async with Nodes(config.rpc, metrics) as nodes, asyncio.TaskGroup() as group:
-        reader = SwapReader(
-            config.chain,
-            config.factories,
-            wrapped_native=config.wrapped_native,
-            order=config.trusted,
-            pricer=pricer,
-            calls=nodes,
-            tally=metrics,
-            trader=config.trader,
-            selection=Selection(config.pools, config.trusted.reference_pools),
-            finder=nodes,
-        )
-        source = EvmSource(
-            settings_of(config),
-            nodes=nodes,
-            reader=reader,
-            journal=journal,
-            sink=sink,
-            metrics=metrics,
-        )
+    reader = SwapReader(
+        config.chain,
+        config.factories,
+        wrapped_native=config.wrapped_native,
+        order=config.trusted,
+        pricer=pricer,
+        calls=nodes,
+        tally=metrics,
+        trader=config.trader,
+        selection=Selection(config.pools, config.trusted.reference_pools),
+        finder=nodes,
+    )
+    source = EvmSource(
+        settings_of(config),
+        nodes=nodes,
+        reader=reader,
+        journal=journal,
+        sink=sink,
+        metrics=metrics,
+    )
+    async with asyncio.TaskGroup() as group:
         reporting = group.create_task(_report_prices(pricer, config.wrapped_native, metrics))
         await source.run(entries)
         reporting.cancel()
+
+
+def nodes_of(config: ChainConfig, metrics: SourceMetrics) -> RpcNodes:
+    """Return the RPC endpoints of a source; nothing connects yet."""
+    carriers = [transport(url, number) for number, url in enumerate(config.rpc, start=1)]
+    return RpcNodes(
+        [RpcNode(carrier, metrics.call) for carrier in carriers],
+        complain=partial(metrics.state, "waiting"),
+    )
 
 
 def settings_of(config: ChainConfig) -> FollowSettings:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -21,6 +21,7 @@ from sources.chain import follow_chain
 from sources.chain_config import ChainConfig
 from sources.config import AnySource
 from sources.exchange.session import run as follow_exchange
+from sources.heartbeat import SourceHeartbeat
 from sources.metrics import SourceMetrics
 from sources.ports import Journal, Sink
 
@@ -42,15 +43,25 @@ class ClosingSink(Sink, Protocol):
 OpenPorts = Callable[[], tuple[Journal, ClosingSink]]
 """Opens a journal and a sink; called again after the ownership was lost."""
 
+Beside = Callable[[], Coroutine[Any, Any, None]]
+"""What runs as long as the process."""
+
 Follow = Callable[[Sink, Journal, SourceMetrics], Awaitable[None]]
 """Owns the journal and sends until it is cancelled, or until a backfill has ended."""
 
 
 def run_source(
-    source: AnySource, open_ports: OpenPorts, stop: threading.Event, health: Health, show: Show
+    source: AnySource,
+    open_ports: OpenPorts,
+    stop: threading.Event,
+    *,
+    health: Health,
+    show: Show,
+    nats_url: str = "",
 ) -> None:
-    """Run a source until `stop` is set or a backfill has ended; `show` gets its status each second.
+    """Run a source until `stop` is set or a backfill has ended.
 
+    `show` gets its status each second, and so do web nodes over NATS unless `nats_url` is "".
     Raises Fatal where the source cannot go on without a person.
     """
     follow: Follow
@@ -60,19 +71,23 @@ def run_source(
     else:
         metrics = SourceMetrics(source.name, "exchange", source.venue)
         follow = partial(follow_exchange, source)
-    asyncio.run(run(follow, metrics, open_ports=open_ports, stop=stop, health=health, show=show))
+    beside = [SourceHeartbeat(nats_url, metrics.status).run] if nats_url else []
+    asyncio.run(
+        run(follow, metrics, open_ports, stop=stop, health=health, show=show, beside=beside)
+    )
 
 
 async def run(
     follow: Follow,
     metrics: SourceMetrics,
-    *,
     open_ports: OpenPorts,
+    *,
     stop: threading.Event,
     health: Health,
     show: Show,
+    beside: Sequence[Beside] = (),
 ) -> None:
-    """Do what `run_source` says with any way to follow a source."""
+    """Do what `run_source` says with any way to follow a source, and with what runs `beside` it."""
 
     def report() -> None:
         status = metrics.status()
@@ -88,6 +103,7 @@ async def run(
         asyncio.create_task(_own_and_run(follow, metrics, open_ports)),
         asyncio.create_task(asyncio.to_thread(stop.wait)),
         asyncio.create_task(reporting()),
+        *(asyncio.create_task(each()) for each in beside),
     ]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -138,7 +154,7 @@ def readiness_of(status: SourceStatus) -> tuple[list[str], list[str]]:
     match status.state:
         case "starting":
             return ["starting"], []
-        case "waiting" | "stopped":
+        case "waiting" | "stopped" | "silent":
             return [status.note or status.state], []
         case "standby":
             return [], [f"source {status.source} has another owner; this process stands by"]

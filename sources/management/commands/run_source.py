@@ -54,8 +54,10 @@ class Command(ProcessCommand):
         else:
             ensure_topics(config)
         show = _progress_on(source) if sys.stderr.isatty() else _nothing
+        ports = _ports(config, source, options["dry_run"])
+        nats_url = "" if options["dry_run"] else config.nats_url
         try:
-            run_source(source, _ports(config, source, options["dry_run"]), stop, health, show)
+            run_source(source, ports, stop, health=health, show=show, nats_url=nats_url)
         except BrokenPipeError:
             # The reader of a dry run, such as `head`, has seen enough.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -58,7 +58,7 @@ async def running(
     await run(
         follow,
         SourceMetrics("eth", "evm", "ethereum"),
-        open_ports=ports,
+        ports,
         stop=stop or threading.Event(),
         health=Health(),
         show=shown.append,
