@@ -84,6 +84,13 @@ class Books:
         """Return the book of a symbol, None where it was not asked for."""
         return self._books.get(symbol)
 
+    def hear(self, book: Book, trade: Trade) -> None:
+        """Take a trade of the stream: a number that is not lower tells what was missed before."""
+        if book.behind and isinstance(trade.id, int):
+            newest = book.seen.newest
+            book.behind = isinstance(newest, int) and trade.id < newest
+        self.take(book, trade)
+
     def take(self, book: Book, trade: Trade) -> bool:
         """Queue a trade if it is new; return whether it is."""
         if not book.seen.take(trade):

@@ -125,14 +125,9 @@ class Filler:
     async def _page(self, market: Instrument, path: str) -> Page:
         await self._room()
         body = await self._rest.get(path)
-        page = self._venue.read_page(market, body)
-        self._metrics.call("trades", "ok")
-        return page
+        return self._venue.read_page(market, body)
 
     def _failed(self, market: Instrument, error: Retry | BadMessage) -> None:
         if isinstance(error, BadMessage):
-            self._metrics.call("trades", "refused")
             self._metrics.dropped("undecodable")
-        else:
-            self._metrics.call("trades", "failed")
         log.warning("fill_failed", symbol=market.symbol, error=str(error))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 from aggregator.runtime.errors import BadMessage, ConfigError, Retry
+from sources.metrics import Outcome
 
 _TIMEOUT_S: Final = 10.0
 _LARGEST: Final = 64 << 20
@@ -36,7 +38,8 @@ class Rest(Protocol):
 class HttpRest:
     """Requests over HTTP. Each waits `request_s` after the one before, whoever asks.
 
-    Answers come on a thread of their own, so that a slow venue does not hold up the streams.
+    A request runs on a thread of its own, so that a slow venue holds up neither the streams nor the
+    end of the process. `count` gets the outcome of each.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class HttpRest:
         request_s: float,
         headers: Mapping[str, str] | None = None,
         *,
+        count: Callable[[Outcome], None],
         clock: Callable[[], float],
     ) -> None:
         """Raises ConfigError unless the address is one of HTTP."""
@@ -54,26 +58,50 @@ class HttpRest:
         self._request_s = request_s
         self._headers = {"Accept": "application/json", "User-Agent": "swap-aggregator"}
         self._headers |= headers or {}
+        self._count = count
         self._clock = clock
         self._next_s = 0.0
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="rest")
+        self._turn = asyncio.Lock()
 
     async def get(self, path: str) -> bytes:
-        now_s = self._clock()
-        turn_s = max(now_s, self._next_s)
-        self._next_s = turn_s + self._request_s
-        await asyncio.sleep(turn_s - now_s)
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._thread, self._get, path)
-        except urllib.error.HTTPError as error:
-            raise self._refused(path, error) from error
-        except (OSError, http.client.HTTPException) as error:
-            raise Retry(f"GET {path}: {error or type(error).__name__}") from error
+        """See `Rest`."""
+        async with self._turn:
+            await asyncio.sleep(max(0.0, self._next_s - self._clock()))
+            self._next_s = self._clock() + self._request_s
+            try:
+                body = await self._on_a_thread(path)
+            except urllib.error.HTTPError as error:
+                raise self._refused(path, error) from error
+            except (OSError, http.client.HTTPException) as error:
+                timed_out = isinstance(error, TimeoutError) or "timed out" in str(error)
+                self._count("timeout" if timed_out else "failed")
+                raise Retry(f"GET {path}: {error or type(error).__name__}") from error
+        self._count("ok")
+        return body
 
-    def close(self) -> None:
-        """Stop without waiting for an answer that is under way."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+    async def _on_a_thread(self, path: str) -> bytes:
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[bytes] = loop.create_future()
+
+        def settle(body: bytes | None, error: Exception | None) -> None:
+            if answered.done():
+                return
+            if error is not None:
+                answered.set_exception(error)
+            else:
+                answered.set_result(body or b"")
+
+        def request() -> None:
+            body, fault = None, None
+            try:
+                body = self._get(path)
+            except Exception as error:
+                fault = error
+            with suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(settle, body, fault)
+
+        threading.Thread(target=request, name="rest", daemon=True).start()
+        return await answered
 
     def _get(self, path: str) -> bytes:
         # The constructor has checked that the address is http or https.
@@ -89,8 +117,12 @@ class HttpRest:
             detail = f"GET {path}: {error.code}: {error.read(300)!r}"
         if error.code in _TOO_MANY:
             self._next_s = self._clock() + _pause_s(error.headers.get("Retry-After"))
-        if error.code in _TOO_MANY | _TEMPORARY or error.code >= 500:
+            self._count("limited")
             return Retry(detail)
+        if error.code in _TEMPORARY or error.code >= 500:
+            self._count("failed")
+            return Retry(detail)
+        self._count("refused")
         return BadMessage("rest", "", detail)
 
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import structlog
 
-from aggregator.contracts.names import token_id_of
+from aggregator.contracts.ids import TokenIdInvalid, canonical_token
 from aggregator.runtime.backoff import Backoff
 from aggregator.runtime.clock import wall_ms
-from aggregator.runtime.errors import BadMessage, Retry
+from aggregator.runtime.errors import BadMessage, ConfigError, Retry
 from sources.exchange.books import Book, Books
 from sources.exchange.config import ExchangeSource, Timing, chosen
 from sources.exchange.events import EventWriter
@@ -47,12 +48,10 @@ async def run(source: ExchangeSource, sink: Sink, journal: Journal, metrics: Sou
         source.urls.rest or venue.rest_url,
         venue.limits.request_s,
         headers,
+        count=partial(metrics.call, "rest"),
         clock=time.monotonic,
     )
-    try:
-        await Session(source, sink, journal, metrics, rest).run()
-    finally:
-        rest.close()
+    await Session(source, sink, journal, metrics, rest).run()
 
 
 class Session:
@@ -102,8 +101,7 @@ class Session:
         held = await self._journal.own()
         self._metrics.state("starting")
         markets = chosen(self._source.symbols, await self._listed())
-        for market in markets:
-            token_id_of(self._venue.name, market.base)
+        _check_names(markets)
         self._books = Books(
             markets,
             numbered=self._venue.numbered,
@@ -138,7 +136,6 @@ class Session:
             try:
                 return self._venue.read_instruments(await self._rest.get(self._venue.instruments()))
             except (Retry, BadMessage) as error:
-                self._metrics.call("instruments", "failed")
                 self._metrics.state("waiting", f"the list of markets: {error}")
                 log.warning("markets_unknown", venue=self._venue.name, error=str(error))
                 await asyncio.sleep(backoff.pause_s())
@@ -164,20 +161,25 @@ class Session:
 
         Raises Retry once a connection is cut before it has a successor.
         """
-        limits, timing = self._venue.limits, self._timing
-        life_s = None if limits.life_s is None else limits.life_s - timing.overlap
-        old: _Link | None = None
         link = self._open(symbols)
+        old: _Link | None = None
         try:
             while True:
-                await link.until(link.acknowledged, timing.silent, "no acknowledgement")
-                self._down.pop(number, None)
-                if old is None or old.refusal:
-                    self._cut(symbols)
-                if old is not None:
-                    await asyncio.wait({old.task}, timeout=timing.overlap)
-                    await old.close()
-                await link.until(link.closing, life_s)
+                try:
+                    await link.until(link.acknowledged, self._timing.silent, "no acknowledgement")
+                except Retry:
+                    if old is None or old.task.done():
+                        raise
+                    await link.close()
+                    link, old = old, None
+                    await asyncio.sleep(self._timing.again[0])
+                else:
+                    self._down.pop(number, None)
+                    await self._replace(old, symbols)
+                    old = None
+                await link.until(link.closing, self._life_s())
+                # Set even if its time is over: where the successor fails, another one is opened.
+                link.closing.set()
                 if link.refusal:
                     symbols = await self._still_open(symbols)
                 old, link = link, self._open(symbols)
@@ -185,6 +187,19 @@ class Session:
             await link.close()
             if old is not None:
                 await old.close()
+
+    def _life_s(self) -> float | None:
+        """Return how long a connection is used."""
+        life_s = self._venue.limits.life_s
+        return None if life_s is None else life_s - self._timing.overlap
+
+    async def _replace(self, old: _Link | None, symbols: Sequence[str]) -> None:
+        """Let the connection before this one go, if there is one; note what was not heard."""
+        if old is None or old.refusal:
+            self._cut(symbols)
+        if old is not None:
+            await asyncio.wait({old.task}, timeout=self._timing.overlap)
+            await old.close()
 
     def _open(self, symbols: Sequence[str]) -> _Link:
         link = _Link()
@@ -224,9 +239,7 @@ class Session:
                 if book is None:
                     self._reject(BadMessage("frame", "symbol", f"{trade.symbol!r}: not asked for"))
                     continue
-                self._books.take(book, trade)
-                if self._venue.numbered:
-                    book.behind = False
+                self._books.hear(book, trade)
                 if book.seen.gaps and not book.mending:
                     self._filler.wake(book)
             if self._outlet.full:
@@ -305,6 +318,18 @@ class Session:
             self._metrics.state("catching_up", f"trades are missing: {', '.join(behind[:10])}")
         else:
             self._metrics.state("live")
+
+
+def _check_names(markets: Sequence[Instrument]) -> None:
+    """Raise ConfigError unless each base asset can be a token (DESIGN 3)."""
+    faults = []
+    for market in markets:
+        try:
+            canonical_token(market.base)
+        except TokenIdInvalid as error:
+            faults.append(f"symbols: {market.symbol}: {error}")
+    if faults:
+        raise ConfigError(faults)
 
 
 class _Link:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from decimal import Decimal
 from typing import Final, Literal, NamedTuple
 
@@ -14,6 +15,7 @@ from aggregator.runtime.errors import BadMessage
 _LARGEST: Final = Decimal(10) ** 30
 _SMALLEST: Final = Decimal(10) ** -30
 _YEAR_2100: Final = 4_102_444_800_000
+_NUMBERS: Final = 2**63
 
 Side = Literal["buy", "sell"]
 
@@ -102,6 +104,24 @@ def in_ms(time: int, field: str) -> int:
     if EARLIEST_MS <= time < _YEAR_2100:
         return time
     raise BadMessage("frame", field, f"{time}: must be ms since the epoch")
+
+
+def ms_of(time: datetime, field: str) -> int:
+    """Return a time as ms since the epoch; smaller digits are cut off.
+
+    Raises BadMessage without a zone, or for a time that no trade can have.
+    """
+    if time.tzinfo is None:
+        raise BadMessage("frame", field, f"{time}: has no zone")
+    seconds = round(time.replace(microsecond=0).timestamp())
+    return in_ms(seconds * 1000 + time.microsecond // 1000, field)
+
+
+def trade_number(number: int, field: str) -> int:
+    """Return the number of a trade. Raises BadMessage for one that an event cannot have."""
+    if 0 < number < _NUMBERS:
+        return number
+    raise BadMessage("frame", field, f"{str(number)[:40]}: must be from 1 to 2^63 - 1")
 
 
 def known_side(text: str, field: str) -> Side:

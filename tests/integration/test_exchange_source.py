@@ -17,7 +17,7 @@ from sources.exchange.config import ExchangeSource, ExchangeUrls, Timing
 from sources.exchange.rest import HttpRest
 from sources.exchange.session import Session
 from sources.exchange.venues.binance import Binance
-from sources.metrics import SourceMetrics
+from sources.metrics import Outcome, SourceMetrics
 from tests.fakes.sources import MemoryBroker, MemoryJournal, MemorySink
 from tests.support.exchange_server import LoopbackExchange, ids
 from tests.support.exchange_wire import SYMBOLS, Made
@@ -31,9 +31,12 @@ PATIENCE_S = 30
 class Reading:
     """A running source of a loopback exchange, and what it has sent."""
 
-    def __init__(self, broker: MemoryBroker, metrics: SourceMetrics) -> None:
+    def __init__(
+        self, broker: MemoryBroker, metrics: SourceMetrics, outcomes: list[Outcome]
+    ) -> None:
         self.broker = broker
         self.metrics = metrics
+        self.outcomes = outcomes
 
     def sent(self) -> set[tuple[str, int]]:
         return {(each["tx_hash"], each["log_index"]) for each in self.events()}
@@ -71,7 +74,8 @@ async def reading(
         ExchangeUrls(exchange.stream_url, exchange.rest_url),
     )
     metrics = SourceMetrics("test", "exchange", exchange.venue)
-    rest = HttpRest(exchange.rest_url, 0.0, clock=time.monotonic)
+    outcomes: list[Outcome] = []
+    rest = HttpRest(exchange.rest_url, 0.0, count=outcomes.append, clock=time.monotonic)
     session = Session(
         source, MemorySink(broker), journal, metrics, rest, timing=timing, capacity=capacity
     )
@@ -86,12 +90,11 @@ async def reading(
         await task
     assert waiting in done
     try:
-        yield Reading(broker, metrics)
+        yield Reading(broker, metrics, outcomes)
     finally:
         task.cancel()
         await asyncio.wait({task})
         await journal.lose()
-        rest.close()
     assert task.cancelled()
 
 
@@ -216,7 +219,7 @@ async def test_refused_requests_are_repeated_and_hold_up_no_other_market() -> No
         await until(lambda: ids("coinbase", other) <= source.sent())
         assert not ids("coinbase", made) <= source.sent()
         await until(lambda: ids("coinbase", made) <= source.sent())
-    assert not exchange.refusals
+    assert source.outcomes == ["ok", "limited", "failed", "refused", "ok"]
 
 
 async def test_a_heartbeat_that_names_a_newer_trade_has_it_filled() -> None:
@@ -254,6 +257,22 @@ async def test_a_venue_that_says_it_closes_gets_a_new_connection_first() -> None
         made += await exchange.trade(3)
         await until(lambda: len(source.broker.records) == 6)
     assert source.sent() == ids("okx", made)
+
+
+async def test_a_successor_that_fails_leaves_the_connection_as_it_is() -> None:
+    hasty = msgspec.structs.replace(FAST, silent=0.8, ping=0.3)
+    async with LoopbackExchange("okx") as exchange, reading(exchange, timing=hasty) as source:
+        exchange.muted = True
+        await exchange.say(json.dumps({"event": "notice", "code": "64008", "msg": "upgrade"}))
+        made: list[Made] = []
+        while exchange.opened < 3:
+            made += await exchange.trade(1)
+            await asyncio.sleep(0.02)
+        exchange.muted = False
+        await exchange.subscribed(opened=4)
+        await until(lambda: len(source.broker.records) == len(made))
+    assert source.sent() == ids("okx", made)
+    assert not any("history-trades" in request for request in exchange.requests)
 
 
 async def test_a_changed_format_is_counted_and_shown_and_never_guessed() -> None:

@@ -27,7 +27,8 @@ class LoopbackExchange:
     REST requests.
 
     `page` is the most trades in an answer, `served_from` the lowest number that requests still
-    find. `refusals` are answers (status, Retry-After) for the next requests.
+    find. `refusals` are answers (status, Retry-After) for the next requests. A venue that is not
+    `answering` says nothing to a message; one that is `muted` says nothing to a new connection.
     """
 
     def __init__(self, venue: str) -> None:
@@ -41,6 +42,7 @@ class LoopbackExchange:
         self.served_from = 0
         self.refusals: list[tuple[int, str]] = []
         self.answering = True
+        self.muted = False
         self.sockets: dict[ServerConnection, set[str]] = {}
         self._changed = asyncio.Condition()
         self._stream: Server
@@ -114,7 +116,7 @@ class LoopbackExchange:
             async for text in socket:
                 self.heard.append(str(text))
                 symbols, replies = wire.answers(self.venue, str(text))
-                if not self.answering:
+                if not self.answering or (self.muted and not self.sockets[socket]):
                     continue
                 for reply in replies:
                     await socket.send(reply)

@@ -24,6 +24,7 @@ from sources.exchange.trades import (
     Trade,
     in_ms,
     positive,
+    trade_number,
 )
 from sources.exchange.venue import Limits, reader, unknown
 
@@ -137,7 +138,7 @@ class Binance:
             [
                 Trade(
                     market.symbol,
-                    row.id,
+                    trade_number(row.id, "id"),
                     positive(row.price, "price"),
                     positive(row.qty, "qty"),
                     "sell" if row.is_buyer_maker else "buy",
@@ -149,11 +150,11 @@ class Binance:
 
 
 def _trade(data: _Data) -> Trade:
-    if data.p is None or data.q is None or data.m is None or not (data.t and data.T and data.s):
-        raise BadMessage("frame", "data", "a trade needs s, t, p, q, T and m")
+    if data.p is None or data.q is None or data.m is None or not data.s:
+        raise BadMessage("frame", "data", "a trade needs s, p, q and m")
     return Trade(
         data.s,
-        data.t,
+        trade_number(data.t, "t"),
         positive(data.p, "p"),
         positive(data.q, "q"),
         "sell" if data.m else "buy",

@@ -24,7 +24,9 @@ from sources.exchange.trades import (
     Side,
     Trade,
     known_side,
+    ms_of,
     positive,
+    trade_number,
 )
 from sources.exchange.venue import Limits, reader, unknown
 
@@ -128,11 +130,11 @@ class Coinbase:
             [
                 Trade(
                     market.symbol,
-                    row.trade_id,
+                    trade_number(row.trade_id, "trade_id"),
                     positive(row.price, "price"),
                     positive(row.size, "size"),
                     _taker(row.side),
-                    _ms(row.time),
+                    ms_of(row.time, "time"),
                 )
                 for row in rows
             ]
@@ -142,23 +144,17 @@ class Coinbase:
 def _trade(message: _Frame) -> Trade:
     if message.size is None or message.price is None or message.time is None:
         raise BadMessage("frame", "", "a match needs size, price and time")
-    if not message.trade_id or not message.product_id:
-        raise BadMessage("frame", "trade_id", "a match needs trade_id and product_id")
+    if not message.product_id:
+        raise BadMessage("frame", "product_id", "a match needs product_id")
     return Trade(
         message.product_id,
-        message.trade_id,
+        trade_number(message.trade_id, "trade_id"),
         positive(message.price, "price"),
         positive(message.size, "size"),
         _taker(message.side),
-        _ms(message.time),
+        ms_of(message.time, "time"),
     )
 
 
 def _taker(maker: str) -> Side:
     return "buy" if known_side(maker, "side") == "sell" else "sell"
-
-
-def _ms(time: datetime) -> int:
-    if time.tzinfo is None:
-        raise BadMessage("frame", "time", f"{time}: has no zone")
-    return round(time.replace(microsecond=0).timestamp()) * 1000 + time.microsecond // 1000

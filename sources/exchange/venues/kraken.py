@@ -23,8 +23,11 @@ from sources.exchange.trades import (
     Page,
     Refusal,
     Trade,
+    in_ms,
     known_side,
+    ms_of,
     positive,
+    trade_number,
 )
 from sources.exchange.venue import Limits, reader, unknown
 
@@ -156,27 +159,24 @@ class Kraken:
 
 
 def _trade(row: _Row) -> Trade:
-    if row.timestamp.tzinfo is None:
-        raise BadMessage("frame", "timestamp", f"{row.timestamp}: has no zone")
-    seconds = round(row.timestamp.replace(microsecond=0).timestamp())
     return Trade(
         row.symbol,
-        row.trade_id,
+        trade_number(row.trade_id, "trade_id"),
         positive(row.price, "price"),
         positive(row.qty, "qty"),
         known_side(row.side, "side"),
-        seconds * 1000 + row.timestamp.microsecond // 1000,
+        ms_of(row.timestamp, "timestamp"),
     )
 
 
 def _past(symbol: str, row: _Past) -> Trade:
     return Trade(
         symbol,
-        row.trade_id,
+        trade_number(row.trade_id, "trade_id"),
         positive(row.price, "price"),
         positive(row.volume, "volume"),
         known_side(_SIDES.get(row.side, row.side), "side"),
-        int(positive(row.time, "time") * 1000),
+        in_ms(int(positive(row.time, "time") * 1000), "time"),
     )
 
 

@@ -25,6 +25,7 @@ from sources.exchange.trades import (
     in_ms,
     known_side,
     positive,
+    trade_number,
 )
 from sources.exchange.venue import Limits, reader, unknown
 
@@ -152,11 +153,11 @@ def _trade(row: _Row) -> Trade:
     if row.count != "1":
         # A joined fill has the id of its last one: the others would look like a gap for ever.
         raise BadMessage("frame", "count", f"{row.count[:20]}: several fills in one message")
-    if not (row.trade_id.isdecimal() and row.ts.isdecimal() and len(row.trade_id) < 19):
+    if not (row.trade_id.isdecimal() and row.ts.isdecimal() and len(row.trade_id) < 20):
         raise BadMessage("frame", "tradeId", f"{row.trade_id[:40]} at {row.ts[:40]}: not numbers")
     return Trade(
         row.inst_id,
-        int(row.trade_id),
+        trade_number(int(row.trade_id), "tradeId"),
         positive(row.px, "px"),
         positive(row.sz, "sz"),
         known_side(row.side, "side"),

@@ -173,12 +173,15 @@ def test_kraken_has_other_names_in_requests() -> None:
         ("binance", b'"m":true', b'"m":"true"', ""),
         ("binance", b'"T":1672515782136', b'"T":1672515782', "T"),
         ("binance", b'"T":1672515782136', b'"T":1672515782136000', "T"),
+        ("binance", b'"t":12345', b'"t":-1', "t"),
+        ("binance", b'"t":12345', b'"t":9223372036854775808', "t"),
         ("binance", b'"e":"trade"', b'"e":"aggTrade"', ""),
         ("bybit", b'"Sell"', b'"Short"', "S"),
         ("bybit", b'"2290000001211680903"', b'"a b"', "i"),
         ("bybit", b'"v":"0.06"', b'"size":"0.06"', ""),
         ("coinbase", b'"trade_id":10', b'"trade_id":0', "trade_id"),
         ("coinbase", b'459Z"', b'459"', "time"),
+        ("coinbase", b"2014-11-07", b"0001-01-01", "time"),
         ("coinbase", b'"match"', b'"trade"', ""),
         ("kraken", b"0.5117", b"[0.5117]", ""),
         ("kraken", b'"channel":"trade"', b'"channel":"book"', ""),
@@ -196,6 +199,35 @@ def test_anything_else_is_rejected_with_its_field(
     with pytest.raises(BadMessage) as refused:
         VENUES[venue].read(frame.replace(old, new))
     assert refused.value.field == field
+
+
+ODD = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.just("1e99999")
+)
+
+
+@pytest.mark.parametrize("venue", EVERY)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_frame_with_any_value_is_read_or_rejected(venue: str, data: st.DataObject) -> None:
+    frame = json.loads(DOCUMENTED[venue][0])
+    places = list(_places(frame))
+    holder, key = data.draw(st.sampled_from(places), "place")
+    holder[key] = data.draw(ODD, "value")
+    try:
+        for trade in trades_of(venue, json.dumps(frame).encode()):
+            market = Instrument(trade.symbol, "A", "USD", "A")
+            EventWriter(VENUES[venue], ()).record(market, trade)
+    except BadMessage:
+        pass
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield the holder and the key of each value within a JSON value."""
+    for key, each in list(value.items() if isinstance(value, dict) else enumerate(value)):
+        yield value, key
+        if isinstance(each, (dict, list)):
+            yield from _places(each)
 
 
 @pytest.mark.parametrize(
