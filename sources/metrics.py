@@ -47,7 +47,6 @@ class SourceMetrics:
         self._missing: set[str] = set()
         self._priced: set[str] = set()
         metrics.SOURCE_OWNER.labels(source).set(0)
-        metrics.SOURCE_STOPPED.labels(source).set(0)
         metrics.SOURCE_REFERENCES_MISSING.labels(source).set(0)
         for outcome in ("filled", "unfilled"):
             metrics.SOURCE_GAPS.labels(source, outcome)
@@ -63,7 +62,6 @@ class SourceMetrics:
             log.info("source_state", source=self._source, state=state, note=note)
         self._state, self._note = state, note[:_LONGEST_NOTE]
         metrics.SOURCE_OWNER.labels(self._source).set(state not in {"standby", "stopped"})
-        metrics.SOURCE_STOPPED.labels(self._source).set(state == "stopped")
 
     def head(self, number: int) -> None:
         """Note the newest block that the node reports."""

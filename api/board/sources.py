@@ -40,14 +40,19 @@ class Sources:
         self._newest[status.source] = status, now_ms
 
     def status(self, now_ms: int) -> list[SourceStatus]:
-        """Return the newest report of each source; one without a process is "silent"."""
+        """Return the newest report of each source; one without a process is "silent".
+
+        A source that stopped for a fault keeps its last report, which says why.
+        """
         self._newest = {
             name: (status, at)
             for name, (status, at) in self._newest.items()
             if now_ms - at <= _KEPT_MS
         }
         return [
-            msgspec.structs.replace(status, state="silent") if now_ms - at > _SILENT_MS else status
+            status
+            if now_ms - at <= _SILENT_MS or status.state == "stopped"
+            else msgspec.structs.replace(status, state="silent")
             for _, (status, at) in sorted(self._newest.items())
         ]
 

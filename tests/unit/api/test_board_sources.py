@@ -49,6 +49,8 @@ def test_a_source_without_a_process_is_silent_and_forgotten_after_a_day() -> Non
     sources.record(LIVE, 0)
     assert sources.status(5_001)[0].state == "silent"
     assert sources.faults(5_001) == ["source eth: no process reports; start run_source again"]
+    sources.record(status(source="base", state="stopped", note="wrong chain"), 0)
+    assert sources.faults(5_001)[0] == "source base: stopped: wrong chain"
     assert sources.status(86_400_001) == []
 
 
