@@ -8,6 +8,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,11 +20,14 @@ from uuid import uuid4
 import httpx
 import pytest
 from confluent_kafka import Consumer, Message, TopicPartition
+from swapclient import ingest
 from websockets.asyncio.client import connect
 
 from aggregator.contracts.homes import Homes
 from infra.embedded.kafka import Kafka
 from infra.embedded.stack import Stack
+from tests.integration.client_processes import node
+from tests.support.docs_commands import ROOT, commands
 from tests.support.fuzzing import fuzz
 from tests.support.plain import PLAIN
 from tests.support.processes import wait_until
@@ -58,6 +63,11 @@ class IngestService(Service):
             timeout=30,
             verify=PLAIN,
         )
+
+    def reader(self, scope: str) -> dict[str, str]:
+        """Return the variables that the documents use."""
+        url = f"{ORIGIN}:{self.web_port}"
+        return {"WEB_URL": url, "TOKEN": self.issue("feed-1", scope)}
 
     def trades_of(self, chain: str) -> int:
         trades: int = self.overview(chain=chain)["totals"]["trades"]
@@ -215,6 +225,58 @@ def test_a_broker_that_pauses_costs_a_repeat_and_no_swap(service: IngestService)
     service.send(body(swaps("resumed", 1)))
     service.wait_counted("resumed", 1)
     service.wait_counted("paused", 100)
+
+
+def test_curl_as_the_document_writes_it(service: IngestService, tmp_path: Path) -> None:
+    (command,) = [each.text for each in commands() if "/api/ingest/swaps" in each.text]
+    (tmp_path / "swaps.ndjson").write_bytes(body(swaps("curl", 3)))
+    done = subprocess.run(
+        ["bash", "-euc", command],
+        cwd=tmp_path,
+        env=os.environ | service.reader("swaps:write"),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert json.loads(done.stdout)["accepted"] == 3
+    service.wait_counted("curl", 3)
+
+
+@pytest.mark.parametrize("language", ["python", "js"])
+def test_the_examples_of_the_clients(service: IngestService, language: str) -> None:
+    before = service.trades_of("example")
+    example = [sys.executable, "clients/python/example_ingest.py"]
+    done = subprocess.run(
+        example if language == "python" else [*node(), "clients/js/example_ingest.mjs"],
+        cwd=ROOT,
+        env=os.environ | service.reader("swaps:write") | {"PYTHONPATH": "clients/python"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.split()[:2] == ["1", "0"], done.stdout + done.stderr
+    service.wait_counted("example", before + 1)
+
+
+async def test_the_python_client_sends_again_until_kafka_is_back(service: IngestService) -> None:
+    """1,500 swaps in two gzip bodies; the broker pauses during the first."""
+    sent = swaps("client", 1_500)
+    reader = service.reader("swaps:write")
+    os.kill(service.broker.pid, signal.SIGSTOP)
+    try:
+        sending = asyncio.ensure_future(
+            ingest(reader["WEB_URL"], reader["TOKEN"], [*sent[:20], b"{}", *sent[20:]])
+        )
+        done, _ = await asyncio.wait([sending], timeout=6)
+        assert not done
+    finally:
+        os.kill(service.broker.pid, signal.SIGCONT)
+    report = await asyncio.wait_for(sending, 60)
+    assert (report.accepted, report.rejected) == (1_500, 1)
+    assert (report.errors[0].index, report.errors[0].reason) == (20, "missing")
+    await asyncio.to_thread(service.wait_counted, "client", 1_500)
 
 
 def test_what_was_counted_is_shown(service: IngestService) -> None:
