@@ -13,6 +13,16 @@ RATE ?= 2000
 SOCKETS ?= 300
 N ?= 2000
 PEER ?= daphne
+# Of `make demo`: evm (with RPC and CHAIN) or an exchange (with SYMBOLS); empty: recorded trades.
+SOURCE ?=
+CHAIN ?= ethereum
+OF_USD := $(filter coinbase kraken,$(SOURCE))
+IN_USD := BTC/USD,ETH/USD,SOL/USD
+IN_USDT := BTC/USDT,ETH/USDT,SOL/USDT
+SYMBOLS ?= $(if $(OF_USD),$(IN_USD),$(IN_USDT))
+OF_CHAIN = evm --chain $(CHAIN) --rpc-env RPC
+OF_EXCHANGE = exchange --venue $(SOURCE) --symbols $(SYMBOLS) $(if $(OF_USD),,--assume-par USDT)
+TRADES = $(if $(SOURCE),--source "$(if $(filter evm,$(SOURCE)),$(OF_CHAIN),$(OF_EXCHANGE))",--feed)
 
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --require-hashes --no-deps
@@ -26,7 +36,8 @@ STARTED := $(shell date +%s)
 stage = @begun=$$(date +%s); echo "== $(1)"; $(2) && echo "== $(1): $$(($$(date +%s) - begun)) s"
 
 .PHONY: help setup setup-dev demo demo-chain up down kill lint test chaos gameday audit lock clean \
-	bench-ingest bench-decode bench-restore bench-scale bench-latency bench-fanout bench-e2e bench-history bench-rest bench-pages bench-archive
+	bench-ingest bench-decode bench-restore bench-scale bench-latency bench-fanout bench-e2e bench-history bench-rest bench-pages bench-archive \
+	bench-sources
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,8 +48,8 @@ setup-dev: .venv/.installed-dev ## the same with the tools for tests; as root al
 	@.ci/browser
 	@.ci/nginx
 
-demo: setup ## run engines, service and real trades in the foreground until Ctrl-C
-	@DEMO_STARTED=$(STARTED) exec $(BIN)/python -m infra.embedded run --dir var/demo --fresh --feed $(ARGS)
+demo: setup ## run engines, service and real trades until Ctrl-C; SOURCE=evm RPC=wss://… or SOURCE=binance: live ones
+	@DEMO_STARTED=$(STARTED) exec $(BIN)/python -m infra.embedded run --dir var/demo --fresh $(TRADES) $(ARGS)
 
 demo-chain: setup ## a chain on this machine with real Uniswap contracts, traders and a source; needs npm once
 	@DEMO_STARTED=$(STARTED) exec $(BIN)/python -m infra.chain run $(ARGS)
@@ -96,6 +107,9 @@ bench-fanout: setup ## fan-out to N=2000 WebSocket clients; PEER=uvicorn, group_
 
 bench-e2e: setup ## latency from produce() to the message at a WebSocket client, 500 clients
 	@$(BIN)/python -m bench.e2e $(ARGS)
+
+bench-sources: setup ## what a source can carry: logs to events, and its other parts
+	@$(BIN)/python -m bench.sources $(ARGS)
 
 bench-rest: setup ## requests/s and p99 of one web node with 20,000 tokens on its board
 	@$(BIN)/python -m bench.rest $(ARGS)

@@ -16,7 +16,7 @@ from aggregator.runtime import metrics
 from aggregator.runtime.clock import wall_ms
 
 EventKind = Literal["swap", "retraction", "repeat"]
-Dropped = Literal["not_a_swap", "unknown_factory", "no_metadata", "undecodable"]
+Dropped = Literal["not_a_swap", "unknown_factory", "no_metadata", "undecodable", "too_large"]
 Outcome = Literal["ok", "refused", "limited", "failed", "timeout"]
 
 _LONGEST_NOTE: Final = 300
@@ -47,7 +47,6 @@ class SourceMetrics:
         self._missing: set[str] = set()
         self._priced: set[str] = set()
         metrics.SOURCE_OWNER.labels(source).set(0)
-        metrics.SOURCE_STOPPED.labels(source).set(0)
         metrics.SOURCE_REFERENCES_MISSING.labels(source).set(0)
         for outcome in ("filled", "unfilled"):
             metrics.SOURCE_GAPS.labels(source, outcome)
@@ -63,7 +62,6 @@ class SourceMetrics:
             log.info("source_state", source=self._source, state=state, note=note)
         self._state, self._note = state, note[:_LONGEST_NOTE]
         metrics.SOURCE_OWNER.labels(self._source).set(state not in {"standby", "stopped"})
-        metrics.SOURCE_STOPPED.labels(self._source).set(state == "stopped")
 
     def head(self, number: int) -> None:
         """Note the newest block that the node reports."""
@@ -159,5 +157,5 @@ class SourceMetrics:
             events=self._events,
             retractions=self._retractions,
             gaps_unfilled=self._gaps_unfilled,
-            unpriced_tokens=tuple(sorted(self._missing)),
+            unpriced_tokens=sorted(self._missing),
         )

@@ -20,7 +20,8 @@ class Sink(Protocol):
         """Send records in order; return once the broker has acknowledged all of them.
 
         A crash meanwhile may leave any part of them sent. Raises Fatal where the broker refuses a
-        record for a reason that waiting does not change.
+        record for a reason that waiting does not change, and Fenced where another process has
+        become the owner of the source.
         """
         ...
 
@@ -41,7 +42,8 @@ class Journal(Protocol):
     async def write(self, entries: Mapping[str, bytes | None]) -> None:
         """Write entries (None deletes); return once the broker has acknowledged them.
 
-        Raises Fenced where another process has become the owner: nothing more may be sent.
+        All entries of a call are written or none is. Raises Fenced where another process has become
+        the owner: nothing more may be sent before `own` has returned again.
         """
         ...
 

@@ -31,8 +31,20 @@ STAMPED_BY: Final = "message.timestamp.type"
 """The topic setting that says who stamps records: CreateTime or LogAppendTime (the broker)."""
 MOST_AHEAD_MS: Final = HOUR_MS
 """The widest bound of a topic that is accepted, ms: the default of Kafka 4."""
+JOURNAL_BYTES: Final = 10_000_000
+"""The bytes of the largest batch of records in the topic of the sources' journals."""
 _BOTH_WAYS: Final = "message.timestamp.difference.max.ms"  # before 3.6, for the past as well
 _APPENDED: Final = "LogAppendTime"
+_POLICY: Final = "cleanup.policy"
+_JOURNAL: Final = {
+    _POLICY: "compact",
+    # The newest segment is not compacted, and a new owner reads all of it.
+    "segment.bytes": 16 * 1024 * 1024,
+    "segment.ms": 10 * 60_000,
+    "min.cleanable.dirty.ratio": 0.2,
+    # The intent of a block holds all of its events.
+    "max.message.bytes": JOURNAL_BYTES,
+}
 _FORBIDDEN: Final = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
@@ -56,17 +68,43 @@ def ensure_topics(config: Config) -> list[str]:
         config.kafka_topic: (config.kafka_partitions, swaps),
         config.kafka_dlq_topic: (1, {"retention.ms": config.kafka_dlq_retention_ms}),
     }
-    try:
-        existing = admin.list_topics(timeout=_TIMEOUT_S).topics
-    except KafkaException as error:
-        raise Retry(f"kafka at {config.kafka_bootstrap}: {error.args[0].str()}") from error
-    made = []
-    for name, (partitions, settings) in wanted.items():
-        if name not in existing and _create(admin, config, name, partitions, settings):
-            made.append(name)
+    existing = _existing(config, admin)
+    made = [
+        name
+        for name in wanted
+        if name not in existing and _create(admin, config, name, *wanted[name])
+    ]
     if config.kafka_topic in existing:
         _verify(config, admin)
     return made
+
+
+def ensure_sources_topic(config: Config) -> list[str]:
+    """Create the topic of the sources' journals where missing; return the created names.
+
+    Its one partition makes the ownership of a source one assignment. Kafka keeps the newest record
+    of each key, and compacts within minutes, because a source writes a key for every block. An
+    existing topic is not changed. Raises Retry while the broker cannot be reached, and Fatal where
+    it refuses, or where an existing topic is not compacted.
+    """
+    admin, name = _admin(config), config.kafka_sources_topic
+    if name not in _existing(config, admin):
+        return [name] if _create(admin, config, name, 1, _JOURNAL) else []
+    if (policy := _settings_of(admin, name).get(_POLICY, "compact")) != "compact":
+        raise Fatal(
+            f"topic {name} (KAFKA_SOURCES_TOPIC) has {_POLICY}={policy}, which forgets what sources"
+            f" must remember. Set it: kafka-configs --bootstrap-server {config.kafka_bootstrap} "
+            f"--alter --entity-type topics --entity-name {name} --add-config {_POLICY}=compact"
+        )
+    return []
+
+
+def _existing(config: Config, admin: Any) -> Mapping[str, Any]:
+    try:
+        found: Mapping[str, Any] = admin.list_topics(timeout=_TIMEOUT_S).topics
+    except KafkaException as error:
+        raise Retry(f"kafka at {config.kafka_bootstrap}: {error.args[0].str()}") from error
+    return found
 
 
 def check_timestamps(config: Config) -> str | None:
@@ -173,10 +211,7 @@ def count_partitions(config: Config) -> int:
     Raises Retry, and Fatal where the topic does not exist.
     """
     admin = _admin(config)
-    try:
-        topics = admin.list_topics(timeout=_TIMEOUT_S).topics
-    except KafkaException as error:
-        raise Retry(f"kafka at {config.kafka_bootstrap}: {error.args[0].str()}") from error
+    topics = _existing(config, admin)
     if config.kafka_topic not in topics:
         raise Fatal(f"kafka has no topic {config.kafka_topic}: run manage.py ensure_topology")
     return len(topics[config.kafka_topic].partitions)

@@ -207,6 +207,12 @@ class Config:
     kafka_dlq_topic: str = setting(
         "KAFKA_DLQ_TOPIC", "raw-swaps.dlq", _name, "topic for messages that cannot be counted"
     )
+    kafka_sources_topic: str = setting(
+        "KAFKA_SOURCES_TOPIC",
+        "swap-sources",
+        _name,
+        "topic of what sources remember; a topic of one partition that Kafka compacts",
+    )
     kafka_partitions: int = setting(
         "KAFKA_PARTITIONS", "4", _whole(1, 10_000), "partitions, when the program makes the topic"
     )
@@ -561,10 +567,13 @@ def _contradictions(values: Mapping[str, Any]) -> list[str]:
         faults.append("DATABASE_URL: give it or DATABASE_FILE, not both")
     if values.get("ingest_bytes", 2**34) < values.get("body_limit", 0):
         faults.append("INGEST_BYTES: must be at least BODY_LIMIT")
-    if values.get("kafka_topic") is not None and values["kafka_topic"] == values.get(
-        "kafka_dlq_topic"
+    for name, other in (
+        ("kafka_dlq_topic", "kafka_topic"),
+        ("kafka_sources_topic", "kafka_topic"),
+        ("kafka_sources_topic", "kafka_dlq_topic"),
     ):
-        faults.append("KAFKA_DLQ_TOPIC: must differ from KAFKA_TOPIC")
+        if values.get(name) is not None and values[name] == values.get(other):
+            faults.append(f"{name.upper()}: must differ from {other.upper()}")
     if {"keep_ttl_ms", "hot_ttl_ms"} <= set(values) and values["keep_ttl_ms"] <= values[
         "hot_ttl_ms"
     ]:

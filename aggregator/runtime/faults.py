@@ -20,6 +20,11 @@ POINTS: Final = {
     "after_snapshot": "the snapshot is saved, the offsets are not committed",
     "after_intent": "the group has the archiver's intent, ClickHouse has no row of the batch",
     "after_insert": "ClickHouse has the batch, the group has not committed it",
+    "source_has_block": "a source has read a block; its journal has no intent of the events",
+    "source_wrote_intent": "the journal has the intent of a block's events, Kafka none of them",
+    "source_sent_events": "Kafka has a block's events; the next block is not begun",
+    "source_wrote_retraction": "the journal has the intent of retractions, Kafka none of them",
+    "source_sent_retractions": "Kafka has a block's retractions; the next step is not begun",
 }
 _ACTIONS: Final = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
 

@@ -22,9 +22,11 @@ from nats.aio.msg import Msg
 from aggregator.contracts.names import (
     ALL_ARCHIVES_SUBJECT,
     ALL_HEARTBEATS_SUBJECT,
+    ALL_SOURCES_SUBJECT,
     ALL_TOKENS_SUBJECT,
     resync_subject,
 )
+from aggregator.contracts.sources import SourceStatus
 from aggregator.contracts.stats import ArchiveStatus, Heartbeat, ResyncChunk
 from aggregator.runtime import metrics
 from aggregator.runtime.backoff import Backoff
@@ -34,6 +36,7 @@ from api.board.board import Board
 from api.board.rates import Rates
 from api.board.row import TokenRow
 from api.board.saved import SavedRowsReader
+from api.board.sources import Sources
 from api.board.wire import Wire
 
 TICK_S: Final = 0.05
@@ -62,6 +65,7 @@ class Feed:
         """Create a stopped feed; `now_ms` is a monotonic clock, `clock` the time of day."""
         self.clock = TrustedClock() if clock is None else clock
         self.archives = Archives()
+        self.sources = Sources()
         self.rates = Rates()
         self.connected_once = False
         self._board = board
@@ -79,6 +83,7 @@ class Feed:
         self._patches = 0
         self._decode_patch = msgspec.json.Decoder(TokenRow).decode
         self._decode_archive = msgspec.json.Decoder(ArchiveStatus).decode
+        self._decode_source = msgspec.json.Decoder(SourceStatus).decode
         self._decode_heartbeat = msgspec.json.Decoder(Heartbeat).decode
         self._decode_chunk = msgspec.json.Decoder(ResyncChunk).decode
         self._encode = msgspec.json.Encoder().encode
@@ -168,6 +173,7 @@ class Feed:
             (ALL_TOKENS_SUBJECT, self._on_patch),
             (ALL_HEARTBEATS_SUBJECT, self._on_heartbeat),
             (ALL_ARCHIVES_SUBJECT, self._on_archive),
+            (ALL_SOURCES_SUBJECT, self._on_source),
             (f"{inbox}.*", self._on_answer),
         ):
             await client.subscribe(
@@ -212,6 +218,12 @@ class Feed:
     async def _on_archive(self, message: Msg) -> None:
         try:
             self.archives.record(self._decode_archive(message.data), self._now_ms())
+        except msgspec.MsgspecError as error:
+            self._note_unreadable(message.subject, error)
+
+    async def _on_source(self, message: Msg) -> None:
+        try:
+            self.sources.record(self._decode_source(message.data), self._now_ms())
         except msgspec.MsgspecError as error:
             self._note_unreadable(message.subject, error)
 

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
+from aggregator.contracts.sources import SourceStatus
 from aggregator.contracts.stats import (
     ArchiveStatus,
     PreviousWindow,
@@ -118,6 +119,23 @@ STATUS: Final[Any] = msgspec.to_builtins(
         rates=[CountRate(2, 60_000, 201.5, 0.7, 0.05, 0.0, 0.0)],
         archive=[
             ArchiveStatus(2, "archiving", 901_950, 168, 840, [], None),
+        ],
+        sources=[
+            SourceStatus(
+                source="eth",
+                kind="evm",
+                subject="ethereum",
+                state="live",
+                as_of=_AS_OF,
+                sent_until=_AS_OF - 9_000,
+                head=21_400_120,
+                sent_block=21_400_120,
+                last_event=_AS_OF - 8_700,
+                events=51_220,
+                retractions=14,
+                owner="host:4711",
+                version="0.1.0",
+            ),
         ],
         versions={"web": "0.1.0", "aggregators": ["0.1.0"], "python": "3.11.9"},
     )

@@ -87,6 +87,7 @@ def readiness_of(parts: Services) -> ServiceReadiness:
     reasons += [reason for status in partitions for reason in _reasons(status)]
     degraded = parts.board.degraded() + parts.access_faults
     degraded += parts.feed.archives.faults(parts.now_ms())
+    degraded += parts.feed.sources.faults(parts.now_ms())
     if parts.history.fault is not None:
         degraded.append(f"the archive does not answer: {parts.history.fault}")
     if parts.feed.clock.fault is not None:

@@ -1,4 +1,4 @@
-"""The status of the service for operators: partitions, owners, archive and versions."""
+"""The status of the service for operators: partitions, owners, archive, sources and versions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import platform
 
 import msgspec
 
+from aggregator.contracts.sources import SourceStatus
 from aggregator.contracts.stats import ArchiveStatus
 from aggregator.runtime.version import VERSION
 from api.board.board import PartitionStatus
@@ -19,8 +20,8 @@ class Status(msgspec.Struct, frozen=True):
 
     `ready`, `reasons` and `degraded` are those of `/readyz`. `nats` is what is wrong with NATS, or
     null. `rates` has the owners whose heartbeats arrived for some seconds. `archive` is
-    empty until an archiver reports. `versions` has this web node ("web", "python") and the
-    partitions' owners ("aggregators").
+    empty until an archiver reports, and `sources` until a source does. `versions` has this web
+    node ("web", "python") and the partitions' owners ("aggregators").
     """
 
     ready: bool
@@ -31,6 +32,7 @@ class Status(msgspec.Struct, frozen=True):
     partitions: list[PartitionStatus]
     rates: list[CountRate]
     archive: list[ArchiveStatus]
+    sources: list[SourceStatus]
     versions: dict[str, str | list[str]]
 
 
@@ -47,6 +49,7 @@ def status_of(parts: Services) -> Status:
         partitions=readiness.partitions,
         rates=parts.feed.rates.all(),
         archive=parts.feed.archives.status(parts.now_ms()),
+        sources=parts.feed.sources.status(parts.now_ms()),
         versions={
             "web": VERSION,
             "python": platform.python_version(),

@@ -1,6 +1,6 @@
-"""The page "Pipeline": each partition from Kafka to this web node and to the archive.
+"""The page "Pipeline": the sources, and each partition from Kafka to this web node and the archive.
 
-It shows what owners and archivers reported to this web node in the last second.
+It shows what sources, owners and archivers reported to this web node in the last second.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from django.http import HttpRequest
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 
+from aggregator.contracts.sources import SourceStatus
 from aggregator.contracts.stats import ArchiveStatus
 from api.board.board import PartitionStatus
 from api.board.rates import CountRate
+from api.board.sources import LAG_MS, fault_of, lag_of
 from api.http.status import Status, status_of
 from api.services import services
 from console.models.views import Pipeline
@@ -74,6 +76,23 @@ class ArchiveRow(msgspec.Struct, frozen=True):
     fault: str
 
 
+class SourceRow(msgspec.Struct, frozen=True):
+    """The row of one source."""
+
+    name: str
+    subject: str
+    state: str
+    verdict: str
+    owner: str
+    lag: Cell
+    block: str
+    last_event: Cell
+    events: str
+    retractions: str
+    gaps: Cell
+    fault: str
+
+
 @admin.register(Pipeline)
 class PipelineAdmin(ReadOnlyAdmin, _Pipeline):
     """A read-only page for staff with the permission `api.view_pipeline`."""
@@ -97,6 +116,7 @@ class PipelineAdmin(ReadOnlyAdmin, _Pipeline):
             "status": status,
             "rows": partition_rows(status, time.time()),
             "archive": [_archive_row(each) for each in status.archive],
+            "sources": [_source_row(each) for each in status.sources],
             "read_at": dt.datetime.now(dt.UTC),
             **(extra_context or {}),
         }
@@ -142,6 +162,27 @@ def _archive_row(each: ArchiveStatus) -> ArchiveRow:
         age=_aged(None if each.age_ms is None else each.age_ms / 1_000, _ARCHIVE_AGE_WATCH_S),
         gaps=", ".join(f"{first:,} to {end - 1:,}" for first, end in each.gaps) or "none",
         fault=each.fault or "",
+    )
+
+
+def _source_row(each: SourceStatus) -> SourceRow:
+    fault, lag_ms = fault_of(each), lag_of(each)
+    lost = each.state in {"silent", "standby", "stopped"}
+    since_s = None if each.last_event is None else (each.as_of - each.last_event) / 1_000
+    block = "-" if each.sent_block is None else f"{each.sent_block:,} of {each.head or 0:,}"
+    return SourceRow(
+        name=each.source,
+        subject=each.subject,
+        state=each.state.replace("_", " "),
+        verdict="bad" if lost else "watch" if fault or each.gaps_unfilled else "good",
+        owner=each.owner or "-",
+        lag=_aged(None if lag_ms is None else lag_ms / 1_000, LAG_MS // 1_000),
+        block=block,
+        last_event=_aged(since_s, _WATERMARK_WATCH_S),
+        events=f"{each.events:,}",
+        retractions=f"{each.retractions:,}",
+        gaps=Cell(f"{each.gaps_unfilled:,}", "watch" if each.gaps_unfilled else ""),
+        fault=fault,
     )
 
 

@@ -14,6 +14,7 @@ from infra.embedded.engine import Engine
 
 CHAIN_ID = 31_337
 """As anvil's default (getfoundry.sh)."""
+_BLOCK_GAS = 10**10  # whatever was sent fits one block
 
 
 class Anvil(Engine):
@@ -56,7 +57,8 @@ class Anvil(Engine):
     def command(self) -> list[str | Path]:
         """Return the program and its arguments."""
         fixed = ["--host", ports.HOST, "--chain-id", str(CHAIN_ID), "--silent"]
-        return [self.program, "--port", str(self.port), *fixed, "--no-mining", "--order", "fifo"]
+        mining = ["--no-mining", "--order", "fifo", "--gas-limit", str(_BLOCK_GAS)]
+        return [self.program, "--port", str(self.port), *fixed, *mining]
 
     def environment(self) -> dict[str, str]:
         """Return the environment; anvil keeps temporary state under HOME."""

@@ -108,11 +108,10 @@ def send(rpc: Rpc, transactions: Iterable[Transaction]) -> list[dict[str, Any]]:
     """
     # One by one: the node works on the calls of a batch concurrently, and gives two one nonce.
     hashes = [rpc(*each.call()) for each in transactions]
-    while True:
-        receipts = rpc.batch([("eth_getTransactionReceipt", each) for each in hashes])
-        if None not in receipts:
-            break
+    receipts: list[Any] = [None]
+    while None in receipts:
         rpc("evm_mine")
+        receipts = rpc.batch([("eth_getTransactionReceipt", each) for each in hashes])
     for place, receipt in enumerate(receipts):
         if receipt["status"] != "0x1":
             raise NodeRefused(f"transaction {place} of {len(receipts)} reverted: {receipt}")

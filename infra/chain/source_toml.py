@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from infra.chain.anvil import CHAIN_ID
 from infra.chain.world import World
 
 CHAIN: Final = "anvil"
@@ -18,7 +19,7 @@ _FACTORIES: Final = (
 
 
 def source_toml(world: World, rpc_urls: Sequence[str]) -> str:
-    """Return the configuration of one source for a deployed world."""
+    """Return the configuration of one source that reads all swaps of a deployed world."""
     name = f"source.{CHAIN}"
     tokens = world.tokens
     lines = [
@@ -26,6 +27,8 @@ def source_toml(world: World, rpc_urls: Sequence[str]) -> str:
         'kind = "evm"',
         f'chain = "{CHAIN}"',
         f"rpc = {_texts(rpc_urls)}",
+        f"chain_id = {CHAIN_ID}",
+        f"from_block = {world.first_block}",
         "keep_blocks = 256",
     ]
     for venue, kind, contract in _FACTORIES:
@@ -38,7 +41,7 @@ def source_toml(world: World, rpc_urls: Sequence[str]) -> str:
     lines += [
         f"[{name}.trusted]",
         f"stable = {_texts([tokens['USDC'], tokens['USDT']])}",
-        f"native = {_texts([tokens['WETH']])}",
+        f'native = "{tokens["WETH"]}"',
         f"reference_pools = {_texts(world.reference_pools)}",
     ]
     return "\n".join(lines) + "\n"

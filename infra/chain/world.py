@@ -97,11 +97,7 @@ def deploy(rpc: Rpc, directory: Path) -> Deployed:
 
     Raises NodeRefused if a transaction reverts.
     """
-    rpc("evm_setAutomine", True)
-    try:
-        return _Builder(rpc, artifacts.load(directory)).build()
-    finally:
-        rpc("evm_setAutomine", False)
+    return _Builder(rpc, artifacts.load(directory)).build()
 
 
 def attach(world: World, directory: Path) -> Deployed:

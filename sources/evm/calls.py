@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from aggregator.runtime.errors import Retry
 from sources.evm.logs import address_in
 from sources.evm.types import Log
 
@@ -44,17 +45,32 @@ class LogFinder(Protocol):
         ...
 
 
-def words(answer: str | None) -> list[str]:
-    """Return the whole words of an answer, each `0x` and 64 digits; [] where there is none."""
+def bytes_of(answer: str | None) -> bytes:
+    """Return the bytes of an answer, b"" where there is none.
+
+    Raises Retry where the answer is not hex: no contract answers so, a node in trouble may.
+    """
     if answer is None:
-        return []
+        return b""
+    try:
+        return bytes.fromhex(answer.removeprefix("0x"))
+    except ValueError:
+        raise Retry(f"the answer to eth_call is not hex: {answer[:80]!r}") from None
+
+
+def words(answer: str | None) -> list[str]:
+    """Return the whole words of an answer, each `0x` and 64 lower-case digits; [] where none is.
+
+    Raises Retry as `bytes_of` does.
+    """
+    answer = "0x" + bytes_of(answer).hex()
     return ["0x" + answer[at : at + _WORD] for at in range(2, len(answer) - _WORD + 1, _WORD)]
 
 
 def address_of(answer: str | None) -> str | None:
     """Return the address that an answer begins with; None for another answer and for zero."""
     found = words(answer)
-    address = address_in(found[0].lower()) if found else None
+    address = address_in(found[0]) if found else None
     return None if address is None or int(address, 16) == 0 else address
 
 

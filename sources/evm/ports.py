@@ -5,8 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from aggregator.runtime.errors import Retry
 from sources.events import Outgoing
-from sources.evm.types import Block, Log
+from sources.evm.types import Block, ChainIdentity, Log
+
+
+class Unreachable(Retry):
+    """The node did not answer: no connection, a cut, a server error or no time left."""
+
+
+class RateLimited(Retry):
+    """The node wants fewer calls; it may be asked again after `pause_s` seconds."""
+
+    def __init__(self, message: str, pause_s: float) -> None:
+        super().__init__(message)
+        self.pause_s = pause_s
+
+
+class Refused(Retry):
+    """The node answered with an error: this call, or its range, does not suit it."""
 
 
 class LogFilter(NamedTuple):
@@ -22,8 +39,7 @@ class LogFilter(NamedTuple):
 class Node(Protocol):
     """One RPC endpoint of a chain. Every call raises Retry where the node does not answer it.
 
-    Of Retry, `sources.evm.rpc` names the kinds: RateLimited, Unreachable, Refused. All answers of
-    one step come from one node, so that a block's hash and its logs belong together.
+    All answers of one step come from one node, so that a block's hash and its logs belong together.
     """
 
     @property
@@ -59,17 +75,61 @@ class Node(Protocol):
         ...
 
 
-class BlockReader(Protocol):
-    """Makes events of a block's logs: decodes, proves pools, prices. Blocks come in order."""
+class NodeChoice(Protocol):
+    """The endpoints of a source: which one to ask, and when there may be news."""
 
-    async def read(self, block: Block, logs: Sequence[Log]) -> list[Outgoing]:
-        """Return the events of a block in the order of its logs.
+    async def identify(self, expected: ChainIdentity | None) -> ChainIdentity:
+        """Return the chain of the nodes, once one of them answers.
 
-        Raises Retry where a call that it needs was not answered: the block is then read again, so
-        a call that fails leaves no trace of the block in the reader.
+        From then on no node of another chain is chosen. Raises Fatal where a node is of another
+        chain than `expected` or than the other nodes.
         """
         ...
 
-    async def observe(self, block: Block, logs: Sequence[Log]) -> None:
-        """Take the reference prices of a block whose events were sent by an earlier process."""
+    async def choose(self) -> Node:
+        """Return the node to ask in the next step; wait, with backoff, until one answers.
+
+        Raises Fatal where the nodes are not of one chain, or disagree on a finalised block.
+        """
+        ...
+
+    def failed(self, node: Node, error: Retry) -> None:
+        """Note that a step failed on a node, so that another one is chosen or a pause is made."""
+        ...
+
+    async def logs_of(self, node: Node, block: Block, wanted: LogFilter) -> list[Log]:
+        """Return the logs of a block from `node`.
+
+        Where it answers none although the block's header may have some, ask it again, and then
+        every other node.
+        """
+        ...
+
+    async def news(self) -> None:
+        """Return when a node announces something, or when it is time to ask without that."""
+        ...
+
+
+class BlockReader(Protocol):
+    """Makes events of a block's logs: decodes, proves pools, prices. Blocks come in order.
+
+    Every method raises Retry where a call that it needs was not answered: its blocks are then given
+    again, so a call that fails leaves no trace of them in the reader.
+    """
+
+    @property
+    def references(self) -> LogFilter | None:
+        """The logs that `observe` needs; None where no pool prices others."""
+        ...
+
+    async def read(self, block: Block, logs: Sequence[Log]) -> list[Outgoing]:
+        """Return the events of a block in the order of its logs."""
+        ...
+
+    async def read_final(self, blocks: Sequence[tuple[Block, Sequence[Log]]]) -> list[Outgoing]:
+        """Return the events of final blocks, whose state the node may have forgotten."""
+        ...
+
+    async def observe(self, blocks: Sequence[tuple[Block, Sequence[Log]]]) -> None:
+        """Take the reference prices of blocks whose events are not wanted."""
         ...

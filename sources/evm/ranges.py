@@ -24,7 +24,7 @@ class RangeLength:
         self.blocks = longest
         self._longest = longest
         self._most_bytes = most_bytes
-        self._good = 0
+        self._good = self._cuts = 0
         # The longest that was answered since the last refusal, and the shortest that was refused.
         self._answered = 0
         self._refused: int | None = None
@@ -35,6 +35,7 @@ class RangeLength:
 
     def answered(self, blocks: int, size_bytes: int) -> None:
         """Note that a range of `blocks` was answered with `size_bytes`."""
+        self._cuts = 0
         if size_bytes > self._most_bytes:
             self._shorten(max(1, blocks * self._most_bytes // size_bytes))
             return
@@ -66,9 +67,20 @@ class RangeLength:
         self._refused = blocks
         self._shorten(max(1, blocks // 2))
 
+    def cut(self, blocks: int) -> bool:
+        """Note that the connection failed under a range; return whether to ask for half of it.
+
+        One cut is not the range's fault, but some vendors refuse by cutting: two in a row are.
+        """
+        self._cuts += 1
+        if self._cuts < 2:
+            return False
+        self.refused(blocks)
+        return True
+
     def _shorten(self, blocks: int) -> None:
         self.blocks = min(self.blocks, blocks)
-        self._good = self._answered = 0
+        self._good = self._answered = self._cuts = 0
 
     def _rest(self) -> None:
         """Stay at the ceiling; test it after many answers, and after twice as many next time."""

@@ -13,6 +13,18 @@ NATIVE = "0x0000000000000000000000000000000000000000"
 """The address that stands for a chain's native coin (Uniswap v4)."""
 
 
+class ChainIdentity(msgspec.Struct, frozen=True):
+    """What tells chains apart; `genesis` is the hash of block 0, None where a node lacks it."""
+
+    chain_id: int
+    genesis: str | None = None
+
+    def matches(self, other: ChainIdentity) -> bool:
+        """Return whether both may be the same chain."""
+        known = self.genesis is not None and other.genesis is not None
+        return self.chain_id == other.chain_id and (not known or self.genesis == other.genesis)
+
+
 class BlockRef(NamedTuple):
     """A block's place in its chain."""
 

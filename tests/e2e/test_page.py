@@ -150,7 +150,7 @@ def test_what_the_chain_took_back_is_struck_through_and_may_come_again(
         expect(struck).to_have_count(1, timeout=WITHIN_MS)
         expect(struck).to_contain_text("taken back by the chain")
         expect(page.locator("#trades-undone")).to_have_text(
-            "1 taken back by the chain, worth $1,234.50"
+            "1 taken back by the chain, worth $1.23K"
         )
         expect(page.locator("#quality")).to_contain_text("1 retracted")
 

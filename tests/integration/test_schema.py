@@ -104,12 +104,13 @@ def test_two_processes_apply_it_at_the_same_time(stack: Stack) -> None:
 def test_without_an_archive_only_the_topics_are_made(stack: Stack) -> None:
     topic = f"topic-{uuid4().hex[:8]}"
     env = {**os.environ, **stack.env(), "CLICKHOUSE_URL": ""}
-    env |= {"KAFKA_TOPIC": topic, "KAFKA_DLQ_TOPIC": f"{topic}.dlq"}
+    sources = f"{topic}.sources"
+    env |= {"KAFKA_TOPIC": topic, "KAFKA_DLQ_TOPIC": f"{topic}.dlq", "KAFKA_SOURCES_TOPIC": sources}
     command = [sys.executable, "manage.py", "ensure_topology"]
     done = _run(command, env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        f"topics: {topic}, {topic}.dlq",
+        f"topics: {topic}, {topic}.dlq, {sources}",
         "archive: none, CLICKHOUSE_URL is empty",
     ]
 

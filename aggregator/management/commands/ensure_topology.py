@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from aggregator.clickhouse.connection import ClickHouseClient
 from aggregator.clickhouse.schema import ensure_schema
-from aggregator.member.topics import ensure_topics
+from aggregator.member.topics import ensure_sources_topic, ensure_topics
 from aggregator.runtime.config import Config
 from aggregator.runtime.errors import SwapsError
 
@@ -29,7 +29,7 @@ class Command(BaseCommand):
         """Create what is missing, and print what was created."""
         config: Config = settings.SWAPS
         try:
-            self._say("topics", ensure_topics(config))
+            self._say("topics", ensure_topics(config) + ensure_sources_topic(config))
             if not config.clickhouse_url:
                 self.stdout.write("archive: none, CLICKHOUSE_URL is empty")
                 return

@@ -15,6 +15,7 @@ from django.core import signing
 from django.http import HttpResponse
 
 from aggregator.contracts.intervals import FLUSH_MS
+from aggregator.contracts.sources import SourceStatus
 from aggregator.contracts.stats import Tallies
 from aggregator.runtime.version import VERSION
 from api.board.listing import Listing
@@ -482,8 +483,10 @@ async def test_no_origin_may_read_by_default(site: Site) -> None:
     assert "Access-Control-Allow-Origin" not in answer.headers
 
 
-async def test_status_has_owners_snapshots_rates_and_versions(site: Site) -> None:
+async def test_status_has_owners_snapshots_rates_sources_and_versions(site: Site) -> None:
     owners = filled(site)
+    source = SourceStatus("eth", "evm", "ethereum", "stopped", AS_OF, "the wrong chain")
+    site.parts.feed.sources.record(source, site.now_ms + 10_000)
     for seconds, late in ((0, 0), (10, 5)):
         beat = msgspec.structs.replace(
             owners[0].heartbeat(),
@@ -505,6 +508,8 @@ async def test_status_has_owners_snapshots_rates_and_versions(site: Site) -> Non
     a_second = {"records": 100.0, "duplicates": 0.0, "late": 0.5, "dead_letters": 0.0}
     a_second["misplaced"] = 0.0
     assert answer["rates"] == [{"partition": 0, "over_ms": 10_000, **a_second}]
+    assert answer["sources"] == [msgspec.to_builtins(source)]
+    assert "source eth: stopped: the wrong chain" in answer["degraded"]
     assert answer["versions"]["web"] == VERSION
     assert answer["versions"]["aggregators"] == ["0.1.0"]
     assert answer["ready"] is False and answer["reasons"]

@@ -44,3 +44,7 @@ class ForkingChain:
 
     def block(self, number: int) -> BlockRef | None:
         return self.canonical[number] if number < len(self.canonical) else None
+
+    def by_hash(self, block_hash: str) -> BlockRef | None:
+        """A block of the canonical chain: orphans are forgotten, as some nodes do."""
+        return next((block for block in self.canonical if block.hash == block_hash), None)

@@ -1,0 +1,114 @@
+"""Reads the logs of finalised blocks by ranges, several at a time, and yields them in order.
+
+Only finalised blocks may be read so: a node answers a range beyond its head short, without an
+error. Each slice asks for its last block first, which a node that lags does not have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+from itertools import groupby
+from typing import Final, NamedTuple
+
+from sources.evm.ports import LogFilter, Node, Refused, Unreachable
+from sources.evm.ranges import RangeLength
+from sources.evm.types import Block, Log
+
+_SLICES_AHEAD: Final = 4
+_LOG_BYTES: Final = 700
+"""The usual size of a swap's log in JSON, to bound an answer by bytes."""
+
+
+class BlockLogs(NamedTuple):
+    """A block and its logs in their order."""
+
+    block: Block
+    logs: Sequence[Log]
+
+
+class Slice(NamedTuple):
+    """What was found up to the block `last`, from the last block of the slice before it."""
+
+    last: Block
+    found: list[BlockLogs]
+
+
+class Backfill:
+    """Reads ranges of finalised blocks from one node.
+
+    `senders` says whether the transactions' senders are needed; without them a block is not asked
+    for where its logs have its time. `length` learns what the node accepts.
+    """
+
+    def __init__(
+        self, node: Node, wanted: LogFilter, *, senders: bool, length: RangeLength
+    ) -> None:
+        self._node = node
+        self._wanted = wanted
+        self._senders = senders
+        self._length = length
+
+    async def slices(self, first: int, last: int) -> AsyncGenerator[Slice, None]:
+        """Yield the slices of the blocks `first` to `last`, both included, in order.
+
+        Raises Retry where the node does not answer; the slices so far are complete.
+        """
+        under_way: deque[asyncio.Task[Slice]] = deque()
+        try:
+            while first <= last or under_way:
+                while first <= last and len(under_way) < _SLICES_AHEAD:
+                    end = min(last, first + self._length.blocks - 1)
+                    under_way.append(asyncio.create_task(self._slice(first, end)))
+                    first = end + 1
+                yield await under_way.popleft()
+        finally:
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+
+    async def _slice(self, first: int, last: int) -> Slice:
+        end = await self._node.block(last)
+        if end is None:
+            raise Unreachable(f"{self._node.name}: no block {last}, although it is finalised")
+        logs = await self._logs(first, last)
+        found = [list(group) for _, group in groupby(logs, key=lambda log: log.block_hash)]
+        blocks = await asyncio.gather(*(self._block(of[0]) for of in found))
+        return Slice(end, [BlockLogs(block, of) for block, of in zip(blocks, found, strict=True)])
+
+    async def _logs(self, first: int, last: int) -> list[Log]:
+        """Return the logs of a range in their order, in as many calls as the node demands."""
+        logs: list[Log] = []
+        while first <= last:
+            blocks = min(self._length.blocks, last - first + 1)
+            try:
+                part = await self._node.logs_in(first, first + blocks - 1, self._wanted)
+            except Refused:
+                if blocks == 1:
+                    raise
+                self._length.refused(blocks)
+                continue
+            except Unreachable:
+                if blocks == 1 or not self._length.cut(blocks):
+                    raise
+                continue
+            self._length.answered(blocks, _LOG_BYTES * len(part))
+            logs += part
+            first += blocks
+        return logs
+
+    async def _block(self, log: Log) -> Block:
+        """Return the block of a log, with senders where they are needed."""
+        number = int(log.block_number, 16)
+        if not self._senders and log.block_timestamp is not None:
+            return Block(number, log.block_hash, "", int(log.block_timestamp, 16))
+        if self._senders:
+            block = await self._node.block_with_senders(log.block_hash)
+        else:
+            block = await self._node.block(number)
+        if block is None or block.hash != log.block_hash:
+            raise Unreachable(
+                f"{self._node.name}: has logs of the finalised block {log.block_hash}, but no block"
+            )
+        return block
