@@ -3,8 +3,8 @@
     python -m bench.ingest_http [--lines 500] [--rate 60000] [--seconds 8]
 
 Starts separate engines and one Daphne with INGEST=on. A separate process (`bench.ingest_load`)
-posts bodies of swaps: as many as possible for the peak, then at an even rate for the latency, while a
-WebSocket of the same node measures how long it waits. Compares the records of the topic with what
+posts bodies of swaps: as many as possible for the peak, then at an even rate for the latency, while
+a WebSocket of the same node measures how long it waits. Compares the records of the topic with what
 the answers accepted; a difference fails the benchmark. The last line is one JSON object.
 """
 
