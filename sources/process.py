@@ -144,6 +144,7 @@ async def _own_and_run(follow: Follow, metrics: SourceMetrics, open_ports: OpenP
                 raise cause from error
             log.warning("source_fenced", error=str(cause))
         else:
+            metrics.state("ended")
             return
         finally:
             # What is under way must have an end before another process may take over.
@@ -166,7 +167,7 @@ def readiness_of(status: SourceStatus) -> tuple[list[str], list[str]]:
     match status.state:
         case "starting":
             return ["starting"], []
-        case "waiting" | "stopped" | "silent":
+        case "waiting" | "stopped" | "silent" | "ended":
             return [status.note or status.state], []
         case "standby":
             return [], [f"source {status.source} has another owner; this process stands by"]
