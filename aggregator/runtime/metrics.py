@@ -426,7 +426,7 @@ BOARD_MISPLACED = Gauge(
 BOARD_SOURCES = Gauge(
     "swaps_board_sources",
     "Sources by the state that this web node shows (standby, starting, catching_up, live, waiting, "
-    "stopped, silent); any silent, standby or stopped one sends nothing.",
+    "stopped, ended, silent); any silent, standby or stopped one sends nothing.",
     ["state"],
 )
 BOARD_AGE = Gauge(

@@ -27,8 +27,12 @@ class Sources:
     def record(self, status: SourceStatus, now_ms: int) -> None:
         """Record the report of a source's process.
 
-        A process that stands by counts only where the owner is silent.
+        A process that stands by counts only where the owner is silent. A source that ended is no
+        longer shown.
         """
+        if status.state == "ended":
+            self._newest.pop(status.source, None)
+            return
         present = self._newest.get(status.source)
         if (
             status.state == "standby"

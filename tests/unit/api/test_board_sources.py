@@ -63,3 +63,10 @@ def test_a_process_that_stands_by_counts_once_the_owner_is_silent() -> None:
     assert sources.status(5_001)[0].state == "standby"
     sources.record(status(owner="b:2"), 6_000)
     assert sources.status(6_000)[0].state == "live"
+
+
+def test_a_backfill_that_ended_is_no_longer_shown() -> None:
+    sources = Sources()
+    sources.record(status(state="catching_up"), 0)
+    sources.record(status(state="ended"), 1_000)
+    assert sources.status(9_000) == []
