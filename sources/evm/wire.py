@@ -24,8 +24,9 @@ _RATE: Final = re.compile(
 )
 _RATE_CODES: Final = {429, -32016}
 _CONTRACT: Final = re.compile(
-    r"revert|out of gas|invalid opcode|invalid jump|stack (?:under|over)flow|stack limit"
-    r"|vm exception|vm execution error|bad instruction|write protection|gas uint64 overflow",
+    r"revert|out ?of ?gas|invalid ?opcode|opcode ?not ?found|invalid ?jump|stack ?(?:under|over)flow"
+    r"|stack ?limit|vm exception|vm execution error|bad ?instruction|write ?protection"
+    r"|gas uint64 overflow|return ?data ?out ?of ?bounds|out ?of ?offset|access ?violation|call ?depth",
     re.I,
 )
 _CONTRACT_CODES: Final = {3, -32015}
