@@ -36,7 +36,7 @@ STARTED := $(shell date +%s)
 stage = @begun=$$(date +%s); echo "== $(1)"; $(2) && echo "== $(1): $$(($$(date +%s) - begun)) s"
 
 .PHONY: help setup setup-dev demo demo-chain up down kill lint test chaos gameday audit lock clean \
-	bench-ingest bench-decode bench-restore bench-scale bench-latency bench-fanout bench-e2e bench-history bench-rest bench-pages bench-archive \
+	bench-ingest bench-decode bench-restore bench-scale bench-latency bench-fanout bench-e2e bench-history bench-rest bench-pages bench-archive bench-ingest-http \
 	bench-sources
 
 help: ## list the targets
@@ -116,6 +116,9 @@ bench-rest: setup ## requests/s and p99 of one web node with 20,000 tokens on it
 
 bench-pages: setup ## CPU of a page, a static file, a 404 and a probe of one web node
 	@$(BIN)/python -m bench.pages $(ARGS)
+
+bench-ingest-http: setup ## swaps/s over HTTP into Kafka, and how long a WebSocket waits meanwhile
+	@$(BIN)/python -m bench.ingest_http $(ARGS)
 
 audit: setup-dev ## bandit over the code, pip-audit over the locked packages (needs a network)
 	@.ci/audit

@@ -19,7 +19,7 @@ from aggregator.member.topics import ensure_topics
 from bench import command
 from bench.cpu import CpuMeter
 from bench.service import ROOT, BenchService, Logged, WrongResult, say
-from bench.source_exchange import Topic
+from bench.source_exchange import TopicCount
 from bench.source_logs import FACTORIES, PER_BLOCK, USDC, WETH, KnownContracts, pool_id
 from infra.embedded.kafka import Kafka
 from infra.embedded.ports import free_port
@@ -41,12 +41,12 @@ def measure_logs(logs: int, live_s: int) -> dict[str, Any]:
     """Return what was measured with so many logs and so many seconds."""
     with BenchService("chain", engines=(Kafka,)) as service:
         ensure_topics(service.config)
-        topic = Topic(service)
+        topic = TopicCount(service)
         found = _backfill(service, topic, logs)
         return found | (_live(service, topic, live_s) if live_s else {})
 
 
-def _backfill(service: BenchService, topic: Topic, logs: int) -> dict[str, Any]:
+def _backfill(service: BenchService, topic: TopicCount, logs: int) -> dict[str, Any]:
     blocks = logs // PER_BLOCK
     node = _node(service, "backfill", blocks + 1, 0)
     source = _source(service, "backfill", node, "--from-block", "1", "--to-block", str(blocks))
@@ -66,7 +66,7 @@ def _backfill(service: BenchService, topic: Topic, logs: int) -> dict[str, Any]:
     }
 
 
-def _live(service: BenchService, topic: Topic, seconds: int) -> dict[str, Any]:
+def _live(service: BenchService, topic: TopicCount, seconds: int) -> dict[str, Any]:
     node = _node(service, "live", 2, RATE)
     before = topic.records()
     source = _source(service, "live", node)
@@ -126,7 +126,7 @@ reference_pools = ["{pools[0]}", "{pools[1]}", "{pool_id(pools[2])}"]
 """
 
 
-def _arrive(source: Logged, topic: Topic, records: int) -> tuple[float, float]:
+def _arrive(source: Logged, topic: TopicCount, records: int) -> tuple[float, float]:
     """Wait until all records are in the topic; return when the first and the last were."""
     first = 0.0
     deadline = time.monotonic() + _LATE_S + records / 1_000

@@ -317,6 +317,14 @@ RULES: Final[tuple[tuple[str, Run], ...]] = (
     (r"manage\.py \w+ .*\[.*\]", each_way),
     (r"manage\.py \w+ --.*", runs()),
     (r"manage\.py \w+", is_a_command),
+    (
+        r"curl -X POST .*/api/ingest/swaps.*",
+        elsewhere("tests/integration/test_ingest.py", "test_curl_as_the_document_writes_it"),
+    ),
+    (
+        r"(/tmp/swapclient/bin/python|node) clients/.*/example_ingest\.\w+",
+        elsewhere("tests/integration/test_ingest.py", "test_the_examples_of_the_clients"),
+    ),
     (r"curl .* > wall\.folded", runs(then=" && grep --quiet '^MainThread;' wall.folded")),
     (r"curl .* > heap\.pb\.gz", runs(then=" && gzip --test heap.pb.gz")),
     (r"curl -s http://HOST:8080/readyz", runs(says='"ready":true')),
