@@ -22,6 +22,7 @@ from bench.service import ROOT, BenchService, Logged, WrongResult, say
 from bench.source_exchange import TopicCount
 from bench.source_logs import FACTORIES, PER_BLOCK, USDC, WETH, KnownContracts, pool_id
 from infra.embedded.kafka import Kafka
+from infra.embedded.nats import Nats
 from infra.embedded.ports import free_port
 
 LOGS: Final = 20_000
@@ -39,7 +40,7 @@ def measure(rounds: int) -> dict[str, Any]:
 
 def measure_logs(logs: int, live_s: int) -> dict[str, Any]:
     """Return what was measured with so many logs and so many seconds."""
-    with BenchService("chain", engines=(Kafka,)) as service:
+    with BenchService("chain", engines=(Nats, Kafka)) as service:
         ensure_topics(service.config)
         topic = TopicCount(service)
         found = _backfill(service, topic, logs)
