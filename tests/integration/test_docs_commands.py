@@ -347,6 +347,14 @@ RULES: Final[tuple[tuple[str, Run], ...]] = (
     (r"(\.venv/bin/)?python manage\.py feed --synthetic .*", feeds_until_interrupted),
     (r".* manage\.py run_source .*(--to-block \d+|--check)", is_checked),
     (r".* manage\.py run_source .*(--dry-run|--name eth)", follows_a_chain),
+    (r"manage\.py source list", runs()),
+    (
+        r"manage\.py source reset .*",
+        elsewhere(
+            "tests/integration/test_source_command.py",
+            "test_a_source_is_shown_and_begins_at_another_block",
+        ),
+    ),
     (r"export ETH_RPC=.*", runs(then=' && test -n "$ETH_RPC"')),
     (r"python manage\.py (compile_engine|issue_token .*|import_tokens .*)", runs()),
     (r"manage\.py dead_letters .*", has_letters),
