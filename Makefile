@@ -62,8 +62,9 @@ down: setup ## stop what `make up`, `make demo` or `make demo-chain` started
 	@if [ -e var/demo/stack.lock ]; then $(BIN)/python -m infra.embedded down --dir var/demo; fi
 	@$(BIN)/python -m infra.embedded down $(ARGS)
 
-kill: setup ## kill -9 PROCESS=aggregator (archiver, web, feed) of `make demo` or `make up`; it is restarted
-	@$(BIN)/python -m infra.embedded kill $(PROCESS) $(if $(wildcard var/demo/stack.env),--dir var/demo) $(ARGS)
+kill: setup ## kill -9 PROCESS=aggregator (archiver, web, feed, source) of a demo or `make up`; it is restarted
+	@$(BIN)/python -m infra.embedded kill $(PROCESS) $(firstword $(foreach each,demo chain,\
+		$(if $(wildcard var/$(each)/stack.env),--dir=var/$(each)))) $(ARGS)
 
 lint: .venv/.installed-dev ## ruff, mypy and import-linter; the pre-commit hook runs it too
 	$(call stage,lint,$(BIN)/ruff check . && $(BIN)/ruff format --check .)

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from django.core.management.base import CommandParser
@@ -64,12 +65,12 @@ class Command(ProcessCommand):
 
 def _ports(config: Config, source: AnySource, dry_run: bool) -> OpenPorts:
     if dry_run:
-        return lambda: (ForgetfulJournal(), PrintingSink(sys.stdout.buffer))
+        return lambda _note: (ForgetfulJournal(), PrintingSink(sys.stdout.buffer))
 
-    def on_kafka() -> tuple[Journal, ClosingSink]:
+    def on_kafka(note: Callable[[str], None]) -> tuple[Journal, ClosingSink]:
         ensure_topics(config)
         ensure_sources_topic(config)
-        return ports_on_kafka(config, source.name, instance_id=config.kafka_instance_id)
+        return ports_on_kafka(config, source.name, note, instance_id=config.kafka_instance_id)
 
     return on_kafka
 
