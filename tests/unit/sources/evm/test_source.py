@@ -73,7 +73,7 @@ async def live(
     raise AssertionError("the source did not end")
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(MOVES, st.data())
 def test_killed_at_any_point_it_sends_the_canonical_chain(
     moves: list[tuple[str, int, int]], data: st.DataObject
@@ -83,7 +83,7 @@ def test_killed_at_any_point_it_sends_the_canonical_chain(
     assert counted(broker.records) == expected(chain)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(MOVES, st.data(), st.integers(40, 120))
 def test_a_long_way_by_ranges_and_then_block_by_block(
     moves: list[tuple[str, int, int]], data: st.DataObject, blocks: int
