@@ -13,6 +13,16 @@ RATE ?= 2000
 SOCKETS ?= 300
 N ?= 2000
 PEER ?= daphne
+# Of `make demo`: evm (with RPC and CHAIN) or an exchange (with SYMBOLS); empty: recorded trades.
+SOURCE ?=
+CHAIN ?= ethereum
+OF_USD := $(filter coinbase kraken,$(SOURCE))
+IN_USD := BTC/USD,ETH/USD,SOL/USD
+IN_USDT := BTC/USDT,ETH/USDT,SOL/USDT
+SYMBOLS ?= $(if $(OF_USD),$(IN_USD),$(IN_USDT))
+OF_CHAIN = evm --chain $(CHAIN) --rpc-env RPC
+OF_EXCHANGE = exchange --venue $(SOURCE) --symbols $(SYMBOLS) $(if $(OF_USD),,--assume-par USDT)
+TRADES = $(if $(SOURCE),--source "$(if $(filter evm,$(SOURCE)),$(OF_CHAIN),$(OF_EXCHANGE))",--feed)
 
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --require-hashes --no-deps
@@ -38,8 +48,8 @@ setup-dev: .venv/.installed-dev ## the same with the tools for tests; as root al
 	@.ci/browser
 	@.ci/nginx
 
-demo: setup ## run engines, service and real trades in the foreground until Ctrl-C
-	@DEMO_STARTED=$(STARTED) exec $(BIN)/python -m infra.embedded run --dir var/demo --fresh --feed $(ARGS)
+demo: setup ## run engines, service and real trades until Ctrl-C; SOURCE=evm RPC=wss://… or SOURCE=binance: live ones
+	@DEMO_STARTED=$(STARTED) exec $(BIN)/python -m infra.embedded run --dir var/demo --fresh $(TRADES) $(ARGS)
 
 demo-chain: setup ## a chain on this machine with real Uniswap contracts, traders and a source; needs npm once
 	@DEMO_STARTED=$(STARTED) exec $(BIN)/python -m infra.chain run $(ARGS)

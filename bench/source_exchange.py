@@ -30,7 +30,7 @@ TRADES: Final = 80_000
 _LATE_S: Final = 60
 
 
-class Topic:
+class TopicCount:
     """How much the topic holds."""
 
     def __init__(self, service: BenchService) -> None:
@@ -68,7 +68,7 @@ rest_url = "{addresses["rest"]}"
     return process
 
 
-def _arrive(source: Logged, topic: Topic, trades: int) -> tuple[float, float]:
+def _arrive(source: Logged, topic: TopicCount, trades: int) -> tuple[float, float]:
     """Wait until all trades are in the topic; return when the first and the last were."""
     first = 0.0
     deadline = time.monotonic() + _LATE_S + trades / 1_000
@@ -95,7 +95,7 @@ def measure_trades(trades: int) -> dict[str, Any]:
         ensure_topics(service.config)
         venue = service.helper("bench.exchange_server", str(trades), str(SYMBOLS))
         venue.wait_for("addresses", lambda: bool(venue.lines("listening")))
-        topic = Topic(service)
+        topic = TopicCount(service)
         source = _source(service, venue.lines("listening")[0])
         pids = {"source": source.pid, "venue": venue.pid, "kafka": service.stack.kafka.pid}
         with CpuMeter(pids) as meter:

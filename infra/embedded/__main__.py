@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 
-from infra.embedded import background
+from infra.embedded import background, live
 from infra.embedded.demo import REPOSITORY
 from infra.embedded.errors import EmbeddedError
 from infra.embedded.run import Options, default_ports, run
@@ -32,8 +33,13 @@ def main(arguments: list[str]) -> int:
         except KeyboardInterrupt:
             return 130
     asked = {name: getattr(given, f"{name}_port") for name in default_ports()}
-    service = given.service or given.feed
-    return run(Options(directory, asked, service, given.feed, given.fresh))
+    service = given.service or given.feed or given.source is not None
+    try:
+        play = None if given.source is None else live.source(given.source)
+    except EmbeddedError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return run(Options(directory, asked, service, given.feed, given.fresh, play=play))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,6 +75,12 @@ def _add_start_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--feed", action="store_true", help="also feed real trades: a day's history, then live ones"
+    )
+    command.add_argument(
+        "--source",
+        type=shlex.split,
+        metavar="ARGUMENTS",
+        help="also run a live source: the arguments of `manage.py run_source`, as one text",
     )
     command.add_argument(
         "--fresh", action="store_true", help="remove the data of an earlier run first"

@@ -250,9 +250,10 @@ class Service:
     ) -> None:
         """Start another process in the service's environment, and keep it running as the others.
 
-        `environment` is added to the service's. For `proof` see `Job`. Call it after `start`.
+        `environment` is added to the service's; without a METRICS_PORT the process has none. For
+        `proof` see `Job`. Call it after `start`.
         """
-        own = self._environment(name) | dict(environment or {})
+        own = self._environment(name) | {"METRICS_PORT": "0"} | dict(environment or {})
         child = Process(name, self._stack.directory / "log" / f"{name}.log", self._stack.guard)
         child.launch(command, own, REPOSITORY)
         self._children[name] = child

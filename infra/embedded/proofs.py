@@ -46,6 +46,13 @@ def feeding(log: str) -> str | None:
     return "feeding after {after}; what was due meanwhile is sent, repeats count once"
 
 
+def reading(log: str) -> str | None:
+    """Return a sentence once a source has sent everything up to its newest block or trade."""
+    if all(each.get("state") != "live" for each in _entries(log, "source_state")):
+        return None
+    return "reading after {after}; what it missed is sent, repeats count once"
+
+
 def serving(answer: dict[str, Any]) -> str | None:
     """Return a sentence once the web node has the numbers of every partition; None until then.
 

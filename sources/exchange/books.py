@@ -11,7 +11,8 @@ from sources.exchange.events import EventWriter
 from sources.exchange.ids import NamedTrades, NumberedTrades
 from sources.exchange.trades import Instrument, Trade
 
-_KEY: Final = "symbol:"
+SYMBOL: Final = "symbol:"
+"""Begins the journal's key of a symbol."""
 
 
 class Book:
@@ -71,7 +72,7 @@ class Books:
         self._books: dict[str, Book] = {}
         kind = NumberedTrades if numbered else NamedTrades
         for market in markets:
-            key = _KEY + market.symbol
+            key = SYMBOL + market.symbol
             try:
                 self._books[market.symbol] = Book(market, kind(held.get(key)))
             except ValueError as error:
@@ -104,7 +105,7 @@ class Books:
         changed = [book for book in self._books.values() if book.changed and not book.unsure]
         for book in changed:
             book.changed = False
-        return {_KEY + book.market.symbol: book.seen.state() for book in changed}
+        return {SYMBOL + book.market.symbol: book.seen.state() for book in changed}
 
     def whole_until(self, now_ms: int) -> int:
         """Return the time up to which nothing is missing, ms since the epoch; at most `now_ms`."""

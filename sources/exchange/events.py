@@ -7,7 +7,7 @@ symbol as tx_hash and the number as log_index; others have `symbol-id` and 0. Pu
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from decimal import Context, Decimal
 from typing import Final
 
@@ -38,7 +38,7 @@ class EventWriter:
         """Return a trade's record. USD and price are absent where the quote has no USD price."""
         numbered = isinstance(trade.id, int)
         at_s = trade.timestamp // 1000
-        self._pricer.observe(market.base, market.quote, trade.price, trade.amount, at_s)
+        self.observe(market, trade)
         rate = self._pricer.usd(market.quote, at_s)
         if rate is None:
             known = market.quote in self._by_pair
@@ -60,6 +60,16 @@ class EventWriter:
                 venue=self._label,
             )
         )
+
+    def priced_by(self, markets: Sequence[Instrument]) -> list[Instrument]:
+        """Return the markets that price the quotes of others."""
+        quotes = {market.quote for market in markets} & self._by_pair
+        return [each for each in markets if each.base in quotes and each.quote == "USD"]
+
+    def observe(self, market: Instrument, trade: Trade) -> None:
+        """Take a past trade for the prices of quote currencies only."""
+        at_s = trade.timestamp // 1000
+        self._pricer.observe(market.base, market.quote, trade.price, trade.amount, at_s)
 
     def rates(self, quotes: Collection[str]) -> dict[str, Decimal | None]:
         """Return the USD prices of those quote currencies that have one by their own pair."""

@@ -109,6 +109,7 @@ class Session:
             writer=self._writer,
             put=self._outlet.put,
         )
+        await self._warm_up(markets)
         size = self._venue.limits.symbols_a_connection
         async with asyncio.TaskGroup() as group:
             self._filler = Filler(
@@ -139,6 +140,16 @@ class Session:
                 self._metrics.state("waiting", f"the list of markets: {error}")
                 log.warning("markets_unknown", venue=self._venue.name, error=str(error))
                 await asyncio.sleep(backoff.pause_s())
+
+    async def _warm_up(self, markets: Sequence[Instrument]) -> None:
+        """Know the prices of quote currencies before the first trade, if the venue answers."""
+        for market in self._writer.priced_by(markets):
+            try:
+                body = await self._rest.get(self._venue.newest(market))
+                for trade in self._venue.read_page(market, body).trades:
+                    self._writer.observe(market, trade)
+            except (Retry, BadMessage) as error:
+                log.warning("quote_unpriced", symbol=market.symbol, error=str(error))
 
     async def _keep(self, number: int, symbols: Sequence[str]) -> None:
         """Keep some symbols connected for ever."""

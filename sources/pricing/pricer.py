@@ -39,10 +39,13 @@ class Priced(NamedTuple):
 
 
 class ReferencePrice(NamedTuple):
-    """A trusted token's price for the metrics: USD for one token, None if unknown; age in s."""
+    """A trusted token's price: USD for one token, None if unknown.
+
+    `newest_s` is the block time of the newest swap behind it, `held` how often it was held back.
+    """
 
     usd: Decimal | None
-    age_s: int | None
+    newest_s: int | None
     held: int
 
 
@@ -99,11 +102,23 @@ class Pricer:
         now_s = self._advance(timestamp_s)
         if token in self._stables:
             peg = self._pegs[token]
-            return ReferencePrice(_usd(self._stable(token, now_s)), peg.age_s(now_s), peg.held)
+            return ReferencePrice(_usd(self._stable(token, now_s)), peg.newest_s, peg.held)
         found = self._references[token]
         price = found.at(now_s)
         usd = None if price is None else _usd(price)
-        return ReferencePrice(usd, found.age_s(now_s), found.held)
+        return ReferencePrice(usd, found.newest_s, found.held)
+
+    def references(self, wrapped_native: str) -> dict[str, ReferencePrice]:
+        """Return the prices, as of the newest block, of tokens that have reference swaps.
+
+        The native coin is always among them, under the address of its wrapping.
+        """
+        seen = (self._pegs | self._references).items()
+        tokens = {token for token, found in seen if found.newest_s is not None}
+        return {
+            token: self.reference(token, self._now_s)
+            for token in sorted(tokens - self._natives | {wrapped_native})
+        }
 
     def _advance(self, timestamp_s: int) -> int:
         self._now_s = max(self._now_s, timestamp_s)

@@ -111,9 +111,10 @@ class Reference:
             return None
         return self._price
 
-    def age_s(self, now_s: int) -> int | None:
-        """Return the age of the newest swap behind the price, None where there is no price."""
-        return None if self._newest_s is None else now_s - self._newest_s
+    @property
+    def newest_s(self) -> int | None:
+        """The time of the newest swap behind the price, None where there was no price yet."""
+        return self._newest_s
 
     def _settle(self, now_s: int) -> None:
         for window in self._pools.values():

@@ -70,7 +70,7 @@ async def reading(
         "test",
         exchange.venue,
         tuple(symbols or exchange.symbols[:1]),
-        ("USDT",),
+        () if "USDT-USD" in symbols else ("USDT",),
         ExchangeUrls(exchange.stream_url, exchange.rest_url),
     )
     metrics = SourceMetrics("test", "exchange", exchange.venue)
@@ -220,6 +220,19 @@ async def test_refused_requests_are_repeated_and_hold_up_no_other_market() -> No
         assert not ids("coinbase", made) <= source.sent()
         await until(lambda: ids("coinbase", made) <= source.sent())
     assert source.outcomes == ["ok", "limited", "failed", "refused", "ok"]
+
+
+async def test_a_stablecoin_has_the_price_of_its_own_pair_from_the_first_trade() -> None:
+    async with LoopbackExchange("coinbase") as exchange:
+        exchange.symbols = ("BTC-USDT", "USDT-USD")
+        exchange.happen(20, "USDT-USD")
+        async with reading(exchange, symbols=exchange.symbols) as source:
+            (made,) = await exchange.trade(1, "BTC-USDT")
+            await until(lambda: len(source.broker.records) == 1)
+            (event,) = source.events()
+    # Half of the weight of the 20 trades, whose amounts are 11 to 30, is reached at the 13th.
+    rate = Made("USDT-USD", 13).price
+    assert Decimal(event["price_usd"]) == Decimal(made.price) * Decimal(rate)
 
 
 async def test_a_heartbeat_that_names_a_newer_trade_has_it_filled() -> None:

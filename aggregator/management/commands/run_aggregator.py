@@ -8,9 +8,9 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from aggregator.counting.process import run_aggregator
-from aggregator.management.process import ProcessCommand
 from aggregator.runtime.config import Config
 from aggregator.runtime.health import Health
+from aggregator.runtime.process import ProcessCommand
 
 
 class Command(ProcessCommand):

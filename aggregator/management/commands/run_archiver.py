@@ -6,11 +6,11 @@ import threading
 from typing import Any
 
 from aggregator.archiving.archiver import run_archiver
-from aggregator.management.process import ProcessCommand
 from aggregator.nats.publisher import Publisher
 from aggregator.runtime.config import Config
 from aggregator.runtime.errors import Fatal
 from aggregator.runtime.health import Health
+from aggregator.runtime.process import ProcessCommand
 
 
 class Command(ProcessCommand):

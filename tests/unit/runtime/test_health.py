@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from aggregator.management.monitor import application
 from aggregator.runtime.health import ALIVE_WITHIN_S, Health
+from aggregator.runtime.monitor import application
 
 
 class Clock:

@@ -298,7 +298,18 @@ def test_a_real_block_says_2510_83() -> None:
     found = pricer.reference(WETH.address, 1621972735)
     assert found.usd is not None
     assert round(found.usd, 2) == D("2510.83")
-    assert (found.age_s, found.held) == (1, 0)
+    assert (found.newest_s, found.held) == (1621972734, 0)
+
+
+def test_the_prices_for_operators() -> None:
+    market = Market()
+    shown = market.pricer.references(WETH.address)
+    assert list(shown) == [WETH.address], "stables and majors once they have reference swaps"
+    assert shown[WETH.address].newest_s == market.now - 1, "a swap counts from the next block on"
+    market.price(swap("peg1", USDC, 10**9, USDT, -(10**9)))
+    market.tick(1)
+    assert list(market.pricer.references(WETH.address)) == ["0xusdc", "0xusdt", "0xweth"]
+    assert Pricer(TRUSTED).references(WETH.address)[WETH.address].usd is None
 
 
 def test_ranks() -> None:

@@ -16,8 +16,7 @@ import structlog
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
-from aggregator.management import monitor
-from aggregator.runtime import faults, tracing
+from aggregator.runtime import faults, monitor, tracing
 from aggregator.runtime.config import Config
 from aggregator.runtime.errors import Fatal
 from aggregator.runtime.health import Health

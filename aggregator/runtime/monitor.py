@@ -1,4 +1,4 @@
-"""The monitoring port of aggregator and archiver: probes, metrics and profiles over HTTP.
+"""The monitoring port of aggregator, archiver and sources: probes, metrics, profiles over HTTP.
 
 `/healthz` (the loop runs), `/readyz` (the process does its work), `/metrics`, and with PROFILING
 `/debug/pprof/…` for callers on the same machine only. The port has its own threads, so it also
