@@ -36,7 +36,7 @@ STARTED := $(shell date +%s)
 stage = @begun=$$(date +%s); echo "== $(1)"; $(2) && echo "== $(1): $$(($$(date +%s) - begun)) s"
 
 .PHONY: help setup setup-dev demo demo-chain up down kill lint test chaos gameday audit lock clean \
-	bench-ingest bench-decode bench-restore bench-scale bench-latency bench-fanout bench-e2e bench-history bench-rest bench-pages bench-archive \
+	bench-ingest bench-decode bench-restore bench-scale bench-latency bench-fanout bench-e2e bench-history bench-rest bench-pages bench-archive bench-ingest-http \
 	bench-sources
 
 help: ## list the targets
@@ -62,8 +62,9 @@ down: setup ## stop what `make up`, `make demo` or `make demo-chain` started
 	@if [ -e var/demo/stack.lock ]; then $(BIN)/python -m infra.embedded down --dir var/demo; fi
 	@$(BIN)/python -m infra.embedded down $(ARGS)
 
-kill: setup ## kill -9 PROCESS=aggregator (archiver, web, feed) of `make demo` or `make up`; it is restarted
-	@$(BIN)/python -m infra.embedded kill $(PROCESS) $(if $(wildcard var/demo/stack.env),--dir var/demo) $(ARGS)
+kill: setup ## kill -9 PROCESS=aggregator (archiver, web, feed, source) of a demo or `make up`; it is restarted
+	@$(BIN)/python -m infra.embedded kill $(PROCESS) $(firstword $(foreach each,demo chain,\
+		$(if $(wildcard var/$(each)/stack.env),--dir=var/$(each)))) $(ARGS)
 
 lint: .venv/.installed-dev ## ruff, mypy and import-linter; the pre-commit hook runs it too
 	$(call stage,lint,$(BIN)/ruff check . && $(BIN)/ruff format --check .)
@@ -116,6 +117,9 @@ bench-rest: setup ## requests/s and p99 of one web node with 20,000 tokens on it
 
 bench-pages: setup ## CPU of a page, a static file, a 404 and a probe of one web node
 	@$(BIN)/python -m bench.pages $(ARGS)
+
+bench-ingest-http: setup ## swaps/s over HTTP into Kafka, and how long a WebSocket waits meanwhile
+	@$(BIN)/python -m bench.ingest_http $(ARGS)
 
 audit: setup-dev ## bandit over the code, pip-audit over the locked packages (needs a network)
 	@.ci/audit

@@ -20,7 +20,7 @@ from sources.evm.calls import argument
 from sources.evm.logs import decode
 from sources.evm.reader import Dropped, SwapReader
 from sources.evm.types import Block, Log
-from sources.evm.venues import TOPICS, V4_INITIALIZE, PoolFactory
+from sources.evm.venues import TOPICS, PoolFactory
 from sources.pricing.pricer import Pricer
 from sources.pricing.trusted import Trusted
 
@@ -33,7 +33,7 @@ USDC: Final = "0x" + "dd" * 20
 FACTORIES: Final = (
     PoolFactory("uniswap-v2", "v2", "0x" + "f2" * 20),
     PoolFactory("uniswap-v3", "v3", "0x" + "f3" * 20),
-    PoolFactory("uniswap-v4", "v4", "0x" + "f4" * 20),
+    PoolFactory("uniswap-v4", "v4", "0x" + "f4" * 20, positions="0x" + "f5" * 20),
 )
 
 
@@ -56,6 +56,10 @@ class KnownContracts:
             named = argument(coins[0]) + argument(coins[1])
             self._answers[factory, "0xe6a43905" + named] = argument(pool)
             self._answers[factory, "0x1698ee82" + named + argument(500)] = argument(pool)
+            key = (
+                argument(coins[0]) + argument(coins[1]) + argument(500) + argument(10) + argument(0)
+            )
+            self._answers["0x" + "f5" * 20, "0x86b6be7d" + pool_id(pool)[2:52].ljust(64, "0")] = key
             for coin in coins:
                 self._answers[coin, "0x313ce567"] = argument(6 if coin == USDC else 18)
                 symbol = argument(32) + argument(3) + b"TKN".hex().ljust(64, "0")
@@ -68,7 +72,8 @@ class KnownContracts:
     async def call(self, to: str, data: str, block: str) -> str | None:
         """Answer as the contracts do at any block."""
         del block
-        return "0x" + self._answers[to, data]
+        answer = self._answers.get((to, data))
+        return None if answer is None else "0x" + answer
 
 
 class Ignored:
@@ -101,7 +106,7 @@ def measure(rounds: int) -> dict[str, Any]:
     answers = [answer(contracts, block) for block in range(LOGS // PER_BLOCK)]
     parse = msgspec.json.Decoder(list[Log]).decode
     parsed = [parse(each) for each in answers]
-    references = frozenset({*contracts.pools[:2], _pool_id(contracts.pools[2])})
+    references = frozenset({*contracts.pools[:2], pool_id(contracts.pools[2])})
     trusted = Trusted(frozenset({USDC}), frozenset({WETH}), frozenset(), references)
     reader = SwapReader(
         "ethereum",
@@ -138,22 +143,20 @@ def measure(rounds: int) -> dict[str, Any]:
 
 def block_of(at: int) -> Block:
     """Return a block, 12 s after the one before."""
-    return Block(at, f"0x{at:064x}", f"0x{at - 1:064x}", 1_700_000_000 + 12 * at)
+    return Block(at, f"0x{at + 1:064x}", f"0x{at:064x}", 1_700_000_000 + 12 * at)
 
 
-def answer(contracts: KnownContracts, at: int) -> bytes:
+def answer(contracts: KnownContracts, at: int, swaps: int = PER_BLOCK) -> bytes:
     """Return a block's logs as a node sends them."""
     draw = random.Random(at)
     logs = []
-    for index in range(PER_BLOCK):
+    for index in range(swaps):
         pool = draw.randrange(POOLS)
         usd = draw.randrange(10, 10_000)
         coins = contracts.tokens(pool)
         paid = usd * 10**6 if coins[1] == USDC else usd * 10**18 // 3_000
         got = usd * 10**18 // 3_000 if coins[0] == WETH else usd * 10**15
         logs.append(_log(contracts.pools[pool], pool, got, paid, at, index))
-    if at == 0:
-        logs = [_initialize(contracts, pool, at) for pool in range(2, POOLS, 3)] + logs
     return json.dumps(logs).encode()
 
 
@@ -166,19 +169,14 @@ def _log(pool: str, number: int, got: int, paid: int, block: int, index: int) ->
     elif layout == "v3":
         words = [2**256 - got, paid, 2**96, 10**18, 0]
     else:
-        topics, address = [TOPICS["v4"], _pool_id(pool), who], FACTORIES[2].address
+        topics, address = [TOPICS["v4"], pool_id(pool), who], FACTORIES[2].address
         words = [got, 2**256 - paid, 2**96, 10**18, 0, 500]
     return _raw(address, topics, words, block, index)
 
 
-def _initialize(contracts: KnownContracts, number: int, block: int) -> dict[str, Any]:
-    coins = ["0x" + argument(coin) for coin in contracts.tokens(number)]
-    topics = [V4_INITIALIZE, _pool_id(contracts.pools[number]), *coins]
-    return _raw(FACTORIES[2].address, topics, [500, 10, 0, 2**96, 0], block, 10_000 + number)
-
-
-def _pool_id(pool: str) -> str:
-    return "0x" + argument(pool)
+def pool_id(pool: str) -> str:
+    """Return the id in the PoolManager of a pool; most pools have no use for one."""
+    return pool.ljust(66, "0")
 
 
 def _raw(
@@ -189,7 +187,7 @@ def _raw(
         "topics": topics,
         "data": "0x" + "".join(argument(word) for word in words),
         "blockNumber": hex(block),
-        "blockHash": f"0x{block:064x}",
+        "blockHash": f"0x{block + 1:064x}",
         "transactionHash": f"0x{block << 32 | index:064x}",
         "transactionIndex": hex(index),
         "logIndex": hex(index),

@@ -14,10 +14,11 @@ import platform
 from collections.abc import Callable
 from typing import Any, Final
 
-from bench import source_exchange, source_logs
+from bench import source_chain, source_exchange, source_logs
 
 PARTS: Final[dict[str, Callable[[int], dict[str, Any]]]] = {
     "logs": source_logs.measure,
+    "chain": source_chain.measure,
     "exchange": source_exchange.measure,
 }
 """The parts by name; each gets the number of rounds, of which the best counts."""

@@ -26,6 +26,7 @@ from aggregator.runtime.version import VERSION
 _EVERY_S: Final = 1.0
 _CONNECT_S: Final = 2
 _PING_S: Final = 5
+_FLUSH_S: Final = 2
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +45,10 @@ class SourceHeartbeat:
         self._fault = ""
 
     async def run(self) -> None:
-        """Publish until the task is cancelled; connect again whenever NATS is lost."""
+        """Publish until the task is cancelled; connect again whenever NATS is lost.
+
+        The last message has the status as of the cancellation: why the source stopped.
+        """
         backoff = Backoff(longest_s=2.0)
         while True:
             client = Client()
@@ -79,10 +83,18 @@ class SourceHeartbeat:
     async def _beat(self, client: Client) -> None:
         metrics.DEPENDENCY_UP.labels("nats").set(1)
         self._fault = ""
-        while client.is_connected:
-            status = msgspec.structs.replace(self._status(), owner=self._owner, version=VERSION)
-            await client.publish(source_subject(status.source), msgspec.json.encode(status))
-            await asyncio.sleep(self._every_s)
+        try:
+            while client.is_connected:
+                await self._publish(client)
+                await asyncio.sleep(self._every_s)
+        except asyncio.CancelledError:
+            await self._publish(client)
+            await client.flush(_FLUSH_S)
+            raise
+
+    async def _publish(self, client: Client) -> None:
+        status = msgspec.structs.replace(self._status(), owner=self._owner, version=VERSION)
+        await client.publish(source_subject(status.source), msgspec.json.encode(status))
 
     def _note(self, error: Exception) -> None:
         fault = str(error) or type(error).__name__

@@ -19,6 +19,7 @@ EventKind = Literal["swap", "retraction", "repeat"]
 Dropped = Literal["not_a_swap", "unknown_factory", "no_metadata", "undecodable", "too_large"]
 Outcome = Literal["ok", "refused", "limited", "failed", "timeout"]
 
+_OWNERLESS: Final = {"standby", "stopped", "ended"}
 _LONGEST_NOTE: Final = 300
 
 log = structlog.get_logger(__name__)
@@ -47,7 +48,6 @@ class SourceMetrics:
         self._missing: set[str] = set()
         self._priced: set[str] = set()
         metrics.SOURCE_OWNER.labels(source).set(0)
-        metrics.SOURCE_STOPPED.labels(source).set(0)
         metrics.SOURCE_REFERENCES_MISSING.labels(source).set(0)
         for outcome in ("filled", "unfilled"):
             metrics.SOURCE_GAPS.labels(source, outcome)
@@ -57,13 +57,12 @@ class SourceMetrics:
 
         `standby` waits for the ownership, `starting` reads the journal, `catching_up` is further
         back than its newest block or trade, `live` is not, `waiting` retries an engine, a node or
-        an exchange, `stopped` needs a person.
+        an exchange, `stopped` needs a person, `ended` is a backfill that is done.
         """
         if state != self._state:
             log.info("source_state", source=self._source, state=state, note=note)
         self._state, self._note = state, note[:_LONGEST_NOTE]
-        metrics.SOURCE_OWNER.labels(self._source).set(state not in {"standby", "stopped"})
-        metrics.SOURCE_STOPPED.labels(self._source).set(state == "stopped")
+        metrics.SOURCE_OWNER.labels(self._source).set(state not in _OWNERLESS)
 
     def head(self, number: int) -> None:
         """Note the newest block that the node reports."""

@@ -15,7 +15,8 @@ from typing import Any, Final, Protocol
 import structlog
 
 from aggregator.contracts.sources import SourceStatus
-from aggregator.runtime.errors import Fatal, Fenced, SwapsError
+from aggregator.runtime.backoff import CircuitBreaker
+from aggregator.runtime.errors import Fatal, Fenced, Retry, SwapsError
 from aggregator.runtime.health import Health
 from sources.chain import follow_chain
 from sources.chain_config import ChainConfig
@@ -41,7 +42,10 @@ class ClosingSink(Sink, Protocol):
 
 
 OpenPorts = Callable[[], tuple[Journal, ClosingSink]]
-"""Opens a journal and a sink; called again after the ownership was lost."""
+"""Opens a journal and a sink; called again after the ownership was lost.
+
+It may block. Raises Retry while the broker cannot be reached.
+"""
 
 Beside = Callable[[], Coroutine[Any, Any, None]]
 """What runs as long as the process."""
@@ -122,8 +126,16 @@ async def run(
 
 async def _own_and_run(follow: Follow, metrics: SourceMetrics, open_ports: OpenPorts) -> None:
     """Run the source, again after each loss of its ownership, until a backfill has ended."""
+    breaker = CircuitBreaker("kafka")
     while True:
-        journal, sink = open_ports()
+        try:
+            journal, sink = await asyncio.to_thread(open_ports)
+        except Retry as error:
+            metrics.state("waiting", str(error))
+            breaker.failed(str(error))
+            await asyncio.sleep(breaker.open_for_s)
+            continue
+        breaker.worked()
         try:
             await follow(sink, journal, metrics)
         except (SwapsError, ExceptionGroup) as error:
@@ -132,6 +144,7 @@ async def _own_and_run(follow: Follow, metrics: SourceMetrics, open_ports: OpenP
                 raise cause from error
             log.warning("source_fenced", error=str(cause))
         else:
+            metrics.state("ended")
             return
         finally:
             # What is under way must have an end before another process may take over.
@@ -154,7 +167,7 @@ def readiness_of(status: SourceStatus) -> tuple[list[str], list[str]]:
     match status.state:
         case "starting":
             return ["starting"], []
-        case "waiting" | "stopped" | "silent":
+        case "waiting" | "stopped" | "silent" | "ended":
             return [status.note or status.state], []
         case "standby":
             return [], [f"source {status.source} has another owner; this process stands by"]

@@ -7,7 +7,9 @@ from typing import Literal
 import msgspec
 
 Kind = Literal["evm", "exchange"]
-SourceState = Literal["standby", "starting", "catching_up", "live", "waiting", "stopped", "silent"]
+SourceState = Literal[
+    "standby", "starting", "catching_up", "live", "waiting", "stopped", "ended", "silent"
+]
 
 
 class SourceStatus(msgspec.Struct, frozen=True, gc=False):
@@ -17,7 +19,8 @@ class SourceStatus(msgspec.Struct, frozen=True, gc=False):
     while another process owns the source, "starting" until the journal is read and what was open is
     sent again, "catching_up" while the source is further back than its newest block or trade, then
     "live"; "waiting" while it retries an engine, a node or an exchange, and "stopped" when only a
-    person can help; `note` says why. A web node shows "silent" where no process reports any more.
+    person can help; `note` says why. "ended" is a backfill that is done. A web node shows "silent"
+    where no process reports any more, and drops what ended.
     Everything up to `sent_until` is in Kafka. `head` and `sent_block` are block numbers.
     `gaps_unfilled` counts runs of trades that are lost. `unpriced_tokens` are the trusted tokens
     without a reference price. `owner` is the process (host and pid) and `version` its release, for

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
+import msgspec
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from aggregator.contracts.records import Header
@@ -26,6 +27,7 @@ _PARTITIONERS: Final = {
 # Well below the usual max.message.bytes of a topic (1 MB): the broker refuses a whole batch.
 _BATCH_BYTES: Final = 500_000
 _QUEUED_KB: Final = 65_536
+_STATISTICS_MS: Final = 500
 _REFUSED: Final = {
     KafkaError.MSG_SIZE_TOO_LARGE,
     KafkaError.RECORD_LIST_TOO_LARGE,
@@ -62,6 +64,15 @@ def reason_of(error: KafkaException) -> str:
     return str(cause.str()) if isinstance(cause, KafkaError) else str(cause)
 
 
+class _Idempotence(msgspec.Struct):
+    idemp_state: str
+
+
+class _Statistics(msgspec.Struct):
+    # github.com/confluentinc/librdkafka, STATISTICS.md
+    eos: _Idempotence
+
+
 class SwapProducer:
     """Sends records to the topic of `config`, for a caller that polls in its own loop.
 
@@ -78,12 +89,14 @@ class SwapProducer:
         timeout_ms: int = 120_000,
         compression: str = "lz4",
         errors_only: bool = False,
+        on_ready: Callable[[], None] | None = None,
     ) -> None:
         """Make the client; it connects in the background.
 
         `linger_ms` is how long a record waits for others to share its batch, `timeout_ms` how long
         the client tries to deliver it. With `errors_only`, `on_delivery` is called for failures
-        alone, which costs less.
+        alone, which costs less. `on_ready` is called in a poll, repeatedly, once the client has the
+        producer id that it needs for the first record; that takes up to a second.
         """
         self._bootstrap = config.kafka_bootstrap
         self._topic = config.kafka_topic
@@ -107,6 +120,9 @@ class SwapProducer:
             "on_delivery": self._delivered,
             "error_cb": self._on_error,
         }
+        if on_ready is not None:
+            self._on_ready = on_ready
+            settings |= {"statistics.interval.ms": _STATISTICS_MS, "stats_cb": self._on_statistics}
         self._producer = Producer(settings)
 
     def topic_exists(self) -> bool:
@@ -183,6 +199,10 @@ class SwapProducer:
     def _fail(self, why: str) -> None:
         self.failed += 1
         self.first_failure = self.first_failure or why
+
+    def _on_statistics(self, text: str) -> None:
+        if msgspec.json.decode(text, type=_Statistics).eos.idemp_state == "Assigned":
+            self._on_ready()
 
     def _on_error(self, error: KafkaError) -> None:
         if error.code() == KafkaError._ALL_BROKERS_DOWN:

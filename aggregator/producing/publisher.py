@@ -23,6 +23,7 @@ from aggregator.runtime.errors import Fatal
 
 _POLL_S: Final = 0.5
 _FLUSH_S: Final = 10.0
+_READY_S: Final = 10.0
 _FULL_S: Final = 0.01
 # The event loop serves other work between so many records, which take about a millisecond.
 _SLICE: Final = 500
@@ -59,7 +60,14 @@ class SwapPublisher:
         producers: Callable[..., SwapProducer] = SwapProducer,
     ) -> None:
         """`timeout_ms` is how long the client tries to deliver a record that nobody waits for."""
-        self._open = partial(producers, config, timeout_ms=timeout_ms, linger_ms=linger_ms)
+        self._ready = threading.Event()
+        self._open = partial(
+            producers,
+            config,
+            timeout_ms=timeout_ms,
+            linger_ms=linger_ms,
+            on_ready=self._ready.set,
+        )
         self._producer: SwapProducer | None = None
         self._polling: threading.Thread | None = None
         self._closing = threading.Event()
@@ -75,7 +83,7 @@ class SwapPublisher:
         return 0 if self._producer is None else self._producer.queued()
 
     async def start(self) -> None:
-        """Connect, and return once a broker has answered, so that the first batch is fast.
+        """Connect, and return once a first record would not have to wait for the client.
 
         Raises Fatal where no broker answers within 5 s or the topic does not exist. The publisher
         can be used all the same: the client goes on connecting.
@@ -85,6 +93,8 @@ class SwapPublisher:
             raise Fatal(
                 "the swap topic (KAFKA_TOPIC) does not exist: run manage.py ensure_topology"
             )
+        if not await asyncio.to_thread(self._ready.wait, _READY_S):
+            raise Fatal("kafka gave the producer no id: is the broker overloaded?")
         producer.note_reached()
 
     async def publish(

@@ -271,11 +271,6 @@ SOURCE_OWNER = Gauge(
     "source arrives.",
     ["source"],
 )
-SOURCE_STOPPED = Gauge(
-    "swaps_source_stopped",
-    "1 while a source has stopped for a fault that only a person can mend; its log names it.",
-    ["source"],
-)
 SOURCE_HEAD = Gauge(
     "swaps_source_head",
     "Newest block number that the chain's node reports; constant means a node that stands still.",
@@ -427,6 +422,12 @@ BOARD_MISPLACED = Gauge(
     "swaps_board_misplaced_tokens",
     "Tokens that arrive on two partitions; above 0 a producer uses a wrong key, and the rows of "
     "the second partition are not shown.",
+)
+BOARD_SOURCES = Gauge(
+    "swaps_board_sources",
+    "Sources by the state that this web node shows (standby, starting, catching_up, live, waiting, "
+    "stopped, ended, silent); any silent, standby or stopped one sends nothing.",
+    ["state"],
 )
 BOARD_AGE = Gauge(
     "swaps_board_age_seconds",

@@ -27,8 +27,12 @@ class Sources:
     def record(self, status: SourceStatus, now_ms: int) -> None:
         """Record the report of a source's process.
 
-        A process that stands by counts only where the owner is silent.
+        A process that stands by counts only where the owner is silent. A source that ended is no
+        longer shown.
         """
+        if status.state == "ended":
+            self._newest.pop(status.source, None)
+            return
         present = self._newest.get(status.source)
         if (
             status.state == "standby"
@@ -40,14 +44,19 @@ class Sources:
         self._newest[status.source] = status, now_ms
 
     def status(self, now_ms: int) -> list[SourceStatus]:
-        """Return the newest report of each source; one without a process is "silent"."""
+        """Return the newest report of each source; one without a process is "silent".
+
+        A source that stopped for a fault keeps its last report, which says why.
+        """
         self._newest = {
             name: (status, at)
             for name, (status, at) in self._newest.items()
             if now_ms - at <= _KEPT_MS
         }
         return [
-            msgspec.structs.replace(status, state="silent") if now_ms - at > _SILENT_MS else status
+            status
+            if now_ms - at <= _SILENT_MS or status.state == "stopped"
+            else msgspec.structs.replace(status, state="silent")
             for _, (status, at) in sorted(self._newest.items())
         ]
 

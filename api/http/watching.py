@@ -7,12 +7,15 @@ profiles need such a token.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from typing import get_args
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 from django_prometheus.exports import ExportToDjangoView
 
+from aggregator.contracts.sources import SourceState
 from aggregator.runtime import metrics
 from aggregator.runtime.profiling import requests
 from api.auth.client_ip import asks_from_inside
@@ -66,6 +69,9 @@ def _observe(parts: Services) -> None:
     metrics.BOARD_STALE.set(len(list(parts.board.stale_partitions(now_ms))))
     metrics.BOARD_LATE.set(parts.board.late_ms() / 1000)
     metrics.BOARD_MISPLACED.set(parts.board.misplaced)
+    states = Counter(each.state for each in parts.feed.sources.status(now_ms))
+    for state in get_args(SourceState):
+        metrics.BOARD_SOURCES.labels(state).set(states[state])
     as_of = parts.board.as_of()
     if as_of is not None:
         metrics.BOARD_AGE.set(max(0.0, parts.now_s() - as_of / 1000))

@@ -1,4 +1,4 @@
-/** A client of the swap aggregator's WebSocket; the protocol is docs/websocket.md. */
+/** A client of the swap aggregator; the protocols are docs/websocket.md and docs/rest.md. */
 
 export type State = "connecting" | "open" | "waiting" | "closed";
 export type Token = string | (() => string | Promise<string>);
@@ -259,3 +259,71 @@ export class SwapsClient extends EventTarget {
     options?: boolean | EventListenerOptions,
   ): void;
 }
+
+/** A swap as the service takes it; decimal strings keep every digit. See docs/rest.md. */
+export interface SwapEvent {
+  chain: string;
+  tx_hash: string;
+  log_index: number;
+  /** ms since the epoch, or ISO 8601 with a zone. */
+  timestamp: number | string;
+  token: string;
+  side: "buy" | "sell";
+  amount: string | number;
+  amount_usd?: string | number | null;
+  price_usd?: string | number | null;
+  removed?: boolean;
+  leg?: 0 | 1 | null;
+  block_number?: number | null;
+  block_hash?: string | null;
+  symbol?: string | null;
+  quote?: string | null;
+  quote_token?: string | null;
+  venue?: string | null;
+  pool?: string | null;
+  trader?: string | null;
+  reserve_token?: string | number | null;
+  reserve_quote?: string | number | null;
+}
+
+/** A swap that the service refused; `index` is its place in what was given, from 0. */
+export interface RejectedSwap {
+  index: number;
+  reason: string;
+  field: string;
+  message: string;
+}
+
+/** `errors` has the refused swaps that the service listed, at most 100 of a request. */
+export interface IngestReport {
+  accepted: number;
+  rejected: number;
+  errors: RejectedSwap[];
+}
+
+export interface IngestOptions {
+  /** The service's address, or a path on the page's host. */
+  url: string;
+  /** A JWT with the scope swaps:write, or a function that returns a fresh one. */
+  token: Token;
+  /** Swaps, or their JSON, a line each. */
+  swaps: Iterable<SwapEvent | string>;
+  /** Most swaps in one request; 1,000 by default. */
+  most?: number;
+  /** Give up a batch that is not acknowledged for so long; null: never. */
+  withinMs?: number | null;
+  backoff?: { firstMs?: number; longestMs?: number };
+  fetch?: typeof fetch;
+}
+
+export class IngestFailed extends Error {
+  /** The status with which the service refuses the request; null: not acknowledged in time. */
+  readonly status: number | null;
+  readonly code: string;
+  readonly detail: string;
+  readonly report: IngestReport;
+  /** Give the swaps from this index on again. */
+  readonly first: number;
+}
+
+export function ingest(options: IngestOptions): Promise<IngestReport>;

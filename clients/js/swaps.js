@@ -1,8 +1,9 @@
-// A client of the swap aggregator's WebSocket (docs/websocket.md) for browsers and Node 22 or newer.
+// A client of the swap aggregator for browsers and Node 22 or newer: its WebSocket
+// (docs/websocket.md), and sending swaps (docs/rest.md).
 //
-// One ES module without dependencies. Start with `SwapsClient`. The rest is pure and exported for its
-// tests: cursors deduplicate messages, an inbox bounds the queue of a slow reader, the session decides
-// what to send and when to reconnect. Times are ms.
+// One ES module without dependencies. Start with `SwapsClient`, or with `ingest`. The rest is pure and
+// exported for its tests: cursors deduplicate messages, an inbox bounds the queue of a slow reader,
+// the session decides what to send and when to reconnect. Times are ms.
 
 export const SILENCE_MS = 3_000;
 const RESTARTED_AFTER_MS = 10_000;
@@ -845,5 +846,101 @@ export class SwapsClient extends EventTarget {
     if (state === this.reported.state && stale === this.reported.stale) return;
     this.reported = { state, stale };
     this.dispatchEvent(new CustomEvent("change", { detail: this.reported }));
+  }
+}
+
+// Sending swaps (POST /api/ingest/swaps, docs/rest.md).
+
+const BYTES_A_REQUEST = 1_000_000;
+const REPEATED = new Set([408, 429, 500, 502, 503, 504]);
+
+/**
+ * A batch of swaps was not taken; the batches before it were (`report`). Give the swaps from index
+ * `first` on again: later if `status` is null (not acknowledged in time), else once what the service
+ * refuses is corrected.
+ */
+export class IngestFailed extends Error {
+  constructor(status, { code, detail }, report, first) {
+    super(`${code}: ${detail}`);
+    this.name = "IngestFailed";
+    Object.assign(this, { status, code, detail, report, first });
+  }
+}
+
+/** Yields {first, body}: NDJSON of at most `most` swaps; a text is sent as it is. */
+export function* batchesOf(swaps, most = 1_000) {
+  let [first, size, lines, index] = [0, 0, [], 0];
+  for (const swap of swaps) {
+    const line = (typeof swap === "string" ? swap : JSON.stringify(swap)).trim();
+    if (line.includes("\n")) throw new TypeError(`swap ${index}: give JSON without line breaks`);
+    // A character has at most 3 bytes in UTF-8.
+    const bytes = 3 * line.length + 1;
+    if (lines.length && (lines.length === most || size + bytes > BYTES_A_REQUEST)) {
+      yield { first, body: lines.join("\n") };
+      [first, size, lines] = [index, 0, []];
+    }
+    lines.push(line);
+    size += bytes;
+    index += 1;
+  }
+  if (lines.length) yield { first, body: lines.join("\n") };
+}
+
+/**
+ * Sends swaps in order and resolves to {accepted, rejected, errors} once Kafka has acknowledged each
+ * good one. A body that is not acknowledged (503, 429, a lost connection) is sent again as a whole,
+ * after the service's Retry-After: a repeat of a swap is not counted. Rejects with IngestFailed.
+ */
+export async function ingest({ url, token, swaps, most, withinMs = null, backoff, fetch: get }) {
+  const sending = {
+    target: new URL("/api/ingest/swaps", new URL(url, globalThis.location?.href)).href,
+    fresh: async () => (typeof token === "function" ? token() : token),
+    renewable: typeof token === "function",
+    times: { firstMs: 500, longestMs: 30_000, ...backoff },
+    get: get ?? globalThis.fetch,
+    withinMs,
+  };
+  sending.token = await sending.fresh();
+  const report = { accepted: 0, rejected: 0, errors: [] };
+  for (const batch of batchesOf(swaps, most)) await deliver(sending, batch, report);
+  return report;
+}
+
+async function deliver(sending, { first, body }, report) {
+  const begun = performance.now();
+  let renewable = sending.renewable;
+  for (let attempt = 0; ; attempt += 1) {
+    const { status, retryMs, said } = await post(sending, body);
+    if (said.rejected !== undefined) {
+      report.accepted += said.accepted;
+      report.rejected += said.rejected;
+      for (const { line, ...error } of said.errors) {
+        report.errors.push({ index: first + line - 1, ...error });
+      }
+      return;
+    }
+    if (status === 401 && renewable) {
+      sending.token = await sending.fresh();
+      renewable = false;
+      continue;
+    }
+    if (!REPEATED.has(status)) throw new IngestFailed(status, said, report, first);
+    const wait = retryMs + waitMs(sending.times, attempt, Math.random());
+    if (sending.withinMs !== null && performance.now() + wait > begun + sending.withinMs) {
+      throw new IngestFailed(null, said, report, first);
+    }
+    await new Promise((done) => setTimeout(done, wait));
+  }
+}
+
+async function post({ target, token, get }, body) {
+  const headers = { Authorization: `Bearer ${token}`, "Content-Type": "application/x-ndjson" };
+  try {
+    const answer = await get(target, { method: "POST", headers, body });
+    const said = await answer.json().catch(() => ({ code: `${answer.status}`, detail: "" }));
+    const retryMs = 1_000 * (Number(answer.headers.get("Retry-After")) || 0);
+    return { status: answer.status, retryMs, said };
+  } catch (error) {
+    return { status: 503, retryMs: 0, said: { code: "connection_lost", detail: error.message } };
   }
 }

@@ -2,7 +2,8 @@
 
 The layout of each event is fixed, so a decoder is a few slices. A log is decoded only where topic0,
 the number of topics and the length of data fit its layout: events that share a topic0 but index
-other fields would otherwise yield wrong amounts. Nothing here says that the emitter is a pool; any
+other fields would otherwise yield wrong amounts. Nodes may write hex in any case; what comes out of
+here is lower-case. Nothing here says that the emitter is a pool; any
 contract can emit any log. Pure.
 """
 
@@ -58,7 +59,7 @@ def decode(log: Log) -> SwapLog | None:
     is needed.
     """
     topics = log.topics
-    found = _DECODERS.get(topics[0]) if topics else None
+    found = _DECODERS.get(topics[0].lower()) if topics else None
     if found is None:
         return None
     count, length, slices = found
@@ -75,19 +76,19 @@ def decode(log: Log) -> SwapLog | None:
 def initialized(log: Log) -> Initialized | None:
     """Return the new pool that a log of Uniswap v4 reports, or None where it is another log."""
     topics = log.topics
-    if len(topics) != 4 or topics[0] != V4_INITIALIZE or len(log.data) != 2 + 5 * _WORD:
+    if len(topics) != 4 or topics[0].lower() != V4_INITIALIZE or len(log.data) != 2 + 5 * _WORD:
         return None
     coin0, coin1 = address_in(topics[2]), address_in(topics[3])
     if coin0 is None or coin1 is None:
         return None
-    return Initialized(log.address, topics[1], (coin0, coin1))
+    return Initialized(log.address.lower(), topics[1].lower(), (coin0, coin1))
 
 
 def address_in(word: str) -> str | None:
     """Return the address in a `0x` word of 32 bytes, or None where the word holds no address."""
     if len(word) != 2 + _WORD or not word.startswith(_PADDING):
         return None
-    return "0x" + word[26:]
+    return "0x" + word[26:].lower()
 
 
 def _uint(data: str, word: int) -> int:
@@ -107,16 +108,17 @@ def _v2(log: Log) -> SwapLog | None:
     recipient = address_in(log.topics[2])
     if recipient is None:
         return None
+    emitter = log.address.lower()
     return SwapLog(
-        _LAYOUT_OF[log.topics[0]],
-        log.address,
-        log.address,
+        _LAYOUT_OF[log.topics[0].lower()],
+        emitter,
+        emitter,
         0,
         1,
         int(data[2:66], 16) - int(data[130:194], 16),
         int(data[66:130], 16) - int(data[194:258], 16),
         recipient,
-        log.transaction_hash,
+        log.transaction_hash.lower(),
         int(log.log_index, 16),
     )
 
@@ -126,16 +128,17 @@ def _v3(log: Log) -> SwapLog | None:
     recipient = address_in(log.topics[2])
     if recipient is None:
         return None
+    emitter = log.address.lower()
     return SwapLog(
-        _LAYOUT_OF[log.topics[0]],
-        log.address,
-        log.address,
+        _LAYOUT_OF[log.topics[0].lower()],
+        emitter,
+        emitter,
         0,
         1,
         _int(log.data, 0),
         _int(log.data, 1),
         recipient,
-        log.transaction_hash,
+        log.transaction_hash.lower(),
         int(log.log_index, 16),
     )
 
@@ -147,14 +150,14 @@ def _v4(log: Log) -> SwapLog | None:
         return None
     return SwapLog(
         "v4",
-        log.address,
-        log.topics[1],
+        log.address.lower(),
+        log.topics[1].lower(),
         0,
         1,
         -amount0,
         -amount1,
         None,
-        log.transaction_hash,
+        log.transaction_hash.lower(),
         int(log.log_index, 16),
     )
 
@@ -165,16 +168,17 @@ def _curve(log: Log) -> SwapLog | None:
     sold, bought = _uint(log.data, 0), _uint(log.data, 2)
     if buyer is None or sold >= _MOST_COINS or bought >= _MOST_COINS:
         return None
+    emitter = log.address.lower()
     return SwapLog(
-        _LAYOUT_OF[log.topics[0]],
-        log.address,
-        log.address,
+        _LAYOUT_OF[log.topics[0].lower()],
+        emitter,
+        emitter,
         sold,
         bought,
         _uint(log.data, 1),
         -_uint(log.data, 3),
         buyer,
-        log.transaction_hash,
+        log.transaction_hash.lower(),
         int(log.log_index, 16),
     )
 
@@ -182,12 +186,12 @@ def _curve(log: Log) -> SwapLog | None:
 def _balancer_v1(log: Log) -> SwapLog | None:
     # caller, tokenIn, tokenOut indexed; tokenAmountIn, tokenAmountOut.
     caller = address_in(log.topics[1])
-    return None if caller is None else _by_token(log, "balancer-v1", log.address, caller)
+    return None if caller is None else _by_token(log, "balancer-v1", log.address.lower(), caller)
 
 
 def _balancer_v2(log: Log) -> SwapLog | None:
     # poolId, tokenIn, tokenOut indexed; amountIn, amountOut.
-    return _by_token(log, "balancer-v2", log.topics[1], None)
+    return _by_token(log, "balancer-v2", log.topics[1].lower(), None)
 
 
 def _by_token(log: Log, layout: Layout, pool: str, recipient: str | None) -> SwapLog | None:
@@ -196,14 +200,14 @@ def _by_token(log: Log, layout: Layout, pool: str, recipient: str | None) -> Swa
         return None
     return SwapLog(
         layout,
-        log.address,
+        log.address.lower(),
         pool,
         sold,
         bought,
         _uint(log.data, 0),
         -_uint(log.data, 1),
         recipient,
-        log.transaction_hash,
+        log.transaction_hash.lower(),
         int(log.log_index, 16),
     )
 

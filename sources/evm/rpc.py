@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, Protocol
 
 import msgspec
+import structlog
 
 from sources.evm import wire
 from sources.evm.calls import CALL_GAS, LATEST
@@ -21,7 +22,13 @@ Report = Callable[[str, Outcome], None]
 """Counts a call by its method."""
 
 _TRIES: Final = 6
+_CALL_TRIES: Final = 3
+_IDENTITY: Final = "0x0000000000000000000000000000000000000004"
+"""The precompiled contract of every EVM chain that answers with its input."""
 _SILENT_S: Final = 30.0
+
+
+log = structlog.get_logger(__name__)
 
 
 class Transport(Protocol):
@@ -126,16 +133,28 @@ class RpcNode:
         return logs
 
     async def call(self, to: str, data: str, block: str) -> str | None:
-        """See `ContractCalls`."""
+        """See `ContractCalls`.
+
+        Nodes have many words for a contract that fails, and a hostile contract chooses among them.
+        So a failure in unknown words counts as the contract's if it happens each time, while the
+        node answers a call that cannot fail at the same block.
+        """
         at: object = block if block == LATEST else {"blockHash": block}
         request = {"to": to, "data": data, "gas": hex(CALL_GAS)}
-        try:
-            answer: str = await self._call("eth_call", [request, at], str)
-        except wire.RpcError as error:
-            if error.is_of_the_contract:
+        for left in reversed(range(_CALL_TRIES)):
+            try:
+                answer: str = await self._call("eth_call", [request, at], str)
+            except wire.RpcError as error:
+                if error.is_of_the_contract:
+                    return None
+                # Raises where the node has no such block or state, or no time.
+                await self._call("eth_call", [{"to": _IDENTITY, "data": "0x"}, at], str)
+                if left:
+                    continue
+                log.info("source_call_failed", node=self.name, contract=to, error=str(error))
                 return None
-            raise
-        return answer
+            return answer
+        raise AssertionError("unreachable")
 
     async def find(self, address: str, topics: Sequence[str]) -> Log | None:
         """See `LogFinder`. All blocks at once, else from the newest back in ranges."""

@@ -11,6 +11,8 @@ import msgspec
 
 NATIVE = "0x0000000000000000000000000000000000000000"
 """The address that stands for a chain's native coin (Uniswap v4)."""
+MOST_DECIMALS = 77
+"""The most decimals of a token: 10^77 is the largest power of ten in 256 bits."""
 
 
 class ChainIdentity(msgspec.Struct, frozen=True):

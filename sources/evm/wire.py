@@ -24,8 +24,10 @@ _RATE: Final = re.compile(
 )
 _RATE_CODES: Final = {429, -32016}
 _CONTRACT: Final = re.compile(
-    r"revert|out of gas|invalid opcode|invalid jump|stack (?:under|over)flow|stack limit"
-    r"|vm exception|vm execution error|bad instruction|write protection|gas uint64 overflow",
+    r"revert|out ?of ?gas|invalid ?opcode|opcode ?not ?found|bad ?instruction|invalid ?jump"
+    r"|stack ?(?:under|over)flow|stack ?limit|call ?depth|write ?protection|gas uint64 overflow"
+    r"|return ?data ?out ?of ?bounds|out ?of ?offset|access ?violation"
+    r"|vm exception|vm execution error",
     re.I,
 )
 _CONTRACT_CODES: Final = {3, -32015}

@@ -295,7 +295,8 @@ def has_help(site: Site, text: str) -> None:
 README: Final = "tests/e2e/test_readme.py"
 EXAMPLES: Final = "tests/e2e/test_client_examples.py"
 PROMTOOL: Final = elsewhere("tests/integration/test_promtool.py", "test_a_wrong_rule_is_noticed")
-MAKE: Final = r"(for .*; do )?make (up|down|kill|lint|test|chaos|gameday|audit|bench-[a-z0-9]+)\b.*"
+_TARGETS: Final = "demo-chain|up|down|kill|lint|test|chaos|gameday|audit|bench-[a-z0-9]+"
+MAKE: Final = rf"(for .*; do )?make ({_TARGETS})\b.*"
 SQLITE: Final = r"docker compose exec web python -c .*sqlite3.*"
 
 RULES: Final[tuple[tuple[str, Run], ...]] = (
@@ -304,6 +305,10 @@ RULES: Final[tuple[tuple[str, Run], ...]] = (
     (r"make help", runs(says="make gameday")),
     (MAKE, makes),
     (r"\.venv/bin/(python -m )?pytest .*", are_tests),
+    (
+        r"\.venv/bin/python -m tests\.storm .*",
+        elsewhere("tests/integration/test_chain_storm.py", "test_a_small_storm"),
+    ),
     *((re.escape(text), ran_before) for text in BEFORE),
     *((re.escape(text), serves) for text in PROCESSES.values()),
     (r"(\.venv/bin/)?python manage\.py feed data/.*", runs()),
@@ -317,6 +322,14 @@ RULES: Final[tuple[tuple[str, Run], ...]] = (
     (r"manage\.py \w+ .*\[.*\]", each_way),
     (r"manage\.py \w+ --.*", runs()),
     (r"manage\.py \w+", is_a_command),
+    (
+        r"curl -X POST .*/api/ingest/swaps.*",
+        elsewhere("tests/integration/test_ingest.py", "test_curl_as_the_document_writes_it"),
+    ),
+    (
+        r"(/tmp/swapclient/bin/python|node) clients/.*/example_ingest\.\w+",
+        elsewhere("tests/integration/test_ingest.py", "test_the_examples_of_the_clients"),
+    ),
     (r"curl .* > wall\.folded", runs(then=" && grep --quiet '^MainThread;' wall.folded")),
     (r"curl .* > heap\.pb\.gz", runs(then=" && gzip --test heap.pb.gz")),
     (r"curl -s http://HOST:8080/readyz", runs(says='"ready":true')),

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
+from random import Random
 from typing import Any
 
 import msgspec
@@ -156,6 +157,25 @@ async def test_a_restart_begins_with_the_last_trade_of_the_journal(venue: str) -
         async with reading(exchange, broker) as source:
             await until(lambda: len(source.sent()) == 50)
     assert source.sent() == ids(venue, made)
+
+
+async def test_kills_at_any_instant_lose_nothing() -> None:
+    broker, draw = MemoryBroker(), Random(7)
+    async with LoopbackExchange("binance") as exchange:
+        exchange.page = 30
+        async with reading(exchange, broker) as source:
+            made = await exchange.trade(1)
+            await until(lambda: bool(source.held("BTCUSDT")))
+        for _ in range(8):
+            async with reading(exchange, broker):
+                for _ in range(draw.randrange(1, 12)):
+                    made += exchange.happen(draw.randrange(3))
+                    made += await exchange.trade(draw.randrange(1, 20))
+                    await asyncio.sleep(draw.choice((0, 0, 0.005, 0.03)))
+        async with reading(exchange, broker) as source:
+            made += await exchange.trade(1)
+            await until(lambda: ids("binance", made) <= source.sent())
+    assert source.sent() == ids("binance", made)
 
 
 @pytest.mark.parametrize("venue", NUMBERED)

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -32,6 +29,7 @@ from websockets.exceptions import ConnectionClosed
 from api.auth.demo_issuer import ensure_keys, issue
 from infra.embedded.stack import Stack
 from tests.support.archived import archive
+from tests.support.fuzzing import fuzz
 from tests.support.processes import wait_until
 from tests.support.service import ORIGIN, Service, swap
 from tests.unit.api.injections import MARK, PARAMETERS, PAYLOADS
@@ -40,11 +38,6 @@ from tests.unit.api.injections import MARK, PARAMETERS, PAYLOADS
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(300)]
 
 WITHIN_S = 30
-CHECKS = (
-    "not_a_server_error,status_code_conformance,content_type_conformance,"
-    "response_headers_conformance,response_schema_conformance,unsupported_method,"
-    "allow_header_conformance,ignored_auth"
-)
 TOKEN_ID = "ethereum:T3"
 SCOPE = "stats:read history:read ops:read ws:connect"
 # The NATS subjects of aggregator and web node, and the inboxes of their requests.
@@ -82,22 +75,8 @@ def test_schemathesis(service: Service, tmp_path: Path) -> None:
     schema = service.get("/api/openapi.json").json()
     described = tmp_path / "openapi.json"
     described.write_text(json.dumps(schema))
-    done = subprocess.run(
-        [
-            Path(sys.executable).with_name("schemathesis"), "run", described,
-            "--url", f"{ORIGIN}:{service.web_port}",
-            "--header", f"Authorization:Bearer {service.token}",
-            "--checks", CHECKS, "--phases", "examples,coverage,fuzzing",
-            "--max-examples", "40", "--seed", "7", "--workers", "1", "--no-color",
-            "--generation-database", "none", "--max-time", str(WITHIN_S),
-        ],
-        check=False,
-        cwd=tmp_path,
-        env={name: value for name, value in os.environ.items() if "PYTEST" not in name},
-        capture_output=True,
-        text=True,
-        timeout=4 * WITHIN_S,
-    )  # fmt: skip
+    url = f"{ORIGIN}:{service.web_port}"
+    done = fuzz(described, url, service.token, WITHIN_S, "--max-examples", "40")
     summary = done.stdout[done.stdout.rfind(" SUMMARY ") :]
     assert done.returncode == 0, done.stdout[-8_000:] + done.stderr
     assert service.token not in done.stdout

@@ -32,11 +32,21 @@ async def test_a_web_node_knows_the_source_from_its_heartbeat(stack: Stack) -> N
         assert (found.state, found.sent_block) == ("live", 7)
         assert found.owner.endswith(f":{os.getpid()}")
         assert found.version
+        reported.state("stopped", "the wrong chain")
+        beat.cancel()
+        await asyncio.wait({beat})
+        stopped = ("stopped", "the wrong chain")
+        await asyncio.to_thread(wait_until, lambda: said(feed, name) == stopped, 30, "its end")
     finally:
         beat.cancel()
         with suppress(asyncio.CancelledError):
             await beat
         await feed.stop()
+
+
+def said(feed: Feed, name: str) -> tuple[str, str]:
+    [found] = _of(feed, name)
+    return found.state, found.note
 
 
 def _of(feed: Feed, name: str) -> list[SourceStatus]:

@@ -13,6 +13,11 @@ from pathlib import Path
 from infra.embedded.clickhouse import ClickHouse
 from infra.embedded.kafka import Kafka
 from infra.embedded.stack import Stack
+from tests.support.service import ROOT
+
+# pytest finds the client by its own settings.
+sys.path.insert(0, str(ROOT / "clients" / "python"))
+
 from tests.storm.storm import Plan, play
 
 
@@ -33,7 +38,7 @@ def main() -> int:
         outcome = play(plan, directory / "run", engines, say)
     for fault in outcome.faults:
         print(f"FAULT {fault}")
-    print(json.dumps(dataclasses.asdict(outcome)))
+    print(json.dumps({**vars(outcome), "plan": vars(plan)}))
     return 1 if outcome.faults else 0
 
 

@@ -15,8 +15,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
+from uuid import uuid4
 
-from aggregator.member.topics import ensure_topics
+from aggregator.member.topics import ensure_sources_topic, ensure_topics
 from aggregator.runtime.config import load
 from infra.chain.contracts import Transaction
 from infra.chain.reorganisation import reorganise
@@ -28,12 +29,16 @@ from tests.storm.final_chain import Leg, legs_on, swap_logs
 from tests.storm.views import Listener, archived, by_rest
 from tests.support.anvil import RunningChain, running_chain
 from tests.support.archived import Archive, archive
+from tests.support.processes import wait_until
 from tests.support.service import Service
 
-SETTLED_S: Final = 120
+SETTLED_S: Final = 180
 _POLL_S: Final = 0.25
 _MOST_PAUSE_S: Final = 0.15
-_ARMED_S: Final = 60
+_ARMED_PAUSE_S: Final = 0.3
+# A busy machine takes long to start a process.
+_ARMED_S: Final = 180
+_BEGUN_S: Final = 180
 _DEEPEST: Final = 5
 # Where a process is killed; "" is from outside, at a random moment.
 FAULTS: Final = {
@@ -107,12 +112,14 @@ def kills_of(plan: Plan) -> list[Kill]:
 def play(plan: Plan, directory: Path, kafka: Stack, say: Callable[[str], None]) -> Outcome:
     """Play a storm and compare; `kafka` has Kafka and ClickHouse. Faults are in the outcome."""
     begun = time.monotonic()
+    own = {"KAFKA_SOURCES_TOPIC": f"sources-{uuid4().hex[:8]}"}
     with (
         archive(kafka.clickhouse.url) as kept,
-        Service(directory, kafka, CLICKHOUSE_URL=kept.url, **_SETTINGS) as service,
+        Service(directory, kafka, CLICKHOUSE_URL=kept.url, **own, **_SETTINGS) as service,
         running_chain(directory / "chain") as chain,
     ):
         ensure_topics(load(service.env))
+        ensure_sources_topic(load(service.env))
         config = source_toml(chain.world, [chain.node.ws_url])
         (directory / "sources.toml").write_text(config)
         storm = _Storm(plan, service, kept, chain, say)
@@ -172,7 +179,13 @@ class _Storm:
                 Listener(url, token, world.tokens.values())
             )
             self._start("source")
+            wait_until(self._follows, _BEGUN_S, "a source that follows the chain")
             yield
+
+    def _follows(self) -> bool:
+        source = self._running["source"]
+        source.check()
+        return any('"live"' in line for line in source.written().splitlines())
 
     def _start(self, name: str, fault: str = "") -> None:
         self._started[name] += 1
@@ -249,12 +262,14 @@ class _Storm:
         if kill.fault:
             self._running[kill.name].kill()
             self._start(kill.name, f"{kill.fault}:{self._rng.randint(1, 3)}")
-            deadline = time.monotonic() + _ARMED_S
-            while self._running[kill.name].running and time.monotonic() < deadline:
+            armed, deadline = self._running[kill.name], time.monotonic() + _ARMED_S
+            # Many blocks meanwhile would only make the storm longer.
+            wait_until(lambda: bool(armed.written()) or not armed.running, _BEGUN_S, "a start")
+            while armed.running and time.monotonic() < deadline:
                 self._mine()
                 if self._rng.random() < 0.3:
                     self._reorganise()
-                time.sleep(self._rng.random() * _MOST_PAUSE_S)
+                time.sleep(_ARMED_PAUSE_S)
             if self._running[kill.name].running:
                 self.outcome.faults.append(f"{kill.name} did not meet {kill.fault}")
         else:

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -58,6 +58,7 @@ class Service:
             "CLICKHOUSE_URL": "",  # a test that archives names a database of its own
             "KAFKA_TOPIC": self.topic,
             "KAFKA_DLQ_TOPIC": f"{self.topic}.dlq",
+            "KAFKA_SOURCES_TOPIC": f"{self.topic}.sources",
             "KAFKA_GROUP": f"group-{self.topic}",
             "ARCHIVER_GROUP": f"archive-{self.topic}",
             "ISSUER_DIR": str(directory / "issuer"),
@@ -91,7 +92,9 @@ class Service:
             timeout=60,
         )
 
-    def issue(self, sub: str, scope: str, ttl_s: int = 3_600) -> str:
+    def issue(
+        self, sub: str, scope: str, ttl_s: int = 3_600, chains: Sequence[str] | None = None
+    ) -> str:
         """A token of the service's issuer, as `manage.py issue_token` prints it."""
         return issue(
             ensure_keys(self.directory / "issuer"),
@@ -101,6 +104,7 @@ class Service:
             scope=scope,
             issued_at=int(time.time()),
             ttl_ms=ttl_s * 1_000,
+            chains=chains,
         )
 
     def aggregator(self, name: str = "aggregator", *options: str, **env: str) -> Process:

@@ -1,6 +1,7 @@
-"""A client of the swap aggregator's WebSocket: subscribe and iterate over typed updates.
+"""A client of the swap aggregator: subscribe and iterate over typed updates, or send swaps.
 
-Start with `Client`; docs/websocket.md describes the protocol. Must not import the service's code.
+Start with `Client`, or with `ingest`; docs/websocket.md and docs/rest.md describe the
+protocols. Must not import the service's code.
 """
 
 from swapclient.backoff import Backoff
@@ -8,6 +9,9 @@ from swapclient.client import Client
 from swapclient.errors import (
     AuthRefused,
     ConnectionRefused,
+    IngestFailed,
+    IngestRefused,
+    IngestUnavailable,
     ProtocolFault,
     RequestRefused,
     SwapClientError,
@@ -31,6 +35,7 @@ from swapclient.messages import (
     Trade,
     WindowStats,
 )
+from swapclient.sending import IngestReport, RejectedSwap, ingest
 from swapclient.session import Condition, State
 from swapclient.subscription import Subscription
 
@@ -45,11 +50,16 @@ __all__ = [
     "Condition",
     "ConnectionRefused",
     "Gap",
+    "IngestFailed",
+    "IngestRefused",
+    "IngestReport",
+    "IngestUnavailable",
     "Overview",
     "OverviewUpdate",
     "Partition",
     "ProtocolFault",
     "Refused",
+    "RejectedSwap",
     "RequestRefused",
     "State",
     "StatsUpdate",
@@ -62,4 +72,5 @@ __all__ = [
     "Trade",
     "TradesUpdate",
     "WindowStats",
+    "ingest",
 ]

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from swapclient.sending import IngestReport
+
 
 class SwapClientError(Exception):
     """Base of all errors of this client."""
@@ -49,3 +54,35 @@ class RequestRefused(SwapClientError):
 
 class ProtocolFault(SwapClientError):
     """The service sent a message that this version of the client cannot read: upgrade it."""
+
+
+class IngestFailed(SwapClientError):
+    """A batch of swaps was not taken; the batches before it were.
+
+    `code` and `detail` are the service's. `report` is what became of the batches before; give the
+    swaps from index `first` on again.
+    """
+
+    def __init__(self, code: str, detail: str, report: IngestReport, first: int) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+        self.report = report
+        self.first = first
+
+
+class IngestUnavailable(IngestFailed):
+    """The service did not acknowledge a batch in time: try again later."""
+
+
+class IngestRefused(IngestFailed):
+    """The service refuses the request (token, scope, size): correct it before sending again.
+
+    `status` is that of the answer.
+    """
+
+    def __init__(
+        self, status: int, code: str, detail: str, report: IngestReport, first: int
+    ) -> None:
+        super().__init__(code, detail, report, first)
+        self.status = status

@@ -13,7 +13,7 @@ from django.core.management.base import CommandParser
 from django.core.management.base import DjangoHelpFormatter as HelpFormatter
 
 from aggregator.contracts.sources import SourceStatus
-from aggregator.member.topics import ensure_topics
+from aggregator.member.topics import ensure_sources_topic, ensure_topics
 from aggregator.runtime.config import Config
 from aggregator.runtime.health import Health
 from aggregator.runtime.process import ProcessCommand
@@ -23,7 +23,8 @@ from sources.description import described
 from sources.dry_run import ForgetfulJournal, PrintingSink
 from sources.kafka import ports_on_kafka
 from sources.options import EXAMPLES, add_options, source_of
-from sources.process import OpenPorts, Show, run_source
+from sources.ports import Journal
+from sources.process import ClosingSink, OpenPorts, Show, run_source
 from sources.progress import REWRITE, Progress
 
 
@@ -51,8 +52,6 @@ class Command(ProcessCommand):
             return
         if options["dry_run"]:
             _log_to_stderr()
-        else:
-            ensure_topics(config)
         show = _progress_on(source) if sys.stderr.isatty() else _nothing
         ports = _ports(config, source, options["dry_run"])
         nats_url = "" if options["dry_run"] else config.nats_url
@@ -66,7 +65,13 @@ class Command(ProcessCommand):
 def _ports(config: Config, source: AnySource, dry_run: bool) -> OpenPorts:
     if dry_run:
         return lambda: (ForgetfulJournal(), PrintingSink(sys.stdout.buffer))
-    return lambda: ports_on_kafka(config, source.name, instance_id=config.kafka_instance_id)
+
+    def on_kafka() -> tuple[Journal, ClosingSink]:
+        ensure_topics(config)
+        ensure_sources_topic(config)
+        return ports_on_kafka(config, source.name, instance_id=config.kafka_instance_id)
+
+    return on_kafka
 
 
 def _progress_on(source: AnySource) -> Show:

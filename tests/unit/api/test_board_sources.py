@@ -49,6 +49,8 @@ def test_a_source_without_a_process_is_silent_and_forgotten_after_a_day() -> Non
     sources.record(LIVE, 0)
     assert sources.status(5_001)[0].state == "silent"
     assert sources.faults(5_001) == ["source eth: no process reports; start run_source again"]
+    sources.record(status(source="base", state="stopped", note="wrong chain"), 0)
+    assert sources.faults(5_001)[0] == "source base: stopped: wrong chain"
     assert sources.status(86_400_001) == []
 
 
@@ -61,3 +63,10 @@ def test_a_process_that_stands_by_counts_once_the_owner_is_silent() -> None:
     assert sources.status(5_001)[0].state == "standby"
     sources.record(status(owner="b:2"), 6_000)
     assert sources.status(6_000)[0].state == "live"
+
+
+def test_a_backfill_that_ended_is_no_longer_shown() -> None:
+    sources = Sources()
+    sources.record(status(state="catching_up"), 0)
+    sources.record(status(state="ended"), 1_000)
+    assert sources.status(9_000) == []

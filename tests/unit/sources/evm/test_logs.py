@@ -281,6 +281,26 @@ def test_values_that_a_field_cannot_have_are_not_decoded(
     assert decode(log) is None
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_hex_may_be_in_any_case(layout: Layout) -> None:
+    log = log_with(
+        layout,
+        [
+            {"address": "0x" + "ab" * 20, "bytes32": b"\xab" * 32}.get(kind, at % 3)
+            for at, kind in enumerate(_types(layout))
+        ],
+    )
+    shouted = msgspec.structs.replace(
+        log,
+        address="0x" + log.address[2:].upper(),
+        topics=tuple("0x" + topic[2:].upper() for topic in log.topics),
+        data="0x" + log.data[2:].upper(),
+        transaction_hash="0x" + log.transaction_hash[2:].upper(),
+    )
+    assert decode(log) is not None
+    assert decode(shouted) == decode(log)
+
+
 def test_data_that_is_not_hex_is_asked_for_again() -> None:
     log = abi_log([TOPICS["v3"], word(POOL), word(POOL)], ["int256"] * 5, [1, -1, 0, 0, 0])
     garbled = log.data[:10] + "zz" + log.data[12:]
