@@ -11,7 +11,7 @@ from typing import Final
 from sources.chain_config import ChainConfig
 from sources.evm.nodes import RpcNodes
 from sources.evm.ports import LogFilter
-from sources.evm.reader import Selection, SwapReader
+from sources.evm.reader import PoolSelection, SwapReader
 from sources.evm.rpc import RpcNode, transport
 from sources.evm.source import EvmSource, FollowSettings
 from sources.evm.types import ChainIdentity
@@ -60,7 +60,7 @@ async def _follow(
         calls=nodes,
         tally=metrics,
         trader=config.trader,
-        selection=Selection(config.pools, config.trusted.reference_pools),
+        selection=PoolSelection(config.pools, config.trusted.reference_pools),
         finder=nodes,
     )
     source = EvmSource(
