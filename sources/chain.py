@@ -72,7 +72,7 @@ async def _follow(
         metrics=metrics,
     )
     async with asyncio.TaskGroup() as group:
-        reporting = group.create_task(_report_prices(pricer, config.wrapped_native, metrics))
+        reporting = group.create_task(report_prices(pricer, config.wrapped_native, metrics))
         await source.run(entries)
         reporting.cancel()
 
@@ -116,7 +116,7 @@ def wanted_of(config: ChainConfig) -> LogFilter:
     return LogFilter(topics, tuple(sorted(addresses)))
 
 
-async def _report_prices(pricer: Pricer, wrapped_native: str, metrics: SourceMetrics) -> None:
+async def report_prices(pricer: Pricer, wrapped_native: str, metrics: SourceMetrics) -> None:
     """Keep the metrics of the reference prices up to date."""
     held: Counter[str] = Counter()
     while True:
