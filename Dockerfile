@@ -1,4 +1,4 @@
-# One image for aggregator, archiver and web: the command says which.
+# One image for aggregator, archiver, web and sources: the command says which.
 # Packages come by the locked hashes, the window engine is compiled here and not at the first start.
 
 FROM python:3.11.15-slim-bookworm AS build
@@ -18,12 +18,13 @@ COPY manage.py ./
 COPY aggregator aggregator
 COPY api api
 COPY console console
+COPY sources sources
 COPY swapsite swapsite
 COPY clients/js clients/js
 COPY infra/clickhouse/schema infra/clickhouse/schema
 COPY infra/docker infra/docker
 COPY data data
-RUN /opt/venv/bin/python -m compileall -q /opt/venv/lib aggregator api console swapsite \
+RUN /opt/venv/bin/python -m compileall -q /opt/venv/lib aggregator api console sources swapsite \
     && /opt/venv/bin/python manage.py compile_engine \
     && install -d -o 10001 -g 10001 /data
 

@@ -27,6 +27,8 @@ from bench.cpu import CpuMeter
 from bench.service import PARTITIONS, ROOT, BenchService, Logged, WrongResult, say
 from infra.embedded.ports import free_port
 
+LINES: Final = 500
+RATE: Final = 60_000
 _UNLIMITED: Final = dict.fromkeys(
     ("RATE_LIMIT", "RATE_BURST", "RATE_LIMIT_IP", "RATE_BURST_IP"), "1000000"
 )
@@ -103,24 +105,34 @@ class IngestNode:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure the peak, then the latency at an even rate."""
+    """Measure as the command line says."""
+    return measured(options.lines, options.rate, options.seconds)
+
+
+def measure(rounds: int) -> dict[str, Any]:
+    """Measure with the defaults, a second for each round; a part of `bench.sources`."""
+    return measured(LINES, RATE, rounds)
+
+
+def measured(lines: int, rate: int, seconds: float) -> dict[str, Any]:
+    """Measure the peak, then the latency at an even rate of swaps/s."""
     with IngestNode() as node:
         say("peak")
         with CpuMeter({"web": node.process.pid}) as meter:
-            peak = node.load(options.lines, options.seconds)
+            peak = node.load(lines, seconds)
         cpu_s = meter.between(peak["begun_at"], peak["ended_at"])["web"]
-        say(f"peak: {peak['lines_per_s']:,} lines/s; then {options.rate:,} lines/s")
-        even = node.load(options.lines, options.seconds, options.rate)
+        say(f"peak: {peak['lines_per_s']:,} lines/s; then {rate:,} lines/s")
+        even = node.load(lines, seconds, rate)
         accepted = peak["accepted"] + even["accepted"]
         if (records := node.records()) != accepted:
             raise WrongResult(f"{records:,} records in the topic, {accepted:,} swaps were accepted")
         return {
-            "lines": options.lines,
+            "lines": lines,
             "peak_lines_per_s": peak["lines_per_s"],
             "peak_p50_ms": peak["p50_ms"],
             "peak_ping_p99_ms": peak["ping_p99_ms"],
             "web_cpu_s_per_million": round(cpu_s / peak["measured"] * 1e6, 2),
-            "rate": options.rate,
+            "rate": rate,
             "lines_per_s": even["lines_per_s"],
             "p50_ms": even["p50_ms"],
             "p99_ms": even["p99_ms"],
@@ -135,8 +147,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="bench.ingest_http", description=(__doc__ or "").strip().partition("\n")[0]
     )
-    parser.add_argument("--lines", type=int, default=500, help="swaps in one body")
-    parser.add_argument("--rate", type=int, default=60_000, help="swaps/s for the latency")
+    parser.add_argument("--lines", type=int, default=LINES, help="swaps in one body")
+    parser.add_argument("--rate", type=int, default=RATE, help="swaps/s for the latency")
     parser.add_argument("--seconds", type=float, default=8, help="length of each measurement")
     command.main(parser, run)
 

@@ -14,12 +14,13 @@ import platform
 from collections.abc import Callable
 from typing import Any, Final
 
-from bench import source_chain, source_exchange, source_logs
+from bench import ingest_http, source_chain, source_exchange, source_logs
 
 PARTS: Final[dict[str, Callable[[int], dict[str, Any]]]] = {
     "logs": source_logs.measure,
     "chain": source_chain.measure,
     "exchange": source_exchange.measure,
+    "ingest": ingest_http.measure,
 }
 """The parts by name; each gets the number of rounds, of which the best counts."""
 

@@ -35,6 +35,11 @@ _WITHIN_S: Final = 30.0
 _ANSWER_S: Final = 5.0
 _POLL: Final = 1_000
 
+
+class JournalsMissing(Fatal):
+    """There is no topic of journals yet: no source has run."""
+
+
 Journals = Mapping[str, Mapping[str, bytes]]
 """The entries of every source, by its name and their keys."""
 
@@ -69,7 +74,7 @@ def read_journals(
 
     Only committed entries count. A transaction that another source has left open delays the call
     until Kafka ends it, which takes up to a minute. Raises Retry where the broker does not answer
-    within `within_s`, and Fatal where the topic does not exist.
+    within `within_s`, and JournalsMissing where the topic does not exist.
     """
     topic = config.kafka_sources_topic
     try:
@@ -104,7 +109,7 @@ def _end(config: Config) -> int:
     # A reader of committed records only would get the begin of the first open transaction.
     with _consumer(config, "read_uncommitted") as consumer:
         if topic not in consumer.list_topics(timeout=_ANSWER_S).topics:
-            raise Fatal(
+            raise JournalsMissing(
                 f"kafka at {config.kafka_bootstrap} has no topic {topic} (KAFKA_SOURCES_TOPIC): "
                 "run manage.py ensure_topology"
             )

@@ -53,32 +53,57 @@ _TRANSACTION_MS: Final = 10_000
 log = structlog.get_logger(__name__)
 
 
+class KafkaRetries:
+    """Pauses between two tries of a call to Kafka, and reports why the first one failed."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        """`note` gets the fault, and "" once a call has worked."""
+        self._breaker = CircuitBreaker("kafka")
+        self._note = note
+
+    async def pause(self, why: str) -> None:
+        """Wait before the next try of a call that failed."""
+        self._breaker.failed(why)
+        self._note(why)
+        await asyncio.sleep(self._breaker.open_for_s)
+
+    def worked(self) -> None:
+        """Note that a call has worked."""
+        self._breaker.worked()
+        self._note("")
+
+
 class KafkaSink:
     """Sends events to the swap topic (see `Sink`). One per process: it has the publisher."""
 
-    def __init__(self, publisher: SwapPublisher, confirm: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        publisher: SwapPublisher,
+        confirm: Callable[[], Awaitable[None]],
+        retries: KafkaRetries,
+    ) -> None:
         """`confirm` raises Fenced where this process no longer owns the source."""
         self._publisher = publisher
         self._confirm = confirm
+        self._retries = retries
 
     async def send(self, records: Sequence[Outgoing]) -> None:
         """See `Sink`. Raises Fenced where this process no longer owns the source."""
-        breaker = CircuitBreaker("kafka")
         left = records
         while True:
             await self._confirm()
             answer = await self._publisher.publish(left)
             if answer.complete:
-                breaker.worked()
+                self._retries.worked()
                 return
             first = min(answer.failures)
             for place, failure in sorted(answer.failures.items()):
                 if failure.refused:
                     raise Fatal(_refused(left[place], failure.reason))
-            breaker.failed(f"{len(answer.failures)} events: {answer.failures[first].reason}")
             # From the first failure on, so that the last records of a key arrive last.
             left = left[first:]
-            await asyncio.sleep(breaker.open_for_s)
+            why = f"kafka: {len(answer.failures)} events: {answer.failures[first].reason}"
+            await self._retries.pause(why)
 
     async def close(self) -> None:
         """Wait for up to 10 s for the events that are not acknowledged, then end the client."""
@@ -88,12 +113,19 @@ class KafkaSink:
 class KafkaJournal:
     """The journal of one source in the topic KAFKA_SOURCES_TOPIC (see `Journal`)."""
 
-    def __init__(self, config: Config, source: str, *, instance_id: str = "") -> None:
+    def __init__(
+        self,
+        config: Config,
+        source: str,
+        *,
+        instance_id: str = "",
+        retries: KafkaRetries | None = None,
+    ) -> None:
         """See `SourceMembership` for `instance_id`."""
         self._config = config
         self._source = source
         self._membership = SourceMembership(config, source, instance_id=instance_id)
-        self._breaker = CircuitBreaker("kafka")
+        self._retries = retries or KafkaRetries(_ignored)
         self._writing = asyncio.Lock()
         self._producer: Producer | None = None
         self._owner: SourceOwner
@@ -109,10 +141,9 @@ class KafkaJournal:
                 await self._write({})
             except Fenced:
                 # Kafka assigned the partition to another process meanwhile.
-                await asyncio.sleep(self._breaker.open_for_s)
-            else:
-                log.info("source_owned", source=self._source, entries=len(entries))
-                return {key: value for key, value in entries.items() if key != OWNER_KEY}
+                continue
+            log.info("source_owned", source=self._source, entries=len(entries))
+            return {key: value for key, value in entries.items() if key != OWNER_KEY}
 
     async def write(self, entries: Mapping[str, bytes | None]) -> None:
         """See `Journal`. Raises Fatal where the entries are too large for one transaction."""
@@ -139,14 +170,13 @@ class KafkaJournal:
             while True:
                 began = time.monotonic()
                 try:
-                    self._require_assigned()
+                    self._membership.require()
                     await asyncio.to_thread(self._transact, records)
                 except Retry as error:
-                    self._breaker.failed(str(error))
-                    await asyncio.sleep(self._breaker.open_for_s)
+                    await self._retries.pause(str(error))
                     await self._take_again()
                 else:
-                    self._breaker.worked()
+                    self._retries.worked()
                     self._confirmed = began
                     return
 
@@ -165,19 +195,14 @@ class KafkaJournal:
         if signed != msgspec.json.encode(self._owner):
             raise Fenced(f"source {self._source} has another owner: {signed.decode() or 'unknown'}")
 
-    def _require_assigned(self) -> None:
-        if not self._membership.assigned:
-            raise Fenced(f"this process is no longer the owner of source {self._source}")
-
     async def _retried(self, read: Callable[[], Mapping[str, bytes]]) -> Mapping[str, bytes]:
         """Call `read` until Kafka answers. Raises Fenced where the ownership ends meanwhile."""
         while True:
-            self._require_assigned()
+            self._membership.require()
             try:
                 return await asyncio.to_thread(read)
             except Retry as error:
-                self._breaker.failed(str(error))
-                await asyncio.sleep(self._breaker.open_for_s)
+                await self._retries.pause(str(error))
 
     def _read(self) -> Mapping[str, bytes]:
         return read_journals(self._config, self._source).get(self._source, {})
@@ -246,12 +271,20 @@ class KafkaJournal:
 
 
 def ports_on_kafka(
-    config: Config, source: str, *, instance_id: str = ""
+    config: Config, source: str, note: Callable[[str], None], *, instance_id: str = ""
 ) -> tuple[KafkaJournal, KafkaSink]:
-    """Return the journal of a source, and the sink that asks it for the ownership."""
-    journal = KafkaJournal(config, source, instance_id=instance_id)
+    """Return the journal of a source, and the sink that asks it for the ownership.
+
+    `note` gets what is wrong with Kafka, and "" once it answers.
+    """
+    retries = KafkaRetries(note)
+    journal = KafkaJournal(config, source, instance_id=instance_id, retries=retries)
     publisher = SwapPublisher(config, timeout_ms=EVENT_TIMEOUT_MS)
-    return journal, KafkaSink(publisher, journal.confirm)
+    return journal, KafkaSink(publisher, journal.confirm, retries)
+
+
+def _ignored(_fault: str) -> None:
+    """Report nothing."""
 
 
 def _refused(record: Outgoing, reason: str) -> str:

@@ -38,6 +38,7 @@ class SourceMetrics:
         self._subject = subject
         self._state: SourceState = "starting"
         self._note = ""
+        self._kafka_fault = ""
         self._head: int | None = None
         self._sent_block: int | None = None
         self._sent_ms: int | None = None
@@ -63,6 +64,10 @@ class SourceMetrics:
             log.info("source_state", source=self._source, state=state, note=note)
         self._state, self._note = state, note[:_LONGEST_NOTE]
         metrics.SOURCE_OWNER.labels(self._source).set(state not in _OWNERLESS)
+
+    def kafka(self, fault: str) -> None:
+        """Note what is wrong with Kafka, "" while it answers. The status says it first."""
+        self._kafka_fault = fault[:_LONGEST_NOTE]
 
     def head(self, number: int) -> None:
         """Note the newest block that the node reports."""
@@ -144,12 +149,13 @@ class SourceMetrics:
 
     def status(self) -> SourceStatus:
         """Return the status as of now."""
+        waits = self._kafka_fault and self._state not in {"stopped", "ended"}
         return SourceStatus(
             source=self._source,
             kind=self._kind,
             subject=self._subject,
-            state=self._state,
-            note=self._note,
+            state="waiting" if waits else self._state,
+            note=self._kafka_fault if waits else self._note,
             as_of=self._now_ms(),
             sent_until=self._sent_ms,
             head=self._head,

@@ -32,7 +32,14 @@ stands by. SIGTERM or Ctrl-C stops cleanly and gives the source up immediately.
 
 _OF_A_NODE: Final = ("chain", "preset", "rpc", "rpc_env", "trader", "confirmations")
 _OF_EVM: Final = (*_OF_A_NODE, "pools", "from_block", "to_block")
-_OF_EXCHANGE: Final = ("venue", "symbols", "assume_par", "api_key_env")
+_OF_EXCHANGE: Final = (
+    "venue",
+    "symbols",
+    "assume_par",
+    "api_key_env",
+    "stream_url",
+    "rest_url",
+)
 _OVER_A_FILE: Final = ("from_block", "to_block", "pools")
 
 
@@ -77,6 +84,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     exchange.add_argument(
         "--api-key-env", metavar="VARIABLE", help="the variable with an API key for past trades"
     )
+    exchange.add_argument(
+        "--stream-url", metavar="URL", help="the WebSocket in place of the venue's own"
+    )
+    exchange.add_argument("--rest-url", metavar="URL", help="the same for past trades")
 
 
 def source_of(options: Mapping[str, Any], environ: Mapping[str, str]) -> AnySource:

@@ -41,10 +41,11 @@ class ClosingSink(Sink, Protocol):
         ...
 
 
-OpenPorts = Callable[[], tuple[Journal, ClosingSink]]
+OpenPorts = Callable[[Callable[[str], None]], tuple[Journal, ClosingSink]]
 """Opens a journal and a sink; called again after the ownership was lost.
 
-It may block. Raises Retry while the broker cannot be reached.
+Its argument gets what is wrong with the broker, "" while it answers. It may block. Raises Retry
+while the broker cannot be reached.
 """
 
 Beside = Callable[[], Coroutine[Any, Any, None]]
@@ -129,7 +130,7 @@ async def _own_and_run(follow: Follow, metrics: SourceMetrics, open_ports: OpenP
     breaker = CircuitBreaker("kafka")
     while True:
         try:
-            journal, sink = await asyncio.to_thread(open_ports)
+            journal, sink = await asyncio.to_thread(open_ports, metrics.kafka)
         except Retry as error:
             metrics.state("waiting", str(error))
             breaker.failed(str(error))

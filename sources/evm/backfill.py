@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from itertools import groupby
 from typing import Final, NamedTuple
 
@@ -55,48 +55,47 @@ class Backfill:
 
         Raises Retry where the node does not answer; the slices so far are complete.
         """
-        under_way: deque[asyncio.Task[Slice]] = deque()
+        under_way: deque[tuple[int, asyncio.Task[Slice | None]]] = deque()
         try:
             while first <= last or under_way:
                 while first <= last and len(under_way) < _SLICES_AHEAD:
                     end = min(last, first + self._length.blocks - 1)
-                    under_way.append(asyncio.create_task(self._slice(first, end)))
+                    under_way.append((first, asyncio.create_task(self._slice(first, end))))
                     first = end + 1
-                yield await under_way.popleft()
+                begin, task = under_way.popleft()
+                part = await task
+                if part is None:
+                    # Those after it are as long: ask again from here on, for shorter ones.
+                    await _cancel(task for _, task in under_way)
+                    under_way.clear()
+                    first = begin
+                else:
+                    yield part
         finally:
-            for task in under_way:
-                task.cancel()
-            await asyncio.gather(*under_way, return_exceptions=True)
+            await _cancel(task for _, task in under_way)
 
-    async def _slice(self, first: int, last: int) -> Slice:
+    async def _slice(self, first: int, last: int) -> Slice | None:
+        """Return a slice, None where the node wants a shorter one."""
         end = await self._node.block(last)
         if end is None:
             raise Unreachable(f"{self._node.name}: no block {last}, although it is finalised")
-        logs = await self._logs(first, last)
-        found = [list(group) for _, group in groupby(logs, key=lambda log: log.block_hash)]
-        blocks = await asyncio.gather(*(self._block(of[0]) for of in found))
-        return Slice(end, [BlockLogs(block, of) for block, of in zip(blocks, found, strict=True)])
-
-    async def _logs(self, first: int, last: int) -> list[Log]:
-        """Return the logs of a range in their order, in as many calls as the node demands."""
-        logs: list[Log] = []
-        while first <= last:
-            blocks = min(self._length.blocks, last - first + 1)
-            try:
-                part = await self._node.logs_in(first, first + blocks - 1, self._wanted)
-            except Refused:
-                if blocks == 1:
-                    raise
+        blocks = last - first + 1
+        try:
+            logs = await self._node.logs_in(first, last, self._wanted)
+        except Refused:
+            if blocks > 1:
                 self._length.refused(blocks)
-                continue
-            except Unreachable:
-                if blocks == 1 or not self._length.cut(blocks):
-                    raise
-                continue
-            self._length.answered(blocks, _LOG_BYTES * len(part))
-            logs += part
-            first += blocks
-        return logs
+                return None
+            # Some vendors limit a range of one block, but not a block.
+            logs = await self._node.logs_of(end.hash, self._wanted)
+        except Unreachable:
+            if blocks > 1 and self._length.cut(blocks):
+                return None
+            raise
+        self._length.answered(blocks, _LOG_BYTES * len(logs))
+        found = [list(group) for _, group in groupby(logs, key=lambda log: log.block_hash)]
+        read = await asyncio.gather(*(self._block(of[0]) for of in found))
+        return Slice(end, [BlockLogs(block, of) for block, of in zip(read, found, strict=True)])
 
     async def _block(self, log: Log) -> Block:
         """Return the block of a log, with senders where they are needed."""
@@ -112,3 +111,10 @@ class Backfill:
                 f"{self._node.name}: has logs of the finalised block {log.block_hash}, but no block"
             )
         return block
+
+
+async def _cancel(tasks: Iterable[asyncio.Task[Slice | None]]) -> None:
+    cancelled = list(tasks)
+    for task in cancelled:
+        task.cancel()
+    await asyncio.gather(*cancelled, return_exceptions=True)

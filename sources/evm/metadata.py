@@ -13,12 +13,10 @@ from typing import Final
 
 from sources.evm.calls import ContractCalls, bytes_of
 from sources.evm.once import AskedOnce
-from sources.evm.types import Token
+from sources.evm.types import MOST_DECIMALS, Token
 
 LONGEST_SYMBOL: Final = 32
 """Characters of a symbol, as in the registry of tokens."""
-MOST_DECIMALS: Final = 77
-"""10^77 is the largest power of ten in 256 bits; no honest token is beyond it."""
 
 # The first four bytes of Keccak-256 of each signature.
 _SYMBOL: Final = "0x95d89b41"  # symbol()

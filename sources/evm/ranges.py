@@ -20,8 +20,10 @@ class RangeLength:
     Answers may be reported in any order, as they come where several questions are under way.
     """
 
-    def __init__(self, longest: int = 2_000, most_bytes: int = 8 << 20) -> None:
-        self.blocks = longest
+    def __init__(
+        self, longest: int = 2_000, most_bytes: int = 4 << 20, *, begin: int = 100
+    ) -> None:
+        self.blocks = min(begin, longest)
         self._longest = longest
         self._most_bytes = most_bytes
         self._good = self._cuts = 0

@@ -6,17 +6,19 @@ from decimal import Decimal
 from typing import Final, Literal, NamedTuple, Protocol
 
 from sources.events import SwapEvent
-from sources.evm.types import Block, PoolSwap, Token
+from sources.evm.types import MOST_DECIMALS, Block, PoolSwap, Token
 
 Trader = Literal["tx_from", "recipient", "none"]
 """Who is named as trader.
 
-The sender of the transaction is the person behind routers and aggregators. On chains where
+The sender of the transaction is the person who uses routers and aggregators. On chains where
 bundlers and relayers send for many people, the recipient of the swap's output says more.
 """
 
 # An event's amount is below 10^30 of its token, and its USD fit int64 micro-USD (DESIGN 3).
-_LONGEST_AMOUNT: Final = 30
+_LIMITS: Final[tuple[int, ...]] = tuple(
+    10 ** (decimals + 30) for decimals in range(MOST_DECIMALS + 1)
+)
 _TOO_MUCH_USD: Final = Decimal(2**63 - 1) / 1_000_000
 _MICRO: Final = Decimal("0.000001")
 
@@ -60,10 +62,8 @@ def decimal_text(amount: int, decimals: int) -> str:
 
 def fits(swap: PoolSwap) -> bool:
     """Return whether both amounts are below what an event may have; both decimals are known."""
-    return all(
-        abs(amount) < 10 ** ((token.decimals or 0) + _LONGEST_AMOUNT)
-        for token, amount in ((swap.token0, swap.amount0), (swap.token1, swap.amount1))
-    )
+    limit0, limit1 = _LIMITS[swap.token0.decimals or 0], _LIMITS[swap.token1.decimals or 0]
+    return abs(swap.amount0) < limit0 and abs(swap.amount1) < limit1
 
 
 def trader_of(swap: PoolSwap, block: Block, trader: Trader) -> str | None:

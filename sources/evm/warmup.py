@@ -29,10 +29,10 @@ async def warm_up(node: Node, reader: BlockReader, first: int) -> None:
     if reader.references is None or first == 0:
         return
     last = min(first - 1, (await node.head()).number)
-    begin = last - await _blocks_of_reach(node, last) + 1
+    begin = max(0, last - await _blocks_of_reach(node, last) + 1)
     backfill = Backfill(node, reader.references, senders=False, length=RangeLength())
     found: list[BlockLogs] = []
-    async with aclosing(backfill.slices(max(0, begin), last)) as slices:
+    async with aclosing(backfill.slices(begin, last)) as slices:
         async for part in slices:
             found += part.found
     await reader.observe(found)

@@ -370,6 +370,9 @@ class _Link:
             raise Retry(f"{fault}: {self.refusal}" if self.refusal else fault)
 
     async def close(self) -> None:
-        """Cut the connection, if it is not cut yet."""
+        """Cut the connection, if it is not cut yet. Raises what ended it, unless that is a cut."""
         self.task.cancel()
         await asyncio.wait({self.task})
+        error = None if self.task.cancelled() else self.task.exception()
+        if error is not None and not isinstance(error, Retry):
+            raise error

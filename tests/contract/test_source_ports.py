@@ -16,7 +16,7 @@ from aggregator.runtime.config import load
 from aggregator.runtime.errors import Fenced
 from infra.embedded.stack import Stack
 from sources.events import Outgoing
-from sources.kafka import KafkaJournal, KafkaSink
+from sources.kafka import KafkaJournal, KafkaRetries, KafkaSink
 from sources.ports import Journal, Sink
 from tests.fakes.sources import MemoryBroker, MemoryJournal, MemorySink
 
@@ -77,7 +77,7 @@ class SourcesOnKafka:
         async def confirm() -> None:
             pass
 
-        return KafkaSink(self._publisher, confirm)
+        return KafkaSink(self._publisher, confirm, KafkaRetries(lambda _: None))
 
     def sent(self, count: int) -> list[Outgoing]:
         consumer = Consumer(

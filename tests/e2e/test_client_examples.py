@@ -214,7 +214,17 @@ def prints_a_trade(command: list[str], service: Service, directory: Path) -> Non
 
 
 EVENTS = """
-import { ConnectionRefused, SwapsClient, type Overview, type Refusal } from "swapclient";
+import { ConnectionRefused, IngestFailed, SwapsClient, ingest } from "swapclient";
+import type { Overview, Refusal, SwapEvent } from "swapclient";
+
+const swap: SwapEvent = {
+  chain: "c", tx_hash: "t", log_index: 0, timestamp: 0, token: "T", side: "buy", amount: "1",
+};
+ingest({ url: "https://host", token: "jwt", swaps: [swap, "{}"], withinMs: 60_000 })
+  .then(({ accepted, errors }) => console.log(accepted.toFixed(), errors[0]?.field.trim()))
+  .catch((error: Error) => error instanceof IngestFailed && error.report.rejected.toFixed());
+// @ts-expect-error -- a side is buy or sell
+ingest({ url: "/", token: "jwt", swaps: [{ ...swap, side: "both" }] });
 
 const client = new SwapsClient({ url: "https://host", token: () => "jwt" });
 client.addEventListener("refused", ({ detail }) => {

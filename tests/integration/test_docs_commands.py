@@ -30,6 +30,8 @@ from aggregator.runtime.config import load
 from infra.embedded.stack import Stack
 from tests.support.archived import archive
 from tests.support.docs_commands import LANGUAGES, ROOT, Command, commands, documents, fences
+from tests.support.docs_exchange import coinbase
+from tests.support.docs_node import ethereum_node
 from tests.support.docs_site import BEFORE, BIN, PROCESSES, WETH, WITHIN_S, Site
 from tests.support.processes import wait_until
 from tests.support.service import Service
@@ -205,6 +207,69 @@ def feeds_until_interrupted(site: Site, text: str) -> None:
     assert feeding.returncode == 0, said
 
 
+def follows_a_chain(site: Site, text: str) -> None:
+    """Run it on a node of Ethereum until the source is live; SIGTERM must end it with status 0."""
+    log = site.directory / "source.log"
+    with (
+        ethereum_node() as url,
+        log.open("wb") as out,
+        subprocess.Popen(
+            shlex.split(text.replace("wss://HOST/KEY", url)),
+            cwd=site.directory,
+            env=site.service.env | site.env | {"ETH_RPC": url, "METRICS_PORT": "0"},
+            stdout=out,
+            stderr=out,
+        ) as source,
+    ):
+        try:
+            wait_until(lambda: '"live"' in log.read_text(), WITHIN_S, "a live source")
+            source.terminate()
+            assert source.wait(WITHIN_S) == 0, log.read_text()
+        finally:
+            source.kill()
+
+
+def reads_an_exchange(site: Site, text: str) -> None:
+    """Run it on an exchange on loopback until it reads; SIGTERM must end it with status 0."""
+    log = site.directory / "exchange.log"
+    with (
+        coinbase("BTC-USD", "ETH-USD", "USDT-USD", "SOL-USDT") as venue,
+        log.open("wb") as out,
+    ):
+        urls = {"stream-url": venue.stream_url, "rest-url": venue.rest_url}
+        options = "".join(f" --{name} {url}" for name, url in urls.items())
+        if "--config" in text:
+            [settings] = [
+                content
+                for language, content in fences(ROOT / "docs/sources-exchanges.md")
+                if language == "toml"
+            ]
+            keys = [f'{name.replace("-", "_")} = "{url}"\n' for name, url in urls.items()]
+            (site.directory / "exchanges.toml").write_text(settings + "".join(keys))
+            options = ""
+        sign = '"tx_hash":"BTC-USD"' if "--dry-run" in text else '"live"'
+        with subprocess.Popen(
+            shlex.split(text + options),
+            cwd=site.directory,
+            env=site.service.env | site.env | {"METRICS_PORT": "0"},
+            stdout=out,
+            stderr=out,
+        ) as source:
+            try:
+                wait_until(lambda: sign in log.read_text(), WITHIN_S, sign)
+                source.terminate()
+                assert source.wait(WITHIN_S) == 0, log.read_text()
+            finally:
+                source.kill()
+
+
+def is_checked(site: Site, text: str) -> None:
+    """Have the command check its settings; the nodes are a reader's own."""
+    names = {"ETH_RPC": "wss://HOST/KEY", "BSC_RPC": "wss://HOST/KEY"}
+    checked = text if text.endswith("--check") else f"{text} --check"
+    assert 'kind = "evm"' in site.run(checked, **names).stdout
+
+
 def has_letters(site: Site, text: str) -> None:
     """Run it with two dead letters; map a position in the command to the first or second."""
     if not site.letters:
@@ -295,7 +360,9 @@ def has_help(site: Site, text: str) -> None:
 README: Final = "tests/e2e/test_readme.py"
 EXAMPLES: Final = "tests/e2e/test_client_examples.py"
 PROMTOOL: Final = elsewhere("tests/integration/test_promtool.py", "test_a_wrong_rule_is_noticed")
-_TARGETS: Final = "demo-chain|up|down|kill|lint|test|chaos|gameday|audit|bench-[a-z0-9]+"
+_TARGETS: Final = (
+    "demo-chain|demo SOURCE|up|down|kill|lint|test|chaos|gameday|audit|bench-[a-z0-9]+"
+)
 MAKE: Final = rf"(for .*; do )?make ({_TARGETS})\b.*"
 SQLITE: Final = r"docker compose exec web python -c .*sqlite3.*"
 
@@ -313,6 +380,18 @@ RULES: Final[tuple[tuple[str, Run], ...]] = (
     *((re.escape(text), serves) for text in PROCESSES.values()),
     (r"(\.venv/bin/)?python manage\.py feed data/.*", runs()),
     (r"(\.venv/bin/)?python manage\.py feed --synthetic .*", feeds_until_interrupted),
+    (r".* manage\.py run_source (exchange|.*--name coinbase).*", reads_an_exchange),
+    (r".* manage\.py run_source .*(--to-block \d+|--check)", is_checked),
+    (r".* manage\.py run_source .*(--dry-run|--name eth)", follows_a_chain),
+    (r"manage\.py source list", runs()),
+    (
+        r"manage\.py source reset .*",
+        elsewhere(
+            "tests/integration/test_source_command.py",
+            "test_a_source_is_shown_and_begins_at_another_block",
+        ),
+    ),
+    (r"export ETH_RPC=.*", runs(then=' && test -n "$ETH_RPC"')),
     (r"python manage\.py (compile_engine|issue_token .*|import_tokens .*)", runs()),
     (r"manage\.py dead_letters .*", has_letters),
     (r"manage\.py unlock NAME", runs(says="NAME: the count of attempts is reset")),

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 ROOT: Final = Path(__file__).parents[2]
 # Every fence must have a language, so that no command is missed.
-LANGUAGES: Final = {"sh", "python", "js", "json", "text", "mermaid"}
+LANGUAGES: Final = {"sh", "python", "js", "json", "toml", "text", "mermaid"}
 PROGRAMS: Final = (
     r"(?:\.venv/bin/)?(?:python3?|pytest|daphne|pip)|make|(?:\./)?manage\.py|git|node|npm|go|promtool|"
     r"docker|kubectl|rpk|curl|apt-get|df|sh|bash|infra/[\w/]+\.sh|\.ci/\w+|SELECT|BACKUP|RESTORE|FLUSHALL"

@@ -19,7 +19,7 @@ from infra.embedded.ports import free_port
 from infra.embedded.s3 import COLD_BUCKET
 from infra.embedded.stack import Stack
 from tests.support.archived import Archive
-from tests.support.docs_commands import ROOT
+from tests.support.docs_commands import ROOT, fences
 from tests.support.processes import wait_until
 from tests.support.service import Service, swap
 
@@ -118,6 +118,11 @@ class Site:
         (self.directory / "var/demo").symlink_to(self.service.engines.directory)
         # `make up` writes this one.
         (self.directory / "var/stack.env").symlink_to("demo/stack.env")
+        # A reader writes this one, as docs/sources.md shows it.
+        [settings_of_sources] = [
+            content for language, content in fences(ROOT / "docs/sources.md") if language == "toml"
+        ]
+        (self.directory / "sources.toml").write_text(settings_of_sources)
 
 
 def _lay_out(directory: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -160,12 +161,9 @@ class ScriptedNode:
         for socket in list(self.sockets):
             socket.transport.abort()
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> Counter[str]:
         """How often each method was called."""
-        found: dict[str, int] = {}
-        for method, _ in self.calls:
-            found[method] = found.get(method, 0) + 1
-        return found
+        return Counter(method for method, _ in self.calls)
 
     def _answer(self, method: str, params: list[Any]) -> Any:
         self.calls.append((method, params))

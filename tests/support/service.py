@@ -58,6 +58,7 @@ class Service:
             "CLICKHOUSE_URL": "",  # a test that archives names a database of its own
             "KAFKA_TOPIC": self.topic,
             "KAFKA_DLQ_TOPIC": f"{self.topic}.dlq",
+            "KAFKA_SOURCES_TOPIC": f"{self.topic}.sources",
             "KAFKA_GROUP": f"group-{self.topic}",
             "ARCHIVER_GROUP": f"archive-{self.topic}",
             "ISSUER_DIR": str(directory / "issuer"),

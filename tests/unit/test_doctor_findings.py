@@ -11,8 +11,11 @@ from aggregator.counting.commit_metadata import NOTHING_COMMITTED, CommitMetadat
 from aggregator.runtime.config import load
 from aggregator.runtime.version import VERSION
 from console.doctor.environment import of_memory_of_ids, of_names, of_room
+from console.doctor.finding import Finding
 from console.doctor.homes import Placed, of_homes
 from console.doctor.nats import of_owners
+from console.doctor.sources import of_source
+from sources.overview import SourceOverview
 
 GIB = 2**30
 CONFIG = load({})
@@ -133,3 +136,15 @@ def test_how_late_a_repeat_is_still_noticed() -> None:
     assert said == (
         "MARKER_TTL 27h, GRACE 1d: a repeat may be stamped 175m later than its swap, DRIFT is 1h"
     )
+
+
+def test_a_source_without_a_process_needs_attention() -> None:
+    lost = SourceOverview("eth", "evm", 0, "host:1", "block 7 added", {})
+    assert of_source(lost) == Finding(
+        "WARN",
+        "source eth",
+        "block 7 added, no process owns it (last host:1)",
+        "start run_source for it; ignore this for a backfill that is done, or a removed source",
+    )
+    owned = of_source(lost._replace(members=2))
+    assert (owned.level, owned.said) == ("OK", "block 7 added, owned by host:1, 1 standing by")

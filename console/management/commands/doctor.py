@@ -12,7 +12,7 @@ import msgspec
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 
-from console.doctor import clickhouse, environment, homes, kafka, nats, redis, site
+from console.doctor import clickhouse, environment, homes, kafka, nats, redis, site, sources
 from console.doctor.finding import Check, Finding
 
 _CHECKS: Final[Sequence[Check]] = (
@@ -20,6 +20,7 @@ _CHECKS: Final[Sequence[Check]] = (
     environment.check,
     kafka.check,
     homes.check,
+    sources.check,
     redis.check,
     nats.check,
     clickhouse.check,
@@ -34,8 +35,9 @@ class Command(BaseCommand):
     help = (
         "Check an installation with the settings of this environment: settings and misspelt names "
         "of settings, Kafka (brokers, topics, partitions, retention, the bound of record "
-        "timestamps, KAFKA_PARTITIONER against the last 1,000 records), Redis (version, eviction "
-        "off, append-only file on), NATS, the version and settings of the running aggregators, "
+        "timestamps, KAFKA_PARTITIONER against the last 1,000 records, a process for each source), "
+        "Redis (version, eviction off, append-only file on), NATS, the version and settings of the "
+        "running aggregators, "
         "ClickHouse (version, tables, schema, storage policy), the room on disks, the keys for "
         "tokens, the admin's database, and the clocks against this machine's. Each finding is a "
         "line of OK, WARN or FAIL, with the fix after an arrow. It changes nothing. Exit "

@@ -7,14 +7,16 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
-from django.core.management.base import CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.core.management.base import DjangoHelpFormatter as HelpFormatter
 
 from aggregator.contracts.sources import SourceStatus
 from aggregator.member.topics import ensure_sources_topic, ensure_topics
 from aggregator.runtime.config import Config
+from aggregator.runtime.errors import ConfigError
 from aggregator.runtime.health import Health
 from aggregator.runtime.process import ProcessCommand
 from sources.chain_config import ChainConfig
@@ -44,12 +46,19 @@ class Command(ProcessCommand):
         parser.epilog = EXAMPLES
         add_options(parser)
 
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Print the settings for `--check`, beside a source that runs; else run."""
+        if not options["check"]:
+            super().handle(*args, **options)
+            return
+        try:
+            self.stdout.write(described(source_of(options, os.environ)))
+        except ConfigError as error:
+            raise CommandError(str(error)) from None
+
     def run(self, config: Config, stop: threading.Event, health: Health, **options: Any) -> None:
         """Read the source until `stop` is set or its last block is sent."""
         source = source_of(options, os.environ)
-        if options["check"]:
-            self.stdout.write(described(source))
-            return
         if options["dry_run"]:
             _log_to_stderr()
         show = _progress_on(source) if sys.stderr.isatty() else _nothing
@@ -64,12 +73,12 @@ class Command(ProcessCommand):
 
 def _ports(config: Config, source: AnySource, dry_run: bool) -> OpenPorts:
     if dry_run:
-        return lambda: (ForgetfulJournal(), PrintingSink(sys.stdout.buffer))
+        return lambda _note: (ForgetfulJournal(), PrintingSink(sys.stdout.buffer))
 
-    def on_kafka() -> tuple[Journal, ClosingSink]:
+    def on_kafka(note: Callable[[str], None]) -> tuple[Journal, ClosingSink]:
         ensure_topics(config)
         ensure_sources_topic(config)
-        return ports_on_kafka(config, source.name, instance_id=config.kafka_instance_id)
+        return ports_on_kafka(config, source.name, note, instance_id=config.kafka_instance_id)
 
     return on_kafka
 

@@ -84,3 +84,11 @@ def test_a_web_node() -> None:
 def test_a_feed() -> None:
     assert proofs.feeding("12 events  3/s  queue 0\n") is None
     assert proofs.feeding("123 events, caught up with the present\n") is not None
+
+
+def test_a_source() -> None:
+    states = [{"event": "source_state", "state": state} for state in ("starting", "live")]
+    assert proofs.reading(logged(states[0])) is None
+    said = proofs.reading(logged(*states))
+    assert said is not None
+    assert "repeats count once" in said

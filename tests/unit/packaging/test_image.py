@@ -99,7 +99,7 @@ def test_the_context_holds_what_is_copied_and_nothing_else() -> None:
     assert all((ROOT / each).exists() for each in let_in)
 
 
-@pytest.mark.parametrize("package", ["aggregator", "api", "swapsite"])
+@pytest.mark.parametrize("package", ["aggregator", "api", "sources", "swapsite"])
 def test_code_needs_no_file_that_is_left_out(package: str) -> None:
     """Code reads SQL, Lua and templates from its own packages, which the image contains.
 

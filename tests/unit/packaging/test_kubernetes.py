@@ -16,7 +16,10 @@ from tests.unit.packaging.files import KNOWN, ROOT, kubernetes, services, yaml_o
 
 Object = dict[str, Any]
 
-OBJECTS = kubernetes()
+# What an overlay adds for a source is checked like the base.
+SOURCE = list(yaml.safe_load_all((ROOT / "infra/k8s/source.example.yaml").read_text()))
+BASE = kubernetes()
+OBJECTS = BASE + SOURCE
 # Defined by operators, not by Kubernetes.
 FOREIGN = {"ServiceMonitor"}
 WORKLOADS = [o for o in OBJECTS if o["kind"] in {"Deployment", "StatefulSet", "Job"}]
@@ -78,7 +81,7 @@ def test_kustomize_builds_it() -> None:
         check=True,
     )
     objects = [each for each in yaml.safe_load_all(built.stdout) if each]
-    assert sorted(map(key, objects)) == sorted(map(key, OBJECTS))
+    assert sorted(map(key, objects)) == sorted(map(key, BASE))
     for each in objects:
         if each["kind"] not in FOREIGN:
             kubernetes_validate.validate(each, "1.37", strict=True)

@@ -24,7 +24,7 @@ class Ports:
         self.broker = MemoryBroker()
         self.closed: list[str] = []
 
-    def __call__(self) -> tuple[Journal, ClosedSink]:
+    def __call__(self, _note: object) -> tuple[Journal, ClosedSink]:
         return ClosedJournal(self), ClosedSink(self)
 
 

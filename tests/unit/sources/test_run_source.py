@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import io
 import json
-import threading
 import tomllib
 from argparse import ArgumentParser
 from dataclasses import replace as with_fields
 from pathlib import Path
 
 import pytest
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from msgspec.structs import replace
 
 from aggregator.contracts.sources import SourceStatus
-from aggregator.runtime.config import load
 from aggregator.runtime.errors import ConfigError
-from aggregator.runtime.health import Health
 from sources.chain_config import ChainConfig
 from sources.config import AnySource, choose
 from sources.description import described, without_secrets
 from sources.dry_run import PrintingSink
 from sources.events import SwapEvent, encode, retraction
 from sources.exchange.config import ExchangeSource
-from sources.management.commands.run_source import Command
 from sources.options import add_options, source_of
 from sources.progress import Progress
 
@@ -124,11 +120,10 @@ def test_check_prints_what_a_file_would_say(arguments: tuple[str, ...]) -> None:
 
 def test_check_opens_nothing() -> None:
     out = io.StringIO()
-    parser = ArgumentParser()
-    add_options(parser)
-    options = vars(parser.parse_args(["evm", "--chain", "base", "--rpc", RPC, "--check"]))
-    Command(stdout=out).run(load({}), threading.Event(), Health(), **options)
+    call_command("run_source", "evm", "--chain", "base", "--rpc", RPC, "--check", stdout=out)
     assert 'rpc = ["wss://rpc.example:8443"]' in out.getvalue()
+    with pytest.raises(CommandError, match=r"--chain: 'bse' needs .* did you mean base\?"):
+        call_command("run_source", "evm", "--chain", "bse", "--rpc", RPC, "--check")
 
 
 async def test_a_dry_run_prints_a_line_for_each_event() -> None:

@@ -57,6 +57,11 @@ def test_the_status_says_what_the_metrics_say() -> None:
     )
     assert msgspec.json.decode(msgspec.json.encode(status), type=SourceStatus) == status
 
+    found.kafka("kafka: no broker")
+    assert (found.status().state, found.status().note) == ("waiting", "kafka: no broker")
+    found.kafka("")
+    assert found.status() == status
+
     found.state("stopped", "a reorganisation deeper than 256 blocks")
     assert sample("owner") == 0
     assert found.status().note == "a reorganisation deeper than 256 blocks"

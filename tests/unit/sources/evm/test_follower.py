@@ -61,7 +61,7 @@ class Walk:
                     return why
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(MOVES, st.data())
 def test_what_was_sent_is_the_canonical_chain_in_the_end(
     moves: list[tuple[str, int, int]], data: st.DataObject

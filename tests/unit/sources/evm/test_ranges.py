@@ -64,7 +64,7 @@ def calls_until_read(limit: Limit, length: RangeLength, blocks: int = BLOCKS) ->
     ],
 )
 def test_every_limit_is_found_with_few_calls(limit: Limit, most_calls: int) -> None:
-    calls, _ = calls_until_read(limit, RangeLength(BLOCKS))
+    calls, _ = calls_until_read(limit, RangeLength(BLOCKS, begin=BLOCKS))
     assert calls <= most_calls
 
 
@@ -84,13 +84,13 @@ def test_a_limit_that_rises_is_noticed() -> None:
 
 
 def test_a_large_answer_shortens_the_next_range() -> None:
-    length = RangeLength(1_000, most_bytes=1_000)
+    length = RangeLength(1_000, most_bytes=1_000, begin=1_000)
     length.answered(1_000, 4_000)
     assert length.blocks == 250
 
 
 def test_a_refusal_of_an_older_and_longer_question_is_known_already() -> None:
-    length = RangeLength(1_000)
+    length = RangeLength(1_000, begin=1_000)
     length.refused(1_000)
     length.refused(1_000)
     assert length.blocks == 500
