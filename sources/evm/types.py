@@ -16,7 +16,7 @@ MOST_DECIMALS = 77
 
 
 class ChainIdentity(msgspec.Struct, frozen=True):
-    """What tells chains apart; `genesis` is the hash of block 0, None where a node lacks it."""
+    """What distinguishes chains; `genesis` is the hash of block 0, None where a node lacks it."""
 
     chain_id: int
     genesis: str | None = None
