@@ -94,7 +94,15 @@ def test_a_block_with_its_senders() -> None:
 
 @pytest.mark.parametrize(
     ("header", "seconds"),
-    [("3", 3.0), ("0", 0.0), ("999999", 60.0), ("-1", 0.0), (None, 1.0), ("Wed, 21 Oct 2026", 1.0)],
+    [
+        ("3", 3.0),
+        ("0", 0.0),
+        ("999999", 60.0),
+        ("-1", 0.0),
+        ("nan", 1.0),
+        (None, 1.0),
+        ("Wed, 21 Oct 2026", 1.0),
+    ],
 )
 def test_retry_after(header: str | None, seconds: float) -> None:
     assert wire.pause_of(header) == seconds
