@@ -3,9 +3,9 @@
     python -m bench.source_chain [-n 100000] [--live-seconds 20]
 
 A node on loopback answers `manage.py run_source`, which sends to a broker. The backfill is measured
-from the first to the last record in the topic, which must have two for each swap. Then a second
-source follows a node that mines a block a second with RATE swaps. Node and broker run on the same
-cores.
+from the source's beginning to the last record in the topic, which must have two for each swap. Then
+a second source follows a node that mines a block a second with RATE swaps. Node and broker run on
+the same cores.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from aggregator.member.topics import ensure_topics
 from bench import command
-from bench.cpu import CpuMeter
-from bench.service import ROOT, BenchService, Logged, WrongResult, say
+from bench.cpu import CpuMeter, cpu_seconds
+from bench.service import ROOT, BenchService, Logged, WrongResult, instant, say
 from bench.source_exchange import TopicCount
 from bench.source_logs import FACTORIES, PER_BLOCK, USDC, WETH, KnownContracts, pool_id
 from infra.embedded.kafka import Kafka
@@ -29,7 +29,7 @@ LOGS: Final = 20_000
 """Logs of one round."""
 RATE: Final = 100
 LIVE_S: Final = 20
-_LATE_S: Final = 60
+_LATE_S: Final = 300
 _STOP_S: Final = 20
 
 
@@ -50,11 +50,12 @@ def measure_logs(logs: int, live_s: int) -> dict[str, Any]:
 def _backfill(service: BenchService, topic: TopicCount, logs: int) -> dict[str, Any]:
     blocks = logs // PER_BLOCK
     node = _node(service, "backfill", blocks + 1, 0)
-    source = _source(service, "backfill", node, "--from-block", "1", "--to-block", str(blocks))
+    source = _source(service, "backfill", node, "--from-block", "1")
     pids = {"source": source.pid, "node": node.pid, "kafka": service.stack.kafka.pid}
     with CpuMeter(pids) as meter:
         first, last = _arrive(source, topic, 2 * logs)
     cpu = meter.between(first, last)
+    source.stop(_STOP_S)
     node.stop(_STOP_S)
     say(f"chain: {logs / (last - first):,.0f} logs/s, two records for each swap")
     return {
@@ -72,18 +73,18 @@ def _live(service: BenchService, topic: TopicCount, seconds: int) -> dict[str, A
     before = topic.records()
     source = _source(service, "live", node)
     source.wait_for("events", lambda: topic.records() > before + 6 * RATE)
-    with CpuMeter({"source": source.pid}) as meter:
-        begun, had = time.time(), topic.records()
-        time.sleep(seconds)
-        ended, has = time.time(), topic.records()
-    cpu = meter.between(begun, ended)
+    begun, had, used = time.time(), topic.records(), cpu_seconds(source.pid)
+    time.sleep(seconds)
+    took, has, now_used = time.time() - begun, topic.records(), cpu_seconds(source.pid)
+    source.check()
+    share = ((now_used or 0) - (used or 0)) / took
     resident = source.resident_bytes()
     source.stop(_STOP_S)
     node.stop(_STOP_S)
-    say(f"chain: {cpu['source'] / (ended - begun):.1%} of a core live")
+    say(f"chain: {share:.1%} of a core live")
     return {
-        "live_swaps_per_s": round((has - had) / 2 / (ended - begun), 1),
-        "live_cpu_percent_of_a_core": round(100 * cpu["source"] / (ended - begun), 2),
+        "live_swaps_per_s": round((has - had) / 2 / took, 1),
+        "live_cpu_percent_of_a_core": round(100 * share, 2),
         "resident_mb": round(resident / 1e6),
     }
 
@@ -128,20 +129,16 @@ reference_pools = ["{pools[0]}", "{pools[1]}", "{pool_id(pools[2])}"]
 
 
 def _arrive(source: Logged, topic: TopicCount, records: int) -> tuple[float, float]:
-    """Wait until all records are in the topic; return when the first and the last were."""
-    first = 0.0
+    """Wait until all records are in the topic; return when the source began and when they were."""
     deadline = time.monotonic() + _LATE_S + records / 1_000
     while (count := topic.records()) < records:
-        now = time.time()
-        first = first or (now if count else 0.0)
-        if source.status not in {None, 0}:
-            source.check()
+        source.check()
         if time.monotonic() > deadline:
             raise WrongResult(f"{count:,} of {records:,} records arrived:\n{source.tail()}")
         time.sleep(0.02)
     if count != records:
         raise WrongResult(f"{records:,} records were expected, {count:,} are there")
-    return first, time.time()
+    return instant(source.lines("source_begins")[0]), time.time()
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

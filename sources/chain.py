@@ -11,7 +11,7 @@ from typing import Final
 from sources.chain_config import ChainConfig
 from sources.evm.nodes import RpcNodes
 from sources.evm.ports import LogFilter
-from sources.evm.reader import Selection, SwapReader
+from sources.evm.reader import PoolSelection, SwapReader
 from sources.evm.rpc import RpcNode, transport
 from sources.evm.source import EvmSource, FollowSettings
 from sources.evm.types import ChainIdentity
@@ -60,7 +60,7 @@ async def _follow(
         calls=nodes,
         tally=metrics,
         trader=config.trader,
-        selection=Selection(config.pools, config.trusted.reference_pools),
+        selection=PoolSelection(config.pools, config.trusted.reference_pools),
         finder=nodes,
     )
     source = EvmSource(
@@ -72,7 +72,7 @@ async def _follow(
         metrics=metrics,
     )
     async with asyncio.TaskGroup() as group:
-        reporting = group.create_task(_report_prices(pricer, config.wrapped_native, metrics))
+        reporting = group.create_task(report_prices(pricer, config.wrapped_native, metrics))
         await source.run(entries)
         reporting.cancel()
 
@@ -116,7 +116,7 @@ def wanted_of(config: ChainConfig) -> LogFilter:
     return LogFilter(topics, tuple(sorted(addresses)))
 
 
-async def _report_prices(pricer: Pricer, wrapped_native: str, metrics: SourceMetrics) -> None:
+async def report_prices(pricer: Pricer, wrapped_native: str, metrics: SourceMetrics) -> None:
     """Keep the metrics of the reference prices up to date."""
     held: Counter[str] = Counter()
     while True:

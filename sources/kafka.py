@@ -170,7 +170,7 @@ class KafkaJournal:
             while True:
                 began = time.monotonic()
                 try:
-                    self._require_assigned()
+                    self._membership.require()
                     await asyncio.to_thread(self._transact, records)
                 except Retry as error:
                     await self._retries.pause(str(error))
@@ -195,14 +195,10 @@ class KafkaJournal:
         if signed != msgspec.json.encode(self._owner):
             raise Fenced(f"source {self._source} has another owner: {signed.decode() or 'unknown'}")
 
-    def _require_assigned(self) -> None:
-        if not self._membership.assigned:
-            raise Fenced(f"this process is no longer the owner of source {self._source}")
-
     async def _retried(self, read: Callable[[], Mapping[str, bytes]]) -> Mapping[str, bytes]:
         """Call `read` until Kafka answers. Raises Fenced where the ownership ends meanwhile."""
         while True:
-            self._require_assigned()
+            self._membership.require()
             try:
                 return await asyncio.to_thread(read)
             except Retry as error:

@@ -10,18 +10,27 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import suppress
+from functools import cache
 from typing import Any, Final
 
 import structlog
-from confluent_kafka import OFFSET_END, Consumer, KafkaError, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
+from aggregator.member.fencing import Fences
 from aggregator.runtime.backoff import Backoff
 from aggregator.runtime.config import Config
+from aggregator.runtime.errors import Fatal, Fenced
 from sources.journal import PARTITION, group_of
 
 _POLL_S: Final = 0.25
 
 log = structlog.get_logger(__name__)
+
+
+@cache
+def _fences(group: str, instance_id: str) -> Fences:
+    """Return the recent fences of a name in this process: a new membership continues to count."""
+    return Fences(group, instance_id)
 
 
 class SourceMembership:
@@ -37,6 +46,8 @@ class SourceMembership:
         self._source = source
         self._assigned = asyncio.Event()
         self._closing = threading.Event()
+        self._fatal: Fatal | None = None
+        self._instance_id = instance_id
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop
         self._settings: dict[str, Any] = {
@@ -56,10 +67,20 @@ class SourceMembership:
     @property
     def assigned(self) -> bool:
         """Whether this process has the partition, as far as it knows."""
-        return self._assigned.is_set()
+        return self._assigned.is_set() and self._fatal is None
+
+    def require(self) -> None:
+        """Raise Fenced where this process is not the owner, Fatal where it cannot become it."""
+        if self._fatal is not None:
+            raise self._fatal
+        if not self._assigned.is_set():
+            raise Fenced(f"this process is no longer the owner of source {self._source}")
 
     async def join(self) -> None:
-        """Join the group if this is the first call; wait until the partition is assigned."""
+        """Join the group if this is the first call; wait until the partition is assigned.
+
+        Raises Fatal where another process uses the same instance id.
+        """
         if self._thread is None:
             self._loop = asyncio.get_running_loop()
             self._thread = threading.Thread(
@@ -67,6 +88,7 @@ class SourceMembership:
             )
             self._thread.start()
         await self._assigned.wait()
+        self.require()
 
     async def leave(self) -> None:
         """Leave the group, which assigns the partition to the next process immediately."""
@@ -81,13 +103,24 @@ class SourceMembership:
         while not self._closing.is_set():
             consumer = Consumer(self._settings)
             try:
-                self._poll(consumer)
+                pause_s = backoff.pause_s()
+                if self._poll(consumer):
+                    pause_s = _fences(group_of(self._source), self._instance_id).pause_s()
+            except Fatal as error:
+                self._fatal = error
+                self._note(assigned=True)  # wakes `join`, which raises the error
+                return
+            except KafkaException as error:
+                log.warning("source_membership", source=self._source, error=str(error))
             finally:
                 consumer.close()
-            self._closing.wait(backoff.pause_s())
+            self._closing.wait(pause_s)
 
-    def _poll(self, consumer: Consumer) -> None:
-        """Poll until the client is closed, or dead because another process took its instance id."""
+    def _poll(self, consumer: Consumer) -> bool:
+        """Poll until `leave`, or until the client is dead; return whether it is.
+
+        It dies when another process takes its instance id, and can do so for itself: `fencing`.
+        """
         consumer.subscribe(
             [self._topic],
             on_assign=self._on_assign,
@@ -105,7 +138,8 @@ class SourceMembership:
                 log.warning("source_membership", source=self._source, error=fault)
             if error.code() == KafkaError._FATAL:
                 self._note(assigned=False)
-                return
+                return True
+        return False
 
     def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         # Nothing is read here: the assignment is all that matters.

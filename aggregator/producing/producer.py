@@ -95,7 +95,7 @@ class SwapProducer:
 
         `linger_ms` is how long a record waits for others to share its batch, `timeout_ms` how long
         the client tries to deliver it. With `errors_only`, `on_delivery` is called for failures
-        alone, which costs less. `on_ready` is called in a poll, repeatedly, once the client has the
+        alone, which costs less. `on_ready` is called in a poll, once, when the client has the
         producer id that it needs for the first record; that takes up to a second.
         """
         self._bootstrap = config.kafka_bootstrap
@@ -120,8 +120,8 @@ class SwapProducer:
             "on_delivery": self._delivered,
             "error_cb": self._on_error,
         }
+        self._on_ready = on_ready
         if on_ready is not None:
-            self._on_ready = on_ready
             settings |= {"statistics.interval.ms": _STATISTICS_MS, "stats_cb": self._on_statistics}
         self._producer = Producer(settings)
 
@@ -201,8 +201,11 @@ class SwapProducer:
         self.first_failure = self.first_failure or why
 
     def _on_statistics(self, text: str) -> None:
+        if self._on_ready is None:
+            return
         if msgspec.json.decode(text, type=_Statistics).eos.idemp_state == "Assigned":
             self._on_ready()
+            self._on_ready = None
 
     def _on_error(self, error: KafkaError) -> None:
         if error.code() == KafkaError._ALL_BROKERS_DOWN:

@@ -1,7 +1,7 @@
 """Answers of a chain that do not change, asked once and kept within a bound.
 
 What exists is kept until the bound makes room for newer answers. What does not exist expires: a
-contract may become a pool later. A failed question leaves nothing behind, so it is asked again.
+contract may become a pool later. A failed question leaves no trace, so it is asked again.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class Tally(Protocol):
         ...
 
 
-class Selection(NamedTuple):
+class PoolSelection(NamedTuple):
     """The pools whose swaps become events; all where `pools` is empty.
 
     `references`, the pools that price tokens, are read in any case.
@@ -114,7 +114,7 @@ class SwapReader:
         calls: ContractCalls,
         tally: Tally,
         trader: Trader = "tx_from",
-        selection: Selection = Selection(),  # noqa: B008 - immutable
+        selection: PoolSelection = PoolSelection(),  # noqa: B008 - immutable
         finder: LogFinder | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

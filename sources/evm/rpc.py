@@ -169,7 +169,7 @@ class RpcNode:
         raise AssertionError("unreachable")
 
     async def find(self, address: str, topics: Sequence[str]) -> Log | None:
-        """See `LogFinder`. All blocks at once, else from the newest back in ranges."""
+        """See `LogFinder`. All blocks together, else from the newest back in ranges."""
         wanted = {"address": address, "topics": list(topics)}
         last = (await self.head()).number
         length = RangeLength(longest=last + 1, begin=last + 1)

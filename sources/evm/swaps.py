@@ -11,7 +11,7 @@ from sources.evm.types import MOST_DECIMALS, Block, PoolSwap, Token
 Trader = Literal["tx_from", "recipient", "none"]
 """Who is named as trader.
 
-The sender of the transaction is the person behind routers and aggregators. On chains where
+The sender of the transaction is the person who uses routers and aggregators. On chains where
 bundlers and relayers send for many people, the recipient of the swap's output says more.
 """
 

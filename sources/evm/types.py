@@ -16,7 +16,7 @@ MOST_DECIMALS = 77
 
 
 class ChainIdentity(msgspec.Struct, frozen=True):
-    """What tells chains apart; `genesis` is the hash of block 0, None where a node lacks it."""
+    """What distinguishes chains; `genesis` is the hash of block 0, None where a node lacks it."""
 
     chain_id: int
     genesis: str | None = None
@@ -56,7 +56,7 @@ class Block(msgspec.Struct, frozen=True):
         return BlockRef(self.number, self.hash, self.parent)
 
 
-class Log(msgspec.Struct, frozen=True, rename="camel"):
+class Log(msgspec.Struct, frozen=True, rename="camel", gc=False):
     """A log in the shape of `eth_getLogs` (ethereum.github.io/execution-apis), numbers as hex.
 
     `block_timestamp` is None where an older node leaves it out.

@@ -30,6 +30,7 @@ from aggregator.runtime.config import load
 from infra.embedded.stack import Stack
 from tests.support.archived import archive
 from tests.support.docs_commands import LANGUAGES, ROOT, Command, commands, documents, fences
+from tests.support.docs_exchange import coinbase
 from tests.support.docs_node import ethereum_node
 from tests.support.docs_site import BEFORE, BIN, PROCESSES, WETH, WITHIN_S, Site
 from tests.support.processes import wait_until
@@ -228,6 +229,40 @@ def follows_a_chain(site: Site, text: str) -> None:
             source.kill()
 
 
+def reads_an_exchange(site: Site, text: str) -> None:
+    """Run it on an exchange on loopback until it reads; SIGTERM must end it with status 0."""
+    log = site.directory / "exchange.log"
+    with (
+        coinbase("BTC-USD", "ETH-USD", "USDT-USD", "SOL-USDT") as venue,
+        log.open("wb") as out,
+    ):
+        urls = {"stream-url": venue.stream_url, "rest-url": venue.rest_url}
+        options = "".join(f" --{name} {url}" for name, url in urls.items())
+        if "--config" in text:
+            [settings] = [
+                content
+                for language, content in fences(ROOT / "docs/sources-exchanges.md")
+                if language == "toml"
+            ]
+            keys = [f'{name.replace("-", "_")} = "{url}"\n' for name, url in urls.items()]
+            (site.directory / "exchanges.toml").write_text(settings + "".join(keys))
+            options = ""
+        sign = '"tx_hash":"BTC-USD"' if "--dry-run" in text else '"live"'
+        with subprocess.Popen(
+            shlex.split(text + options),
+            cwd=site.directory,
+            env=site.service.env | site.env | {"METRICS_PORT": "0"},
+            stdout=out,
+            stderr=out,
+        ) as source:
+            try:
+                wait_until(lambda: sign in log.read_text(), WITHIN_S, sign)
+                source.terminate()
+                assert source.wait(WITHIN_S) == 0, log.read_text()
+            finally:
+                source.kill()
+
+
 def is_checked(site: Site, text: str) -> None:
     """Have the command check its settings; the nodes are a reader's own."""
     names = {"ETH_RPC": "wss://HOST/KEY", "BSC_RPC": "wss://HOST/KEY"}
@@ -345,6 +380,7 @@ RULES: Final[tuple[tuple[str, Run], ...]] = (
     *((re.escape(text), serves) for text in PROCESSES.values()),
     (r"(\.venv/bin/)?python manage\.py feed data/.*", runs()),
     (r"(\.venv/bin/)?python manage\.py feed --synthetic .*", feeds_until_interrupted),
+    (r".* manage\.py run_source (exchange|.*--name coinbase).*", reads_an_exchange),
     (r".* manage\.py run_source .*(--to-block \d+|--check)", is_checked),
     (r".* manage\.py run_source .*(--dry-run|--name eth)", follows_a_chain),
     (r"manage\.py source list", runs()),

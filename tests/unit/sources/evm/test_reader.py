@@ -14,7 +14,7 @@ from aggregator.decoding.rules import decode_swap
 from aggregator.runtime.errors import Retry
 from sources.events import Outgoing
 from sources.evm.calls import LATEST
-from sources.evm.reader import CURVE_NATIVE, Selection, SwapReader
+from sources.evm.reader import CURVE_NATIVE, PoolSelection, SwapReader
 from sources.evm.types import NATIVE, Block, Log, PoolSwap
 from sources.evm.venues import TOPICS, V4_INITIALIZE, PoolFactory
 from sources.pricing.pricer import Priced, Pricer
@@ -316,7 +316,7 @@ async def test_calls_are_made_at_the_block_or_for_final_blocks_at_the_newest() -
 
 async def test_a_selection_sends_its_pools_and_prices_by_the_reference_pools() -> None:
     second, third = "0x" + "b2" * 20, "0x" + "b3" * 20
-    selected = Selection(pools=frozenset({POOL}), references=frozenset({second}))
+    selected = PoolSelection(pools=frozenset({POOL}), references=frozenset({second}))
     bench = Bench(selection=selected)
     bench.chain.pair(V2.address, second, USDC, WETH)
     bench.chain.erc20(USDC, "USDC", 6)
@@ -338,7 +338,7 @@ async def test_a_selection_sends_its_pools_and_prices_by_the_reference_pools() -
 def test_the_logs_of_reference_pools_can_be_asked_for_alone(
     references: set[str], addresses: set[str] | None
 ) -> None:
-    reader = Bench(V2, V4, selection=Selection(references=frozenset(references))).reader
+    reader = Bench(V2, V4, selection=PoolSelection(references=frozenset(references))).reader
     found = reader.references
     assert (found and set(found.addresses)) == addresses
     assert found is None or found.topics == reader.wanted.topics
