@@ -97,6 +97,9 @@ KINDS: Final[dict[str, Kind]] = {
     "v2 hops": lambda t, who, size: t.path(who, _dollars(size), "USDC", "WETH", "MEME"),
     "v2 hops back": lambda t, who, size: t.path(who, _memes(size), "MEME", "WETH", "USDC"),
     "v2 circle": lambda t, who, size: t.path(who, _coins(size), "WETH", "USDC", "MEME", "WETH"),
+    "v2 circle back": lambda t, who, size: t.path(
+        who, _coins(size), "WETH", "MEME", "USDC", "WETH"
+    ),
     "fee on transfer buy": lambda t, who, size: t.path(
         who, _coins(size), "WETH", "TAX", by_amount_in=True
     ),

@@ -25,10 +25,17 @@ _OPENING: Final = ("v2 buy", "v2 USDT buy", "v3 buy", "v2 sell", "v2 USDT sell",
 
 
 class Traders:
-    """Swaps and reorganisations on a deployed world."""
+    """Swaps and reorganisations on a deployed world; `now` is in seconds since the epoch."""
 
-    def __init__(self, rpc: Rpc, deployed: Deployed, rng: random.Random) -> None:
+    def __init__(
+        self,
+        rpc: Rpc,
+        deployed: Deployed,
+        rng: random.Random,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._rpc = rpc
+        self._now = now
         self._rng = rng
         self._traders = deployed.world.traders
         self._trading = Trading(deployed)
@@ -36,13 +43,13 @@ class Traders:
     def open(self) -> None:
         """Mine a block in which each reference pool trades."""
         self._send([KINDS[kind](self._trading, self._traders[0], 0.5) for kind in _OPENING])
-        self._rpc("evm_mine")
+        self._mine()
 
     def swap(self, most: int = _MOST_SWAPS) -> int:
         """Mine a block of at most `most` random swaps and return their number."""
         number = self._rng.randint(0, most)
         self._send([draw(self._trading, self._traders, self._rng) for _ in range(number)])
-        self._rpc("evm_mine")
+        self._mine()
         return number
 
     def reorganise(self, deepest: int = _DEEPEST) -> str:
@@ -52,6 +59,13 @@ class Traders:
             f"reorganised {done.depth} blocks: {len(done.moved)} transactions moved to other "
             f"blocks, {len(done.dropped)} dropped"
         )
+
+    def _mine(self) -> None:
+        """Mine a block of the present: after a reorganisation the node's own clock is slow."""
+        last = self._rpc("eth_getBlockByNumber", "latest", False)
+        if (now := int(self._now())) > int(last["timestamp"], 16):
+            self._rpc("evm_setNextBlockTimestamp", now)
+        self._rpc("evm_mine")
 
     def _send(self, transactions: list[Transaction]) -> None:
         for transaction in transactions:

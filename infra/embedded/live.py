@@ -33,12 +33,13 @@ def source(arguments: Sequence[str]) -> Play:
     )
     if done.returncode != 0:
         raise EmbeddedError(done.stderr.strip())
-    return partial(_play, command)
+    return partial(play, command)
 
 
-def _play(
+def play(
     command: list[str], stack: Stack, service: Service, report: Callable[[str], None]
 ) -> Sequence[str]:
+    """Start a source with this command beside a service; return the lines about it."""
     port = ports.free_port()
     service.add(
         "source",

@@ -162,9 +162,10 @@ def _start_service(stack: Stack, service: demo.Service, options: Options, say: S
         f"Admin     {service.web_url}/admin/ as {demo.ADMIN_NAME}; the password is in\n"
         f"          {service.admin_password_file}\n"
         f"Metrics   {service.metrics_url}, of the archiver {service.archiver_metrics_url}\n"
-        f"Logs      {stack.directory / 'log'}\n\n{service.curl()}",
-        *(f"\n{line}" for line in played),
-        sep="",
+        f"Logs      {stack.directory / 'log'}",
+        *played,
+        f"\n{service.curl()}",
+        sep="\n",
         flush=True,
     )
 

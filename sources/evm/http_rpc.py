@@ -31,6 +31,7 @@ class HttpTransport:
     """Calls of one HTTP endpoint, up to eight at a time."""
 
     announces = False
+    session = 0
     silent_s = 0.0
 
     def __init__(

@@ -78,10 +78,10 @@ class Lookahead:
             if following is not None and following.hash not in self._reading:
                 self._reading[following.hash] = asyncio.create_task(self._read(following.hash))
         self.answers.pop(ref.number - 1, None)
-        return await self._reading[ref.hash]
+        return await self._reading.pop(ref.hash)
 
     async def _read(self, block_hash: str) -> BlockLogs:
-        header = self._blocks.pop(block_hash)
+        header = self._blocks[block_hash]
         if not self._wanted.senders:
             return BlockLogs(header, await self._logs(header))
         logs, block = await asyncio.gather(

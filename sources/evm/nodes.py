@@ -15,7 +15,7 @@ import structlog
 
 from aggregator.runtime.backoff import Backoff
 from aggregator.runtime.errors import Fatal, Retry
-from sources.evm.ports import LogFilter, Node, RateLimited, Refused
+from sources.evm.ports import LogFilter, Node, RateLimited, Refused, Unreachable
 from sources.evm.rpc import RpcNode
 from sources.evm.types import Block, ChainIdentity, Log
 
@@ -36,8 +36,13 @@ class _Endpoint:
     def __init__(self, node: RpcNode) -> None:
         self.node = node
         self.backoff = Backoff(first_s=0.1, longest_s=10.0)
-        self.checked = False
+        self.known = False
         self.head = -1
+
+    @property
+    def checked(self) -> bool:
+        """Whether the node is of the chain, and still the same one."""
+        return self.known and self.node.checked
 
 
 class RpcNodes:
@@ -92,6 +97,12 @@ class RpcNodes:
             if each.node is node:
                 self._fail(each, error)
 
+    def worked(self, node: Node) -> None:
+        """See `NodeChoice`."""
+        for each in self._endpoints:
+            if each.node is node:
+                each.backoff.reset()
+
     async def logs_of(self, node: Node, block: Block, wanted: LogFilter) -> list[Log]:
         """See `NodeChoice`."""
         logs = await node.logs_of(block.hash, wanted)
@@ -113,11 +124,10 @@ class RpcNodes:
         return logs
 
     async def news(self) -> None:
-        """See `NodeChoice`. A step that ends here has worked: its endpoint starts over."""
+        """See `NodeChoice`."""
         current = self._current
         if current is None:
             return
-        current.backoff.reset()
         announces = current.node.carrier.announces
         await current.node.carrier.news(_QUIET_POLL_S if announces else self._poll_s)
 
@@ -149,6 +159,8 @@ class RpcNodes:
             endpoint.backoff.hold(error.pause_s)
         else:
             endpoint.backoff.start()
+        # What answers at this address after a cut may be another node.
+        endpoint.known = endpoint.known and not isinstance(error, Unreachable)
         # A refused call is often a block that the chain dropped meanwhile.
         note = log.info if isinstance(error, Refused) else log.warning
         note("source_node_failed", node=endpoint.node.name, error=str(error))
@@ -171,7 +183,7 @@ class RpcNodes:
             )
         if expected is None or expected.genesis is None:
             self._chain = chain
-        endpoint.checked = True
+        endpoint.known = True
         return True
 
     async def _compare(self, ready: Sequence[_Endpoint]) -> None:

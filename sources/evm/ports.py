@@ -97,6 +97,10 @@ class NodeChoice(Protocol):
         """Note that a step failed on a node, so that another one is chosen or a pause is made."""
         ...
 
+    def worked(self, node: Node) -> None:
+        """Note that a node has answered all that a step asked: its next pause is short again."""
+        ...
+
     async def logs_of(self, node: Node, block: Block, wanted: LogFilter) -> list[Log]:
         """Return the logs of a block from `node`.
 

@@ -26,7 +26,7 @@ class RangeLength:
         self.blocks = min(begin, longest)
         self._longest = longest
         self._most_bytes = most_bytes
-        self._good = self._cuts = 0
+        self._good = self._cuts = self._cut = 0
         # The longest that was answered since the last refusal, and the shortest that was refused.
         self._answered = 0
         self._refused: int | None = None
@@ -37,7 +37,8 @@ class RangeLength:
 
     def answered(self, blocks: int, size_bytes: int) -> None:
         """Note that a range of `blocks` was answered with `size_bytes`."""
-        self._cuts = 0
+        if blocks >= self._cut:
+            self._cuts = 0
         if size_bytes > self._most_bytes:
             self._shorten(max(1, blocks * self._most_bytes // size_bytes))
             return
@@ -75,6 +76,7 @@ class RangeLength:
         One cut is not the range's fault, but some vendors refuse by cutting: two in a row are.
         """
         self._cuts += 1
+        self._cut = blocks
         if self._cuts < 2:
             return False
         self.refused(blocks)

@@ -32,10 +32,14 @@ log = structlog.get_logger(__name__)
 
 
 class Transport(Protocol):
-    """Carries calls to one endpoint. `announces` says whether `news` may come before its time."""
+    """Carries calls to one endpoint. `announces` says whether `news` may come before its time.
+
+    `session` is another number once a connection was cut.
+    """
 
     name: str
     announces: bool
+    session: int
 
     @property
     def silent_s(self) -> float:
@@ -78,16 +82,24 @@ class RpcNode:
         self.carrier = carrier
         self._report_call = report
         self._seen = -1
+        self._session = carrier.session
+
+    @property
+    def checked(self) -> bool:
+        """Whether the node is the one that `chain` was asked of."""
+        return self._session == self.carrier.session
 
     async def chain(self) -> ChainIdentity:
-        """Return which chain the node is of."""
+        """Return which chain the node is of. After a cut it must be asked before anything else."""
+        session = self.carrier.session
         chain_id = await self._call("eth_chainId", [], str)
         genesis = await self._call("eth_getBlockByNumber", ["0x0", False], wire.Header | None)
+        self._session = session
         return ChainIdentity(int(chain_id, 16), None if genesis is None else genesis.hash)
 
     async def head(self) -> Block:
         """See `Node`. A subscription that missed a new head for 30 s is made again."""
-        header: wire.Header | None = await self._call(
+        header: wire.Header | None = await self._ask(
             "eth_getBlockByNumber", [LATEST, False], wire.Header | None
         )
         if header is None:
@@ -101,7 +113,7 @@ class RpcNode:
     async def finalized(self) -> Block | None:
         """See `Node`."""
         try:
-            header = await self._call(
+            header = await self._ask(
                 "eth_getBlockByNumber", ["finalized", False], wire.Header | None
             )
         except Refused:
@@ -110,26 +122,26 @@ class RpcNode:
 
     async def block(self, number: int) -> Block | None:
         """See `Node`."""
-        header = await self._call("eth_getBlockByNumber", [hex(number), False], wire.Header | None)
+        header = await self._ask("eth_getBlockByNumber", [hex(number), False], wire.Header | None)
         if header is not None and int(header.number, 16) != number:
             raise Unreachable(f"{self.name}: answered block {header.number} for {hex(number)}")
         return None if header is None else header.block()
 
     async def block_with_senders(self, block_hash: str) -> Block | None:
         """See `Node`."""
-        found = await self._call("eth_getBlockByHash", [block_hash, True], wire.FullBlock | None)
+        found = await self._ask("eth_getBlockByHash", [block_hash, True], wire.FullBlock | None)
         return None if found is None else found.block()
 
     async def logs_of(self, block_hash: str, wanted: LogFilter) -> list[Log]:
         """See `Node`."""
         query = {"blockHash": block_hash, **_filter(wanted)}
-        logs: list[Log] = await self._call("eth_getLogs", [query], list[Log])
+        logs: list[Log] = await self._ask("eth_getLogs", [query], list[Log])
         return logs
 
     async def logs_in(self, first: int, last: int, wanted: LogFilter) -> list[Log]:
         """See `Node`."""
         query = {"fromBlock": hex(first), "toBlock": hex(last), **_filter(wanted)}
-        logs: list[Log] = await self._call("eth_getLogs", [query], list[Log])
+        logs: list[Log] = await self._ask("eth_getLogs", [query], list[Log])
         return logs
 
     async def call(self, to: str, data: str, block: str) -> str | None:
@@ -143,12 +155,12 @@ class RpcNode:
         request = {"to": to, "data": data, "gas": hex(CALL_GAS)}
         for left in reversed(range(_CALL_TRIES)):
             try:
-                answer: str = await self._call("eth_call", [request, at], str)
+                answer: str = await self._ask("eth_call", [request, at], str)
             except wire.RpcError as error:
                 if error.is_of_the_contract:
                     return None
                 # Raises where the node has no such block or state, or no time.
-                await self._call("eth_call", [{"to": _IDENTITY, "data": "0x"}, at], str)
+                await self._ask("eth_call", [{"to": _IDENTITY, "data": "0x"}, at], str)
                 if left:
                     continue
                 log.info("source_call_failed", node=self.name, contract=to, error=str(error))
@@ -165,7 +177,7 @@ class RpcNode:
             first = max(0, last - length.blocks + 1)
             query = {"fromBlock": hex(first), "toBlock": hex(last), **wanted}
             try:
-                found: list[Log] = await self._call("eth_getLogs", [query], list[Log])
+                found: list[Log] = await self._ask("eth_getLogs", [query], list[Log])
             except Refused:
                 if first == last:
                     raise
@@ -176,6 +188,12 @@ class RpcNode:
             length.answered(last - first + 1, 0)
             last = first - 1
         return None
+
+    async def _ask(self, method: str, params: list[Any], kind: Any) -> Any:
+        """Call a node that is known to be of the chain."""
+        if not self.checked:
+            raise Unreachable(f"{self.name}: the connection was cut")
+        return await self._call(method, params, kind)
 
     async def _call(self, method: str, params: list[Any], kind: Any) -> Any:
         """Call; where the node wants fewer calls, pause and call again a few times."""

@@ -23,7 +23,8 @@ log = structlog.get_logger(__name__)
 class SocketTransport:
     """Calls of one WebSocket endpoint. It connects at the first call, and again after a cut.
 
-    `silent_s` is how long the node has announced nothing.
+    `silent_s` is how long the node has announced nothing. `session` is another number after each
+    cut: what answers then may be another node.
     """
 
     announces = True
@@ -32,6 +33,7 @@ class SocketTransport:
         self, url: str, name: str, *, timeout_s: float = 20.0, most_bytes: int = 64 << 20
     ) -> None:
         self.name = name
+        self.session = 0
         self._url = url
         self._timeout_s = timeout_s
         self._most_bytes = most_bytes
@@ -71,6 +73,7 @@ class SocketTransport:
         if self._reading is not None:
             self._reading.cancel()
         self._connection = None
+        self.session += 1
 
     async def close(self) -> None:
         """Close the connection; calls under way fail."""
@@ -151,6 +154,7 @@ class SocketTransport:
         finally:
             if self._connection is connection:
                 self._connection = None
+                self.session += 1
             for future in self._waiting.values():
                 if not future.done():
                     future.set_exception(failure)

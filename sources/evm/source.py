@@ -112,6 +112,7 @@ class EvmSource:
                     "--from-block N` with a block from before the reorganisation, and set "
                     f"keep_blocks to more than {self._settings.keep}"
                 ) from error
+            self._nodes.worked(node)
             await self._nodes.news()
         log.info("source_ended", source=self._settings.name, to_block=self._settings.to_block)
 
@@ -229,8 +230,16 @@ class EvmSource:
             self._metrics.reorganisation(self._depth)
             log.info("source_reorganised", source=self._settings.name, depth=self._depth)
             self._depth = 0
-        behind = top.number - self._history.follower.next_number
-        self._metrics.state("live" if behind < _LIVE else "catching_up")
+        follower = self._history.follower
+        if top.number < follower.first - 1:
+            self._metrics.state(
+                "waiting",
+                f"the RPC endpoint has block {top.number}, and block {follower.next_number - 1} "
+                "is sent: it lags, or its chain was begun again",
+            )
+            return
+        lag = top.number - follower.next_number
+        self._metrics.state("live" if lag < _LIVE else "catching_up")
 
     async def _finish(self) -> None:
         """Send the newest intent again where it may be unfinished."""
@@ -293,6 +302,7 @@ class EvmSource:
                 async for part in slices:
                     self._metrics.range_blocks(length.blocks)
                     events = await self._reader.read_final(part.found)
+                    self._nodes.worked(node)
                     if sending is not None:
                         await sending
                     sending = asyncio.create_task(self._send_final(part, events))

@@ -5,6 +5,7 @@ what an error means for the caller. Pure.
 from __future__ import annotations
 
 import re
+from math import isnan
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -135,9 +136,10 @@ def decoded(node: str, method: str, raw: msgspec.Raw, kind: Any) -> Any:
 def pause_of(retry_after: str | None) -> float:
     """Return the seconds of a Retry-After header; its form with a date is taken as missing."""
     try:
-        return min(_LONGEST_PAUSE_S, max(0.0, float(retry_after or "")))
+        seconds = float(retry_after or "")
     except ValueError:
         return RATE_PAUSE_S
+    return RATE_PAUSE_S if isnan(seconds) else min(_LONGEST_PAUSE_S, max(0.0, seconds))
 
 
 def endpoint_name(url: str, number: int) -> str:

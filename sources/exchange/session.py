@@ -213,7 +213,9 @@ class Session:
             await old.close()
 
     def _open(self, symbols: Sequence[str]) -> _Link:
-        link = _Link()
+        limits = self._venue.limits
+        messages = -(-len(symbols) // limits.symbols_a_message)
+        link = _Link(len(symbols) if self._venue.answers_each_symbol else messages)
         stream = Stream(
             self._venue,
             self._url,
@@ -261,7 +263,7 @@ class Session:
     def _control(self, link: _Link, message: Ack | Heartbeat | Refusal | Closing) -> None:
         match message:
             case Ack():
-                link.acknowledged.set()
+                link.answered()
             case Heartbeat(latest=latest):
                 for symbol, number in latest.items():
                     book = self._books.get(symbol)
@@ -273,6 +275,7 @@ class Session:
             case Refusal(symbols=symbols, detail=detail):
                 log.error("venue_refuses", symbols=list(symbols), detail=detail)
                 link.refusal = detail
+                link.answered()
                 # The others on the connection go on; a new one takes over without a break.
                 asyncio.get_running_loop().call_later(self._timing.again[1], link.closing.set)
 
@@ -287,15 +290,16 @@ class Session:
         self._rejected = str(error)
 
     async def _still_open(self, symbols: Sequence[str]) -> Sequence[str]:
-        """Return the symbols that the venue still lists; wait while it lists none."""
-        while True:
-            listed = {market.symbol for market in await self._listed()}
-            left = [symbol for symbol in symbols if symbol in listed]
-            if left:
-                for symbol in set(symbols) - set(left):
-                    log.error("market_closed", venue=self._venue.name, symbol=symbol)
-                return left
-            await asyncio.sleep(self._timing.again[1])
+        """Return the symbols that the venue still lists; all of them where it does not say."""
+        try:
+            body = await self._rest.get(self._venue.instruments())
+            listed = {market.symbol for market in self._venue.read_instruments(body)}
+        except (Retry, BadMessage) as error:
+            log.warning("markets_unknown", venue=self._venue.name, error=str(error))
+            return symbols
+        for symbol in set(symbols) - listed:
+            log.error("market_closed", venue=self._venue.name, symbol=symbol)
+        return [symbol for symbol in symbols if symbol in listed] or symbols
 
     def progress(self) -> Progress:
         """Return what is noted once all trades taken so far are sent."""
@@ -344,13 +348,23 @@ def _check_names(markets: Sequence[Instrument]) -> None:
 
 
 class _Link:
-    """One connection of a session. `refusal` is what the venue said of a subscription, if bad."""
+    """One connection of a session, of which the venue gives `answers` to subscriptions.
 
-    def __init__(self) -> None:
+    `refusal` is what it said of a subscription that it refuses.
+    """
+
+    def __init__(self, answers: int) -> None:
         self.task: asyncio.Task[None]
+        self._awaited = answers
         self.acknowledged = asyncio.Event()
         self.closing = asyncio.Event()
         self.refusal = ""
+
+    def answered(self) -> None:
+        """Note an answer; from the last one on, the venue sends the trades of all symbols."""
+        self._awaited -= 1
+        if self._awaited <= 0:
+            self.acknowledged.set()
 
     async def until(self, event: asyncio.Event, timeout_s: float | None, fault: str = "") -> None:
         """Wait for an event. Raises what ends the connection before it.

@@ -31,7 +31,8 @@ class Venue(Protocol):
     """One exchange. A method that reads a message raises BadMessage if its format has changed.
 
     `name` is the chain of its events. `numbered` says whether trade ids of a symbol are numbers
-    that count up by 1; if not, a gap cannot be seen in the ids.
+    that count up by 1; if not, a gap cannot be seen in the ids. `answers_each_symbol` says whether
+    a message that subscribes is answered once for each of its symbols, or once.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Venue(Protocol):
     stream_url: str
     rest_url: str
     numbered: bool
+    answers_each_symbol: bool
     limits: Limits
     ping: bytes
     """A message to which the venue answers; empty where it sends heartbeats unasked."""

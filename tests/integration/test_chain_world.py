@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -30,7 +31,14 @@ def test_every_kind_of_swap_is_one_on_the_chain(chain: RunningChain) -> None:
 
     legs = legs_on(chain.rpc, chain.world)
     found = {kind: sum(leg.tx_hash == each for leg in legs) for kind, each in hashes.items()}
-    hops = {"v2 hops": 4, "v2 hops back": 4, "v2 circle": 6, "v3 hops": 4, "v3 hops back": 4}
+    hops = {
+        "v2 hops": 4,
+        "v2 hops back": 4,
+        "v2 circle": 6,
+        "v2 circle back": 6,
+        "v3 hops": 4,
+        "v3 hops back": 4,
+    }
     none = {"no decimals": 0, "forged": 0}
     assert found == {**dict.fromkeys(KINDS, 2), **hops, **none}
 
@@ -69,3 +77,8 @@ def test_a_reorganisation_moves_some_transactions_and_drops_others(chain: Runnin
     swapped = [each for each in done.moved if each in before]
     assert all(after[each] != before[each] for each in swapped)
     assert not set(done.dropped) & set(after)
+
+    later = int(time.time()) + 5
+    Traders(chain.rpc, chain.deployed, rng, now=lambda: later).swap(0)
+    block = chain.rpc("eth_getBlockByNumber", "latest", False)
+    assert int(block["timestamp"], 16) == later

@@ -387,6 +387,19 @@ async def test_an_endpoint_of_another_chain_stops_the_source() -> None:
     assert "secret" not in why
 
 
+async def test_another_chain_at_the_same_address_stops_the_source() -> None:
+    chain = ScriptedChain()
+    line(chain, 5)
+    node = ScriptedNode(chain)
+    async with nodes(node), running(node.ws_url) as run:
+        await until(run.counts(expected(chain)))
+        node.chain_id = 1
+        await node.cut()
+        with pytest.raises(Fatal, match="is of chain 1 "):
+            async with asyncio.timeout(WITHIN_S):
+                await run.task
+
+
 async def test_a_disagreement_on_a_finalised_block_stops_the_source() -> None:
     one, other = ScriptedChain(), ScriptedChain()
     line(one, 90)

@@ -18,6 +18,7 @@ from sources.exchange.config import ExchangeSource, ExchangeUrls, Timing
 from sources.exchange.rest import HttpRest
 from sources.exchange.session import Session
 from sources.exchange.venues.binance import Binance
+from sources.exchange.venues.bybit import Bybit
 from sources.metrics import Outcome, SourceMetrics
 from tests.fakes.sources import MemoryBroker, MemoryJournal, MemorySink
 from tests.support.exchange_server import LoopbackExchange, ids
@@ -226,6 +227,29 @@ async def test_a_gap_longer_than_bybit_tells_is_reported() -> None:
         await until(lambda: source.metrics.status().gaps_unfilled == 1)
         await until(lambda: len(source.broker.records) == 65)
     assert source.sent() == ids("bybit", made + missed[40:])
+
+
+async def test_what_happens_before_the_last_symbol_is_subscribed_is_filled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow = msgspec.structs.replace(Bybit.limits, symbols_a_message=1, message_s=0.3)
+    monkeypatch.setattr(Bybit, "limits", slow)
+    async with (
+        LoopbackExchange("bybit") as exchange,
+        reading(exchange, symbols=exchange.symbols) as source,
+    ):
+        await until(lambda: len(exchange.heard) == 2)
+        made = await exchange.trade(1) + await exchange.trade(1, "ETHUSDT")
+        await until(lambda: len(source.broker.records) == 2)
+
+        def trade_before(symbols: list[str]) -> None:
+            if symbols == ["ETHUSDT"]:
+                made.extend(exchange.happen(2, "ETHUSDT"))
+
+        exchange.before_subscribing = trade_before
+        await exchange.cut()
+        await until(lambda: len(source.broker.records) == 4)
+    assert source.sent() == ids("bybit", made)
 
 
 async def test_refused_requests_are_repeated_and_hold_up_no_other_market() -> None:

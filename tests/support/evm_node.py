@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
 Json = dict[str, Any]
 
@@ -254,6 +255,8 @@ class ScriptedNode:
                     error = {"code": status.status, "message": "too many requests"}
                     number = json.loads(message)["id"]
                     await socket.send(json.dumps({"jsonrpc": "2.0", "id": number, "error": error}))
+        except ConnectionClosed:
+            return
         finally:
             self.sockets.discard(socket)
 

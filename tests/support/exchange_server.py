@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,6 +29,7 @@ class LoopbackExchange:
     `page` is the most trades in an answer, `served_from` the lowest number that requests still
     find. `refusals` are answers (status, Retry-After) for the next requests. A venue that is not
     `answering` says nothing to a message; one that is `muted` says nothing to a new connection.
+    `before_subscribing` is called with the symbols of each message that subscribes.
     """
 
     def __init__(self, venue: str) -> None:
@@ -43,6 +44,7 @@ class LoopbackExchange:
         self.refusals: list[tuple[int, str]] = []
         self.answering = True
         self.muted = False
+        self.before_subscribing: Callable[[list[str]], None] = lambda _: None
         self.sockets: dict[ServerConnection, set[str]] = {}
         self._changed = asyncio.Condition()
         self._stream: Server
@@ -118,6 +120,7 @@ class LoopbackExchange:
                 symbols, replies = wire.answers(self.venue, str(text))
                 if not self.answering or (self.muted and not self.sockets[socket]):
                     continue
+                self.before_subscribing(symbols)
                 for reply in replies:
                     await socket.send(reply)
                 self.sockets[socket].update(symbols)

@@ -86,6 +86,7 @@ class Binance:
     stream_url = "wss://stream.binance.com:9443/stream"
     rest_url = "https://api.binance.com"
     numbered = True
+    answers_each_symbol = False
     # 25 of the 6,000 weights a minute are one request for past trades; half of them are used.
     limits = Limits(1_024, 200, message_s=0.3, request_s=0.5, life_s=86_400)
     ping = b'{"method":"LIST_SUBSCRIPTIONS","id":0}'

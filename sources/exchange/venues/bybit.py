@@ -93,6 +93,7 @@ class Bybit:
     stream_url = "wss://stream.bybit.com/v5/public/spot"
     rest_url = "https://api.bybit.com"
     numbered = False
+    answers_each_symbol = False
     limits = Limits(200, 10, message_s=0.2, request_s=0.1)
     ping = b'{"op":"ping"}'
 

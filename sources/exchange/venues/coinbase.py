@@ -74,6 +74,7 @@ class Coinbase:
     stream_url = "wss://ws-feed.exchange.coinbase.com"
     rest_url = "https://api.exchange.coinbase.com"
     numbered = True
+    answers_each_symbol = False
     limits = Limits(500, 100, message_s=0.2, request_s=0.2)
     ping = b""
 

@@ -98,6 +98,7 @@ class Kraken:
     stream_url = "wss://ws.kraken.com/v2"
     rest_url = "https://api.kraken.com"
     numbered = True
+    answers_each_symbol = True
     limits = Limits(250, 100, message_s=0.2, request_s=1.1)
     ping = b'{"method":"ping"}'
 

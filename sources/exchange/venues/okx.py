@@ -87,6 +87,7 @@ class Okx:
     stream_url = "wss://ws.okx.com:8443/ws/v5/business"
     rest_url = "https://www.okx.com"
     numbered = True
+    answers_each_symbol = True
     # 480 subscriptions an hour and connection; 20 requests for past trades in 2 s, half of it used.
     limits = Limits(300, 50, message_s=0.4, request_s=0.2)
     ping = b"ping"

@@ -114,6 +114,9 @@ class OneNode:
     def failed(self, node: object, error: Retry) -> None:
         self.failures.append(error)
 
+    def worked(self, node: object) -> None:
+        self.failures.clear()
+
     async def logs_of(self, node: MemoryNode, block: Block, wanted: LogFilter) -> list[Log]:
         return await node.logs_of(block.hash, wanted)
 

@@ -96,6 +96,17 @@ def test_a_refusal_of_an_older_and_longer_question_is_known_already() -> None:
     assert length.blocks == 500
 
 
+def test_two_cuts_in_a_row_are_a_refusal_whatever_shorter_ranges_say() -> None:
+    length = RangeLength(1_000)
+    assert not length.cut(100)
+    length.answered(37, 10)
+    assert length.cut(100)
+    assert length.blocks == 50
+    assert not length.cut(50)
+    length.answered(50, 10)
+    assert not length.cut(50)
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 400), st.integers(60, 4_000))
 def test_all_blocks_are_read_whatever_the_limits(blocks: int, logs: int) -> None:
