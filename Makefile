@@ -32,10 +32,13 @@ PIP_LOG := .venv/pip.log
 RUNTIME := requirements.txt requirements-embedded.txt
 STARTED := $(shell date +%s)
 
+# The tests start hundreds of processes: without bytecode each would compile every module again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # $(call stage,NAME,COMMANDS): print the name, run the commands, print the seconds
 stage = @begun=$$(date +%s); echo "== $(1)"; $(2) && echo "== $(1): $$(($$(date +%s) - begun)) s"
 
-.PHONY: help setup setup-dev demo demo-chain up down kill lint test chaos gameday audit lock clean \
+.PHONY: help setup setup-dev demo demo-chain up down kill lint test compile chaos gameday audit lock clean \
 	bench-ingest bench-decode bench-restore bench-scale bench-latency bench-fanout bench-e2e bench-history bench-rest bench-pages bench-archive bench-ingest-http \
 	bench-sources
 
@@ -71,10 +74,14 @@ lint: .venv/.installed-dev ## ruff, mypy and import-linter; the pre-commit hook 
 	$(call stage,types,$(BIN)/mypy)
 	$(call stage,layers,$(BIN)/lint-imports)
 
-test: setup-dev lint ## everything that CI checks: lint, types, layers, tests
-	$(call stage,compile,$(BIN)/python manage.py compile_engine)
+# As long as `types` runs on one core, the loops compile on another.
+test: setup-dev ## everything that CI checks: lint, types, layers, tests
+	@$(MAKE) --no-print-directory -j2 lint compile
 	$(call stage,tests,$(BIN)/python -m pytest -n $(WORKERS) --durations=15 --durations-min=1 $(ARGS))
 	@echo "== all: $$(($$(date +%s) - $(STARTED))) s"
+
+compile: .venv/.installed-dev
+	$(call stage,compile,$(BIN)/python manage.py compile_engine)
 
 chaos: setup-dev ## the simulator of the rules, then SEEDS=100 random schedules of faults; SEED=7 repeats one
 	@$(BIN)/python -m tests.model all -n 2000

@@ -146,7 +146,7 @@ class ArchiveTakeover:
                 archived_to=archived,
                 fix="to archive again use manage.py backfill",
             )
-        return max(extent.start, archived), position
+        return archived or extent.start, position
 
     def _unnamed_end(self, partition: int, extent: LogExtent) -> int:
         """Return the offset after the last row that names no topic, if it is of this topic; else 0.

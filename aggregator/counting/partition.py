@@ -69,7 +69,7 @@ class PartitionOwner:
     `reject_from` and forwarded records below `forward_from` were acknowledged before.
     `saved_offset` is the next_offset of the last save of this epoch that Redis has, and
     `saved_at_ms` when that was on a monotonic clock (0: never). `gap` are the offsets (first, end)
-    that Kafka no longer held.
+    that Kafka no longer held. `cut`: the log may not hold all that belongs into the windows.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class PartitionOwner:
         self._calls = 0
         # With the first record the history begins this many ms after its log clock.
         self._history_after: int | None = None
-        self._was_cut = False
+        self.cut = False
         self._newest_record: int | None = None
         self._unwitnessed: int | None = None
         self._forgot_at = 0
@@ -187,7 +187,7 @@ class PartitionOwner:
         # What was cut off is older than the next record by record time, and events may lie ahead of
         # their records by MAX_FUTURE.
         self._history_after = self._config.max_future_ms
-        self._was_cut = True
+        self.cut = True
 
     def judge(self, swaps: Swaps, away: Array) -> Judged:
         """Decide the next records of the log. `apply` must follow before the next call."""
@@ -432,7 +432,7 @@ class PartitionOwner:
         if self.gap is not None:
             first, end = self.gap
             return [f"gap: Kafka no longer held the offsets {first} to {end - 1}"]
-        if self._was_cut:
+        if self.cut:
             return ["history: Kafka's log begins inside the longest window"]
         return []
 

@@ -26,6 +26,7 @@ from aggregator.nats.publisher import Publisher
 from aggregator.redis.board_rows import RedisBoardRows
 from aggregator.redis.client import RedisClient
 from aggregator.redis.snapshots import RedisSnapshots
+from aggregator.runtime.clock import TrustedClock
 from aggregator.runtime.config import Config
 from aggregator.runtime.health import Health
 from aggregator.seen.seen import compile_seen
@@ -68,7 +69,9 @@ def run_aggregator(
         closing.callback(saver.stop)
         executor = ThreadPoolExecutor(_WORKERS, "takeover")
         closing.callback(executor.shutdown, wait=False, cancel_futures=True)
-        outbox = Outbox(config)
+        # The broker refuses forwards that are stamped by a clock that jumped ahead.
+        clock = TrustedClock()
+        outbox = Outbox(config, now_ms=clock.now_ms)
         closing.callback(outbox.close)
         kafka = KafkaLog(config)
         announcer = Announcer(publisher, rows, health)
@@ -81,6 +84,7 @@ def run_aggregator(
             announcer=announcer,
             executor=executor,
             archive_fault=archive_fault,
+            clock=clock,
         )
         loop = MemberLoop(
             kafka,

@@ -108,11 +108,13 @@ class CountingSink:
         self._announcer.note_partitions(self._takeover.partitions)
         self._announcer.taken(owner)
         self._saver.watch(partition, owner.epoch)
+        # `infra.embedded.proofs` reads these fields.
         log.info(
             "partition_acquired",
             partition=partition,
             epoch=owner.epoch,
             restored=owner.restored,
+            cut=owner.cut,
             replay_from=owner.next_offset,
             replay_to=owner.target_offset,
         )

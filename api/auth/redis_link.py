@@ -130,11 +130,19 @@ class RedisLink:
         """Serve one connection until it is lost; return whether it could be opened."""
         connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         try:
-            await connection.connect()  # type: ignore[no-untyped-call]
-        except (RedisError, OSError) as error:
-            self.tried = True
-            self._fault = str(error) or type(error).__name__
-            return False
+            try:
+                await connection.connect()  # type: ignore[no-untyped-call]
+            except (RedisError, OSError) as error:
+                self.tried = True
+                self._fault = str(error) or type(error).__name__
+                return False
+            await self._serve(connection)
+            return True
+        finally:
+            # Closes the socket of a handshake that was cancelled, too.
+            await connection.disconnect(nowait=True)
+
+    async def _serve(self, connection: AbstractConnection) -> None:
         log.info("redis_connected", address=self._address)
         self._connection, self.tried = connection, True
         reading = asyncio.get_running_loop().create_task(self._read(connection))
@@ -143,12 +151,12 @@ class RedisLink:
                 await asyncio.sleep(_LOOK_EVERY_S)
                 self._look_at_the_clock(connection)
         finally:
-            reading.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await reading
             self._lose(connection, ConnectionError("closed"))
-            await connection.disconnect(nowait=True)
-        return True
+            reading.cancel()
+            # An `await reading` could not tell a cancellation of this task from that of `reading`.
+            await asyncio.wait([reading])
+        if not reading.cancelled():
+            reading.result()
 
     async def _read(self, connection: AbstractConnection) -> None:
         while True:

@@ -17,7 +17,8 @@ CAUGHT_UP: Final = "caught up with the present"
 def counting(log: str, partitions: int) -> str | None:
     """Return a sentence once the aggregator owns all `partitions` and has replayed the whole log.
 
-    None until then. Names partitions whose records Kafka deleted meanwhile: these are lost.
+    None until then. Names the offsets that Kafka deleted meanwhile: these are lost. Names the
+    partitions whose log may no longer hold all that belongs into their windows.
     """
     taken = {each["partition"]: each for each in _entries(log, "partition_acquired")}
     live = {each["partition"]: each["next_offset"] for each in _entries(log, "partition_live")}
@@ -25,6 +26,8 @@ def counting(log: str, partitions: int) -> str | None:
         return None
     if gaps := _entries(log, "gap"):
         return f"{_COUNTING}; {_lost(gaps)}"
+    if cut := sorted(each for each, entry in taken.items() if entry["cut"]):
+        return f"{_COUNTING}; {_cut(cut)}"
     if all(each["restored"] for each in taken.values()):
         return f"{_COUNTING}; read on from the last saved offsets, nothing is lost"
     return f"{_COUNTING}; read the log again where nothing was saved yet, nothing is lost"
@@ -72,6 +75,14 @@ def _lost(gaps: list[dict[str, Any]]) -> str:
         f"{gap['first']} to {gap['end'] - 1} of partition {gap['partition']}" for gap in gaps
     )
     return f"Kafka had deleted offsets {ranges}: these are lost"
+
+
+def _cut(partitions: list[int]) -> str:
+    named = ", ".join(map(str, partitions))
+    return (
+        f"read the log again, which begins inside the longest window in partition {named}: "
+        "the windows lack what Kafka had deleted"
+    )
 
 
 def _entries(log: str, event: str) -> list[dict[str, Any]]:

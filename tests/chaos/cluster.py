@@ -27,6 +27,7 @@ from infra.embedded.engine import Process
 from infra.embedded.nats import Nats
 from infra.embedded.redis import Redis
 from infra.embedded.stack import Stack
+from tests.chaos.host_clock import set_clock
 from tests.chaos.schedule import PARTITIONS
 from tests.chaos.traffic import Message
 
@@ -47,10 +48,11 @@ class Broken(AssertionError):
 
 @dataclass
 class Member:
-    """One aggregator process, armed with `fault`."""
+    """One aggregator process, armed with `fault`; `clock` is the file of its host's clock."""
 
     process: Process
     fault: str
+    clock: Path
     frozen: bool = False
 
     @property
@@ -143,9 +145,12 @@ class Cluster:
             "SWAPS_FAULT": fault,
             **self._settings,
         }
-        command = [sys.executable, "manage.py", "run_aggregator"]
+        clock = self.directory / f"{name}.clock"
+        set_clock(clock, 0)
+        on_host = ["-m", "tests.chaos.host_clock", str(clock)]
+        command = [sys.executable, *on_host, "manage.py", "run_aggregator"]
         process.launch(command, os.environ | self.engines.env() | settings, ROOT)
-        self.members.append(Member(process, fault))
+        self.members.append(Member(process, fault, clock))
         return self.members[-1]
 
     def kill(self, member: Member) -> None:
@@ -173,6 +178,11 @@ class Cluster:
             if member.frozen:
                 os.kill(member.process.pid, signal.SIGCONT)
                 member.frozen = False
+
+    def mend_clocks(self) -> None:
+        """Set the clocks of all hosts right."""
+        for member in self.members:
+            set_clock(member.clock, 0)
 
     def bury(self) -> None:
         """Remove armed aggregators that met their fault. Raises Broken where another one ended."""

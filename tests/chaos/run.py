@@ -18,10 +18,12 @@ from aggregator.contracts.stats import TokenStats
 from infra.embedded.stack import Stack
 from tests.chaos.cluster import Broken, Cluster, Member
 from tests.chaos.expected import Expected, logged_of
+from tests.chaos.host_clock import set_clock
 from tests.chaos.reader import Reader
 from tests.chaos.schedule import (
     PARTITIONS,
     Burst,
+    Committed,
     CopyRedis,
     Counted,
     CutRedis,
@@ -29,10 +31,12 @@ from tests.chaos.schedule import (
     Fill,
     Fired,
     Freeze,
+    JumpClock,
     Kill,
     KillNats,
     KillRedis,
     Live,
+    MendClocks,
     MendRedis,
     RestartBroker,
     RestoreRedis,
@@ -156,6 +160,14 @@ class _Play:
                 frozen = sum(member.frozen for member in cluster.members)
                 cluster.done["woken_zombie"] += frozen
                 cluster.thaw()
+            case JumpClock():
+                if (member := self._pick(step.pick)) is not None:
+                    set_clock(member.clock, step.ahead_ms)
+                    cluster.done["clock_ahead" if step.ahead_ms > 0 else "clock_back"] += 1
+            case MendClocks():
+                cluster.mend_clocks()
+            case Committed():
+                self._wait(self._all_committed, "all of the log saved and committed")
             case KillRedis():
                 cluster.kill_redis(step.lost)
                 loss = "kept_all" if step.lost == 0 else "empty" if step.lost == 1 else "lost_tail"

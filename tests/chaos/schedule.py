@@ -122,6 +122,24 @@ class Thaw:
 
 
 @dataclass(frozen=True)
+class JumpClock:
+    """Set the clock of one running aggregator's host `ahead_ms` ahead, or back if negative."""
+
+    pick: float
+    ahead_ms: int
+
+
+@dataclass(frozen=True)
+class MendClocks:
+    """Set the clocks of all hosts right."""
+
+
+@dataclass(frozen=True)
+class Committed:
+    """Wait until all of the log is counted, saved and committed, forwards included."""
+
+
+@dataclass(frozen=True)
 class KillRedis:
     """Kill Redis with -9 and delete the share `lost` of what it wrote since the last burst.
 
@@ -168,6 +186,9 @@ Step = (
     | Freeze
     | Dropped
     | Thaw
+    | JumpClock
+    | MendClocks
+    | Committed
     | KillRedis
     | StartRedis
     | RestartBroker
@@ -250,6 +271,17 @@ def _pause(rng: random.Random) -> list[Step]:
     return [*_burst(rng), Freeze(rng.random()), Burst(_size(rng)), Thaw()]
 
 
+def _clock(rng: random.Random) -> list[Step]:
+    """The clock of a host jumps, and what depends on it follows the elapsed time.
+
+    No step ahead is so small that it is followed: the windows would truly end earlier.
+    """
+    jump = rng.choice([-3 * HOUR, -10 * MINUTE, -5_000, 10 * MINUTE, 25 * HOUR])
+    meanwhile: list[Step] = rng.choice([[], [Start()], [Kill(rng.random()), Start()]])
+    jumped = [JumpClock(rng.random(), jump), Burst(_size(rng)), *meanwhile, Committed()]
+    return [Live(), *jumped, MendClocks(), *_burst(rng)]
+
+
 def _redis(lost: Callable[[random.Random], float]) -> Callable[[random.Random], list[Step]]:
     def steps(rng: random.Random) -> list[Step]:
         meanwhile: list[Step] = rng.choice(
@@ -321,6 +353,7 @@ FAULTS: Final[dict[str, Callable[[random.Random], list[Step]]]] = {
     "redis_restored": _redis_restored,
     "redis_read_only": _redis_read_only,
     "pause": _pause,
+    "clock": _clock,
     "nats": _nats,
 }
 

@@ -50,7 +50,7 @@ def test_the_newest_trades_are_there_before_they_are_archived(
 ) -> None:
     service.aggregator("aggregator", "--no-archiver")
     service.web()
-    # Checks in, so that swaps are claimed, and then waits for its batch to fill.
+    # Decides on the swaps, and then waits for its batch to fill.
     with Archiver(service.env, ARCHIVE_LINGER="1h") as idle:
         wait_until(lambda: idle.all(lambda s: s.state == "archiving"), 90, "an archiver")
         service.wait_ready(120)

@@ -9,10 +9,11 @@ import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
+from redis.asyncio.connection import AbstractConnection
 
 from aggregator.runtime.errors import Retry
 from aggregator.runtime.lua import load_lua
@@ -158,6 +159,25 @@ async def test_a_redis_that_hangs_does_not_hold_a_request_up(redis: Redis, link:
         os.kill(redis.pid, signal.SIGCONT)
     await until_up(link)
     assert not (await limiter.take("b", HOME)).local
+
+
+async def test_a_connection_is_closed_where_its_handshake_is_cancelled(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: asyncio.Queue[AbstractConnection] = asyncio.Queue()
+
+    async def endless(connection: AbstractConnection, **_: Any) -> None:
+        begun.put_nowait(connection)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(AbstractConnection, "on_connect_check_health", endless)
+    link = RedisLink(redis.url)
+    link.start()
+    async with asyncio.timeout(30):
+        connection = await begun.get()
+        assert connection.is_connected
+        await link.stop()
+    assert not connection.is_connected
 
 
 async def test_a_script_that_redis_forgot_is_sent_again_and_a_broken_one_is_a_retry(

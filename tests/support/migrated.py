@@ -1,6 +1,6 @@
-"""A migrated database for a web node that a test starts without Redis.
+"""A migrated database for the web nodes of a test.
 
-Such a node lets nobody in unless its database says what operators revoked.
+A node without Redis lets nobody in unless its database says what operators revoked.
 """
 
 from __future__ import annotations

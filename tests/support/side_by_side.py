@@ -124,6 +124,12 @@ def stack(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory)
         yield running
 
 
+def pytest_collection_finish() -> None:
+    """Leave what the imports made out of every later collection: it stays to the end."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _nothing_is_left_open() -> Iterator[None]:
     """What nobody closed is found while a test can still fail for it.

@@ -20,6 +20,7 @@ from infra.embedded.engine import Process
 from infra.embedded.ports import free_port
 from infra.embedded.redis import Redis
 from infra.embedded.stack import Stack
+from tests.support.migrated import migrated_database
 from tests.support.plain import PLAIN
 from tests.support.processes import wait_until
 
@@ -49,7 +50,10 @@ class Nodes:
     def __enter__(self) -> Self:
         self._closing.enter_context(self.engines)
         self.env |= self.engines.env()
-        self.run("manage.py", "migrate", "-v", "0")
+        if "DATABASE_URL" in self.env:
+            self.run("manage.py", "migrate", "-v", "0")
+        else:
+            migrated_database(self.directory).rename(self.env["DATABASE_FILE"])
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -398,6 +398,7 @@ def test_a_log_that_begins_inside_the_windows_is_reported() -> None:
     world.topic.trim(0, 2)
     world.process()
     world.run(3 * SECOND)
+    assert world.owners[0].cut
     assert world.trades() == 1
     row = world.readers.rows["ethereum:A"]
     assert not any(window.complete for window in row.windows.values())
