@@ -19,7 +19,7 @@ import msgspec
 from sources.evm.calls import argument
 from sources.evm.logs import decode
 from sources.evm.reader import Dropped, SwapReader
-from sources.evm.types import Block, Log
+from sources.evm.types import Block, EvmLog
 from sources.evm.venues import TOPICS, PoolFactory
 from sources.pricing.pricer import Pricer
 from sources.pricing.trusted import Trusted
@@ -104,7 +104,7 @@ def measure(rounds: int) -> dict[str, Any]:
     """Return logs per CPU second of parsing, of decoding, and of the whole way to events."""
     contracts, tally = KnownContracts(), Ignored()
     answers = [answer(contracts, block) for block in range(LOGS // PER_BLOCK)]
-    parse = msgspec.json.Decoder(list[Log]).decode
+    parse = msgspec.json.Decoder(list[EvmLog]).decode
     parsed = [parse(each) for each in answers]
     references = frozenset({*contracts.pools[:2], pool_id(contracts.pools[2])})
     trusted = Trusted(frozenset({USDC}), frozenset({WETH}), frozenset(), references)

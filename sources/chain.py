@@ -17,7 +17,7 @@ from sources.evm.source import EvmSource, FollowSettings
 from sources.evm.types import ChainIdentity
 from sources.evm.venues import topics_of
 from sources.metrics import SourceMetrics
-from sources.ports import Journal, Sink
+from sources.ports import SourceJournal, SourceSink
 from sources.pricing.pricer import Pricer
 
 _REPORT_S: Final = 1.0
@@ -26,7 +26,7 @@ _ADDRESS_LENGTH: Final = 42
 
 
 async def follow_chain(
-    config: ChainConfig, sink: Sink, journal: Journal, metrics: SourceMetrics
+    config: ChainConfig, sink: SourceSink, journal: SourceJournal, metrics: SourceMetrics
 ) -> None:
     """Own the journal, then send the chain's swaps until cancelled or `to_block` is sent.
 
@@ -46,8 +46,8 @@ async def _follow(
     nodes: RpcNodes,
     entries: Mapping[str, bytes],
     *,
-    sink: Sink,
-    journal: Journal,
+    sink: SourceSink,
+    journal: SourceJournal,
     metrics: SourceMetrics,
 ) -> None:
     pricer = Pricer(config.trusted)

@@ -19,7 +19,7 @@ from sources.evm.swaps import Trader
 from sources.evm.types import NATIVE
 from sources.evm.venues import Kind, PoolFactory
 from sources.pricing.trusted import Trusted
-from sources.tables import Table, choice, from_environment, hint, pattern, shown, whole
+from sources.tables import TomlTable, choice, from_environment, hint, pattern, shown, whole
 
 PRESETS: Final = Path(__file__).parent / "presets"
 _CHAIN: Final = pattern(r"[a-z0-9][a-z0-9-]{0,31}", "a chain such as ethereum")
@@ -80,7 +80,7 @@ def preset(chain: str) -> Preset:
         return Preset()
     faults: list[str] = []
     text = (PRESETS / f"{chain}.toml").read_text(encoding="utf-8")
-    table = Table(chain, tomllib.loads(text), faults)
+    table = TomlTable(chain, tomllib.loads(text), faults)
     found = _preset(table, Preset())
     table.finish()
     if faults:
@@ -88,7 +88,7 @@ def preset(chain: str) -> Preset:
     return found
 
 
-def evm_source(name: str, table: Table, environ: Mapping[str, str] | None) -> ChainConfig:
+def evm_source(name: str, table: TomlTable, environ: Mapping[str, str] | None) -> ChainConfig:
     """Return the source that a table describes and report its faults to the table.
 
     Without `environ` the variable of `rpc_env` stays unread.
@@ -132,7 +132,7 @@ def url_of(schemes: tuple[str, ...], value: Any) -> str:
     return str(value)
 
 
-def _preset(table: Table, known: Preset) -> Preset:
+def _preset(table: TomlTable, known: Preset) -> Preset:
     """Return what a table says of a chain, on top of what is known."""
     trusted = table.table("trusted")
     wrapped = trusted.get("native", known.wrapped_native, _address)
@@ -148,7 +148,7 @@ def _preset(table: Table, known: Preset) -> Preset:
     return found
 
 
-def _trusted(table: Table, known: Trusted, wrapped: str) -> Trusted:
+def _trusted(table: TomlTable, known: Trusted, wrapped: str) -> Trusted:
     def listed(key: str, default: frozenset[str], parse: Callable[[Any], str]) -> frozenset[str]:
         given = table.texts(key, parse)
         return default if given is None else frozenset(given)
@@ -166,7 +166,7 @@ def _trusted(table: Table, known: Trusted, wrapped: str) -> Trusted:
     return found
 
 
-def _factory(table: Table) -> PoolFactory:
+def _factory(table: TomlTable) -> PoolFactory:
     kind = cast(Kind, table.get("kind", "", choice(*get_args(Kind))))
     found = PoolFactory(
         venue=table.get("venue", "", _VENUE),
@@ -185,7 +185,7 @@ def _factory(table: Table) -> PoolFactory:
     return found
 
 
-def _check(table: Table, source: ChainConfig) -> None:
+def _check(table: TomlTable, source: ChainConfig) -> None:
     """Report settings that are missing or contradict each other."""
     trusted = source.trusted
     missing = [
@@ -214,14 +214,14 @@ def _check(table: Table, source: ChainConfig) -> None:
         table.fault("to_block", f"{source.to_block} is below from_block {source.from_block}")
 
 
-def _pools(table: Table) -> frozenset[str]:
+def _pools(table: TomlTable) -> frozenset[str]:
     given = table.texts("pools", lambda value: value if value == "all" else _pool(value)) or ()
     if "all" in given and len(given) > 1:
         table.fault("pools", 'give "all" or a list of pools, not both')
     return frozenset(given) - {"all"}
 
 
-def _rpc(table: Table, environ: Mapping[str, str] | None) -> tuple[str, ...]:
+def _rpc(table: TomlTable, environ: Mapping[str, str] | None) -> tuple[str, ...]:
     """Return the addresses of the nodes, from the file or from a variable of the environment."""
     if table.has("rpc") == table.has("rpc_env"):
         table.fault("rpc", 'give addresses such as ["wss://…"], or rpc_env, and not both')

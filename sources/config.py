@@ -15,7 +15,7 @@ from aggregator.runtime.errors import ConfigError
 from sources.chain_config import ChainConfig, evm_source, url_of
 from sources.exchange.config import ExchangeSource, ExchangeUrls
 from sources.exchange.venues import VENUES
-from sources.tables import Table, choice, from_environment, hint, pattern, shown
+from sources.tables import TomlTable, choice, from_environment, hint, pattern, shown
 
 NAME: Final = r"[a-z0-9][a-z0-9-]{0,31}"
 
@@ -85,7 +85,7 @@ def _source(
     if not isinstance(values, dict):
         faults.append(f"{place}: {shown(values)} is not a table: write [{place}]")
         return None
-    table = Table(place, values, faults)
+    table = TomlTable(place, values, faults)
     try:
         pattern(NAME, "a name of lower-case letters, digits and '-', up to 32")(name)
     except ValueError as error:
@@ -98,7 +98,7 @@ def _source(
     return _exchange(name, table, environ) if kind == "exchange" else None
 
 
-def _exchange(name: str, table: Table, environ: Mapping[str, str] | None) -> ExchangeSource:
+def _exchange(name: str, table: TomlTable, environ: Mapping[str, str] | None) -> ExchangeSource:
     venue = table.get("venue", "", choice(*sorted(VENUES)))
     if not table.has("venue"):
         table.fault("venue", f"is missing: give one of {', '.join(sorted(VENUES))}")

@@ -13,7 +13,7 @@ from typing import Protocol
 from sources.events import Outgoing
 
 
-class Sink(Protocol):
+class SourceSink(Protocol):
     """Where events go."""
 
     async def send(self, records: Sequence[Outgoing]) -> None:
@@ -26,7 +26,7 @@ class Sink(Protocol):
         ...
 
 
-class Journal(Protocol):
+class SourceJournal(Protocol):
     """What a source must remember across kill -9: texts under keys, the newest of a key wins.
 
     Keys are chosen by the source, without its name: the journal adds that. Values are JSON.

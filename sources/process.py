@@ -24,7 +24,7 @@ from sources.config import AnySource
 from sources.exchange.session import run as follow_exchange
 from sources.heartbeat import SourceHeartbeat
 from sources.metrics import SourceMetrics
-from sources.ports import Journal, Sink
+from sources.ports import SourceJournal, SourceSink
 
 _REPORT_S: Final = 1.0
 
@@ -33,7 +33,7 @@ Show = Callable[[SourceStatus], None]
 log = structlog.get_logger(__name__)
 
 
-class ClosingSink(Sink, Protocol):
+class ClosingSink(SourceSink, Protocol):
     """A sink that ends with its source."""
 
     async def close(self) -> None:
@@ -41,7 +41,7 @@ class ClosingSink(Sink, Protocol):
         ...
 
 
-OpenPorts = Callable[[Callable[[str], None]], tuple[Journal, ClosingSink]]
+OpenPorts = Callable[[Callable[[str], None]], tuple[SourceJournal, ClosingSink]]
 """Opens a journal and a sink; called again after the ownership was lost.
 
 Its argument gets what is wrong with the broker, "" while it answers. It may block. Raises Retry
@@ -51,7 +51,7 @@ while the broker cannot be reached.
 Beside = Callable[[], Coroutine[Any, Any, None]]
 """What runs as long as the process."""
 
-Follow = Callable[[Sink, Journal, SourceMetrics], Awaitable[None]]
+Follow = Callable[[SourceSink, SourceJournal, SourceMetrics], Awaitable[None]]
 """Owns the journal and sends until it is cancelled, or until a backfill has ended."""
 
 

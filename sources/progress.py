@@ -7,7 +7,7 @@ from aggregator.contracts.sources import SourceStatus
 REWRITE = "\r\x1b[2K"
 
 
-class Progress:
+class SourceProgress:
     """Renders the status of a source; `to_block` is the last block, None for the head."""
 
     def __init__(self, to_block: int | None) -> None:

@@ -21,7 +21,7 @@ def hint(given: str, known: Collection[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-class Table:
+class TomlTable:
     """One table of a file. Getters return a default where a value is absent or faulty.
 
     `faults` is shared by the tables of a file. After the getters, `finish` reports the keys that no
@@ -67,16 +67,16 @@ class Table:
                 self.fault(f"{key}[{index}]" if isinstance(given, list) else key, str(error))
         return tuple(found)
 
-    def table(self, key: str) -> Table:
+    def table(self, key: str) -> TomlTable:
         """Return the table under a key, empty if there is none."""
         self._known.append(key)
         given = self._values.get(key, {})
         if not isinstance(given, dict):
             self.fault(key, f"{shown(given)} is not a table: write [{self._place}.{key}]")
             given = {}
-        return Table(f"{self._place}.{key}", given, self._faults)
+        return TomlTable(f"{self._place}.{key}", given, self._faults)
 
-    def tables(self, key: str) -> Iterator[Table]:
+    def tables(self, key: str) -> Iterator[TomlTable]:
         """Yield the tables of the array under a key."""
         self._known.append(key)
         given = self._values.get(key, [])
@@ -84,7 +84,7 @@ class Table:
             self.fault(key, f"is not an array of tables: write [[{self._place}.{key}]]")
             return
         for index, each in enumerate(given):
-            yield Table(f"{self._place}.{key}[{index}]", each, self._faults)
+            yield TomlTable(f"{self._place}.{key}[{index}]", each, self._faults)
 
     def finish(self) -> None:
         """Report every key that no getter has asked for."""
@@ -134,7 +134,9 @@ def pattern(regex: str, what: str) -> Callable[[Any], str]:
     return parse
 
 
-def from_environment(table: Table, key: str, environ: Mapping[str, str] | None) -> tuple[str, ...]:
+def from_environment(
+    table: TomlTable, key: str, environ: Mapping[str, str] | None
+) -> tuple[str, ...]:
     """Return the texts, separated by commas, of the variable that a key names.
 
     Without `environ` the variable stays unread. Its value appears in no message.

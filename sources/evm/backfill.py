@@ -12,9 +12,9 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from itertools import groupby
 from typing import Final, NamedTuple
 
-from sources.evm.ports import LogFilter, Node, Refused, Unreachable
+from sources.evm.ports import CallRefused, EvmNode, LogFilter, Unreachable
 from sources.evm.ranges import RangeLength
-from sources.evm.types import Block, Log
+from sources.evm.types import Block, EvmLog
 
 _SLICES_AHEAD: Final = 4
 _LOG_BYTES: Final = 700
@@ -25,7 +25,7 @@ class BlockLogs(NamedTuple):
     """A block and its logs in their order."""
 
     block: Block
-    logs: Sequence[Log]
+    logs: Sequence[EvmLog]
 
 
 class Slice(NamedTuple):
@@ -35,7 +35,7 @@ class Slice(NamedTuple):
     found: list[BlockLogs]
 
 
-class Backfill:
+class ChainBackfill:
     """Reads ranges of finalised blocks from one node.
 
     `senders` says whether the transactions' senders are needed; without them a block is not asked
@@ -43,7 +43,7 @@ class Backfill:
     """
 
     def __init__(
-        self, node: Node, wanted: LogFilter, *, senders: bool, length: RangeLength
+        self, node: EvmNode, wanted: LogFilter, *, senders: bool, length: RangeLength
     ) -> None:
         self._node = node
         self._wanted = wanted
@@ -82,7 +82,7 @@ class Backfill:
         blocks = last - first + 1
         try:
             logs = await self._node.logs_in(first, last, self._wanted)
-        except Refused:
+        except CallRefused:
             if blocks > 1:
                 self._length.refused(blocks)
                 return None
@@ -97,7 +97,7 @@ class Backfill:
         read = await asyncio.gather(*(self._block(of[0]) for of in found))
         return Slice(end, [BlockLogs(block, of) for block, of in zip(read, found, strict=True)])
 
-    async def _block(self, log: Log) -> Block:
+    async def _block(self, log: EvmLog) -> Block:
         """Return the block of a log, with senders where they are needed."""
         number = int(log.block_number, 16)
         if not self._senders and log.block_timestamp is not None:

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from aggregator.runtime.errors import Retry
 from sources.evm.logs import address_in
-from sources.evm.types import Log
+from sources.evm.types import EvmLog
 
 LATEST: Final = "latest"
 """The block tag for facts that cannot change: those of blocks that are final."""
@@ -37,7 +37,7 @@ class ContractCalls(Protocol):
 class LogFinder(Protocol):
     """A search in all logs of a chain."""
 
-    async def find(self, address: str, topics: Sequence[str]) -> Log | None:
+    async def find(self, address: str, topics: Sequence[str]) -> EvmLog | None:
         """Return the one log of `address` with these first topics; None where there is none.
 
         Raises Retry where the search could not be completed.

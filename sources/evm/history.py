@@ -79,7 +79,7 @@ class PartEntry(msgspec.Struct, frozen=True):
 E = TypeVar("E", ChainIdentity, BeginEntry, FollowEntry, BlockEntry, PartEntry)
 
 
-class History:
+class BlockHistory:
     """The blocks that a source keeps, their events, and the journal's entries about them.
 
     `add` and `retract` return an intent: the caller writes it, reports that with `carried_out`, and
@@ -185,7 +185,7 @@ def newest_seq(entries: Mapping[str, bytes]) -> int:
     return max((found.seq for found in (begun, *blocks) if found is not None), default=0)
 
 
-def restore(entries: Mapping[str, bytes], *, keep: int) -> History | None:
+def restore(entries: Mapping[str, bytes], *, keep: int) -> BlockHistory | None:
     """Return what the journal holds, None where the source has not begun.
 
     The newest block is that of the newest intent, or its parent where that intent retracts it; from
@@ -202,7 +202,7 @@ def restore(entries: Mapping[str, bytes], *, keep: int) -> History | None:
         and found.seq > begun.seq
     }
     if not slots:
-        return History(Follower(begun.first, begun.root, keep=keep), {}, begun.seq, keep=keep)
+        return BlockHistory(Follower(begun.first, begun.root, keep=keep), {}, begun.seq, keep=keep)
     blocks = {found.number: found for found in sorted(slots.values(), key=lambda each: each.seq)}
     places = {found.hash: key for key, found in slots.items()}
     newest = max(blocks.values(), key=lambda each: each.seq)
@@ -216,7 +216,7 @@ def restore(entries: Mapping[str, bytes], *, keep: int) -> History | None:
     unfinished = sent.get(newest.hash, [])
     if newest.state == "retracted":
         unfinished = _taken_back(unfinished)
-    return History(follower, sent, newest.seq, keep=keep, unfinished=unfinished)
+    return BlockHistory(follower, sent, newest.seq, keep=keep, unfinished=unfinished)
 
 
 def _is_block(key: str) -> bool:

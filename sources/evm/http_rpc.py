@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from sources.evm import wire
-from sources.evm.ports import RateLimited, Refused, Unreachable
+from sources.evm.ports import CallRefused, RateLimited, Unreachable
 
 _CONNECTIONS: Final = 8
 _CHUNK: Final = 1 << 16
@@ -62,7 +62,7 @@ class HttpTransport:
         if status >= 500:
             raise Unreachable(f"{self.name}: server error ({status})")
         if status == 413:
-            raise Refused(f"{self.name}: the request or its answer is too large (413)")
+            raise CallRefused(f"{self.name}: the request or its answer is too large (413)")
         if status >= 400 and not data.lstrip().startswith(b"{"):
             raise Unreachable(f"{self.name}: refused the call ({status}): check its URL and key")
         return wire.result(self.name, wire.reply(self.name, data))
@@ -120,7 +120,9 @@ class HttpTransport:
             while part := answer.read(_CHUNK):
                 data += part
                 if len(data) > self._most_bytes:
-                    raise Refused(f"{self.name}: an answer of more than {self._most_bytes} bytes")
+                    raise CallRefused(
+                        f"{self.name}: an answer of more than {self._most_bytes} bytes"
+                    )
                 if monotonic() > until:
                     raise TimeoutError
             kept = not answer.will_close

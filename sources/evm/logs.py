@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from aggregator.runtime.errors import Retry
-from sources.evm.types import Log
+from sources.evm.types import EvmLog
 from sources.evm.venues import TOPICS, V4_INITIALIZE, Layout
 
 _WORD: Final = 64
@@ -52,7 +52,7 @@ class Initialized(NamedTuple):
     coins: tuple[str, str]
 
 
-def decode(log: Log) -> SwapLog | None:
+def decode(log: EvmLog) -> SwapLog | None:
     """Return the swap that a log reports, or None where it does not have the layout of a swap.
 
     Raises Retry where the data is not hex: no chain holds such a log, so another answer of a node
@@ -73,7 +73,7 @@ def decode(log: Log) -> SwapLog | None:
         ) from None
 
 
-def initialized(log: Log) -> Initialized | None:
+def initialized(log: EvmLog) -> Initialized | None:
     """Return the new pool that a log of Uniswap v4 reports, or None where it is another log."""
     topics = log.topics
     if len(topics) != 4 or topics[0].lower() != V4_INITIALIZE or len(log.data) != 2 + 5 * _WORD:
@@ -101,7 +101,7 @@ def _int(data: str, word: int) -> int:
     return number - (1 << 256) if number >> 255 else number
 
 
-def _v2(log: Log) -> SwapLog | None:
+def _v2(log: EvmLog) -> SwapLog | None:
     # sender, to indexed; amount0In, amount1In, amount0Out, amount1Out. Solidly declares `to` as the
     # second parameter, which changes topic0 but not the topics, because both are indexed.
     data = log.data
@@ -123,7 +123,7 @@ def _v2(log: Log) -> SwapLog | None:
     )
 
 
-def _v3(log: Log) -> SwapLog | None:
+def _v3(log: EvmLog) -> SwapLog | None:
     # sender, recipient indexed; amount0, amount1 as the pool's changes; price and the rest unused.
     recipient = address_in(log.topics[2])
     if recipient is None:
@@ -143,7 +143,7 @@ def _v3(log: Log) -> SwapLog | None:
     )
 
 
-def _v4(log: Log) -> SwapLog | None:
+def _v4(log: EvmLog) -> SwapLog | None:
     # id, sender indexed; amount0, amount1 as changes of the caller: the pool's with other sign.
     amount0, amount1 = _int(log.data, 0), _int(log.data, 1)
     if not (-_INT128 <= amount0 < _INT128 and -_INT128 <= amount1 < _INT128):
@@ -162,7 +162,7 @@ def _v4(log: Log) -> SwapLog | None:
     )
 
 
-def _curve(log: Log) -> SwapLog | None:
+def _curve(log: EvmLog) -> SwapLog | None:
     # buyer indexed; sold_id, tokens_sold, bought_id, tokens_bought.
     buyer = address_in(log.topics[1])
     sold, bought = _uint(log.data, 0), _uint(log.data, 2)
@@ -183,18 +183,18 @@ def _curve(log: Log) -> SwapLog | None:
     )
 
 
-def _balancer_v1(log: Log) -> SwapLog | None:
+def _balancer_v1(log: EvmLog) -> SwapLog | None:
     # caller, tokenIn, tokenOut indexed; tokenAmountIn, tokenAmountOut.
     caller = address_in(log.topics[1])
     return None if caller is None else _by_token(log, "balancer-v1", log.address.lower(), caller)
 
 
-def _balancer_v2(log: Log) -> SwapLog | None:
+def _balancer_v2(log: EvmLog) -> SwapLog | None:
     # poolId, tokenIn, tokenOut indexed; amountIn, amountOut.
     return _by_token(log, "balancer-v2", log.topics[1].lower(), None)
 
 
-def _by_token(log: Log, layout: Layout, pool: str, recipient: str | None) -> SwapLog | None:
+def _by_token(log: EvmLog, layout: Layout, pool: str, recipient: str | None) -> SwapLog | None:
     sold, bought = address_in(log.topics[2]), address_in(log.topics[3])
     if sold is None or bought is None:
         return None
@@ -212,7 +212,7 @@ def _by_token(log: Log, layout: Layout, pool: str, recipient: str | None) -> Swa
     )
 
 
-_SHAPES: Final[Mapping[Layout, tuple[int, int, Callable[[Log], SwapLog | None]]]] = {
+_SHAPES: Final[Mapping[Layout, tuple[int, int, Callable[[EvmLog], SwapLog | None]]]] = {
     "v2": (3, 4, _v2),
     "solidly": (3, 4, _v2),
     "v3": (3, 5, _v3),

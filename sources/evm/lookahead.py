@@ -7,13 +7,13 @@ from types import TracebackType
 from typing import Final, Protocol, Self
 
 from sources.evm.backfill import BlockLogs
-from sources.evm.ports import LogFilter, Node, NodeChoice, Unreachable
-from sources.evm.types import Block, BlockRef, Log
+from sources.evm.ports import EvmNode, LogFilter, NodeChoice, Unreachable
+from sources.evm.types import Block, BlockRef, EvmLog
 
 _AHEAD: Final = 8
 
 
-class Wanted(Protocol):
+class WantedBlock(Protocol):
     """What a source wants of a block."""
 
     @property
@@ -34,7 +34,7 @@ class Lookahead:
     is under way at its end is cancelled.
     """
 
-    def __init__(self, node: Node, nodes: NodeChoice, wanted: Wanted, top: Block) -> None:
+    def __init__(self, node: EvmNode, nodes: NodeChoice, wanted: WantedBlock, top: Block) -> None:
         self.answers: dict[int, BlockRef | None] = {top.number: top.ref}
         self._node = node
         self._nodes = nodes
@@ -91,7 +91,7 @@ class Lookahead:
             raise Unreachable(f"{self._node.name}: no block {block_hash}, which it announced")
         return BlockLogs(block, logs)
 
-    async def _logs(self, block: Block) -> list[Log]:
+    async def _logs(self, block: Block) -> list[EvmLog]:
         logs = await self._nodes.logs_of(self._node, block, self._wanted.wanted)
         if any(log.block_hash != block.hash for log in logs):
             raise Unreachable(f"{self._node.name}: logs of another block than {block.hash}")

@@ -15,9 +15,9 @@ import structlog
 
 from aggregator.runtime.backoff import Backoff
 from aggregator.runtime.errors import Fatal, Retry
-from sources.evm.ports import LogFilter, Node, RateLimited, Refused, Unreachable
+from sources.evm.ports import CallRefused, EvmNode, LogFilter, RateLimited, Unreachable
 from sources.evm.rpc import RpcNode
-from sources.evm.types import Block, ChainIdentity, Log
+from sources.evm.types import Block, ChainIdentity, EvmLog
 
 _LAG_BLOCKS: Final = 5
 _COMPARED_EVERY_S: Final = 15.0
@@ -91,19 +91,19 @@ class RpcNodes:
                     return each.node
             await asyncio.sleep(min(each.backoff.left_s for each in self._endpoints))
 
-    def failed(self, node: Node, error: Retry) -> None:
+    def failed(self, node: EvmNode, error: Retry) -> None:
         """See `NodeChoice`."""
         for each in self._endpoints:
             if each.node is node:
                 self._fail(each, error)
 
-    def worked(self, node: Node) -> None:
+    def worked(self, node: EvmNode) -> None:
         """See `NodeChoice`."""
         for each in self._endpoints:
             if each.node is node:
                 each.backoff.reset()
 
-    async def logs_of(self, node: Node, block: Block, wanted: LogFilter) -> list[Log]:
+    async def logs_of(self, node: EvmNode, block: Block, wanted: LogFilter) -> list[EvmLog]:
         """See `NodeChoice`."""
         logs = await node.logs_of(block.hash, wanted)
         if logs or not block.may_have:
@@ -135,7 +135,7 @@ class RpcNodes:
         """See `ContractCalls`."""
         return await self._asked().call(to, data, block)
 
-    async def find(self, address: str, topics: Sequence[str]) -> Log | None:
+    async def find(self, address: str, topics: Sequence[str]) -> EvmLog | None:
         """See `LogFinder`."""
         return await self._asked().find(address, topics)
 
@@ -162,7 +162,7 @@ class RpcNodes:
         # What answers at this address after a cut may be another node.
         endpoint.known = endpoint.known and not isinstance(error, Unreachable)
         # A refused call is often a block that the chain dropped meanwhile.
-        note = log.info if isinstance(error, Refused) else log.warning
+        note = log.info if isinstance(error, CallRefused) else log.warning
         note("source_node_failed", node=endpoint.node.name, error=str(error))
         if self._complain is not None:
             self._complain(str(error))

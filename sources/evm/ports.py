@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from aggregator.runtime.errors import Retry
 from sources.events import Outgoing
-from sources.evm.types import Block, ChainIdentity, Log
+from sources.evm.types import Block, ChainIdentity, EvmLog
 
 
 class Unreachable(Retry):
@@ -22,7 +22,7 @@ class RateLimited(Retry):
         self.pause_s = pause_s
 
 
-class Refused(Retry):
+class CallRefused(Retry):
     """The node answered with an error: this call, or its range, does not suit it."""
 
 
@@ -36,7 +36,7 @@ class LogFilter(NamedTuple):
     addresses: tuple[str, ...] = ()
 
 
-class Node(Protocol):
+class EvmNode(Protocol):
     """One RPC endpoint of a chain. Every call raises Retry where the node does not answer it.
 
     All answers of one step come from one node, so that a block's hash and its logs belong together.
@@ -63,11 +63,11 @@ class Node(Protocol):
         """Return the block of a hash with the sender of each transaction; None if unknown."""
         ...
 
-    async def logs_of(self, block_hash: str, wanted: LogFilter) -> list[Log]:
+    async def logs_of(self, block_hash: str, wanted: LogFilter) -> list[EvmLog]:
         """Return the logs of a block in their order. An unknown block is a Refused."""
         ...
 
-    async def logs_in(self, first: int, last: int, wanted: LogFilter) -> list[Log]:
+    async def logs_in(self, first: int, last: int, wanted: LogFilter) -> list[EvmLog]:
         """Return the logs of the blocks `first` to `last`, both included, in their order.
 
         A node that has not got all these blocks may answer short: ask for finalised blocks only.
@@ -86,22 +86,22 @@ class NodeChoice(Protocol):
         """
         ...
 
-    async def choose(self) -> Node:
+    async def choose(self) -> EvmNode:
         """Return the node to ask in the next step; wait, with backoff, until one answers.
 
         Raises Fatal where the nodes are not of one chain, or disagree on a finalised block.
         """
         ...
 
-    def failed(self, node: Node, error: Retry) -> None:
+    def failed(self, node: EvmNode, error: Retry) -> None:
         """Note that a step failed on a node, so that another one is chosen or a pause is made."""
         ...
 
-    def worked(self, node: Node) -> None:
+    def worked(self, node: EvmNode) -> None:
         """Note that a node has answered all that a step asked: its next pause is short again."""
         ...
 
-    async def logs_of(self, node: Node, block: Block, wanted: LogFilter) -> list[Log]:
+    async def logs_of(self, node: EvmNode, block: Block, wanted: LogFilter) -> list[EvmLog]:
         """Return the logs of a block from `node`.
 
         Where it answers none although the block's header may have some, ask it again, and then
@@ -126,14 +126,14 @@ class BlockReader(Protocol):
         """The logs that `observe` needs; None where no pool prices others."""
         ...
 
-    async def read(self, block: Block, logs: Sequence[Log]) -> list[Outgoing]:
+    async def read(self, block: Block, logs: Sequence[EvmLog]) -> list[Outgoing]:
         """Return the events of a block in the order of its logs."""
         ...
 
-    async def read_final(self, blocks: Sequence[tuple[Block, Sequence[Log]]]) -> list[Outgoing]:
+    async def read_final(self, blocks: Sequence[tuple[Block, Sequence[EvmLog]]]) -> list[Outgoing]:
         """Return the events of final blocks, whose state the node may have forgotten."""
         ...
 
-    async def observe(self, blocks: Sequence[tuple[Block, Sequence[Log]]]) -> None:
+    async def observe(self, blocks: Sequence[tuple[Block, Sequence[EvmLog]]]) -> None:
         """Take the reference prices of blocks whose events are not wanted."""
         ...

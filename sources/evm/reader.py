@@ -20,7 +20,7 @@ from sources.evm.metadata import Metadata
 from sources.evm.pools import Pools, ProvenPool, emitter_of
 from sources.evm.ports import LogFilter
 from sources.evm.swaps import QuoteOrder, Trader, fits, legs, moves_both_ways, trader_of
-from sources.evm.types import NATIVE, Block, Log, PoolSwap
+from sources.evm.types import NATIVE, Block, EvmLog, PoolSwap
 from sources.evm.venues import PoolFactory, topics_of
 
 Dropped = Literal["not_a_swap", "unknown_factory", "no_metadata", "undecodable", "too_large"]
@@ -140,7 +140,7 @@ class SwapReader:
         addresses |= holders if ids else set()
         return LogFilter(self.wanted.topics, tuple(sorted(addresses))) if addresses else None
 
-    async def read(self, block: Block, logs: Sequence[Log]) -> list[Outgoing]:
+    async def read(self, block: Block, logs: Sequence[EvmLog]) -> list[Outgoing]:
         """Return the events of a block in the order of its logs, leg 0 before leg 1.
 
         `logs` are the block's logs with the topics of `wanted`. Calls are made at the state of the
@@ -148,7 +148,7 @@ class SwapReader:
         """
         return self._events(await self._swaps([(block, logs)], block.hash))
 
-    async def read_final(self, blocks: Sequence[tuple[Block, Sequence[Log]]]) -> list[Outgoing]:
+    async def read_final(self, blocks: Sequence[tuple[Block, Sequence[EvmLog]]]) -> list[Outgoing]:
         """Return the events of final blocks, given in order, as `read` does of each.
 
         All of them together cost three rounds of calls, and if one fails all are read again. Calls
@@ -157,7 +157,7 @@ class SwapReader:
         """
         return self._events(await self._swaps(blocks, LATEST))
 
-    async def observe(self, blocks: Sequence[tuple[Block, Sequence[Log]]]) -> None:
+    async def observe(self, blocks: Sequence[tuple[Block, Sequence[EvmLog]]]) -> None:
         """Take the reference prices of blocks, given in order, whose events are not wanted."""
         found = await self._swaps(blocks, LATEST)
         for block, swap in found.swaps:
@@ -178,7 +178,7 @@ class SwapReader:
             sent += map(encode, events)
         return sent
 
-    async def _swaps(self, blocks: Sequence[tuple[Block, Sequence[Log]]], at: str) -> _Found:
+    async def _swaps(self, blocks: Sequence[tuple[Block, Sequence[EvmLog]]], at: str) -> _Found:
         """Return the swaps of proven pools in log order; make all calls, at the state of `at`."""
         result = _Found([], Counter())
         dropped = result.dropped
@@ -218,7 +218,7 @@ class SwapReader:
         return result
 
     def _decoded(
-        self, block: Block, logs: Iterable[Log], dropped: Counter[Dropped]
+        self, block: Block, logs: Iterable[EvmLog], dropped: Counter[Dropped]
     ) -> list[SwapLog]:
         found: list[SwapLog] = []
         for log in logs:

@@ -12,10 +12,10 @@ import structlog
 from sources.evm import wire
 from sources.evm.calls import CALL_GAS, LATEST
 from sources.evm.http_rpc import HttpTransport
-from sources.evm.ports import LogFilter, RateLimited, Refused, Unreachable
+from sources.evm.ports import CallRefused, LogFilter, RateLimited, Unreachable
 from sources.evm.ranges import RangeLength
 from sources.evm.socket_rpc import SocketTransport
-from sources.evm.types import Block, ChainIdentity, Log
+from sources.evm.types import Block, ChainIdentity, EvmLog
 
 Outcome = Literal["ok", "refused", "limited", "failed"]
 Report = Callable[[str, Outcome], None]
@@ -116,7 +116,7 @@ class RpcNode:
             header = await self._ask(
                 "eth_getBlockByNumber", ["finalized", False], wire.Header | None
             )
-        except Refused:
+        except CallRefused:
             return None
         return None if header is None else header.block()
 
@@ -132,16 +132,16 @@ class RpcNode:
         found = await self._ask("eth_getBlockByHash", [block_hash, True], wire.FullBlock | None)
         return None if found is None else found.block()
 
-    async def logs_of(self, block_hash: str, wanted: LogFilter) -> list[Log]:
+    async def logs_of(self, block_hash: str, wanted: LogFilter) -> list[EvmLog]:
         """See `Node`."""
         query = {"blockHash": block_hash, **_filter(wanted)}
-        logs: list[Log] = await self._ask("eth_getLogs", [query], list[Log])
+        logs: list[EvmLog] = await self._ask("eth_getLogs", [query], list[EvmLog])
         return logs
 
-    async def logs_in(self, first: int, last: int, wanted: LogFilter) -> list[Log]:
+    async def logs_in(self, first: int, last: int, wanted: LogFilter) -> list[EvmLog]:
         """See `Node`."""
         query = {"fromBlock": hex(first), "toBlock": hex(last), **_filter(wanted)}
-        logs: list[Log] = await self._ask("eth_getLogs", [query], list[Log])
+        logs: list[EvmLog] = await self._ask("eth_getLogs", [query], list[EvmLog])
         return logs
 
     async def call(self, to: str, data: str, block: str) -> str | None:
@@ -168,7 +168,7 @@ class RpcNode:
             return answer
         raise AssertionError("unreachable")
 
-    async def find(self, address: str, topics: Sequence[str]) -> Log | None:
+    async def find(self, address: str, topics: Sequence[str]) -> EvmLog | None:
         """See `LogFinder`. All blocks together, else from the newest back in ranges."""
         wanted = {"address": address, "topics": list(topics)}
         last = (await self.head()).number
@@ -177,8 +177,8 @@ class RpcNode:
             first = max(0, last - length.blocks + 1)
             query = {"fromBlock": hex(first), "toBlock": hex(last), **wanted}
             try:
-                found: list[Log] = await self._ask("eth_getLogs", [query], list[Log])
-            except Refused:
+                found: list[EvmLog] = await self._ask("eth_getLogs", [query], list[EvmLog])
+            except CallRefused:
                 if first == last:
                     raise
                 length.refused(last - first + 1)
@@ -205,7 +205,7 @@ class RpcNode:
                 if attempt == _TRIES:
                     raise
                 await asyncio.sleep(error.pause_s * attempt)
-            except Refused:
+            except CallRefused:
                 self._report(method, "refused")
                 raise
             except Unreachable:

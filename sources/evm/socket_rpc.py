@@ -12,7 +12,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from sources.evm import wire
-from sources.evm.ports import RateLimited, Refused, Unreachable
+from sources.evm.ports import CallRefused, RateLimited, Unreachable
 
 _CALLS: Final = 64
 _TOO_BIG: Final = 1009
@@ -138,17 +138,19 @@ class SocketTransport:
         """Ask for announcements; a node that refuses is asked for its head from time to time."""
         try:
             wire.result(self.name, await self._exchange(connection, "eth_subscribe", ["newHeads"]))
-        except Refused as error:
+        except CallRefused as error:
             log.warning("source_not_subscribed", node=self.name, error=str(error))
 
     async def _read(self, connection: ClientConnection) -> None:
-        failure: Refused | Unreachable = Unreachable(f"{self.name}: the connection was cut")
+        failure: CallRefused | Unreachable = Unreachable(f"{self.name}: the connection was cut")
         try:
             while True:
                 self._take(wire.reply(self.name, await connection.recv(decode=False)))
         except ConnectionClosed as closed:
             if closed.sent is not None and closed.sent.code == _TOO_BIG:
-                failure = Refused(f"{self.name}: an answer of more than {self._most_bytes} bytes")
+                failure = CallRefused(
+                    f"{self.name}: an answer of more than {self._most_bytes} bytes"
+                )
         except Unreachable as error:
             failure = error
         finally:

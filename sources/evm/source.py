@@ -24,16 +24,16 @@ import structlog
 from aggregator.runtime import faults
 from aggregator.runtime.errors import Fatal, Retry
 from sources.events import Outgoing
-from sources.evm.backfill import Backfill, Slice
+from sources.evm.backfill import ChainBackfill, Slice
 from sources.evm.follower import Ask, Read, Retract, TooDeep, Wait
-from sources.evm.history import BEGIN, CHAIN, BeginEntry, History, entry, newest_seq, restore
+from sources.evm.history import BEGIN, CHAIN, BeginEntry, BlockHistory, entry, newest_seq, restore
 from sources.evm.lookahead import Lookahead
-from sources.evm.ports import BlockReader, LogFilter, Node, NodeChoice
+from sources.evm.ports import BlockReader, EvmNode, LogFilter, NodeChoice
 from sources.evm.ranges import RangeLength
 from sources.evm.types import Block, BlockRef, ChainIdentity
 from sources.evm.warmup import warm_up
 from sources.metrics import SourceMetrics
-from sources.ports import Journal, Sink
+from sources.ports import SourceJournal, SourceSink
 
 _WORTH_RANGES: Final = 32
 """The number of finalised blocks from which on ranges are faster than one block after the other."""
@@ -72,8 +72,8 @@ class EvmSource:
         *,
         nodes: NodeChoice,
         reader: BlockReader,
-        journal: Journal,
-        sink: Sink,
+        journal: SourceJournal,
+        sink: SourceSink,
         metrics: SourceMetrics,
     ) -> None:
         self._settings = settings
@@ -143,7 +143,7 @@ class EvmSource:
         if pinned is None:
             await self._journal.write({CHAIN: msgspec.json.encode(chain)})
 
-    async def _restored(self, entries: Mapping[str, bytes]) -> History:
+    async def _restored(self, entries: Mapping[str, bytes]) -> BlockHistory:
         """Return where the source is, after the begin that settings or an operator ask for."""
         keep = self._settings.keep
         history = restore(entries, keep=keep)
@@ -157,7 +157,7 @@ class EvmSource:
             try:
                 first = await self._first(node, wanted)
                 if history is None:
-                    history = History.empty(first, newest_seq(entries), keep=keep)
+                    history = BlockHistory.empty(first, newest_seq(entries), keep=keep)
                 self._history = history
                 await self._finish()
                 await self._leave(node, first)
@@ -169,14 +169,14 @@ class EvmSource:
             log.info("source_begins", source=self._settings.name, block=first)
             return history
 
-    async def _first(self, node: Node, wanted: BeginEntry | None) -> int:
+    async def _first(self, node: EvmNode, wanted: BeginEntry | None) -> int:
         asked = self._settings.from_block if wanted is None else wanted.from_block
         if asked != "latest" and asked >= 0:
             return asked
         head = (await node.head()).number
         return head if asked == "latest" else max(0, head + asked)
 
-    async def _leave(self, node: Node, first: int) -> None:
+    async def _leave(self, node: EvmNode, first: int) -> None:
         """Retract the kept blocks that are not canonical, or that will be read once more."""
         follower = self._history.follower
         while follower.kept:
@@ -186,7 +186,7 @@ class EvmSource:
                 return
             await self._retract(newest)
 
-    async def _step(self, node: Node) -> bool:
+    async def _step(self, node: EvmNode) -> bool:
         """Follow the chain of a node until nothing is certain; return whether there is more now."""
         await self._finish()
         if not self._warm:
@@ -203,7 +203,7 @@ class EvmSource:
         async with Lookahead(node, self._nodes, self._settings, top) as ahead:
             return await self._follow(node, top, ahead)
 
-    async def _follow(self, node: Node, top: Block, ahead: Lookahead) -> bool:
+    async def _follow(self, node: EvmNode, top: Block, ahead: Lookahead) -> bool:
         history = self._history
         while not self._ended:
             match history.follower.decide(top.ref, ahead.answers):
@@ -280,7 +280,7 @@ class EvmSource:
         self._history.unfinished = ()
         self._metrics.journal_open(0)
 
-    async def _final(self, node: Node, first: int, top: int) -> int | None:
+    async def _final(self, node: EvmNode, first: int, top: int) -> int | None:
         """Return the block up to which ranges may be read; None where they are not worth it."""
         if top - first < _WORTH_RANGES:
             return None
@@ -290,12 +290,12 @@ class EvmSource:
             last = min(last, self._settings.to_block)
         return last if last - first >= _WORTH_RANGES else None
 
-    async def _backfill(self, node: Node, first: int, last: int) -> None:
+    async def _backfill(self, node: EvmNode, first: int, last: int) -> None:
         """Read and send finalised blocks; one slice is sent while the next one is read."""
         self._metrics.state("catching_up")
         length = self._lengths.setdefault(node.name, RangeLength())
         settings = self._settings
-        backfill = Backfill(node, settings.wanted, senders=settings.senders, length=length)
+        backfill = ChainBackfill(node, settings.wanted, senders=settings.senders, length=length)
         sending: asyncio.Task[None] | None = None
         try:
             async with aclosing(backfill.slices(first, last)) as slices:

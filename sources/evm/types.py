@@ -56,7 +56,7 @@ class Block(msgspec.Struct, frozen=True):
         return BlockRef(self.number, self.hash, self.parent)
 
 
-class Log(msgspec.Struct, frozen=True, rename="camel", gc=False):
+class EvmLog(msgspec.Struct, frozen=True, rename="camel", gc=False):
     """A log in the shape of `eth_getLogs` (ethereum.github.io/execution-apis), numbers as hex.
 
     `block_timestamp` is None where an older node leaves it out.

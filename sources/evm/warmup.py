@@ -10,8 +10,8 @@ from typing import Final
 
 import structlog
 
-from sources.evm.backfill import Backfill, BlockLogs
-from sources.evm.ports import BlockReader, Node
+from sources.evm.backfill import BlockLogs, ChainBackfill
+from sources.evm.ports import BlockReader, EvmNode
 from sources.evm.ranges import RangeLength
 
 _REACH_S: Final = 600
@@ -21,7 +21,7 @@ _MOST_BLOCKS: Final = 5_000
 log = structlog.get_logger(__name__)
 
 
-async def warm_up(node: Node, reader: BlockReader, first: int) -> None:
+async def warm_up(node: EvmNode, reader: BlockReader, first: int) -> None:
     """Let the reader observe what its reference pools traded before the block `first`.
 
     Raises Retry where the node does not answer; the reader has then observed nothing.
@@ -30,7 +30,7 @@ async def warm_up(node: Node, reader: BlockReader, first: int) -> None:
         return
     last = min(first - 1, (await node.head()).number)
     begin = max(0, last - await _blocks_of_reach(node, last) + 1)
-    backfill = Backfill(node, reader.references, senders=False, length=RangeLength())
+    backfill = ChainBackfill(node, reader.references, senders=False, length=RangeLength())
     found: list[BlockLogs] = []
     async with aclosing(backfill.slices(begin, last)) as slices:
         async for part in slices:
@@ -39,7 +39,7 @@ async def warm_up(node: Node, reader: BlockReader, first: int) -> None:
     log.info("source_warmed_up", blocks=last - begin + 1, blocks_with_trades=len(found))
 
 
-async def _blocks_of_reach(node: Node, last: int) -> int:
+async def _blocks_of_reach(node: EvmNode, last: int) -> int:
     """Return how many blocks the ten minutes before a block have, by the pace of the newest."""
     sample = min(_SAMPLE_BLOCKS, last)
     newest, older = await node.block(last), await node.block(last - sample)

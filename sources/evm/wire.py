@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from sources.evm.ports import RateLimited, Refused, Unreachable
+from sources.evm.ports import CallRefused, RateLimited, Unreachable
 from sources.evm.types import Block
 
 NULL: Final = b"null"
@@ -34,7 +34,7 @@ _CONTRACT: Final = re.compile(
 _CONTRACT_CODES: Final = {3, -32015}
 
 
-class RpcError(Refused):
+class RpcError(CallRefused):
     """The error object of an answer."""
 
     def __init__(self, node: str, code: int, message: str) -> None:

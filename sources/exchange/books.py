@@ -1,4 +1,4 @@
-"""The markets of one session: takes their trades, drops repeats, knows who is behind."""
+"""The markets of one session: takes their trades, drops repeats, knows which lag."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from aggregator.runtime.errors import ConfigError
 from sources.events import Outgoing
 from sources.exchange.events import EventWriter
 from sources.exchange.ids import NamedTrades, NumberedTrades
-from sources.exchange.trades import Instrument, Trade
+from sources.exchange.trades import ExchangeTrade, Instrument
 
 SYMBOL: Final = "symbol:"
 """Begins the journal's key of a symbol."""
@@ -18,7 +18,7 @@ SYMBOL: Final = "symbol:"
 class Book:
     """One market and what was seen of it.
 
-    `behind` says that trades may have been missed that no id tells of, as after a cut. `anchor` is
+    `behind` says that trades may have been missed that no id shows, as after a cut. `anchor` is
     the id and time of the newest trade before that.
     """
 
@@ -37,7 +37,7 @@ class Book:
             self.anchor = (str(self.seen.newest), self.seen.time_ms)
 
     def reveal(self, number: int) -> bool:
-        """Note the number of a newest trade that the venue tells; return whether it is missing."""
+        """Note the number of the newest trade of the venue; return whether it is missing."""
         if isinstance(self.seen, NamedTrades) or not self.seen.started:
             return False
         self.seen.reveal(number)
@@ -45,7 +45,7 @@ class Book:
 
     @property
     def unsure(self) -> bool:
-        """Whether a restart must begin before what was seen last, because no id tells of a gap."""
+        """Whether a restart must begin before what was seen last, because no id shows a gap."""
         return self.behind and isinstance(self.seen, NamedTrades)
 
     @property
@@ -85,14 +85,14 @@ class Books:
         """Return the book of a symbol, None where it was not asked for."""
         return self._books.get(symbol)
 
-    def hear(self, book: Book, trade: Trade) -> None:
-        """Take a trade of the stream: a number that is not lower tells what was missed before."""
+    def hear(self, book: Book, trade: ExchangeTrade) -> None:
+        """Take a trade of the stream: a number that is not lower shows what was missed before."""
         if book.behind and isinstance(trade.id, int):
             newest = book.seen.newest
             book.behind = isinstance(newest, int) and trade.id < newest
         self.take(book, trade)
 
-    def take(self, book: Book, trade: Trade) -> bool:
+    def take(self, book: Book, trade: ExchangeTrade) -> bool:
         """Queue a trade if it is new; return whether it is."""
         if not book.seen.take(trade):
             return False

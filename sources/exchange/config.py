@@ -1,4 +1,4 @@
-"""What a source of an exchange is told: which venue, which symbols, by which addresses."""
+"""The settings of a source of an exchange: which venue, which symbols, by which addresses."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from decimal import Context, Decimal
 from typing import Final
 
 from sources.events import Outgoing, SwapEvent, encode
-from sources.exchange.trades import Instrument, Trade
+from sources.exchange.trades import ExchangeTrade, Instrument
 from sources.exchange.venue import Venue
 from sources.pricing.quotes import QuotePricer
 
@@ -34,7 +34,7 @@ class EventWriter:
         self.unpriced: Counter[str] = Counter()
         """Events without USD since the last call of whoever reports them, by reason."""
 
-    def record(self, market: Instrument, trade: Trade) -> Outgoing:
+    def record(self, market: Instrument, trade: ExchangeTrade) -> Outgoing:
         """Return a trade's record. USD and price are absent where the quote has no USD price."""
         numbered = isinstance(trade.id, int)
         at_s = trade.timestamp // 1000
@@ -66,7 +66,7 @@ class EventWriter:
         quotes = {market.quote for market in markets} & self._by_pair
         return [each for each in markets if each.base in quotes and each.quote == "USD"]
 
-    def observe(self, market: Instrument, trade: Trade) -> None:
+    def observe(self, market: Instrument, trade: ExchangeTrade) -> None:
         """Take a past trade for the prices of quote currencies only."""
         at_s = trade.timestamp // 1000
         self._pricer.observe(market.base, market.quote, trade.price, trade.amount, at_s)

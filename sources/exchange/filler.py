@@ -18,7 +18,7 @@ from sources.exchange.books import Book, Books
 from sources.exchange.config import Timing
 from sources.exchange.ids import NamedTrades
 from sources.exchange.rest import Rest
-from sources.exchange.trades import Gap, Instrument, Page
+from sources.exchange.trades import Instrument, TradeGap, VenuePage
 from sources.exchange.venue import Venue
 from sources.metrics import SourceMetrics
 
@@ -110,7 +110,7 @@ class Filler:
             if not reached:
                 log.error("gap_unfilled", symbol=book.market.symbol, after=newest)
 
-    async def _fill(self, book: Book, gap: Gap) -> None:
+    async def _fill(self, book: Book, gap: TradeGap) -> None:
         """Take all trades of a gap that the venue has."""
         asked: set[str] = set()
         path = self._venue.fill(book.market, gap, None)
@@ -122,7 +122,7 @@ class Filler:
                     self._books.take(book, trade)
             path = self._venue.fill(book.market, gap, page)
 
-    async def _page(self, market: Instrument, path: str) -> Page:
+    async def _page(self, market: Instrument, path: str) -> VenuePage:
         await self._room()
         body = await self._rest.get(path)
         return self._venue.read_page(market, body)

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from sources.exchange.trades import Gap, Trade
+from sources.exchange.trades import ExchangeTrade, TradeGap
 
 MOST_GAPS: Final = 1_000
 """Gaps of one symbol; more are joined, so trades between them are sent again, which is harmless."""
@@ -23,14 +23,14 @@ _RECENT: Final = 2_000
 class _Numbers(msgspec.Struct, array_like=True):
     newest: int
     time_ms: int
-    gaps: list[Gap]
+    gaps: list[TradeGap]
 
 
 class NumberedTrades:
     """A symbol whose trades are numbered without holes.
 
     `newest` is the highest number seen; of those below it, all but the gaps were seen. `lost`
-    counts numbers that were given up, `renumbered` how often the venue has begun to number anew.
+    counts numbers that were given up, `renumbered` how often the venue has begun to number again.
     """
 
     def __init__(self, state: bytes | None = None) -> None:
@@ -39,7 +39,7 @@ class NumberedTrades:
         self.time_ms = 0
         self.lost = 0
         self.renumbered = 0
-        self._gaps: list[Gap] = []
+        self._gaps: list[TradeGap] = []
         if state is not None:
             held = msgspec.json.decode(state, type=_Numbers)
             self.newest, self.time_ms, self._gaps = held.newest, held.time_ms, held.gaps
@@ -49,10 +49,10 @@ class NumberedTrades:
         return self.newest is not None
 
     @property
-    def gaps(self) -> Sequence[Gap]:
+    def gaps(self) -> Sequence[TradeGap]:
         return self._gaps
 
-    def take(self, trade: Trade) -> bool:
+    def take(self, trade: ExchangeTrade) -> bool:
         """Note a trade; a number further on opens a gap, a number in a gap makes it smaller."""
         number = int(trade.id)
         newest = self.newest
@@ -80,11 +80,11 @@ class NumberedTrades:
             self._open(self.newest + 1, number)
             self.newest = number
 
-    def missing(self, gap: Gap) -> int:
+    def missing(self, gap: TradeGap) -> int:
         """Return how many numbers of a range are still missing."""
         return sum(part.last - part.first + 1 for part in self._within(gap))
 
-    def give_up(self, gap: Gap) -> int:
+    def give_up(self, gap: TradeGap) -> int:
         """Stop to expect what is still missing of a range; return how many numbers that are."""
         parts = self._within(gap)
         self._gaps = [
@@ -107,9 +107,9 @@ class NumberedTrades:
     def _open(self, first: int, last: int) -> None:
         if len(self._gaps) >= MOST_GAPS:
             joined = self._gaps.pop()
-            self._gaps.append(Gap(joined.first, last, joined.after_ms))
+            self._gaps.append(TradeGap(joined.first, last, joined.after_ms))
         else:
-            self._gaps.append(Gap(first, last, self.time_ms))
+            self._gaps.append(TradeGap(first, last, self.time_ms))
 
     def _close(self, number: int) -> bool:
         """Take a number out of its gap; return False where it is in none."""
@@ -118,14 +118,14 @@ class NumberedTrades:
             if number > gap.last:
                 return False
             if number >= gap.first:
-                pieces = _without(gap, Gap(number, number, 0))
+                pieces = _without(gap, TradeGap(number, number, 0))
                 self._gaps[index : index + 1] = [p for p in pieces if p.first <= p.last]
                 return True
         return False
 
-    def _within(self, gap: Gap) -> list[Gap]:
+    def _within(self, gap: TradeGap) -> list[TradeGap]:
         return [
-            Gap(max(each.first, gap.first), min(each.last, gap.last), each.after_ms)
+            TradeGap(max(each.first, gap.first), min(each.last, gap.last), each.after_ms)
             for each in self._gaps
             if each.first <= gap.last and each.last >= gap.first
         ]
@@ -154,10 +154,10 @@ class NamedTrades:
         return bool(self.newest)
 
     @property
-    def gaps(self) -> Sequence[Gap]:
+    def gaps(self) -> Sequence[TradeGap]:
         return ()
 
-    def take(self, trade: Trade) -> bool:
+    def take(self, trade: ExchangeTrade) -> bool:
         name = str(trade.id)
         if name in self._recent:
             return False
@@ -168,7 +168,7 @@ class NamedTrades:
             self.newest, self.time_ms = name, trade.timestamp
         return True
 
-    def reaches(self, trades: Sequence[Trade], newest: str, time_ms: int) -> bool:
+    def reaches(self, trades: Sequence[ExchangeTrade], newest: str, time_ms: int) -> bool:
         """Return whether past trades reach back to a trade that was seen, so that none is lost."""
         return any(each.id == newest or each.timestamp < time_ms for each in trades)
 
@@ -176,11 +176,11 @@ class NamedTrades:
         return msgspec.json.encode(_Names(self.newest, self.time_ms))
 
 
-def _without(gap: Gap, taken: Gap) -> tuple[Gap, Gap]:
+def _without(gap: TradeGap, taken: TradeGap) -> tuple[TradeGap, TradeGap]:
     """Return what is left of a gap below and above a range; a part may be empty."""
-    below = Gap(gap.first, min(gap.last, taken.first - 1), gap.after_ms)
-    above = Gap(max(gap.first, taken.last + 1), gap.last, gap.after_ms)
+    below = TradeGap(gap.first, min(gap.last, taken.first - 1), gap.after_ms)
+    above = TradeGap(max(gap.first, taken.last + 1), gap.last, gap.after_ms)
     return (below, above) if taken.first <= gap.last and taken.last >= gap.first else (gap, _EMPTY)
 
 
-_EMPTY: Final = Gap(1, 0, 0)
+_EMPTY: Final = TradeGap(1, 0, 0)

@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple, Protocol
 
 from sources.events import Outgoing
-from sources.ports import Journal, Sink
+from sources.ports import SourceJournal, SourceSink
 
 CAPACITY: Final = 50_000
 """Records that wait while the broker is away, some 25 MB. A session stops to read above it."""
 _BATCH: Final = 5_000
 
 
-class Progress(NamedTuple):
+class SymbolProgress(NamedTuple):
     """What all records that were put so far cover.
 
     `entries` are the journal's entries that have changed since the last call. Nothing is missing up
@@ -32,7 +32,7 @@ class Progress(NamedTuple):
 class Ledger(Protocol):
     """Who keeps account of what was put in."""
 
-    def progress(self) -> Progress:
+    def progress(self) -> SymbolProgress:
         """Return the progress as of now."""
         ...
 
@@ -45,7 +45,7 @@ class Ledger(Protocol):
         ...
 
 
-class Outlet:
+class TradeOutlet:
     """Sends records in the order in which they were put.
 
     The ledger's progress is noted every `journal_s`. `clock` returns seconds of a clock that never
@@ -54,8 +54,8 @@ class Outlet:
 
     def __init__(
         self,
-        sink: Sink,
-        journal: Journal,
+        sink: SourceSink,
+        journal: SourceJournal,
         ledger: Ledger,
         *,
         journal_s: float,

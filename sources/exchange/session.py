@@ -22,12 +22,12 @@ from sources.exchange.books import Book, Books
 from sources.exchange.config import ExchangeSource, Timing, chosen
 from sources.exchange.events import EventWriter
 from sources.exchange.filler import Filler
-from sources.exchange.outlet import CAPACITY, Outlet, Progress
+from sources.exchange.outlet import CAPACITY, SymbolProgress, TradeOutlet
 from sources.exchange.rest import HttpRest, Rest
 from sources.exchange.stream import Stream
-from sources.exchange.trades import Ack, Closing, Heartbeat, Instrument, Refusal
+from sources.exchange.trades import Ack, Closing, Instrument, Refusal, VenueHeartbeat
 from sources.metrics import SourceMetrics
-from sources.ports import Journal, Sink
+from sources.ports import SourceJournal, SourceSink
 
 _STEADY_S: Final = 60.0
 """A connection that lasted this long ends a run of failures."""
@@ -37,7 +37,9 @@ _REJECTED_S: Final = 60.0
 log = structlog.get_logger(__name__)
 
 
-async def run(source: ExchangeSource, sink: Sink, journal: Journal, metrics: SourceMetrics) -> None:
+async def run(
+    source: ExchangeSource, sink: SourceSink, journal: SourceJournal, metrics: SourceMetrics
+) -> None:
     """Bring the trades of an exchange into the sink until cancelled.
 
     Raises ConfigError for a symbol that the venue does not have, Fatal and Fenced as the ports do.
@@ -60,8 +62,8 @@ class Session:
     def __init__(
         self,
         source: ExchangeSource,
-        sink: Sink,
-        journal: Journal,
+        sink: SourceSink,
+        journal: SourceJournal,
         metrics: SourceMetrics,
         rest: Rest,
         *,
@@ -79,7 +81,7 @@ class Session:
         self._timing = timing or Timing()
         self._clock = clock
         self._now_ms = now_ms
-        self._outlet = Outlet(
+        self._outlet = TradeOutlet(
             sink,
             journal,
             self,
@@ -152,7 +154,7 @@ class Session:
                 log.warning("quote_unpriced", symbol=market.symbol, error=str(error))
 
     async def _keep(self, number: int, symbols: Sequence[str]) -> None:
-        """Keep some symbols connected for ever."""
+        """Keep some symbols connected until cancelled."""
         backoff = Backoff(*self._timing.again)
         while True:
             await self._outlet.room()
@@ -205,7 +207,7 @@ class Session:
         return None if life_s is None else life_s - self._timing.overlap
 
     async def _replace(self, old: _Link | None, symbols: Sequence[str]) -> None:
-        """Let the connection before this one go, if there is one; note what was not heard."""
+        """Let the connection before this one go, if there is one; note what was not received."""
         if old is None or old.refusal:
             self._cut(symbols)
         if old is not None:
@@ -260,11 +262,11 @@ class Session:
         else:
             self._control(link, message)
 
-    def _control(self, link: _Link, message: Ack | Heartbeat | Refusal | Closing) -> None:
+    def _control(self, link: _Link, message: Ack | VenueHeartbeat | Refusal | Closing) -> None:
         match message:
             case Ack():
                 link.answered()
-            case Heartbeat(latest=latest):
+            case VenueHeartbeat(latest=latest):
                 for symbol, number in latest.items():
                     book = self._books.get(symbol)
                     if book is not None and book.reveal(number):
@@ -301,11 +303,11 @@ class Session:
             log.error("market_closed", venue=self._venue.name, symbol=symbol)
         return [symbol for symbol in symbols if symbol in listed] or symbols
 
-    def progress(self) -> Progress:
+    def progress(self) -> SymbolProgress:
         """Return what is noted once all trades taken so far are sent."""
         certain = not self._down and self._clock() - self._rejected_s >= _REJECTED_S
         until_ms = self._books.whole_until(self._now_ms()) if certain else None
-        return Progress(self._books.progress(), until_ms)
+        return SymbolProgress(self._books.progress(), until_ms)
 
     def sent(self, count: int) -> None:
         """Count events that the broker has."""

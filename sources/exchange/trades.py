@@ -32,7 +32,7 @@ class Instrument(NamedTuple):
     rest: str
 
 
-class Trade(msgspec.Struct, frozen=True, gc=False):
+class ExchangeTrade(msgspec.Struct, frozen=True, gc=False):
     """A public trade; `side` is the taker's, `timestamp` is ms since the epoch.
 
     `id` is a number where the venue numbers the trades of a symbol without holes, else a text.
@@ -51,7 +51,7 @@ class Ack(msgspec.Struct, frozen=True):
     """The venue has accepted a subscription."""
 
 
-class Heartbeat(msgspec.Struct, frozen=True):
+class VenueHeartbeat(msgspec.Struct, frozen=True):
     """The venue is alive. `latest` has the number of a symbol's newest trade where it says so."""
 
     latest: Mapping[str, int]
@@ -70,18 +70,18 @@ class Closing(msgspec.Struct, frozen=True):
     detail: str
 
 
-Message = list[Trade] | tuple[Trade, ...] | Ack | Heartbeat | Refusal | Closing
+Message = list[ExchangeTrade] | tuple[ExchangeTrade, ...] | Ack | VenueHeartbeat | Refusal | Closing
 """What one frame means; a list or a tuple holds trades."""
 
 
-class Page(NamedTuple):
+class VenuePage(NamedTuple):
     """An answer with past trades. `cursor` is what to ask with next, where the venue says it."""
 
-    trades: Sequence[Trade]
+    trades: Sequence[ExchangeTrade]
     cursor: str = ""
 
 
-class Gap(NamedTuple):
+class TradeGap(NamedTuple):
     """Numbers of trades that were not seen: `first` to `last`, both included.
 
     `after_ms` is the time of the newest trade before them.

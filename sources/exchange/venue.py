@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from aggregator.runtime.errors import BadMessage
-from sources.exchange.trades import Gap, Instrument, Message, Page
+from sources.exchange.trades import Instrument, Message, TradeGap, VenuePage
 
 _T = TypeVar("_T")
 
@@ -65,7 +65,7 @@ class Venue(Protocol):
         """Return the path and query of the request for a market's newest trades."""
         ...
 
-    def fill(self, market: Instrument, gap: Gap, page: Page | None) -> str | None:
+    def fill(self, market: Instrument, gap: TradeGap, page: VenuePage | None) -> str | None:
         """Return the path and query of the next request for the trades of a gap.
 
         `page` is the answer before, None at first. None where the venue has no more of them; always
@@ -73,7 +73,7 @@ class Venue(Protocol):
         """
         ...
 
-    def read_page(self, market: Instrument, body: bytes) -> Page:
+    def read_page(self, market: Instrument, body: bytes) -> VenuePage:
         """Return the trades of an answer, oldest first."""
         ...
 

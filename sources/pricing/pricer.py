@@ -41,7 +41,7 @@ class Priced(NamedTuple):
 class ReferencePrice(NamedTuple):
     """A trusted token's price: USD for one token, None if unknown.
 
-    `newest_s` is the block time of the newest swap behind it, `held` how often it was held back.
+    `newest_s` is the block time of the newest swap that made it, `held` how often it was held back.
     """
 
     usd: Decimal | None

@@ -113,7 +113,7 @@ class Reference:
 
     @property
     def newest_s(self) -> int | None:
-        """The time of the newest swap behind the price, None where there was no price yet."""
+        """The time of the newest swap that made the price, None where there was no price yet."""
         return self._newest_s
 
     def _settle(self, now_s: int) -> None:

@@ -33,6 +33,8 @@ from tests.chaos.traffic import Message
 ROOT = Path(__file__).parents[2]
 MOST_AGGREGATORS = 3
 FLUSH_S = 90
+ANSWER_S = 20
+ENDS_WITHIN_S = 60
 # The save of a burst is some KB of Redis's log; the start of an owner some hundred bytes.
 SAVED_BYTES = 3_000
 # As far as the events may be ahead: the service refuses a topic without such a bound.
@@ -154,7 +156,7 @@ class Cluster:
     def terminate(self, member: Member) -> None:
         """Send SIGTERM; the process must end in order and soon. Raises Broken."""
         member.process.terminate()
-        status = member.process.wait(20)
+        status = member.process.wait(ENDS_WITHIN_S)
         self.members.remove(member)
         if status != 0 and (status != -signal.SIGTERM or member.process.tail()):
             # A process that has logged nothing yet has not installed its SIGTERM handler.
@@ -285,9 +287,18 @@ class Cluster:
 
     def _end(self, topic: str, partition: int) -> int:
         asked = TopicPartition(topic, partition)
-        found = self._consumer.get_watermark_offsets(asked, timeout=20)
-        assert found is not None, f"{topic} [{partition}]: the broker does not say where it ends"
-        return int(found[1])
+        deadline = time.monotonic() + ANSWER_S
+        while True:
+            try:
+                found = self._consumer.get_watermark_offsets(asked, timeout=ANSWER_S)
+            except KafkaException:
+                # A partition of a new topic may have no leader yet.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+            else:
+                assert found is not None, f"{topic} [{partition}]: no answer"
+                return int(found[1])
 
     def epochs(self) -> dict[int, int]:
         """Return the newest epoch of each partition from the group's commit metadata."""

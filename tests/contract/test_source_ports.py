@@ -17,16 +17,16 @@ from aggregator.runtime.errors import Fenced
 from infra.embedded.stack import Stack
 from sources.events import Outgoing
 from sources.kafka import KafkaJournal, KafkaRetries, KafkaSink
-from sources.ports import Journal, Sink
+from sources.ports import SourceJournal, SourceSink
 from tests.fakes.sources import MemoryBroker, MemoryJournal, MemorySink
 
 
 class SourceWorld(Protocol):
     """A broker that sources use."""
 
-    def journal(self, source: str) -> Journal: ...
+    def journal(self, source: str) -> SourceJournal: ...
 
-    def sink(self) -> Sink: ...
+    def sink(self) -> SourceSink: ...
 
     def sent(self, count: int) -> list[Outgoing]:
         """Return the first `count` records of the swap topic, by partition."""
@@ -40,10 +40,10 @@ class SourcesInMemory:
     def __init__(self) -> None:
         self._broker = MemoryBroker()
 
-    def journal(self, source: str) -> Journal:
+    def journal(self, source: str) -> SourceJournal:
         return MemoryJournal(source, self._broker)
 
-    def sink(self) -> Sink:
+    def sink(self) -> SourceSink:
         return MemorySink(self._broker)
 
     def sent(self, count: int) -> list[Outgoing]:
@@ -67,13 +67,13 @@ class SourcesOnKafka:
         self._publisher = SwapPublisher(self._config)
         self._journals: list[KafkaJournal] = []
 
-    def journal(self, source: str) -> Journal:
+    def journal(self, source: str) -> SourceJournal:
         # The broker is shared, and so are its groups.
         made = KafkaJournal(self._config, f"{self._name}-{source}")
         self._journals.append(made)
         return made
 
-    def sink(self) -> Sink:
+    def sink(self) -> SourceSink:
         async def confirm() -> None:
             pass
 

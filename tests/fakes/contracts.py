@@ -14,7 +14,7 @@ from eth_abi import encode
 from eth_hash.auto import keccak
 
 from aggregator.runtime.errors import Retry
-from sources.evm.types import Log
+from sources.evm.types import EvmLog
 
 
 def question(signature: str, *arguments: Any) -> str:
@@ -41,7 +41,7 @@ class FakeContracts:
         self.failing = 0
         self.calls: list[tuple[str, str, str]] = []
         self.rounds = 0
-        self.logs: list[Log] = []
+        self.logs: list[EvmLog] = []
         self._answers: dict[str, dict[str, str | None]] = {}
         self._under_way = 0
 
@@ -67,7 +67,7 @@ class FakeContracts:
         finally:
             self._under_way -= 1
 
-    async def find(self, address: str, topics: Sequence[str]) -> Log | None:
+    async def find(self, address: str, topics: Sequence[str]) -> EvmLog | None:
         for log in self.logs:
             if log.address == address and log.topics[: len(topics)] == tuple(topics):
                 return log

@@ -21,7 +21,7 @@ from infra.chain.swaps import KINDS, Trading
 from infra.chain.world import COIN, NATIVE, NEVER, USD
 from sources.evm.calls import CALL_GAS, LATEST
 from sources.evm.reader import SwapReader
-from sources.evm.types import Block, Log
+from sources.evm.types import Block, EvmLog
 from sources.evm.venues import PoolFactory
 from sources.pricing.pricer import Pricer
 from sources.pricing.trusted import Trusted
@@ -48,9 +48,9 @@ class NodeCalls:
                 return None
             raise Retry(str(refused)) from refused
 
-    async def find(self, address: str, topics: Sequence[str]) -> Log | None:
+    async def find(self, address: str, topics: Sequence[str]) -> EvmLog | None:
         asked = {"fromBlock": "0x0", "toBlock": "latest", "address": address, "topics": topics}
-        found = msgspec.convert(self._rpc("eth_getLogs", asked), list[Log])
+        found = msgspec.convert(self._rpc("eth_getLogs", asked), list[EvmLog])
         return found[0] if found else None
 
 
@@ -117,7 +117,7 @@ class Market:
             senders={each["hash"]: each["from"] for each in found["transactions"]},
         )
         asked = {"blockHash": block.hash, "topics": [list(self.reader.wanted.topics)]}
-        logs = msgspec.convert(rpc("eth_getLogs", asked), list[Log])
+        logs = msgspec.convert(rpc("eth_getLogs", asked), list[EvmLog])
         events = asyncio.run(self.reader.read(block, logs))
         return [msgspec.json.decode(each.value) for each in events]
 

@@ -16,7 +16,7 @@ from aggregator.member.topics import ensure_sources_topic
 from aggregator.runtime.config import Config, load
 from infra.embedded.stack import Stack
 from sources.events import Outgoing
-from sources.evm.history import BEGIN, CHAIN, History
+from sources.evm.history import BEGIN, CHAIN, BlockHistory
 from sources.evm.types import BlockRef
 from sources.kafka import KafkaJournal
 from tests.support.processes import wait_until
@@ -53,7 +53,7 @@ async def test_a_source_is_shown_and_begins_at_another_block(
 
     journal = KafkaJournal(config, name)
     await journal.own()
-    history = History.empty(119, 0, keep=256)
+    history = BlockHistory.empty(119, 0, keep=256)
     await journal.write({CHAIN: b'{"chain_id":1,"genesis":"0xaa"}', **history.move(120, None)})
     await journal.write(history.add(BlockRef(120, "0x78", "0x77"), [Outgoing(b"k", b"{}")]))
     [shown] = map(json.loads, (await said("list", "--json")).splitlines())

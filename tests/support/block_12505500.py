@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sources.evm.types import Block, Log
+from sources.evm.types import Block, EvmLog
 from sources.evm.venues import TOPICS, PoolFactory
 from tests.fakes.contracts import FakeContracts, answer
 from tests.support.evm_data import log_of, rows
@@ -60,7 +60,7 @@ class RecordedBlock:
         for token in tokens:
             self.contracts.erc20(token, f"T{token[2:6]}", decimals.get(token, 18))
 
-    def with_topics(self, topics: tuple[str, ...]) -> list[Log]:
+    def with_topics(self, topics: tuple[str, ...]) -> list[EvmLog]:
         """Return the logs that a node gives a source which asks for these topics."""
         return [log for log in self.logs if log.topics and log.topics[0] in topics]
 

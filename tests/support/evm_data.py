@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from eth_abi import encode
 
-from sources.evm.types import Log
+from sources.evm.types import EvmLog
 
 DATA = Path(__file__).parents[1] / "data" / "evm"
 BLOCK_HASH = "0x" + "b1" * 32
@@ -24,9 +24,9 @@ def rows(name: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines]
 
 
-def log_of(raw: dict[str, Any]) -> Log:
+def log_of(raw: dict[str, Any]) -> EvmLog:
     """Return a log in the shape of `eth_getLogs`; some sources leave the block hash out."""
-    return msgspec.convert({"blockHash": BLOCK_HASH, **raw}, Log)
+    return msgspec.convert({"blockHash": BLOCK_HASH, **raw}, EvmLog)
 
 
 def abi_log(
@@ -38,10 +38,10 @@ def abi_log(
     index: int = 0,
     tx_hash: str = TX_HASH,
     block_hash: str = BLOCK_HASH,
-) -> Log:
+) -> EvmLog:
     """Return a log whose data eth-abi encoded."""
     data = "0x" + encode(list(types), list(values)).hex()
-    return Log(address, tuple(topics), data, "0x1", block_hash, tx_hash, hex(index))
+    return EvmLog(address, tuple(topics), data, "0x1", block_hash, tx_hash, hex(index))
 
 
 def word(value: str) -> str:

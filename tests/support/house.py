@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 REPOSITORY = Path(__file__).parents[2]
-PRODUCT = ("aggregator", "api", "bench", "console", "infra", "swapsite")
+PRODUCT = ("aggregator", "api", "bench", "console", "infra", "sources", "swapsite")
 ROOMS = (*PRODUCT, "clients", "docs", "tests", "data", ".github")
 _SKIPPED = {"__pycache__", "node_modules", "vendor", "var", "build", "dist"}
 

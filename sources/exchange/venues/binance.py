@@ -15,13 +15,13 @@ from aggregator.runtime.errors import BadMessage
 from sources.exchange.trades import (
     Ack,
     Closing,
-    Gap,
-    Heartbeat,
+    ExchangeTrade,
     Instrument,
     Message,
-    Page,
     Refusal,
-    Trade,
+    TradeGap,
+    VenueHeartbeat,
+    VenuePage,
     in_ms,
     positive,
     trade_number,
@@ -105,7 +105,7 @@ class Binance:
         if message.error is not None:
             return Refusal((), message.error.msg)
         if message.id is not None:
-            return Ack() if message.result is None else Heartbeat({})
+            return Ack() if message.result is None else VenueHeartbeat({})
         if message.e == "serverShutdown" or (data is not None and data.e == "serverShutdown"):
             return Closing("serverShutdown")
         raise unknown(frame)
@@ -123,7 +123,7 @@ class Binance:
     def newest(self, market: Instrument) -> str:
         return f"/api/v3/historicalTrades?symbol={market.rest}&limit={_PAGE}"
 
-    def fill(self, market: Instrument, gap: Gap, page: Page | None) -> str | None:
+    def fill(self, market: Instrument, gap: TradeGap, page: VenuePage | None) -> str | None:
         """Ask upwards from an id, which `fromId` includes."""
         begin = gap.first
         if page is not None:
@@ -134,10 +134,10 @@ class Binance:
                 return None
         return f"{self.newest(market)}&fromId={begin}"
 
-    def read_page(self, market: Instrument, body: bytes) -> Page:
-        return Page(
+    def read_page(self, market: Instrument, body: bytes) -> VenuePage:
+        return VenuePage(
             [
-                Trade(
+                ExchangeTrade(
                     market.symbol,
                     trade_number(row.id, "id"),
                     positive(row.price, "price"),
@@ -150,10 +150,10 @@ class Binance:
         )
 
 
-def _trade(data: _Data) -> Trade:
+def _trade(data: _Data) -> ExchangeTrade:
     if data.p is None or data.q is None or data.m is None or not data.s:
         raise BadMessage("frame", "data", "a trade needs s, p, q and m")
-    return Trade(
+    return ExchangeTrade(
         data.s,
         trade_number(data.t, "t"),
         positive(data.p, "p"),

@@ -15,13 +15,13 @@ import msgspec
 from aggregator.runtime.errors import BadMessage
 from sources.exchange.trades import (
     Ack,
-    Gap,
-    Heartbeat,
+    ExchangeTrade,
     Instrument,
     Message,
-    Page,
     Refusal,
-    Trade,
+    TradeGap,
+    VenueHeartbeat,
+    VenuePage,
     in_ms,
     known_side,
     positive,
@@ -112,7 +112,7 @@ class Bybit:
             case "subscribe" if message.success is False:
                 return Refusal((), message.ret_msg)
             case "ping" | "pong":
-                return Heartbeat({})
+                return VenueHeartbeat({})
         raise unknown(frame)
 
     def instruments(self) -> str:
@@ -128,19 +128,19 @@ class Bybit:
     def newest(self, market: Instrument) -> str:
         return f"/v5/market/recent-trade?category=spot&symbol={market.rest}&limit={_PAGE}"
 
-    def fill(self, market: Instrument, gap: Gap, page: Page | None) -> str | None:  # noqa: ARG002
+    def fill(self, market: Instrument, gap: TradeGap, page: VenuePage | None) -> str | None:  # noqa: ARG002
         return None
 
-    def read_page(self, market: Instrument, body: bytes) -> Page:
+    def read_page(self, market: Instrument, body: bytes) -> VenuePage:
         rows = _read_pasts(_result(body)).rows
         if any(row.symbol != market.rest for row in rows):
             raise BadMessage("frame", "symbol", f"not {market.rest}")
         # The venue answers the newest first; trades of one ms keep its order.
-        return Page([_past(row) for row in reversed(rows)])
+        return VenuePage([_past(row) for row in reversed(rows)])
 
 
-def _trade(row: _Row) -> Trade:
-    return Trade(
+def _trade(row: _Row) -> ExchangeTrade:
+    return ExchangeTrade(
         row.s,
         _id(row.i),
         positive(row.p, "p"),
@@ -150,10 +150,10 @@ def _trade(row: _Row) -> Trade:
     )
 
 
-def _past(row: _Past) -> Trade:
+def _past(row: _Past) -> ExchangeTrade:
     if not row.time.isdecimal():
         raise BadMessage("frame", "time", f"{row.time[:40]}: not a number")
-    return Trade(
+    return ExchangeTrade(
         row.symbol,
         _id(row.exec_id),
         positive(row.price, "price"),

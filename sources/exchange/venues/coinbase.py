@@ -15,14 +15,14 @@ import msgspec
 from aggregator.runtime.errors import BadMessage
 from sources.exchange.trades import (
     Ack,
-    Gap,
-    Heartbeat,
+    ExchangeTrade,
     Instrument,
     Message,
-    Page,
     Refusal,
     Side,
-    Trade,
+    TradeGap,
+    VenueHeartbeat,
+    VenuePage,
     known_side,
     ms_of,
     positive,
@@ -92,9 +92,9 @@ class Coinbase:
             case "match" | "last_match":
                 return (_trade(message),)
             case "heartbeat":
-                # A product that has had no trade, and some that have, are told as 0.
+                # A product that has had no trade, and some that have, are reported as 0.
                 newest = message.last_trade_id
-                return Heartbeat({message.product_id: newest} if newest else {})
+                return VenueHeartbeat({message.product_id: newest} if newest else {})
             case "subscriptions":
                 return Ack()
             case "error":
@@ -114,7 +114,7 @@ class Coinbase:
     def newest(self, market: Instrument) -> str:
         return f"/products/{market.rest}/trades?limit={_PAGE}"
 
-    def fill(self, market: Instrument, gap: Gap, page: Page | None) -> str | None:
+    def fill(self, market: Instrument, gap: TradeGap, page: VenuePage | None) -> str | None:
         """Ask downwards from an id, which `after` excludes."""
         below = gap.last + 1
         if page is not None:
@@ -125,11 +125,11 @@ class Coinbase:
                 return None
         return f"{self.newest(market)}&after={below}"
 
-    def read_page(self, market: Instrument, body: bytes) -> Page:
+    def read_page(self, market: Instrument, body: bytes) -> VenuePage:
         rows = sorted(_read_rows(body), key=lambda row: row.trade_id)
-        return Page(
+        return VenuePage(
             [
-                Trade(
+                ExchangeTrade(
                     market.symbol,
                     trade_number(row.trade_id, "trade_id"),
                     positive(row.price, "price"),
@@ -142,12 +142,12 @@ class Coinbase:
         )
 
 
-def _trade(message: _Frame) -> Trade:
+def _trade(message: _Frame) -> ExchangeTrade:
     if message.size is None or message.price is None or message.time is None:
         raise BadMessage("frame", "", "a match needs size, price and time")
     if not message.product_id:
         raise BadMessage("frame", "product_id", "a match needs product_id")
-    return Trade(
+    return ExchangeTrade(
         message.product_id,
         trade_number(message.trade_id, "trade_id"),
         positive(message.price, "price"),

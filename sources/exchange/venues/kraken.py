@@ -16,13 +16,13 @@ import msgspec
 from aggregator.runtime.errors import BadMessage
 from sources.exchange.trades import (
     Ack,
-    Gap,
-    Heartbeat,
+    ExchangeTrade,
     Instrument,
     Message,
-    Page,
     Refusal,
-    Trade,
+    TradeGap,
+    VenueHeartbeat,
+    VenuePage,
     in_ms,
     known_side,
     ms_of,
@@ -113,7 +113,7 @@ class Kraken:
             case "trade":
                 return [_trade(row) for row in _read_frame(frame).data]
             case "heartbeat" | "status" | "pong":
-                return Heartbeat({})
+                return VenueHeartbeat({})
             case "subscribe" if head.success:
                 return Ack()
             case "subscribe" if head.success is False:
@@ -137,7 +137,7 @@ class Kraken:
     def newest(self, market: Instrument) -> str:
         return f"/0/public/Trades?pair={market.rest}&count={_PAGE}"
 
-    def fill(self, market: Instrument, gap: Gap, page: Page | None) -> str | None:
+    def fill(self, market: Instrument, gap: TradeGap, page: VenuePage | None) -> str | None:
         """Ask upwards from a time in ns: that of the trade before the gap, then the cursor."""
         since = str(gap.after_ms * 1_000_000 - 1)
         if page is not None:
@@ -146,7 +146,7 @@ class Kraken:
             since = page.cursor
         return f"{self.newest(market)}&since={since}"
 
-    def read_page(self, market: Instrument, body: bytes) -> Page:
+    def read_page(self, market: Instrument, body: bytes) -> VenuePage:
         try:
             answer = _decode_answer(body)
             _check(answer.error)
@@ -156,11 +156,11 @@ class Kraken:
             raise BadMessage("frame", "", f"{error}; begins {body[:120]!r}") from error
         trades = [_past(market.symbol, row) for each in rows for row in each]
         # Asked with its own cursor, the venue answers with the same one: there is nothing newer.
-        return Page(sorted(trades, key=_number), str(cursor) if len(trades) > 1 else "")
+        return VenuePage(sorted(trades, key=_number), str(cursor) if len(trades) > 1 else "")
 
 
-def _trade(row: _Row) -> Trade:
-    return Trade(
+def _trade(row: _Row) -> ExchangeTrade:
+    return ExchangeTrade(
         row.symbol,
         trade_number(row.trade_id, "trade_id"),
         positive(row.price, "price"),
@@ -170,8 +170,8 @@ def _trade(row: _Row) -> Trade:
     )
 
 
-def _past(symbol: str, row: _Past) -> Trade:
-    return Trade(
+def _past(symbol: str, row: _Past) -> ExchangeTrade:
+    return ExchangeTrade(
         symbol,
         trade_number(row.trade_id, "trade_id"),
         positive(row.price, "price"),
@@ -181,7 +181,7 @@ def _past(symbol: str, row: _Past) -> Trade:
     )
 
 
-def _number(trade: Trade) -> int:
+def _number(trade: ExchangeTrade) -> int:
     return int(trade.id)
 
 

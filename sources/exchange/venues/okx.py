@@ -15,13 +15,13 @@ from aggregator.runtime.errors import BadMessage
 from sources.exchange.trades import (
     Ack,
     Closing,
-    Gap,
-    Heartbeat,
+    ExchangeTrade,
     Instrument,
     Message,
-    Page,
     Refusal,
-    Trade,
+    TradeGap,
+    VenueHeartbeat,
+    VenuePage,
     in_ms,
     known_side,
     positive,
@@ -98,7 +98,7 @@ class Okx:
 
     def read(self, frame: bytes) -> Message:
         if frame == b"pong":
-            return Heartbeat({})
+            return VenueHeartbeat({})
         message = _read_frame(frame)
         if message.data is not None:
             if message.arg is None or message.arg.channel not in {"trades-all", "trades"}:
@@ -113,7 +113,7 @@ class Okx:
             case "notice":
                 return Closing(f"{message.code}: {message.msg}")
             case "channel-conn-count":
-                return Heartbeat({})
+                return VenueHeartbeat({})
         raise unknown(frame)
 
     def instruments(self) -> str:
@@ -131,7 +131,7 @@ class Okx:
     def newest(self, market: Instrument) -> str:
         return f"/api/v5/market/history-trades?instId={market.rest}&type=1&limit={_PAGE}"
 
-    def fill(self, market: Instrument, gap: Gap, page: Page | None) -> str | None:
+    def fill(self, market: Instrument, gap: TradeGap, page: VenuePage | None) -> str | None:
         """Ask downwards from an id, which `after` excludes."""
         below = gap.last + 1
         if page is not None:
@@ -142,21 +142,21 @@ class Okx:
                 return None
         return f"{self.newest(market)}&after={below}"
 
-    def read_page(self, market: Instrument, body: bytes) -> Page:
+    def read_page(self, market: Instrument, body: bytes) -> VenuePage:
         answer = _read_rows(body)
         _check(answer.code, answer.msg)
         if any(row.inst_id != market.rest for row in answer.data):
             raise BadMessage("frame", "instId", f"not {market.rest}")
-        return Page(sorted(map(_trade, answer.data), key=lambda trade: int(trade.id)))
+        return VenuePage(sorted(map(_trade, answer.data), key=lambda trade: int(trade.id)))
 
 
-def _trade(row: _Row) -> Trade:
+def _trade(row: _Row) -> ExchangeTrade:
     if row.count != "1":
-        # A joined fill has the id of its last one: the others would look like a gap for ever.
+        # A joined fill has the id of its last one: the others would look like a gap indefinitely.
         raise BadMessage("frame", "count", f"{row.count[:20]}: several fills in one message")
     if not (row.trade_id.isdecimal() and row.ts.isdecimal() and len(row.trade_id) < 20):
         raise BadMessage("frame", "tradeId", f"{row.trade_id[:40]} at {row.ts[:40]}: not numbers")
-    return Trade(
+    return ExchangeTrade(
         row.inst_id,
         trade_number(int(row.trade_id), "tradeId"),
         positive(row.px, "px"),

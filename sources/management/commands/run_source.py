@@ -25,9 +25,9 @@ from sources.description import described
 from sources.dry_run import ForgetfulJournal, PrintingSink
 from sources.kafka import ports_on_kafka
 from sources.options import EXAMPLES, add_options, source_of
-from sources.ports import Journal
+from sources.ports import SourceJournal
 from sources.process import ClosingSink, OpenPorts, Show, run_source
-from sources.progress import REWRITE, Progress
+from sources.progress import REWRITE, SourceProgress
 
 
 class _ExamplesKept(HelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -75,7 +75,7 @@ def _ports(config: Config, source: AnySource, dry_run: bool) -> OpenPorts:
     if dry_run:
         return lambda _note: (ForgetfulJournal(), PrintingSink(sys.stdout.buffer))
 
-    def on_kafka(note: Callable[[str], None]) -> tuple[Journal, ClosingSink]:
+    def on_kafka(note: Callable[[str], None]) -> tuple[SourceJournal, ClosingSink]:
         ensure_topics(config)
         ensure_sources_topic(config)
         return ports_on_kafka(config, source.name, note, instance_id=config.kafka_instance_id)
@@ -84,7 +84,7 @@ def _ports(config: Config, source: AnySource, dry_run: bool) -> OpenPorts:
 
 
 def _progress_on(source: AnySource) -> Show:
-    progress = Progress(source.to_block if isinstance(source, ChainConfig) else None)
+    progress = SourceProgress(source.to_block if isinstance(source, ChainConfig) else None)
 
     def show(status: SourceStatus) -> None:
         sys.stderr.write(f"{REWRITE}{progress.line(status)}")

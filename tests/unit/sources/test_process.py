@@ -12,7 +12,7 @@ from aggregator.contracts.sources import SourceState, SourceStatus
 from aggregator.runtime.errors import Fatal, Fenced
 from aggregator.runtime.health import Health
 from sources.metrics import SourceMetrics
-from sources.ports import Journal, Sink
+from sources.ports import SourceJournal, SourceSink
 from sources.process import Follow, readiness_of, run
 from tests.fakes.sources import MemoryBroker, MemoryJournal, MemorySink
 
@@ -24,7 +24,7 @@ class Ports:
         self.broker = MemoryBroker()
         self.closed: list[str] = []
 
-    def __call__(self, _note: object) -> tuple[Journal, ClosedSink]:
+    def __call__(self, _note: object) -> tuple[SourceJournal, ClosedSink]:
         return ClosedJournal(self), ClosedSink(self)
 
 
@@ -66,7 +66,7 @@ async def running(
 
 
 async def test_it_ends_with_its_backfill_and_gives_the_source_up() -> None:
-    async def follow(sink: Sink, journal: Journal, metrics: SourceMetrics) -> None:
+    async def follow(sink: SourceSink, journal: SourceJournal, metrics: SourceMetrics) -> None:
         await journal.own()
 
     ports = Ports()
@@ -78,7 +78,7 @@ async def test_it_ends_with_its_backfill_and_gives_the_source_up() -> None:
 async def test_a_signal_ends_it_in_order() -> None:
     stop = threading.Event()
 
-    async def follow(sink: Sink, journal: Journal, metrics: SourceMetrics) -> None:
+    async def follow(sink: SourceSink, journal: SourceJournal, metrics: SourceMetrics) -> None:
         await journal.own()
         stop.set()
         await asyncio.Event().wait()
@@ -91,7 +91,7 @@ async def test_a_signal_ends_it_in_order() -> None:
 async def test_a_lost_ownership_is_waited_for_again() -> None:
     owned: list[Mapping[str, bytes]] = []
 
-    async def follow(sink: Sink, journal: Journal, metrics: SourceMetrics) -> None:
+    async def follow(sink: SourceSink, journal: SourceJournal, metrics: SourceMetrics) -> None:
         owned.append(await journal.own())
         if len(owned) == 1:
             await journal.write({"a": b"1"})
@@ -102,7 +102,7 @@ async def test_a_lost_ownership_is_waited_for_again() -> None:
 
 
 async def test_a_fault_ends_it_and_stands_in_its_status() -> None:
-    async def follow(sink: Sink, journal: Journal, metrics: SourceMetrics) -> None:
+    async def follow(sink: SourceSink, journal: SourceJournal, metrics: SourceMetrics) -> None:
         raise ExceptionGroup("tasks", [Fatal("wrong chain")])
 
     shown: list[SourceStatus] = []

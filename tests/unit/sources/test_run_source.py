@@ -22,7 +22,7 @@ from sources.dry_run import PrintingSink
 from sources.events import SwapEvent, encode, retraction
 from sources.exchange.config import ExchangeSource
 from sources.options import add_options, source_of
-from sources.progress import Progress
+from sources.progress import SourceProgress
 
 RPC = "wss://user:PASSWORD@rpc.example:8443/v2/SECRET"
 
@@ -136,7 +136,7 @@ async def test_a_dry_run_prints_a_line_for_each_event() -> None:
 
 
 def test_progress() -> None:
-    progress = Progress(5_000)
+    progress = SourceProgress(5_000)
     status = SourceStatus("eth", "evm", "ethereum", "starting", 1_000)
     assert progress.line(status) == "starting"
     status = replace(status, state="catching_up", head=9_000, sent_block=1_000)
@@ -146,7 +146,7 @@ def test_progress() -> None:
     )
     line = "block 3,000 of 5,000  4,000 events  1,000 blocks/s  2 s left  waiting: 429"
     assert progress.line(later) == line
-    assert Progress(None).line(later).startswith("block 3,000 of 9,000")
+    assert SourceProgress(None).line(later).startswith("block 3,000 of 9,000")
 
 
 def test_the_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from aggregator.runtime.errors import Retry
 from sources.events import Outgoing, SwapEvent, encode
-from sources.evm.ports import LogFilter, Refused
+from sources.evm.ports import CallRefused, LogFilter
 from sources.evm.source import EvmSource, FollowSettings
-from sources.evm.types import Block, BlockRef, ChainIdentity, Log
+from sources.evm.types import Block, BlockRef, ChainIdentity, EvmLog
 from sources.metrics import SourceMetrics
 from tests.fakes.sources import MemoryBroker, MemoryJournal, MemorySink
 from tests.unit.sources.evm.chain_model import ForkingChain
@@ -31,10 +31,10 @@ def swaps_of(block: BlockRef) -> int:
     return int(block.hash, 16) % 4
 
 
-def logs_of(block: BlockRef) -> list[Log]:
+def logs_of(block: BlockRef) -> list[EvmLog]:
     """Logs of a block. A swap of the same height is the same transaction on every fork."""
     return [
-        Log(
+        EvmLog(
             address="0x" + "bb" * 20,
             topics=(TOPIC,),
             data="0x",
@@ -77,14 +77,14 @@ class MemoryNode:
         block = self.chain.by_hash(block_hash)
         return None if block is None else full(block)
 
-    async def logs_of(self, block_hash: str, wanted: LogFilter) -> list[Log]:
+    async def logs_of(self, block_hash: str, wanted: LogFilter) -> list[EvmLog]:
         self._called("logs_of")
         block = self.chain.by_hash(block_hash)
         if block is None:
-            raise Refused("unknown block")
+            raise CallRefused("unknown block")
         return logs_of(block)
 
-    async def logs_in(self, first: int, last: int, wanted: LogFilter) -> list[Log]:
+    async def logs_in(self, first: int, last: int, wanted: LogFilter) -> list[EvmLog]:
         self._called(f"logs_in {first} {last}")
         return [log for block in self.chain.canonical[first : last + 1] for log in logs_of(block)]
 
@@ -117,7 +117,7 @@ class OneNode:
     def worked(self, node: object) -> None:
         self.failures.clear()
 
-    async def logs_of(self, node: MemoryNode, block: Block, wanted: LogFilter) -> list[Log]:
+    async def logs_of(self, node: MemoryNode, block: Block, wanted: LogFilter) -> list[EvmLog]:
         return await node.logs_of(block.hash, wanted)
 
     async def news(self) -> None:
@@ -133,7 +133,7 @@ class PlainReader:
         self.fail: Callable[[], None] = lambda: None
         self.observed: list[int] = []
 
-    async def read(self, block: Block, logs: Sequence[Log]) -> list[Outgoing]:
+    async def read(self, block: Block, logs: Sequence[EvmLog]) -> list[Outgoing]:
         self.fail()
         return [
             encode(
@@ -152,10 +152,10 @@ class PlainReader:
             for log in logs
         ]
 
-    async def read_final(self, blocks: Sequence[tuple[Block, Sequence[Log]]]) -> list[Outgoing]:
+    async def read_final(self, blocks: Sequence[tuple[Block, Sequence[EvmLog]]]) -> list[Outgoing]:
         return [one for block, logs in blocks for one in await self.read(block, logs)]
 
-    async def observe(self, blocks: Sequence[tuple[Block, Sequence[Log]]]) -> None:
+    async def observe(self, blocks: Sequence[tuple[Block, Sequence[EvmLog]]]) -> None:
         self.observed += [block.number for block, _ in blocks]
 
 

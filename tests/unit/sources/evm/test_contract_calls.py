@@ -21,7 +21,7 @@ TOKEN, IDENTITY = "0x" + "70" * 20, "0x" + "0" * 39 + "4"
 class Answering:
     """A `Transport` that answers calls of contracts by a function."""
 
-    name, announces, silent_s = "rpc 1 (node)", False, 0.0
+    name, announces, silent_s, session = "rpc 1 (node)", False, 0.0, 0
 
     def __init__(self, answers: Callable[[str], str]) -> None:
         self.answers = answers

@@ -6,7 +6,7 @@ import pytest
 
 from aggregator.runtime.errors import Fatal
 from sources.events import Outgoing, retraction
-from sources.evm.history import FOLLOW, History, newest_seq, restore
+from sources.evm.history import FOLLOW, BlockHistory, newest_seq, restore
 from sources.evm.types import BlockRef
 
 KEEP = 4
@@ -28,7 +28,7 @@ class Journaled:
 
     def __init__(self, first: int = 10) -> None:
         self.entries: dict[str, bytes] = {}
-        self.history = History.empty(first, 0, keep=KEEP)
+        self.history = BlockHistory.empty(first, 0, keep=KEEP)
         self.write(self.history.move(first, None))
 
     def write(self, entries: dict[str, bytes | None], *, only: int | None = None) -> None:
@@ -49,7 +49,7 @@ class Journaled:
         self.write(intent)
         self.history.carried_out(taken_back)
 
-    def restored(self) -> History:
+    def restored(self) -> BlockHistory:
         found = restore(self.entries, keep=KEEP)
         assert found is not None
         return found

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from aggregator.runtime.errors import Retry
 from sources.evm.logs import decode, initialized
-from sources.evm.types import Log
+from sources.evm.types import EvmLog
 from sources.evm.venues import EMITS, TOPICS, V4_INITIALIZE, Layout, PoolFactory, topics_of
 from tests.support.evm_data import abi_log, log_of, rows, word
 
@@ -58,13 +58,13 @@ def _types(layout: Layout) -> list[str]:
     return SIGNATURES[layout].partition("(")[2][:-1].split(",")
 
 
-def empty_log(layout: Layout) -> Log:
+def empty_log(layout: Layout) -> EvmLog:
     """A log whose values are all zero."""
     zero = {"address": "0x" + "0" * 40, "bytes32": bytes(32)}
     return log_with(layout, [zero.get(kind, 0) for kind in _types(layout)])
 
 
-def log_with(layout: Layout, values: list[Any]) -> Log:
+def log_with(layout: Layout, values: list[Any]) -> EvmLog:
     """A log with the values of a signature, all encoded by eth-abi."""
     types = _types(layout)
     topics = [TOPICS[layout]]
@@ -137,7 +137,7 @@ def test_slices_are_what_eth_abi_encoded(layout: Layout) -> None:
     check()
 
 
-def decoded_by_eth_abi(layout: Layout, log: Log) -> list[Any]:
+def decoded_by_eth_abi(layout: Layout, log: EvmLog) -> list[Any]:
     """The values of a log in the order of its signature."""
     types = _types(layout)
     rest = [at for at in range(len(types)) if at not in INDEXED[layout]]

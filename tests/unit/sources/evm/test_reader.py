@@ -15,7 +15,7 @@ from aggregator.runtime.errors import Retry
 from sources.events import Outgoing
 from sources.evm.calls import LATEST
 from sources.evm.reader import CURVE_NATIVE, PoolSelection, SwapReader
-from sources.evm.types import NATIVE, Block, Log, PoolSwap
+from sources.evm.types import NATIVE, Block, EvmLog, PoolSwap
 from sources.evm.venues import TOPICS, V4_INITIALIZE, PoolFactory
 from sources.pricing.pricer import Priced, Pricer
 from sources.pricing.trusted import Trusted
@@ -95,13 +95,13 @@ class Bench:
             **more,
         )
 
-    async def read(self, *logs: Log, block: Block = BLOCK) -> list[dict[str, Any]]:
+    async def read(self, *logs: EvmLog, block: Block = BLOCK) -> list[dict[str, Any]]:
         return [json.loads(one.value) for one in await self.reader.read(block, logs)]
 
 
 def v2_log(
     index: int = 0, amounts: tuple[int, ...] = (0, 10**18, 5 * 10**9, 0), **more: Any
-) -> Log:
+) -> EvmLog:
     topics = [TOPICS["v2"], word(ROUTER), word(ROUTER)]
     return abi_log(topics, ["uint256"] * 4, amounts, **({"address": POOL} | more), index=index)
 

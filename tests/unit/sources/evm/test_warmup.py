@@ -10,7 +10,7 @@ import pytest
 from aggregator.runtime.errors import Retry
 from sources.evm.ports import Unreachable
 from sources.evm.source import FollowSettings
-from sources.evm.types import Block, Log
+from sources.evm.types import Block, EvmLog
 from sources.evm.warmup import warm_up
 from tests.fakes.sources import MemoryBroker
 from tests.unit.sources.evm.chain_model import ForkingChain
@@ -26,7 +26,7 @@ class ObservingReader(PlainReader):
         super().__init__()
         self.logs = 0
 
-    async def observe(self, blocks: Sequence[tuple[Block, Sequence[Log]]]) -> None:
+    async def observe(self, blocks: Sequence[tuple[Block, Sequence[EvmLog]]]) -> None:
         await super().observe(blocks)
         self.logs += sum(len(logs) for _, logs in blocks)
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from sources.evm import wire
-from sources.evm.ports import RateLimited, Refused, Unreachable
+from sources.evm.ports import CallRefused, RateLimited, Unreachable
 
 RANGES = [
     (-32602, "Log response size exceeded. You can make eth_getLogs requests with up to a 2K block"),
@@ -51,7 +51,7 @@ def answered(code: int, message: str) -> wire.Reply:
 
 @pytest.mark.parametrize(("code", "message"), RANGES + OF_THE_CONTRACT + OF_THE_NODE)
 def test_an_error_refuses_the_call(code: int, message: str) -> None:
-    with pytest.raises(Refused, match="rpc 1: "):
+    with pytest.raises(CallRefused, match="rpc 1: "):
         wire.result("rpc 1", answered(code, message))
 
 

@@ -12,7 +12,7 @@ from aggregator.decoding.rules import decode_swap
 from aggregator.runtime.errors import ConfigError
 from sources.exchange.config import ExchangeSource, chosen
 from sources.exchange.events import EventWriter
-from sources.exchange.trades import Instrument, Trade
+from sources.exchange.trades import ExchangeTrade, Instrument
 from sources.exchange.venues import VENUES
 
 NOW_MS = 1_790_000_000_000
@@ -20,11 +20,11 @@ USDT = Instrument("USDT-USD", "USDT", "USD", "USDT-USD")
 TAO = Instrument("TAO-USDT", "TAO", "USDT", "TAO-USDT")
 
 
-def trade(market: Instrument, price: str, amount: str, number: int | str = 7) -> Trade:
-    return Trade(market.symbol, number, Decimal(price), Decimal(amount), "buy", NOW_MS)
+def trade(market: Instrument, price: str, amount: str, number: int | str = 7) -> ExchangeTrade:
+    return ExchangeTrade(market.symbol, number, Decimal(price), Decimal(amount), "buy", NOW_MS)
 
 
-def event(writer: EventWriter, market: Instrument, made: Trade) -> dict[str, Any]:
+def event(writer: EventWriter, market: Instrument, made: ExchangeTrade) -> dict[str, Any]:
     fields: dict[str, Any] = json.loads(writer.record(market, made).value)
     return fields
 
@@ -71,7 +71,7 @@ def test_usd(market: Instrument, par: tuple[str, ...], pair: str | None, usd: st
     writer = EventWriter(VENUES["coinbase"], par)
     for number in range(3 if pair else 0):
         writer.record(USDT, trade(USDT, pair or "", "1000", number))
-    late = Trade(market.symbol, 1, Decimal(100), Decimal(10), "sell", NOW_MS + 1_000)
+    late = ExchangeTrade(market.symbol, 1, Decimal(100), Decimal(10), "sell", NOW_MS + 1_000)
     fields = event(writer, market, late)
     assert (
         fields.get("amount_usd") is None

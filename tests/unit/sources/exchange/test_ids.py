@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from sources.exchange import ids
 from sources.exchange.ids import MOST_GAPS, NamedTrades, NumberedTrades
-from sources.exchange.trades import Gap, Trade
+from sources.exchange.trades import ExchangeTrade, TradeGap
 
 BEGIN_MS = 1_700_000_000_000
 
 
-def trade(number: int | str, at_ms: int | None = None) -> Trade:
+def trade(number: int | str, at_ms: int | None = None) -> ExchangeTrade:
     at_ms = BEGIN_MS + int(number) if at_ms is None else at_ms
-    return Trade("S", number, Decimal(1), Decimal(1), "buy", at_ms)
+    return ExchangeTrade("S", number, Decimal(1), Decimal(1), "buy", at_ms)
 
 
 def numbers(seen: NumberedTrades) -> set[int]:
@@ -46,7 +46,7 @@ def test_agrees_with_a_set(steps: list[tuple[str, int]]) -> None:
             assert seen.take(trade(number)) == new
             missing.discard(number)
         elif what == "give up":
-            gap = Gap(number, number + 5, 0)
+            gap = TradeGap(number, number + 5, 0)
             gone = {each for each in missing if gap.first <= each <= gap.last}
             assert seen.missing(gap) == seen.give_up(gap) == len(gone)
             missing -= gone
@@ -67,7 +67,7 @@ def test_a_gap_knows_the_time_before_it() -> None:
     seen = NumberedTrades()
     seen.take(trade(10))
     seen.take(trade(15))
-    assert list(seen.gaps) == [Gap(11, 14, BEGIN_MS + 10)]
+    assert list(seen.gaps) == [TradeGap(11, 14, BEGIN_MS + 10)]
 
 
 def test_more_gaps_than_the_bound_are_joined() -> None:

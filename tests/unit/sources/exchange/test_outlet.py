@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from sources.events import Outgoing
-from sources.exchange.outlet import Outlet, Progress
+from sources.exchange.outlet import SymbolProgress, TradeOutlet
 from tests.fakes.sources import MemoryBroker, MemoryJournal, MemorySink
 
 
@@ -20,8 +20,8 @@ class Counted:
         self.acknowledged = 0
         self.until: list[int] = []
 
-    def progress(self) -> Progress:
-        return Progress({"n": b"%d" % self.put} if self.put else {}, self.put)
+    def progress(self) -> SymbolProgress:
+        return SymbolProgress({"n": b"%d" % self.put} if self.put else {}, self.put)
 
     def sent(self, count: int) -> None:
         self.acknowledged += count
@@ -54,7 +54,7 @@ async def test_progress_is_noted_after_its_records_in_any_interleaving() -> None
     broker, ledger = MemoryBroker(), Counted()
     journal = Journal("test", broker)
     await journal.own()
-    outlet = Outlet(Checked(broker), journal, ledger, journal_s=0, clock=lambda: 0.0)
+    outlet = TradeOutlet(Checked(broker), journal, ledger, journal_s=0, clock=lambda: 0.0)
     task = asyncio.create_task(outlet.run())
     for number in range(500):
         ledger.put += 1
@@ -76,7 +76,9 @@ async def test_a_full_queue_says_so_and_has_room_again_when_half_is_sent() -> No
     broker.up.clear()
     journal = MemoryJournal("test", broker)
     await journal.own()
-    outlet = Outlet(MemorySink(broker), journal, ledger, journal_s=1, clock=lambda: 0.0, capacity=4)
+    outlet = TradeOutlet(
+        MemorySink(broker), journal, ledger, journal_s=1, clock=lambda: 0.0, capacity=4
+    )
     task = asyncio.create_task(outlet.run())
     for number in range(4):
         assert not outlet.full
@@ -98,7 +100,7 @@ async def test_a_failure_of_the_sink_ends_it() -> None:
         async def send(self, records: Sequence[Outgoing]) -> None:
             raise ZeroDivisionError(len(records))
 
-    outlet = Outlet(Failing(), MemoryJournal(), Counted(), journal_s=1, clock=lambda: 0.0)
+    outlet = TradeOutlet(Failing(), MemoryJournal(), Counted(), journal_s=1, clock=lambda: 0.0)
     outlet.put(record(1))
     with pytest.raises(ZeroDivisionError):
         await outlet.run()

@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 
 from aggregator.runtime.errors import BadMessage
 from sources.exchange.events import EventWriter
-from sources.exchange.trades import Ack, Closing, Gap, Heartbeat, Instrument, Page, Refusal, Trade
+from sources.exchange.trades import (
+    Ack,
+    Closing,
+    ExchangeTrade,
+    Instrument,
+    Refusal,
+    TradeGap,
+    VenueHeartbeat,
+    VenuePage,
+)
 from sources.exchange.venues import VENUES
 from tests.support import exchange_wire as wire
 from tests.support.exchange_wire import Made
@@ -36,7 +45,7 @@ def recorded(venue: str) -> list[bytes]:
     ]
 
 
-def trades_of(venue: str, frame: bytes) -> list[Trade]:
+def trades_of(venue: str, frame: bytes) -> list[ExchangeTrade]:
     message = VENUES[venue].read(frame)
     return list(message) if isinstance(message, (list, tuple)) else []
 
@@ -80,13 +89,13 @@ DOCUMENTED = {
     "binance": (
         b'{"stream":"bnbbtc@trade","data":{"e":"trade","E":1672515782136,"s":"BNBBTC","t":12345,'
         b'"p":"0.001","q":"100","T":1672515782136,"m":true,"M":true}}',
-        Trade("BNBBTC", 12345, Decimal("0.001"), Decimal("100"), "sell", 1672515782136),
+        ExchangeTrade("BNBBTC", 12345, Decimal("0.001"), Decimal("100"), "sell", 1672515782136),
     ),
     "bybit": (
         b'{"topic":"publicTrade.BTCUSDT","ts":1789875217841,"type":"snapshot","data":[{"BT":false,'
         b'"RPI":false,"S":"Sell","T":1789875217840,"i":"2290000001211680903","p":"80413.3",'
         b'"s":"BTCUSDT","seq":114263055846,"v":"0.06"}]}',
-        Trade(
+        ExchangeTrade(
             "BTCUSDT",
             "2290000001211680903",
             Decimal("80413.3"),
@@ -99,19 +108,21 @@ DOCUMENTED = {
         b'{"type":"match","trade_id":10,"sequence":50,"maker_order_id":"ac92","taker_order_id":"13",'
         b'"time":"2014-11-07T08:19:27.028459Z","product_id":"BTC-USD","size":"5.23512",'
         b'"price":"400.23","side":"sell"}',
-        Trade("BTC-USD", 10, Decimal("400.23"), Decimal("5.23512"), "buy", 1415348367028),
+        ExchangeTrade("BTC-USD", 10, Decimal("400.23"), Decimal("5.23512"), "buy", 1415348367028),
     ),
     "kraken": (
         b'{"channel":"trade","type":"update","data":[{"symbol":"MATIC/USD","side":"sell",'
         b'"price":0.5117,"qty":40.0,"ord_type":"market","trade_id":4665906,'
         b'"timestamp":"2023-09-25T07:49:37.708706Z"}]}',
-        Trade("MATIC/USD", 4665906, Decimal("0.5117"), Decimal("40.0"), "sell", 1695628177708),
+        ExchangeTrade(
+            "MATIC/USD", 4665906, Decimal("0.5117"), Decimal("40.0"), "sell", 1695628177708
+        ),
     ),
     "okx": (
         b'{"arg":{"channel":"trades-all","instId":"BTC-USDT"},"data":[{"instId":"BTC-USDT",'
         b'"tradeId":"130639474","px":"42219.9","sz":"0.12060306","side":"buy",'
         b'"source":"0","ts":"1630048897897"}]}',
-        Trade(
+        ExchangeTrade(
             "BTC-USDT", 130639474, Decimal("42219.9"), Decimal("0.12060306"), "buy", 1630048897897
         ),
     ),
@@ -134,7 +145,7 @@ def test_both_sides_and_all_digits_in_stream_and_requests(venue: str) -> None:
     body = json.dumps(wire.page(venue, VENUES[venue].newest(market), {symbol: made}, 60)).encode()
     streamed = [t for each in made for t in trades_of(venue, wire.frame(venue, each).encode())]
     expected = [
-        Trade(
+        ExchangeTrade(
             symbol,
             each.number if VENUES[venue].numbered else each.name,
             Decimal(each.price),
@@ -234,31 +245,31 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
     ("venue", "frame", "meaning"),
     [
         ("binance", '{"result":null,"id":1}', Ack()),
-        ("binance", '{"result":["btcusdt@trade"],"id":0}', Heartbeat({})),
+        ("binance", '{"result":["btcusdt@trade"],"id":0}', VenueHeartbeat({})),
         ("binance", '{"error":{"code":2,"msg":"Invalid"},"id":1}', Refusal((), "Invalid")),
         ("binance", '{"data":{"e":"serverShutdown","E":1}}', Closing("serverShutdown")),
         ("coinbase", '{"type":"subscriptions","channels":[]}', Ack()),
         (
             "coinbase",
             '{"type":"heartbeat","last_trade_id":20,"product_id":"BTC-USD","sequence":90}',
-            Heartbeat({"BTC-USD": 20}),
+            VenueHeartbeat({"BTC-USD": 20}),
         ),
         (
             "coinbase",
             '{"type":"heartbeat","last_trade_id":0,"product_id":"BTC-USD"}',
-            Heartbeat({}),
+            VenueHeartbeat({}),
         ),
         (
             "coinbase",
             '{"type":"error","message":"Failed to subscribe","reason":"X-Y is not valid"}',
             Refusal((), "Failed to subscribe: X-Y is not valid"),
         ),
-        ("kraken", '{"channel":"heartbeat"}', Heartbeat({})),
-        ("kraken", '{"method":"pong","req_id":1}', Heartbeat({})),
+        ("kraken", '{"channel":"heartbeat"}', VenueHeartbeat({})),
+        ("kraken", '{"method":"pong","req_id":1}', VenueHeartbeat({})),
         (
             "kraken",
             '{"channel":"status","type":"update","data":[{"system":"online"}]}',
-            Heartbeat({}),
+            VenueHeartbeat({}),
         ),
         (
             "kraken",
@@ -271,12 +282,12 @@ def _places(value: Any) -> Iterator[tuple[Any, Any]]:
             '"symbol":"X/Y"}',
             Refusal(["X/Y"], "Currency pair not supported X/Y"),
         ),
-        ("okx", "pong", Heartbeat({})),
+        ("okx", "pong", VenueHeartbeat({})),
         ("okx", '{"event":"subscribe","arg":{"channel":"trades-all","instId":"A-B"}}', Ack()),
         ("okx", '{"event":"error","code":"60018","msg":"no"}', Refusal((), "60018: no")),
         ("okx", '{"event":"notice","code":"64008","msg":"up"}', Closing("64008: up")),
         ("bybit", '{"success":true,"ret_msg":"","op":"subscribe"}', Ack()),
-        ("bybit", '{"success":true,"ret_msg":"pong","op":"ping"}', Heartbeat({})),
+        ("bybit", '{"success":true,"ret_msg":"pong","op":"ping"}', VenueHeartbeat({})),
         ("bybit", '{"success":false,"ret_msg":"no","op":"subscribe"}', Refusal((), "no")),
     ],
 )
@@ -304,9 +315,9 @@ def test_the_requests_for_a_gap_bring_all_of_it(venue: str, data: st.DataObject)
     last = data.draw(st.integers(first, happened), "last")
     most = data.draw(st.integers(2, 20), "page")
     tape = {symbol: [Made(symbol, number) for number in range(1, happened + 1)]}
-    gap = Gap(first, last, tape[symbol][first - 2].ms)
+    gap = TradeGap(first, last, tape[symbol][first - 2].ms)
     found: set[int | str] = set()
-    page: Page | None = None
+    page: VenuePage | None = None
     asked = 0
     while (path := VENUES[venue].fill(market, gap, page)) is not None:
         body = json.dumps(wire.page(venue, path, tape, most)).encode()
@@ -322,7 +333,7 @@ def test_the_requests_end_where_the_venue_has_no_more(venue: str) -> None:
     symbol = wire.SYMBOLS[venue][0]
     (market,) = [each for each in markets(venue) if each.symbol == symbol]
     tape = {symbol: [Made(symbol, number) for number in (8, 9, 12)]}
-    gap, page, asked = Gap(2, 11, Made(symbol, 1).ms), None, 0
+    gap, page, asked = TradeGap(2, 11, Made(symbol, 1).ms), None, 0
     while (path := VENUES[venue].fill(market, gap, page)) is not None:
         body = json.dumps(wire.page(venue, path, tape, 2)).encode()
         page = VENUES[venue].read_page(market, body)
