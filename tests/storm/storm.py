@@ -88,7 +88,6 @@ class Outcome:
     dropped: int = 0
     logs: int = 0
     legs: int = 0
-    retractions: int = 0
     lost_on_socket: int = 0
     faults: list[str] = field(default_factory=list)
 
@@ -300,6 +299,10 @@ class _Storm:
         self._judge_stats(wanted, begun + SETTLED_S)
         outcome.settled_s = time.monotonic() - begun
         outcome.lost_on_socket = self._listener.lost
+        self._say(
+            f"sockets: the service announced {self._listener.lost} trades as lost, and "
+            f"{self._listener.restarts} new counts"
+        )
         for name, process in self._running.items():
             if not process.running:
                 outcome.faults.append(f"{name} ended: {process.tail(5)}")
