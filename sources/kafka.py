@@ -253,6 +253,10 @@ class KafkaJournal:
                 )
             producer.flush(_ANSWER_S)
             producer.commit_transaction(_ANSWER_S)
+        except SystemError as error:
+            # How the client raises a fatal error, such as that of a fenced instance, where it also
+            # has reports to deliver.
+            raise Retry(f"kafka: writing the journal: {error.__cause__ or error}") from error
         except KafkaException as error:
             refused = any(each.refused for each in failures)
             if refused or undelivered(error.args[0]).refused:

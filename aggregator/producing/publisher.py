@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 import structlog
-from confluent_kafka import KafkaError, Message
+from confluent_kafka import KafkaError, KafkaException, Message
 
 from aggregator.contracts.records import Header
 from aggregator.producing.producer import Delivered, SwapProducer, Undelivered, undelivered
@@ -196,7 +196,10 @@ class _Batch:
 
 def _serve(producer: SwapProducer, closing: threading.Event) -> None:
     while not closing.is_set():
-        producer.poll(_POLL_S)
+        # A fatal error of the client comes out here too, as a SystemError where there are reports;
+        # `send` raises it as Fatal. The reports of what was sent still come.
+        with suppress(KafkaException, SystemError):
+            producer.poll(_POLL_S)
     producer.flush(_FLUSH_S)
     if producer.queued():
         producer.abandon()

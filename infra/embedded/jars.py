@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import random
 import threading
 import time
 from collections import Counter
@@ -26,7 +27,9 @@ LOCK = Path(__file__).with_name("kafka.lock")
 _PARALLEL = 8
 _CHUNK = 1 << 18
 _TIMEOUT_S = 30
-_TRIES = 3
+_TRIES = 6
+# The pause after the first failure, in seconds; each further one is twice as long.
+_PAUSE_S = 0.5
 
 Report = Callable[[str], None]
 # Yields the bytes of a jar, in chunks, by its coordinate.
@@ -139,7 +142,7 @@ def _fetch_all(
     # Bytes so far. Needs no lock: only one thread writes each coordinate.
     got: Counter[str] = Counter()
     with ThreadPoolExecutor(_PARALLEL, "jars") as pool:
-        pending = {pool.submit(_fetch_one, jar, directory, fetch, got) for jar in jars}
+        pending = {pool.submit(_fetch_one, jar, directory, fetch, got, stopping) for jar in jars}
         try:
             while pending:
                 done, pending = wait(pending, timeout=1, return_when=FIRST_EXCEPTION)
@@ -156,7 +159,9 @@ def _fetch_all(
             raise
 
 
-def _fetch_one(jar: Jar, directory: Path, fetch: Fetch, got: Counter[str]) -> None:
+def _fetch_one(
+    jar: Jar, directory: Path, fetch: Fetch, got: Counter[str], stopping: threading.Event
+) -> None:
     for attempt in range(1, _TRIES + 1):
         part = directory / f"{jar.filename}.part"
         try:
@@ -171,6 +176,7 @@ def _fetch_one(jar: Jar, directory: Path, fetch: Fetch, got: Counter[str]) -> No
                     f"{jar.coordinate} could not be fetched ({error}). Check the network and the "
                     "proxy settings, then start again: what was fetched is kept"
                 ) from error
+            stopping.wait(_PAUSE_S * 2 ** (attempt - 1) * random.uniform(0.5, 1))  # noqa: S311 - jitter
         else:
             part.rename(directory / jar.filename)
             return

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final, NamedTuple, Protocol
 
+from aggregator.runtime.errors import SwapsError
 from sources.events import Outgoing
 from sources.ports import SourceJournal, SourceSink
 
 CAPACITY: Final = 50_000
 """Records that wait while the broker is away, some 25 MB. A session stops to read above it."""
 _BATCH: Final = 5_000
+_LAST_S: Final = 2.0
+"""How long a cancelled outlet may take to send what waits and to note its progress."""
 
 
 class SymbolProgress(NamedTuple):
@@ -70,6 +74,10 @@ class TradeOutlet:
         self._capacity = capacity
         self._waiting: list[Outgoing] = []
         self._unsent = 0
+        self._due_s = clock()
+        self._noted = False
+        # What the ledger has reported and the journal has not got yet.
+        self._entries: dict[str, bytes | None] = {}
         self._something = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -92,21 +100,35 @@ class TradeOutlet:
         await self._room.wait()
 
     async def run(self) -> None:
-        """Send until cancelled; then what waits is lost here and filled at the next start."""
-        due_s = self._clock()
-        while True:
-            await self._woken(due_s - self._clock())
-            # Taken together, so the progress covers exactly what is sent before it is written.
-            batch, self._waiting = self._waiting, []
-            due = self._clock() >= due_s
-            progress = self._ledger.progress() if due else None
-            await self._send(batch)
-            if progress is not None:
-                if progress.entries:
-                    await self._journal.write(progress.entries)
-                if progress.until_ms is not None:
-                    self._ledger.covered(progress.until_ms)
-                due_s = self._clock() + self._journal_s
+        """Send until cancelled, then for 2 s more; what waits then is filled at the next start."""
+        try:
+            while True:
+                await self._woken(self._due_s - self._clock())
+                # The first trades immediately: without an entry, a restart does not know of a gap.
+                first = bool(self._waiting) and not self._noted
+                await self._pass(note=first or self._clock() >= self._due_s)
+        finally:
+            with suppress(SwapsError, TimeoutError):
+                async with asyncio.timeout(_LAST_S):
+                    await self._pass(note=True)
+
+    async def _pass(self, *, note: bool) -> None:
+        """Send what waits, then note the progress that covers it."""
+        # Taken together, so the progress covers exactly what is sent before it is written.
+        batch, self._waiting = self._waiting, []
+        progress = self._ledger.progress() if note else None
+        if progress is not None:
+            self._entries |= progress.entries
+        await self._send(batch)
+        if progress is None:
+            return
+        if self._entries:
+            await self._journal.write(self._entries)
+            self._entries = {}
+        self._noted = self._noted or bool(batch)
+        if progress.until_ms is not None:
+            self._ledger.covered(progress.until_ms)
+        self._due_s = self._clock() + self._journal_s
 
     async def _woken(self, timeout_s: float) -> None:
         try:
@@ -119,7 +141,12 @@ class TradeOutlet:
     async def _send(self, batch: list[Outgoing]) -> None:
         for begin in range(0, len(batch), _BATCH):
             part = batch[begin : begin + _BATCH]
-            await self._sink.send(part)
+            try:
+                await self._sink.send(part)
+            except BaseException:
+                # No later progress may cover what is not acknowledged.
+                self._waiting[:0] = batch[begin:]
+                raise
             self._unsent -= len(part)
             self._ledger.sent(len(part))
             if self._unsent <= self._capacity // 2:

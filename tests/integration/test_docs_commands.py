@@ -80,6 +80,12 @@ def fewer_schedules(site: Site, text: str) -> None:
     assert "0 of 50" in site.run(re.sub(r"-n \d+", "-n 50", text)).stdout
 
 
+def ablates(site: Site, text: str) -> None:
+    """Run it in bash with 3 schedules for each rule."""
+    rows = site.run(re.sub(r"-n \d+", "-n 3", text)).stdout.splitlines()
+    assert sum(row.endswith("of 3") or " of 3 " in row for row in rows) > 20, rows
+
+
 def ran_before(site: Site, text: str) -> None:
     """The site's preparation has run it."""
     assert site.done[text].returncode == 0
@@ -397,6 +403,7 @@ RULES: Final[tuple[tuple[str, Run], ...]] = (
     (r"manage\.py unlock NAME", runs(says="NAME: the count of attempts is reset")),
     (r"manage\.py doctor", runs(says=" 0 FAIL")),
     (r"python -m tests\.model all -n \d+", fewer_schedules),
+    (r"python -m tests\.model ablate -n \d+", ablates),
     (r"\.venv/bin/python manage\.py reference", runs(then=" --check")),
     (r"manage\.py \w+ .*\[.*\]", each_way),
     (r"manage\.py \w+ --.*", runs()),

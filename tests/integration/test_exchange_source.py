@@ -322,7 +322,7 @@ async def test_a_venue_that_says_it_closes_gets_a_new_connection_first() -> None
 
 
 async def test_a_successor_that_fails_leaves_the_connection_as_it_is() -> None:
-    hasty = msgspec.structs.replace(PATIENT, silent=1.5, ping=0.3)
+    hasty = msgspec.structs.replace(PATIENT, silent=3.0, ping=0.5)
     async with LoopbackExchange("okx") as exchange, reading(exchange, timing=hasty) as source:
         exchange.muted = True
         await exchange.say(json.dumps({"event": "notice", "code": "64008", "msg": "upgrade"}))

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -35,9 +36,7 @@ class SourceProcess:
     def readyz(self) -> dict[str, Any]:
         """The body of /readyz, {} while nothing answers."""
         try:
-            with urllib.request.urlopen(
-                f"http://127.0.0.1:{self._port}/readyz", timeout=5
-            ) as answer:
+            with urllib.request.urlopen(f"{self._url}/readyz", timeout=5) as answer:
                 body: dict[str, Any] = json.load(answer)
         except urllib.error.HTTPError as error:
             body = json.load(error)
@@ -92,12 +91,24 @@ def sent(env: dict[str, str], count: int) -> list[tuple[str, int]]:
     consumer = Consumer(settings | {"auto.offset.reset": "earliest", "enable.auto.commit": False})
     consumer.subscribe([env["KAFKA_TOPIC"]])
     found: list[tuple[str, int]] = []
+    deadline = time.monotonic() + WITHIN_S
     while len(found) < count:
-        for message in consumer.consume(count, timeout=WITHIN_S):
+        assert time.monotonic() < deadline, f"{len(found)} of {count} events arrived"
+        for message in consumer.consume(count, timeout=1):
             event = json.loads(message.value() or b"")
             found.append((event["tx_hash"], event["log_index"]))
     consumer.close()
     return found
+
+
+async def ranked(*both: SourceProcess) -> tuple[SourceProcess, SourceProcess]:
+    """Wait until one of two processes is live and the other one stands by; return them so."""
+    async with asyncio.timeout(WITHIN_S):
+        while True:
+            found = {len(each.readyz().get("degraded", "?")): each for each in both}
+            if found.keys() == {0, 1} and all(each.readyz()["ready"] for each in both):
+                return found[0], found[1]
+            await asyncio.sleep(0.1)
 
 
 async def test_a_second_process_stands_by_and_takes_over(stack: Stack, tmp_path: Path) -> None:
@@ -108,23 +119,20 @@ async def test_a_second_process_stands_by_and_takes_over(stack: Stack, tmp_path:
         config = written(tmp_path, exchange, name)
         with process(config, env) as first, process(config, env, "--name", name) as second:
             await exchange.subscribed()
-            for each in (first, second):
-                await each.until(ready=True)
-            standby = [each for each in (first, second) if each.readyz()["degraded"]]
-            assert len(standby) == 1
-            owner = first if standby == [second] else second
-            assert f"source {name} has another owner" in standby[0].readyz()["degraded"][0]
+            owner, standby = await ranked(first, second)
+            [reason] = standby.readyz()["degraded"]
+            assert f"source {name} has another owner" in reason
             trades = await exchange.trade(100)
             assert set(await asyncio.to_thread(sent, env, 100)) == ids("binance", trades)
             assert await owner.terminate() == 0
             trades += exchange.happen(20)
-            await standby[0].until(ready=True, degraded=[])
-            await exchange.subscribed()
+            await standby.until(ready=True, degraded=[])
+            await exchange.subscribed(opened=2)
             trades += await exchange.trade(30)
             found = await asyncio.to_thread(sent, env, 150)
             assert set(found) == ids("binance", trades)
-            assert f'swaps_source_owner{{source="{name}"}} 1.0' in standby[0].metrics()
-            assert await standby[0].terminate() == 0
+            assert f'swaps_source_owner{{source="{name}"}} 1.0' in standby.metrics()
+            assert await standby.terminate() == 0
 
 
 async def test_a_dry_run_ends_with_its_reader(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -93,7 +94,9 @@ class LoopbackExchange:
         """Send a frame to those who subscribed to a symbol, or to any."""
         for socket, symbols in list(self.sockets.items()):
             if symbol in symbols or (not symbol and symbols):
-                await socket.send(frame)
+                # One that is about to be left may close at any moment.
+                with suppress(ConnectionClosed):
+                    await socket.send(frame)
 
     async def subscribed(self, sockets: int = 1, *, opened: int = 0) -> None:
         """Wait until so many connections have subscribed, of so many that were opened."""

@@ -71,6 +71,43 @@ async def test_progress_is_noted_after_its_records_in_any_interleaving() -> None
     assert (ledger.acknowledged, ledger.until[-1]) == (500, 500)
 
 
+@pytest.mark.parametrize("passes", range(1, 9))
+async def test_a_cancelled_outlet_notes_what_it_was_given(passes: int) -> None:
+    broker, ledger = MemoryBroker(), Counted()
+    journal = Journal("test", broker)
+    await journal.own()
+    outlet = TradeOutlet(Checked(broker), journal, ledger, journal_s=60, clock=lambda: 0.0)
+    task = asyncio.create_task(outlet.run())
+    for number in range(20):
+        ledger.put += 1
+        outlet.put(record(number))
+        if number == 10:
+            for _ in range(passes):
+                await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait({task})
+    assert journal.entries["n"] == b"20"
+    assert {int(each.value) for each in broker.records} == set(range(20))
+
+
+async def test_the_first_trades_are_noted_immediately() -> None:
+    broker, ledger = MemoryBroker(), Counted()
+    journal = Journal("test", broker)
+    await journal.own()
+    outlet = TradeOutlet(Checked(broker), journal, ledger, journal_s=60, clock=lambda: 0.0)
+    task = asyncio.create_task(outlet.run())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        while not ledger.until:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        ledger.put += 1
+        outlet.put(record(0))
+        while "n" not in journal.entries:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait({task})
+
+
 async def test_a_full_queue_says_so_and_has_room_again_when_half_is_sent() -> None:
     broker, ledger = MemoryBroker(), Counted()
     broker.up.clear()
