@@ -92,6 +92,19 @@ class TradeGap(NamedTuple):
     after_ms: int
 
 
+def next_below(gap: TradeGap, page: VenuePage | None) -> int | None:
+    """Return the id below which to ask next, where pages go downwards; None where all is asked.
+
+    `page` is the last answer, with its oldest trade first; None before the first question.
+    """
+    if page is None:
+        return gap.last + 1
+    if not page.trades:
+        return None
+    oldest = int(page.trades[0].id)
+    return oldest if oldest > gap.first else None
+
+
 def positive(number: Decimal, field: str) -> Decimal:
     """Return a price or an amount. Raises BadMessage unless it is above 0 and of a sane size."""
     if number.is_finite() and _SMALLEST < number < _LARGEST:

@@ -25,6 +25,7 @@ from sources.exchange.trades import (
     VenuePage,
     known_side,
     ms_of,
+    next_below,
     positive,
     trade_number,
 )
@@ -116,14 +117,8 @@ class Coinbase:
 
     def fill(self, market: Instrument, gap: TradeGap, page: VenuePage | None) -> str | None:
         """Ask downwards from an id, which `after` excludes."""
-        below = gap.last + 1
-        if page is not None:
-            if not page.trades:
-                return None
-            below = int(page.trades[0].id)
-            if below <= gap.first:
-                return None
-        return f"{self.newest(market)}&after={below}"
+        below = next_below(gap, page)
+        return None if below is None else f"{self.newest(market)}&after={below}"
 
     def read_page(self, market: Instrument, body: bytes) -> VenuePage:
         rows = sorted(_read_rows(body), key=lambda row: row.trade_id)

@@ -24,6 +24,7 @@ from sources.exchange.trades import (
     VenuePage,
     in_ms,
     known_side,
+    next_below,
     positive,
     trade_number,
 )
@@ -133,14 +134,8 @@ class Okx:
 
     def fill(self, market: Instrument, gap: TradeGap, page: VenuePage | None) -> str | None:
         """Ask downwards from an id, which `after` excludes."""
-        below = gap.last + 1
-        if page is not None:
-            if not page.trades:
-                return None
-            below = int(page.trades[0].id)
-            if below <= gap.first:
-                return None
-        return f"{self.newest(market)}&after={below}"
+        below = next_below(gap, page)
+        return None if below is None else f"{self.newest(market)}&after={below}"
 
     def read_page(self, market: Instrument, body: bytes) -> VenuePage:
         answer = _read_rows(body)
